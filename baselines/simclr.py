@@ -1,0 +1,50 @@
+"""SimCLR (Chen et al. 2020, arXiv:2002.05709): agreement of two views against all other views of the batch."""
+
+import gin
+import torch
+from torch import Tensor
+
+from benchmark.method import Branch, Siamese, Views, Visible
+from benchmark.nets.encoders import Encoder, Features
+from benchmark.nets.heads import mlp
+from benchmark.objectives import info_nce, nt_xent
+
+
+@gin.register
+class SimCLR(Siamese):
+    """NT-Xent (Eq. 1) on the projections of both views, which pass the network in one joint forward.
+
+    The joint forward matters: batch norm sees the statistics of both views, as in the authors' code.
+
+    Differs from the paper: the projector has batch norm in its hidden layers and none on its output; the loss is the
+    mean over the 2 * batch rows, where the authors' code sums the two halves (twice this mean).
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        temperature: float,
+        projector_layers: int,
+        projector_hidden: int,
+        projector_width: int,
+    ) -> None:
+        super().__init__(encoder, mlp(encoder.width, projector_hidden, projector_width, layers=projector_layers))
+        self.temperature = temperature
+
+    def encode(self, views: Views, visible: Visible | None = None) -> tuple[Branch, ...]:
+        """Pass all views through the network in one forward."""
+        kept = [ids for ids in visible or [] if ids is not None]
+        features = self.encoder(torch.cat(list(views)), torch.cat(kept) if kept else None)
+        parts = [
+            [None] * len(views) if joint is None else joint.chunk(len(views))
+            for joint in (features.pooled, features.tokens, features.visible, self.projector(features.pooled))
+        ]
+        return tuple(Branch(z, z, Features(pooled, tokens, ids)) for pooled, tokens, ids, z in zip(*parts, strict=True))
+
+    def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Contrast each row with all targets: one direction, without the negatives of its own view."""
+        return info_nce(prediction, target, temperature=self.temperature)
+
+    def objective(self, online: dict[int, Branch], targets: dict[int, Tensor]) -> Tensor:
+        return nt_xent(online[0].projection, targets[1], temperature=self.temperature)

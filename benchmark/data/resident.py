@@ -1,0 +1,50 @@
+"""The training images as one uint8 tensor on the compute device, read in an order that is a function of the step.
+
+There is no iterator and therefore no position to save: a resumed run asks for its next step and gets the batch that
+the uninterrupted run would have got.
+"""
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import ConfigError
+from benchmark.randomness import derive
+
+
+def epoch_order(seed: int, epoch: int, n: int) -> Tensor:
+    """Return the permutation of `n` sample ids that epoch `epoch` of a run visits, int64 `(n,)` on the host."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
+
+
+class Resident:
+    """Batches of a uint8 tensor `(n, 3, height, width)` that lies on `device` as a whole.
+
+    The incomplete last batch of an epoch is dropped; which images it would have held changes from epoch to epoch.
+    Raises ConfigError if `batch_size` is not in 1 .. n.
+    """
+
+    def __init__(self, images: Tensor, batch_size: int, seed: int, device: torch.device | str) -> None:
+        if not 1 <= batch_size <= len(images):
+            raise ConfigError(
+                f"batch_size = {batch_size}: a batch needs at least 1 and at most all {len(images)} training images; "
+                "choose a smaller batch or a larger data set."
+            )
+        self.images = images.to(device)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.steps_per_epoch = len(images) // batch_size
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the ids, int64 `(batch,)`, and the images, uint8 `(batch, 3, height, width)`, of a step from 0.
+
+        Both lie on the device. The result depends on `step` alone, whatever was asked for before.
+        """
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            # One copy per epoch: a copy per step would make the host wait for the device.
+            self._order = epoch_order(self.seed, epoch, len(self.images)).to(self.images.device)
+            self._epoch = epoch
+        ids = self._order[position * self.batch_size : (position + 1) * self.batch_size]
+        return ids, self.images[ids]

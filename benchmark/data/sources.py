@@ -1,0 +1,388 @@
+"""Where images come from: one specification in, one square uint8 tensor per split out.
+
+Everything later (views, evaluations, records) sees pixels, labels and a fingerprint of both, never a path or a
+format. An image that cannot be read stops the run, since a silently shorter data set would be another benchmark.
+"""
+
+import difflib
+import glob
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import gin
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from benchmark.data.subsets import hashed_order
+from benchmark.errors import ConfigError, MissingError
+
+if TYPE_CHECKING:
+    import datasets
+
+ROOT_VARIABLE = "SSL_BENCHMARK_DATA"
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "fine_label")
+
+# A string that says where something lies: the configuration keeps it out of a run's identity.
+Location = Annotated[str, "location"]
+Loader = Callable[[], "datasets.Dataset"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images, uint8 `(n, 3, size, size)`, and their class indices, int64 `(n,)` or None, both on the host."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A loaded data set. `mean` and `std` are those of the train pixels, in [0, 1], rounded to 6 decimals.
+
+    `pretrain` are the images without labels to pretrain on, uint8 `(n, 3, size, size)`; usually `train.images` itself.
+    `fingerprint` is the SHA-256 of all pixels, labels, class names and the size, independent of origin and name.
+    `classes` is empty without labels; `test` has no images where the specification names no test split.
+    """
+
+    name: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    size: int
+    pretrain: Tensor
+    train: Split
+    test: Split
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@gin.register
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """A specification of a data set; calling it loads the data set.
+
+    `source` is one of
+    - `sklearn:digits`: the 1,797 digits that scikit-learn ships, with a fixed test split of a fifth of each class;
+    - `hub:owner/name`: a data set of the Hugging Face hub, or the folder `name` of this specification below
+      `$SSL_BENCHMARK_DATA` where that exists;
+    - `parquet:path`: a folder or glob of files whose names begin with their split (`train-0.parquet`), or one file,
+      which is then the split `train`;
+    - `folder:path`: image files in `split/class/`, or without labels in `split/` or directly in the folder, which is
+      then the split `train`.
+
+    Images become RGB, `size` pixels on the shorter side (antialiased bicubic) and a centre crop of `size` x `size`.
+    `image` and `label` name columns; by default they are the only image column and the only class column, else
+    `image` or `img` and `label` or `fine_label`. `train`, `test` and `pretrain` name splits; `test=None` means none,
+    `pretrain=None` means the train split.
+    """
+
+    name: str
+    source: Location
+    size: int
+    image: str | None = None
+    label: str | None = None
+    train: str = "train"
+    test: str | None = "test"
+    pretrain: str | None = None
+
+    def __call__(self) -> Dataset:
+        """Load all splits.
+
+        Raises MissingError if the source, a split's rows or an image is missing or unreadable, and ConfigError if the
+        specification names a split, column or label that the source does not have.
+        """
+        tables = self._tables()
+        images = self._pixels(tables[self.train], self.train)
+        names, classes = self._class_names(tables[self.train], self.train)
+        train = Split(images, None if names is None else _indices(names, classes, self.train))
+
+        test = Split(images[:0], None)
+        if self.test is not None:
+            names, _ = self._class_names(tables[self.test], self.test)
+            labels = None if names is None or train.labels is None else _indices(names, classes, self.test)
+            test = Split(self._pixels(tables[self.test], self.test), labels)
+
+        pretrain = images
+        if self.pretrain not in (None, self.train):
+            pretrain = self._pixels(tables[self.pretrain], self.pretrain)
+
+        mean, std = _mean_and_std(images)
+        fingerprint = _fingerprint(self.size, classes, pretrain, train, test)
+        return Dataset(self.name, fingerprint, classes, self.size, pretrain, train, test, mean, std)
+
+    def _tables(self) -> dict[str, "datasets.Dataset"]:
+        """Return the rows of the splits that are asked for, by name."""
+        import datasets
+
+        scheme, _, place = self.source.partition(":")
+        if scheme == "hub" and ROOT_VARIABLE in os.environ:
+            local = Path(os.environ[ROOT_VARIABLE]) / self.name
+            if local.is_dir():
+                scheme, place = "parquet" if any(local.glob("*.parquet")) else "folder", str(local)
+        if scheme not in SCHEMES or not place:
+            raise ConfigError(
+                f"Images.source = {self.source!r}: expected 'sklearn:digits', 'hub:owner/name', 'parquet:path' "
+                "or 'folder:path'."
+            )
+        datasets.disable_progress_bars()
+        tables: dict[str, datasets.Dataset] = {}
+        what = f"Data set {self.name!r}"
+        try:
+            splits = SCHEMES[scheme](place)
+            for parameter, split in (("train", self.train), ("test", self.test), ("pretrain", self.pretrain)):
+                if split is not None and split not in tables:
+                    if split not in splits:
+                        raise _unknown(parameter, split, "split", splits)
+                    what = f"Split {split!r} of data set {self.name!r}"
+                    tables[split] = splits[split]()
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            raise MissingError(
+                f"{what} cannot be read from {scheme}:{place} ({error}). Give it in one of three ways: "
+                "--set Images.source=parquet:/path or folder:/path; "
+                f"{ROOT_VARIABLE}=/root with a folder /root/{self.name}, if the source begins with 'hub:'; "
+                "or --set Images.source=hub:owner/name with access to the hub."
+            ) from error
+        for split, table in tables.items():
+            if len(table) == 0:
+                raise MissingError(
+                    f"Split {split!r} of data set {self.name!r} ({scheme}:{place}) is empty; expected images."
+                )
+        return tables
+
+    def _pixels(self, table: "datasets.Dataset", split: str) -> Tensor:
+        """Decode a split in its order into uint8 `(n, 3, size, size)`."""
+        import datasets
+
+        columns = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
+        column = self._column(table, "image", self.image, columns, IMAGE_COLUMNS)
+        if column is None:
+            raise ConfigError(
+                f"Split {split!r} of {self.name} has {len(columns) or 'no'} image columns and none called "
+                f"{' or '.join(IMAGE_COLUMNS)}; set Images.image to one of {', '.join(table.column_names)}."
+            )
+        try:
+            rows = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise ConfigError(
+                f"Images.image = {column!r}: expected a column of images, got {table.features[column]} in split "
+                f"{split!r}; the columns are {', '.join(table.column_names)}."
+            ) from error
+        images = torch.empty(len(rows), 3, self.size, self.size, dtype=torch.uint8)
+        pixels = images.numpy()
+        items = (item for batch in rows.iter(256) for item in batch[column])
+        for index, item in enumerate(items):
+            try:
+                pixels[index] = _decode(item, self.size).transpose(2, 0, 1)
+            except Exception as error:  # a decoder fed broken bytes raises whatever it likes
+                file = f" ({item['path']})" if item and item["path"] else ""
+                raise MissingError(
+                    f"Image {index}{file} of split {split!r} of {self.name} cannot be read: {error}. "
+                    "Restore it from the original or remove it from the source; no image is skipped or replaced."
+                ) from error
+        return images
+
+    def _class_names(self, table: "datasets.Dataset", split: str) -> tuple[list[str] | None, tuple[str, ...]]:
+        """Return the class name of each row (None without labels) and all class names in the order of their index."""
+        import datasets
+
+        columns = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
+        column = self._column(table, "label", self.label, columns, LABEL_COLUMNS)
+        if column is None:
+            return None, ()
+        feature, labels = table.features[column], table[column][:]
+        for index, label in enumerate(labels):
+            if not isinstance(label, (int, str)) or (isinstance(label, int) and label < 0):
+                raise ConfigError(
+                    f"Label {label!r} of image {index} in split {split!r} (column {column!r}): expected a class name "
+                    "or an integer from 0. A split without labels can only be Images.pretrain."
+                )
+        if isinstance(feature, datasets.ClassLabel):
+            return [feature.names[label] for label in labels], tuple(feature.names)
+        return [str(label) for label in labels], tuple(str(label) for label in sorted(set(labels)))
+
+    def _column(
+        self,
+        table: "datasets.Dataset",
+        parameter: str,
+        given: str | None,
+        typed: list[str],
+        conventional: tuple[str, ...],
+    ) -> str | None:
+        """Return the given column, else the only one of the right type, else the first with a conventional name."""
+        if given is not None:
+            if given not in table.column_names:
+                raise _unknown(parameter, given, "column", table.column_names)
+            return given
+        if len(typed) == 1:
+            return typed[0]
+        return next((name for name in conventional if name in table.column_names), None)
+
+
+def _unknown(parameter: str, value: str, kind: str, available: Iterable[str]) -> ConfigError:
+    names = sorted(available)
+    nearest = difflib.get_close_matches(value, names, n=1)
+    return ConfigError(
+        f"Images.{parameter} = {value!r}: the source has no such {kind}; it has {', '.join(names) or 'none'}."
+        + (f" Did you mean {nearest[0]!r}?" if nearest else "")
+    )
+
+
+def _digits(place: str) -> dict[str, Loader]:
+    """Return the splits of scikit-learn's digits: the first fifth of each class in hashed order is the test split."""
+    import datasets
+    from sklearn.datasets import load_digits
+
+    if place != "digits":
+        raise ConfigError(f"Images.source = 'sklearn:{place}': expected 'sklearn:digits', the only one of its kind.")
+    bunch = load_digits()
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    labels = torch.from_numpy(bunch.target)
+    is_test = torch.zeros(len(labels), dtype=torch.bool)
+    for order in hashed_order(labels, "digits", "test"):
+        is_test[order[: len(order) // 5]] = True
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=list("0123456789")))
+
+    def rows(mask: Tensor) -> "datasets.Dataset":
+        ids = mask.nonzero().flatten().tolist()
+        columns = {"image": [Image.fromarray(pixels[i]) for i in ids], "label": labels[ids].tolist()}
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    return {"train": partial(rows, ~is_test), "test": partial(rows, is_test)}
+
+
+def _hub(repository: str) -> dict[str, Loader]:
+    import datasets
+
+    tables = datasets.load_dataset(repository)
+    return {split: partial(tables.__getitem__, split) for split in tables}
+
+
+def _parquet(place: str) -> dict[str, Loader]:
+    path = Path(place).expanduser()
+    files: dict[str, list[str]] = {}
+    if path.is_file():
+        files["train"] = [str(path)]
+    else:
+        folder, pattern = (path, "*.parquet") if path.is_dir() else (path.parent, path.name)
+        for file in sorted(folder.glob(pattern)):
+            files.setdefault("".join(takewhile(str.isalpha, file.name)), []).append(str(file))
+    if not files:
+        raise FileNotFoundError("no Parquet file there")
+
+    def rows(names: list[str]) -> "datasets.Dataset":
+        import datasets
+
+        # Unlike load_dataset("parquet"), this reports no download to the hub.
+        return datasets.Dataset.from_parquet([glob.escape(name) for name in names])
+
+    return {split: partial(rows, names) for split, names in files.items()}
+
+
+def _folder(place: str) -> dict[str, Loader]:
+    root = Path(place).expanduser()
+    readable = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
+
+    def rows(folder: Path) -> "datasets.Dataset":
+        import datasets
+
+        # Sorted, because folders list their files in no particular order. Unlike Path.rglob, glob leaves hidden files
+        # out and follows links, of which subsets of large data sets are often made.
+        names = sorted(glob.glob("**/*", root_dir=folder, recursive=True))  # noqa: PTH207
+        files = [Path(name) for name in names if Path(name).suffix.lower() in readable]
+        columns: dict[str, list[str]] = {"image": [str(folder / file) for file in files]}
+        features = datasets.Features(image=datasets.Image())
+        depths = {len(file.parts) > 1 for file in files}
+        if depths == {True, False}:
+            raise ConfigError(
+                f"{folder} has images both directly and in class folders: expected one or the other; move them."
+            )
+        if depths == {True}:
+            columns["label"] = [file.parts[0] for file in files]
+            features["label"] = datasets.ClassLabel(names=sorted(set(columns["label"])))
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    children = sorted(root.iterdir())
+    if any(child.suffix.lower() in readable for child in children):
+        return {"train": partial(rows, root)}
+    return {child.name: partial(rows, child) for child in children if child.is_dir()}
+
+
+SCHEMES: dict[str, Callable[[str], dict[str, Loader]]] = {
+    "sklearn": _digits,
+    "hub": _hub,
+    "parquet": _parquet,
+    "folder": _folder,
+}
+
+
+def _decode(item: dict[str, Any], size: int) -> npt.NDArray[np.uint8]:
+    """Return one stored image, given as bytes or as a path, as uint8 `(size, size, 3)`."""
+    with Image.open(item["path"] if item["bytes"] is None else io.BytesIO(item["bytes"])) as image:
+        return np.asarray(ImageOps.fit(_rgb(image), (size, size), Image.Resampling.BICUBIC))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB, upright by its EXIF orientation; of an animation the first frame.
+
+    Transparency is composited on black. 16-bit grey (I;16 and I) and [0, 1] float (F) images are scaled to 0 .. 255,
+    where Pillow's own conversion would clip them; values outside these ranges raise ValueError.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image, dtype=np.float64)
+        peak = 1 if image.mode == "F" else 65_535
+        if not (values.min() >= 0 and values.max() <= peak):
+            raise ValueError(f"pixels of mode {image.mode} outside of 0 .. {peak} have no defined brightness")
+        image = Image.fromarray(np.rint(values * (255 / peak)).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    return image.convert("RGB")
+
+
+def _indices(names: list[str], classes: tuple[str, ...], split: str) -> Tensor:
+    """Return the position in `classes` of each row's class, int64 `(n,)`."""
+    strangers = sorted(set(names) - set(classes))
+    if strangers:
+        raise ConfigError(
+            f"Split {split!r} has labels that the train split does not know: {', '.join(strangers)}; "
+            f"expected some of {', '.join(classes)}."
+        )
+    position = {name: index for index, name in enumerate(classes)}
+    return torch.tensor([position[name] for name in names])
+
+
+def _mean_and_std(images: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return mean and population standard deviation of each channel of uint8 images, in [0, 1], to 6 decimals.
+
+    Sums of integers are exact, so neither depends on the order of summation or the number of threads.
+    """
+    mean, std = [], []
+    for channel in range(3):
+        counts = list(enumerate(torch.bincount(images[:, channel].flatten(), minlength=256).tolist()))
+        n, total, squares = (sum(count * value**power for value, count in counts) for power in (0, 1, 2))
+        mean.append(round(total / (255 * n), 6))
+        std.append(round(math.sqrt(n * squares - total**2) / (255 * n), 6))
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+
+
+def _fingerprint(size: int, classes: tuple[str, ...], pretrain: Tensor, train: Split, test: Split) -> str:
+    digest = hashlib.sha256(json.dumps([size, classes, len(pretrain), len(train.images), len(test.images)]).encode())
+    # Images that are pretrained on and trained on are hashed twice: the print tells what is used, not how it is stored.
+    for images in (pretrain, train.images, test.images):
+        digest.update(images.numpy().data)
+    for labels in (train.labels, test.labels):
+        digest.update(b"unlabelled" if labels is None else labels.numpy().astype("<i8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,105 @@
+"""Live objects in the terms of a record."""
+
+import hashlib
+import inspect
+import re
+from pathlib import Path
+
+from torch import nn
+
+from benchmark.data.sources import Dataset
+from benchmark.environment import HERE, code_hash
+from benchmark.method import Method
+from benchmark.nets.encoders import Encoder
+from benchmark.report import record
+from benchmark.training.budget import Ledger
+from benchmark.training.loop import Outcome
+
+
+def dataset(data: Dataset) -> record.Dataset:
+    """Describe a data set by name, content and sizes."""
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "classes": len(data.classes),
+        "sizes": {"pretrain": len(data.pretrain), "train": len(data.train.images), "test": len(data.test.images)},
+        "size": data.size,
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "unreadable": 0,  # loading refuses a data set with an unreadable image
+    }
+
+
+def encoder(net: Encoder) -> record.Encoder:
+    """Describe the encoder that is evaluated."""
+    return {
+        "name": net.name,
+        "parameters": parameters(net),
+        "image_size": net.image_size,
+        "patch": net.patch,
+        "stem": net.stem,
+        "width": net.width,
+    }
+
+
+def method(name: str, module: Method) -> record.Method:
+    """Describe a method by what its own source files say: their hash, and how they differ from their papers."""
+    kinds = [type(part) for part in module.modules() if isinstance(part, Method)]
+    files, deviations = set(), []
+    for kind in dict.fromkeys(kinds):
+        source = Path(inspect.getfile(kind))
+        if not source.is_relative_to(HERE):
+            files.add(source)
+            deviations += deviations_of(kind)
+    return {"name": name, "module_sha256": code_hash(files), "deviations": deviations}
+
+
+def deviations_of(kind: type[Method]) -> list[str]:
+    """Return the paragraph "Differs from the paper: ..." of a method's docstring, as one sentence per clause."""
+    found = re.search(r"Differs from the paper: (.+?)(?:\n\n|$)", inspect.getdoc(kind) or "", re.DOTALL)
+    text = " ".join(found.group(1).split()) if found else ""
+    return [
+        f"{kind.__name__}: {part[0].upper()}{part[1:].rstrip('.')}." for part in re.split(r"; |(?<=\.) ", text) if part
+    ]
+
+
+def cost(ledger: Ledger, flops_per_step: int, evaluation_seconds: float) -> record.Cost:
+    """Describe what was spent."""
+    return {
+        "images": ledger.images,
+        "views": ledger.views,
+        "flops_per_step": flops_per_step,
+        "flops": ledger.flops,
+        "teacher_flops": 0,
+        "train_seconds": ledger.train_seconds,
+        "data_wait_seconds": ledger.data_wait_seconds,
+        "compile_seconds": 0.0,
+        "evaluation_seconds": evaluation_seconds,
+        "joules": None,
+        "peak_memory_bytes": ledger.peak_memory_bytes or None,
+        "devices": 1,
+        "resumes": ledger.resumes,
+    }
+
+
+def training(outcome: Outcome) -> record.Training:
+    """Describe how pretraining ended."""
+    return {
+        "loss": outcome.loss,
+        "logs": outcome.logs,
+        "digest": outcome.digest,
+        "collapsed": outcome.health.collapsed,
+        "effective_rank": outcome.health.effective_rank,
+        "feature_std": outcome.health.feature_std,
+    }
+
+
+def weights(path: Path) -> record.Checkpoint:
+    """Describe a file of exported weights."""
+    content = path.read_bytes()
+    return {"file": path.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
+def parameters(module: nn.Module) -> int:
+    """Count parameters, fixed ones included."""
+    return sum(p.numel() for p in module.parameters())

@@ -1,0 +1,185 @@
+"""The contract between the harness and a method.
+
+The harness owns the loop, the clock, the data and the labels. A method sees views and returns a loss. It is built by
+its factory as `method(encoder)`: positional parameters come from the harness, keyword-only parameters from gin.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.nets.encoders import Encoder, Features
+from benchmark.randomness import derive
+
+Views = Sequence[Tensor]
+Visible = Sequence[Tensor | None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one forward pass of a method hands to the loop."""
+
+    loss: Tensor  # scalar, float32
+    logs: dict[str, Tensor] = field(default_factory=dict)  # detached scalars
+    carry: dict[str, Tensor] = field(default_factory=dict)  # detached; read by `after_backward` of the same step
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters that share an optimiser setting.
+
+    `rate_scale` multiplies the base rate; `scheduled=False` keeps the rate constant, warm-up included; `decay`
+    replaces the recipe's weight decay.
+    """
+
+    params: list[nn.Parameter]
+    rate_scale: float = 1.0
+    scheduled: bool = True
+    decay: float | None = None
+
+
+class Draws:
+    """Uniform random numbers in [0, 1) that are a function of (seed, step, name) and of nothing else.
+
+    Two draws of one name in one step are equal, so every use takes a name of its own.
+    """
+
+    def __init__(self, seed: int, step: int, batch: int, device: torch.device | str = "cpu") -> None:
+        self.batch = batch
+        self._names = (seed, step)
+        self._device = torch.device(device)
+
+    def rows(self, name: object, *shape: int) -> Tensor:
+        """Draw `(batch, *shape)` float32 numbers, one row per image."""
+        return self.shared(name, self.batch, *shape)
+
+    def shared(self, name: object, *shape: int) -> Tensor:
+        """Draw `shape` float32 numbers for the whole batch: one mask for all images, a permutation."""
+        if self._device.type == "meta":
+            return torch.empty(shape, device="meta")
+        generator = torch.Generator(self._device).manual_seed(derive(*self._names, name))
+        return torch.rand(shape, generator=generator, device=self._device)
+
+
+class Method(nn.Module):
+    """A self-supervised method. `forward` is pure: it writes no attribute and draws only from `draws`."""
+
+    encoder: Encoder
+    n_views: int = 2
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        """Return the loss of one batch; `views` are `n_views` tensors `(batch, 3, height, width)`, normalised."""
+        raise NotImplementedError
+
+    def after_backward(self, step: Step) -> None:
+        """Act on `step.carry` once the gradients exist, for instance push keys (before, it would break autograd)."""
+
+    def after_step(self, progress: float) -> None:
+        """Act after the optimiser; `progress` in [0, 1) is t / T of the step just taken, t counted from 0."""
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Group the trainable parameters for the optimiser."""
+        return [ParamGroup([p for p in self.parameters() if p.requires_grad])]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One view after the online network: `(batch, dim)` prediction and projection, and the encoder's features."""
+
+    prediction: Tensor
+    projection: Tensor
+    features: Features
+
+
+class Siamese(Method):
+    """A two-view method that other methods can build on.
+
+    A subclass states its loss twice: `objective` is the whole loss with its source's reduction, `compare` one
+    direction of it for one online and one target branch, which mixtures weight on their own.
+    """
+
+    online_views: tuple[int, ...] = (0, 1)
+    target_views: tuple[int, ...] = (0, 1)
+    directions: tuple[tuple[int, int], ...] = ((0, 1), (1, 0))
+
+    def __init__(self, encoder: Encoder, projector: nn.Module, predictor: nn.Module | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.projector = projector
+        self.predictor = nn.Identity() if predictor is None else predictor
+
+    def encode(self, views: Views, visible: Visible | None = None) -> tuple[Branch, ...]:
+        """Pass each view through encoder, projector and predictor, one forward per view."""
+        branches = []
+        for view, kept in zip(views, visible or [None] * len(views), strict=True):
+            features = self.encoder(view, kept)
+            projection = self.projector(features.pooled)
+            branches.append(Branch(self.predictor(projection), projection, features))
+        return tuple(branches)
+
+    def targets(self, views: Views, online: dict[int, Branch], visible: Visible | None = None) -> dict[int, Tensor]:
+        """Return what each target view is compared with; by default the online projection, with its gradient."""
+        return {view: online[view].projection for view in self.target_views}
+
+    def passes(
+        self, views: Views, draws: Draws, visible: Visible | None = None
+    ) -> tuple[dict[int, Branch], dict[int, Tensor]]:
+        """Run every forward pass of the method once: the online branches and the targets, by view index."""
+        chosen = None if visible is None else [visible[view] for view in self.online_views]
+        branches = self.encode([views[view] for view in self.online_views], chosen)
+        online = dict(zip(self.online_views, branches, strict=True))
+        return online, self.targets(views, online, visible)
+
+    def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of ONE direction; both `(batch, dim)`."""
+        raise NotImplementedError
+
+    def objective(self, online: dict[int, Branch], targets: dict[int, Tensor]) -> Tensor:
+        """Return the WHOLE loss with the reduction of its source."""
+        raise NotImplementedError
+
+    def carry(self, targets: dict[int, Tensor]) -> dict[str, Tensor]:
+        """Return the detached tensors that `after_backward` needs, such as the keys to push."""
+        return {}
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        online, targets = self.passes(views, draws)
+        return Step(self.objective(online, targets), carry=self.carry(targets))
+
+
+class Container(Method):
+    """A method that adds a term to a base: it shows the base's encoder and passes every hook on.
+
+    Without a base it holds the encoder itself. The base is built first, so that a container whose own term weighs
+    nothing starts from the very weights of its base.
+    """
+
+    def __init__(self, encoder: Encoder, base: Callable[[Encoder], Siamese] | None) -> None:
+        super().__init__()
+        self.base = None if base is None else base(encoder)
+        self._alone = encoder if base is None else None
+
+    @property
+    def encoder(self) -> Encoder:  # type: ignore[override]
+        """The encoder that is evaluated and exported."""
+        found = self._alone if self.base is None else self.base.encoder
+        assert found is not None
+        return found
+
+    def after_backward(self, step: Step) -> None:
+        if self.base is not None:
+            self.base.after_backward(step)
+
+    def after_step(self, progress: float) -> None:
+        if self.base is not None:
+            self.base.after_step(progress)
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Return the base's groups and one more for the parameters that the container adds."""
+        if self.base is None:
+            return super().param_groups()
+        held = {id(p) for p in self.base.parameters()}
+        own = [p for p in self.parameters() if p.requires_grad and id(p) not in held]
+        return [*self.base.param_groups(), *([ParamGroup(own)] if own else [])]

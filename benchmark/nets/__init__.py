@@ -1,0 +1,1 @@
+"""Networks and the parts that methods build them from."""

@@ -1,0 +1,53 @@
+"""Decoders from encoded tokens back to pixels."""
+
+from functools import partial
+
+import gin
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from benchmark.errors import ConfigError
+from benchmark.nets.encoders import Encoder, Features, initialise_transformer, sincos_positions
+
+
+@gin.register
+class PixelDecoder(nn.Module):
+    """A narrow transformer that predicts the pixels of all patches (He et al. 2022, arXiv:2111.06377, section 3).
+
+    It sees the class token, the visible tokens and a learned mask token in every other place, adds fixed positions,
+    and returns `(batch, tokens, patch * patch * 3)`. Its blocks mix tokens, without which a loss on masked patches
+    would send no gradient to the encoder.
+    """
+
+    def __init__(self, encoder: Encoder, *, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.n_tokens, patch = encoder.patch_grid()
+        if depth < 1:
+            raise ConfigError(
+                f"PixelDecoder.depth = {depth}: without a block no token sees another, and a loss on masked patches "
+                f"gives the encoder no gradient. Use at least 1."
+            )
+        self.embed = nn.Linear(encoder.width, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.blocks = nn.Sequential(
+            *(Block(width, heads, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6)) for _ in range(depth))
+        )
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.predict = nn.Linear(width, patch**2 * 3)
+        initialise_transformer(self)
+        nn.init.normal_(self.mask_token, std=0.02)
+        self.positions = nn.Parameter(sincos_positions(width, encoder.image_size // patch), requires_grad=False)
+
+    def forward(self, features: Features) -> Tensor:
+        """Reconstruct every patch from the pooled class token and the visible tokens."""
+        assert features.tokens is not None
+        tokens = self.embed(features.tokens)
+        if features.visible is not None:
+            ids = features.visible[..., None].expand(-1, -1, tokens.shape[-1])
+            blank = self.mask_token.to(tokens.dtype).expand(len(tokens), self.n_tokens, -1)
+            tokens = blank.scatter(1, ids, tokens)
+        start = self.embed(features.pooled)[:, None]
+        tokens = torch.cat([start, tokens], dim=1) + self.positions
+        predicted: Tensor = self.predict(self.norm(self.blocks(tokens)))
+        return predicted[:, 1:]

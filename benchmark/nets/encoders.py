@@ -1,0 +1,168 @@
+"""Encoders: timm networks behind one interface.
+
+`Encoder.net` is a plain timm module; its weights load into timm without this project. Positions are fixed, and a mask
+token never belongs to the encoder, so that what is exported is what was evaluated.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gin
+import torch
+from timm.models import create_model
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from benchmark.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an encoder returns: `(batch, width)` pooled, `(batch, visible, width)` patch tokens, their ids."""
+
+    pooled: Tensor
+    tokens: Tensor | None = None
+    visible: Tensor | None = None
+
+
+class Encoder(nn.Module):
+    """A network from normalised images `(batch, 3, image_size, image_size)` to `Features`.
+
+    `n_tokens` and `patch` are None for a convolutional network, which cannot drop tokens. `stem` names the first
+    layers where they depend on the image size.
+    """
+
+    net: nn.Module
+    name: str
+    image_size: int
+    width: int
+    n_tokens: int | None = None
+    patch: int | None = None
+    stem: str | None = None
+
+    def forward(
+        self, view: Tensor, visible: Tensor | None = None, fill: tuple[Tensor, Tensor] | None = None
+    ) -> Features:
+        """Encode a view.
+
+        `visible`: ids `(batch, kept)` of the tokens to encode, the others are dropped. `fill`: a mask
+        `(batch, tokens)` and a token `(width,)` that replaces the masked embeddings before positions are added.
+        """
+        raise NotImplementedError
+
+    def patch_grid(self) -> tuple[int, int]:
+        """Return (number of patch tokens, patch side in pixels); raises ConfigError for a convolutional network."""
+        if self.n_tokens is None or self.patch is None:
+            raise ConfigError(
+                f"Restoring masked patches needs an encoder that can encode a subset of patches; got {self.name}, "
+                f"which is convolutional. Use a ViT (for instance --gin gin/protocol/vit_tiny.gin), or a method "
+                f"without a decoder."
+            )
+        return self.n_tokens, self.patch
+
+
+@gin.register
+class ViT(Encoder):
+    """A vision transformer with a class token and fixed sine-cosine positions (He et al. 2022, arXiv:2111.06377).
+
+    `pooled` is the class token and `tokens` are the patch tokens, both after the final norm. Initialisation is that
+    of the same paper: Xavier-uniform linear layers and patch embedding, class token N(0, 0.02).
+    """
+
+    def __init__(self, image_size: int, *, name: str, width: int, depth: int, heads: int, patch: int) -> None:
+        super().__init__()
+        if image_size % patch:
+            raise ConfigError(
+                f"ViT.patch = {patch} does not divide the image side {image_size}; choose a divisor of {image_size}."
+            )
+        if width % 4 or width % heads:
+            raise ConfigError(f"ViT.width = {width} must be a multiple of 4 and of ViT.heads = {heads}.")
+        self.net = VisionTransformer(
+            img_size=image_size,
+            patch_size=patch,
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            num_classes=0,
+            global_pool="token",
+            weight_init="skip",
+        )
+        self.name, self.image_size = f"{name}_patch{patch}", image_size
+        self.width, self.patch, self.n_tokens = width, patch, (image_size // patch) ** 2
+        initialise_transformer(self.net)
+        nn.init.xavier_uniform_(self.net.patch_embed.proj.weight.data.view(width, -1))
+        nn.init.normal_(self.net.cls_token, std=0.02)
+        self.net.pos_embed = nn.Parameter(sincos_positions(width, image_size // patch), requires_grad=False)
+
+    def forward(
+        self, view: Tensor, visible: Tensor | None = None, fill: tuple[Tensor, Tensor] | None = None
+    ) -> Features:
+        net = self.net
+        tokens = net.patch_embed(view)
+        if fill is not None:
+            mask, token = fill
+            tokens = torch.where(mask.bool()[..., None], token.to(tokens.dtype), tokens)
+        tokens = tokens + net.pos_embed[:, 1:]
+        if visible is not None:
+            tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
+        start = (net.cls_token + net.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        tokens = net.norm(net.blocks(torch.cat([start, tokens], dim=1)))
+        return Features(tokens[:, 0], tokens[:, 1:], visible)
+
+
+def initialise_transformer(module: nn.Module) -> None:
+    """Set every linear layer to Xavier-uniform weights and zero bias, and every layer norm to the identity."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.LayerNorm):
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)
+
+
+def sincos_positions(width: int, side: int) -> Tensor:
+    """Return fixed positions `(1, 1 + side * side, width)`, zero for the class token.
+
+    The first half of the channels encodes the column, the second half the row, each as sines then cosines of
+    frequencies 10000^(-4 i / width) (He et al. 2022, arXiv:2111.06377).
+    """
+    frequencies = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)
+    columns = line[None].expand(side, -1, -1)
+    rows = line[:, None].expand(-1, side, -1)
+    grid = torch.cat([columns, rows], dim=2).reshape(side * side, width)
+    return torch.cat([grid.new_zeros(1, width), grid])[None].float()
+
+
+@gin.register
+class ResNet(Encoder):
+    """A timm residual network whose stem follows the image size; `pooled` is the global average of the last stage.
+
+    Up to 48 px the first convolution is 3x3 with stride 1 and there is no max pooling (Chen et al. 2020,
+    arXiv:2002.05709, B.9); up to 128 px the pooling stays; above, the stem is the 7x7 one of ImageNet. The last norm
+    of each block starts at zero, as timm does by default.
+    """
+
+    def __init__(self, image_size: int, *, name: str) -> None:
+        super().__init__()
+        self.net: Any = create_model(name, num_classes=0)
+        self.stem = "7x7"
+        if image_size <= 128:
+            old = self.net.conv1
+            self.net.conv1 = nn.Conv2d(3, old.out_channels, 3, stride=1, padding=1, bias=False)
+            nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")
+            self.stem = "3x3-pool"
+        if image_size <= 48:
+            self.net.maxpool = nn.Identity()
+            self.stem = "3x3"
+        self.name, self.image_size, self.width = f"{name}_stem{self.stem}", image_size, self.net.num_features
+
+    def forward(
+        self, view: Tensor, visible: Tensor | None = None, fill: tuple[Tensor, Tensor] | None = None
+    ) -> Features:
+        if visible is not None or fill is not None:
+            raise ConfigError(f"{self.name} is convolutional: it can neither drop nor replace tokens. Use a ViT.")
+        return Features(self.net(view))

@@ -1,0 +1,31 @@
+"""Projection and prediction heads."""
+
+from torch import nn
+
+
+def mlp(
+    inputs: int,
+    hidden: int,
+    outputs: int,
+    *,
+    layers: int,
+    batch_norm: bool = True,
+    last_batch_norm: bool = False,
+    bias: bool = False,
+) -> nn.Sequential:
+    """Build `layers` linear layers with (batch norm and) ReLU between them.
+
+    `bias` is that of the last layer; a hidden layer has one only where no batch norm follows. `last_batch_norm`
+    standardises the output, without scale and shift.
+    """
+    widths = [inputs, *[hidden] * (layers - 1), outputs]
+    parts: list[nn.Module] = []
+    for i in range(layers):
+        last = i == layers - 1
+        parts.append(nn.Linear(widths[i], widths[i + 1], bias=bias if last else not batch_norm))
+        if not last:
+            parts += [nn.BatchNorm1d(hidden)] if batch_norm else []
+            parts.append(nn.ReLU(inplace=True))
+    if last_batch_norm:
+        parts.append(nn.BatchNorm1d(outputs, affine=False))
+    return nn.Sequential(*parts)

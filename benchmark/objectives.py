@@ -1,0 +1,103 @@
+"""Losses that several methods share: pure functions, in float32 whatever the precision of their input.
+
+Autocast is off inside, because similarities, log-softmaxes and correlations lose their small differences in bf16.
+float64 input stays float64, so that tests can check gradients numerically.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Literal, ParamSpec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+P = ParamSpec("P")
+
+
+def _full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    @wraps(loss)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        device = next(a.device.type for a in args if isinstance(a, Tensor))
+        with torch.autocast("cpu" if device == "meta" else device, enabled=False):
+            return loss(*(_widen(a) for a in args), **kwargs)  # type: ignore[arg-type]
+
+    return wrapped
+
+
+def _widen(value: object) -> object:
+    half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if half else value  # type: ignore[attr-defined]
+
+
+@_full_precision
+def nt_xent(a: Tensor, b: Tensor, *, temperature: float) -> Tensor:
+    """Normalised-temperature cross entropy over both views (Chen et al. 2020, arXiv:2002.05709, Eq. 1).
+
+    `a`, `b`: `(batch, dim)`. Each of the 2 * batch rows has one positive and 2 * batch - 2 negatives; the result is
+    the mean over the rows. Constant embeddings give log(2 * batch - 1).
+    """
+    z = F.normalize(torch.cat([a, b]), dim=1)
+    n = len(z)
+    itself = torch.eye(n, dtype=torch.bool, device=z.device)
+    logits = (z @ z.T / temperature).masked_fill(itself, float("-inf"))
+    return F.cross_entropy(logits, torch.arange(n, device=z.device).roll(n // 2))
+
+
+@_full_precision
+def info_nce(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
+    """Cross entropy of each query against all keys of the batch (van den Oord et al. 2018, arXiv:1807.03748, Eq. 4).
+
+    `queries`, `keys`: `(batch, dim)`; the key of the same row is the positive. Mean over rows, one direction.
+    """
+    logits = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T / temperature
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+@_full_precision
+def cross_correlation(a: Tensor, b: Tensor, *, redundancy_weight: float) -> Tensor:
+    """Distance of the cross-correlation matrix from the identity (Zbontar et al. 2021, arXiv:2103.03230, Eq. 1).
+
+    `a`, `b`: `(batch, dim)`, standardised per dimension with the biased variance and eps 1e-5, as a batch norm
+    without affine does. Sum of the squared diagonal errors plus `redundancy_weight` times the other squares.
+    """
+    correlation = _standardise(a).T @ _standardise(b) / len(a)
+    diagonal = correlation.diagonal()
+    redundancy = correlation.square().sum() - diagonal.square().sum()
+    return (1 - diagonal).square().sum() + redundancy_weight * redundancy
+
+
+def _standardise(z: Tensor) -> Tensor:
+    return (z - z.mean(0)) * (z.var(0, unbiased=False) + 1e-5).rsqrt()
+
+
+@_full_precision
+def reconstruction(
+    prediction: Tensor,
+    patches: Tensor,
+    masked: Tensor,
+    *,
+    masked_weight: float,
+    visible_weight: float,
+    kind: Literal["l2", "l1"] = "l2",
+    reduction: Literal["mean", "sum"] = "mean",
+    standardised: bool = True,
+) -> Tensor:
+    """Weighted error of reconstructed patches (He et al. 2022, arXiv:2111.06377, section 3).
+
+    `prediction`, `patches`: `(batch, tokens, pixels)`; `masked`: `(batch, tokens)`, 1 where the encoder saw nothing.
+    `standardised` targets have zero mean and unit (unbiased) variance per patch. The error of a patch is the mean or
+    the sum over its pixels; masked and visible patches are averaged apart, and an empty set contributes 0.
+    """
+    if standardised:
+        variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+        patches = (patches - mean) * (variance + 1e-6).rsqrt()
+    difference = prediction - patches
+    error = difference.square() if kind == "l2" else difference.abs()
+    error = error.mean(-1) if reduction == "mean" else error.sum(-1)
+    weights = masked.to(error.dtype)
+    return masked_weight * _average(error, weights) + visible_weight * _average(error, 1 - weights)
+
+
+def _average(error: Tensor, weights: Tensor) -> Tensor:
+    return (error * weights).sum() / weights.sum().clamp(min=1)

@@ -1,0 +1,102 @@
+"""What is registered with gin, and which parameters a configuration may bind.
+
+The only module that reads gin's private registry. In every registered class or function, positional parameters are
+supplied by the harness and keyword-only parameters are configuration.
+"""
+
+import inspect
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import Any
+
+import gin
+
+from benchmark.annotations import MismatchError, conform
+from benchmark.errors import ConfigError
+from benchmark.statements import Line, suggest
+
+_REGISTRY = gin.config._REGISTRY
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A keyword-only parameter: its annotation (Any if unknown) and default (`inspect.Parameter.empty` if required)."""
+
+    hint: Any
+    default: Any
+
+    @property
+    def is_required(self) -> bool:
+        """Whether the configuration must bind it."""
+        return self.default is inspect.Parameter.empty
+
+
+def find(name: str, line: Line | None = None) -> str:
+    """Return the complete selector (with modules) of the one registered thing that `name` means.
+
+    Raises ConfigError, about the line if one is given, for an unknown or ambiguous name.
+    """
+    matches = sorted(_ours(_REGISTRY.matching_selectors(name)))
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        message = f"{name} is ambiguous. Write one of {', '.join(matches)}."
+    else:
+        known = [short(selector) for selector in _ours(selector for selector, _ in _REGISTRY.items())]
+        message = f"no class or function {name} is registered.{suggest(name, known)} Is an import missing?"
+    raise line.error(message) if line else ConfigError(message)
+
+
+def short(selector: str) -> str:
+    """Return the shortest name that means the selector alone."""
+    return str(_REGISTRY.minimal_selector(selector))
+
+
+def selector_of(value: Any) -> str | None:
+    """Return the selector of a class or function, None if it is not registered."""
+    entry = gin.config._INVERSE_REGISTRY.get(value) if isinstance(value, type | types.FunctionType) else None
+    return entry and str(entry.selector)
+
+
+def parameters(selector: str) -> dict[str, Parameter]:
+    """Return the keyword-only parameters, in the order of the signature."""
+    thing = _REGISTRY[selector].wrapped
+    hints = _hints(thing)
+    found = {}
+    for name, parameter in inspect.signature(thing).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            hint = hints.get(name, Any)
+            found[name] = Parameter(hint, _default(thing, parameter, hint))
+    return found
+
+
+def is_supplied(selector: str, name: str) -> bool:
+    """Return whether `name` is a positional parameter, which the harness supplies."""
+    parameter = inspect.signature(_REGISTRY[selector].wrapped).parameters.get(name)
+    return parameter is not None and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _ours(selectors: Iterable[str]) -> list[str]:
+    return [selector for selector in selectors if not selector.startswith("gin.")]
+
+
+def _hints(thing: Any) -> dict[str, Any]:
+    """Return the annotations of the parameters; none where one cannot be resolved."""
+    owner = inspect.getattr_static(thing, "__init__") if isinstance(thing, type) and not is_dataclass(thing) else thing
+    try:
+        return typing.get_type_hints(owner, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _default(thing: Any, parameter: inspect.Parameter, hint: Any) -> Any:
+    value = parameter.default
+    if is_dataclass(thing):  # the signature shows a placeholder where a field has a default factory
+        factory = next((f.default_factory for f in fields(thing) if f.name == parameter.name), MISSING)
+        value = value if factory is MISSING else factory()
+    try:
+        return conform(value, hint)
+    except MismatchError:
+        return value

@@ -1,0 +1,388 @@
+"""The record: one immutable JSON file per run, from which every table, plot and page is derived.
+
+`Record` is both the type and the schema: `validate` walks its annotations. Records are append-only and shared through
+git, so a file is named by its content, is never rewritten, and any change of a byte is found when it is read.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
+
+from benchmark.errors import BenchmarkError
+
+SLUG_LENGTH = 24  # three slugs, a 63-bit seed and two short hashes stay within 120 characters
+
+Count = Annotated[int, (0, 2**63 - 1)]
+Amount = Annotated[float, (0.0, math.inf)]
+Fraction = Annotated[float, (0.0, 1.0)]
+Sha256 = Annotated[str, r"[0-9a-f]{64}"]
+
+
+class Method(TypedDict):
+    """The method, the hash of its source file and its deviations from the paper, one sentence each."""
+
+    name: str
+    module_sha256: Sha256 | None
+    deviations: list[str]
+
+
+class Sizes(TypedDict):
+    """Number of images in each split."""
+
+    pretrain: Count
+    train: Count
+    test: Count
+
+
+class Dataset(TypedDict):
+    """The data: fingerprint of its content, image size in pixels, channel mean and deviation, images not readable."""
+
+    name: str
+    fingerprint: str
+    classes: Count
+    sizes: Sizes
+    size: Count
+    mean: list[float]
+    std: list[float]
+    unreadable: Count
+
+
+class Encoder(TypedDict):
+    """The encoder that is evaluated; `patch` is null for a CNN, `stem` for a transformer, `width` counts features."""
+
+    name: str
+    parameters: Count
+    image_size: Count
+    patch: Count | None
+    stem: str | None
+    width: Count
+
+
+class Config(TypedDict):
+    """The complete configuration and its key, which leaves out the seed and where files lie."""
+
+    key: Annotated[str, r"[0-9a-f]{8,64}"]
+    text: str
+
+
+class Code(TypedDict):
+    """The code that ran; `commit`, `dirty` and `diff_sha256` are null outside a git checkout."""
+
+    version: str
+    commit: str | None
+    dirty: bool | None
+    diff_sha256: Sha256 | None
+    protocol_sha256: Sha256
+    evaluation_sha256: Sha256
+
+
+class Budget(TypedDict):
+    """What the run might spend, in units of its kind, and the optimiser steps that this was frozen to."""
+
+    kind: Literal["samples", "flops", "device_seconds"]
+    amount: Amount
+    steps: Count
+    batch_size: Count
+
+
+class Cost(TypedDict):
+    """What the run spent, its teacher included; `teacher_flops` is the teacher's part of `flops`.
+
+    `train_seconds` is the wall time charged to the budget on each of `devices`; compilation and evaluation are not.
+    """
+
+    images: Count
+    views: Count
+    flops_per_step: Amount
+    flops: Amount
+    teacher_flops: Amount
+    train_seconds: Amount
+    data_wait_seconds: Amount
+    compile_seconds: Amount
+    evaluation_seconds: Amount
+    joules: Amount | None
+    peak_memory_bytes: Count | None
+    devices: Count
+    resumes: Count
+
+
+class Environment(TypedDict):
+    """Versions, hardware and arithmetic of the run."""
+
+    python: str
+    torch: str
+    torchvision: str
+    timm: str
+    cuda: str | None
+    cudnn: str | None
+    driver: str | None
+    gpu: str | None
+    processor: str
+    processor_flags: list[str]
+    cores: Count
+    threads: Count
+    os: str
+    precision: str
+    deterministic: bool
+    tf32: bool
+
+
+class Training(TypedDict):
+    """The end of pretraining: last loss and logs, digest of the final state, and signs of collapsed features."""
+
+    loss: float | None
+    logs: dict[str, float]
+    digest: str | None
+    collapsed: bool | None
+    effective_rank: Amount | None
+    feature_std: Amount | None
+
+
+class Metrics(TypedDict):
+    """One evaluation on `n` test images by `version` of its protocol, what it chose on held-out data, and warnings."""
+
+    version: Count
+    top1: Fraction
+    top5: Fraction | None
+    macro_f1: Fraction
+    balanced_accuracy: Fraction
+    n: Count
+    choices: dict[str, object]
+    flags: list[str]
+
+
+class Predictions(TypedDict):
+    """The file with the prediction for each test image."""
+
+    file: str
+    sha256: Sha256
+
+
+class Teacher(TypedDict):
+    """A teacher pretrained on `share` of the budget."""
+
+    key: str
+    share: Fraction
+    digest: str | None
+
+
+class Checkpoint(TypedDict):
+    """The file with the exported encoder."""
+
+    file: str
+    sha256: Sha256
+    bytes: Count
+
+
+class Record(TypedDict):
+    """Version 1 of the record of a run.
+
+    Every field is required, null only where the type says so. `created_utc` has whole seconds, such as
+    2026-01-31T12:00:00Z, so that its order as text is its order in time. `board` is null for a run that is not
+    published, `budget` for a floor (an encoder without pretraining), and `floors` has the ids of the floors' records.
+    """
+
+    schema: Literal[1]
+    id: Annotated[str, r"[0-9a-f]{16}"]
+    created_utc: Annotated[str, r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"]
+    status: Literal["ok", "diverged", "failed", "overtime", "budget_miss"]
+    division: Literal["closed", "tuned", "open", "floor"]
+    board: str | None
+    method: Method
+    dataset: Dataset
+    encoder: Encoder
+    seed: Count
+    config: Config
+    code: Code
+    budget: Budget | None
+    cost: Cost
+    environment: Environment
+    training: Training
+    metrics: dict[str, Metrics]
+    predictions: Predictions | None
+    floors: list[str]
+    teacher: Teacher | None
+    checkpoint: Checkpoint | None
+
+
+def seal(record: Mapping[str, object]) -> Record:
+    """Return the record with its `id`: the first 16 hex digits of the SHA-256 of its canonical JSON without id."""
+    content = {name: value for name, value in record.items() if name != "id"}
+    try:
+        return cast(Record, content | {"id": _digest(content)})
+    except (TypeError, ValueError) as error:
+        raise BenchmarkError(f"The record is not JSON: {error}. Numbers must be finite, keys strings.") from error
+
+
+def validate(record: object) -> list[str]:
+    """Return what is wrong with a sealed record, one sentence per problem; an empty list if it is valid."""
+    problems = list(_problems(record, Record, "record"))
+    return problems or list(_contradictions(cast(Record, record)))
+
+
+def write(record: Record, folder: Path) -> Path:
+    """Write a sealed record into the folder and return its path.
+
+    The file appears whole or not at all, and is on disk on return. Writing the same record again changes nothing.
+
+    Raises:
+        BenchmarkError: the record is invalid, or a file of that name has other content.
+    """
+    _require_valid(record, "The record")
+    text = _render(record)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / file_name(record)
+    partial = folder / f".{uuid.uuid4().hex}.tmp"
+    try:
+        with partial.open("xb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(partial, path)  # unlike a rename, never replaces a file
+        _sync_folder(folder)
+    except FileExistsError as error:
+        if path.read_bytes() != text:
+            raise BenchmarkError(
+                f"{path} exists with other content, and records are never rewritten. "
+                "Restore it from version control, or remove it if it was never published."
+            ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def read(path: Path) -> Record:
+    """Read a record, certain that it is byte for byte what `write` wrote.
+
+    Raises:
+        BenchmarkError: the file cannot be read, is not a valid record, or was changed.
+    """
+    try:
+        content = path.read_bytes()
+        record: object = json.loads(content)
+    except (OSError, ValueError, RecursionError) as error:
+        raise BenchmarkError(f"{path} cannot be read as a record: {error}.") from error
+    valid = _require_valid(record, str(path))
+    if content != _render(valid):
+        raise BenchmarkError(
+            f"{path} was changed after it was written (expected key-sorted JSON with two spaces of indent and one "
+            "newline at the end). Restore it from version control."
+        )
+    return valid
+
+
+def file_name(record: Record) -> str:
+    """Return `<dataset>-<encoder>-<method>-s<seed>-<key>-<id>.json`: at most 120 characters of [a-z0-9._-]."""
+    names = (record["dataset"]["name"], record["encoder"]["name"], record["method"]["name"])
+    slugs = (re.sub(r"[^a-z0-9._]+", "-", name.lower())[:SLUG_LENGTH].strip("-._") or "unnamed" for name in names)
+    return f"{'-'.join(slugs)}-s{record['seed']}-{record['config']['key'][:8]}-{record['id'][:8]}.json"
+
+
+def _require_valid(record: object, name: str) -> Record:
+    if problems := validate(record):
+        raise BenchmarkError("\n  ".join([f"{name} is not a valid record of schema 1:", *problems]))
+    return cast(Record, record)
+
+
+def _digest(content: Mapping[str, object]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _render(record: Record) -> bytes:
+    return (json.dumps(record, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@cache
+def _fields(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def _problems(value: object, kind: Any, where: str) -> Iterator[str]:
+    """Yield where the value departs from the annotation `kind`."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if is_typeddict(kind):
+        yield from _object_problems(value, _fields(kind), where)
+    elif origin is UnionType or type(None) in arguments:
+        if value is not None:
+            yield from _problems(value, arguments[0], where)
+    elif origin is Annotated:
+        base, constraint = arguments
+        problems = list(_problems(value, base, where))
+        yield from problems or _constraint_problems(value, constraint, where)
+    elif origin is Literal:
+        if type(value) is not type(arguments[0]) or value not in arguments:
+            yield f"{where}: expected {' or '.join(map(repr, arguments))}, got {value!r}"
+    elif origin is list:
+        if not isinstance(value, list):
+            yield f"{where}: expected a list, got {value!r}"
+            return
+        for index, item in enumerate(value):
+            yield from _problems(item, arguments[0], f"{where}[{index}]")
+    elif origin is dict:
+        if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+            yield f"{where}: expected an object, got {value!r}"
+            return
+        for name, item in value.items():
+            yield from _problems(item, arguments[1], f"{where}.{name}")
+    elif kind is float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+            yield f"{where}: expected a finite number, got {value!r}"
+    elif kind is not object and type(value) is not kind:
+        yield f"{where}: expected {kind.__name__}, got {value!r}"
+
+
+def _object_problems(value: object, fields: Mapping[str, Any], where: str) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield f"{where}: expected an object, got {value!r}"
+        return
+    for name in fields:
+        if name not in value:
+            yield f"{where}.{name}: missing"
+    for name, item in value.items():
+        if name in fields:
+            yield from _problems(item, fields[name], f"{where}.{name}")
+        else:
+            yield f"{where}.{name}: unknown field"
+
+
+def _constraint_problems(value: Any, constraint: str | tuple[float, float], where: str) -> Iterator[str]:
+    if isinstance(constraint, str):
+        if not re.fullmatch(constraint, value, re.ASCII):
+            yield f"{where}: expected text like {constraint}, got {value!r}"
+    elif not constraint[0] <= value <= constraint[1]:
+        yield f"{where}: expected {constraint[0]} to {constraint[1]}, got {value!r}"
+
+
+def _contradictions(record: Record) -> Iterator[str]:
+    """Yield what the types of the fields cannot say."""
+    if (record["budget"] is None) != (record["division"] == "floor"):
+        yield "record.budget: expected null for a floor and only for a floor"
+    for name, values in (("mean", record["dataset"]["mean"]), ("std", record["dataset"]["std"])):
+        if len(values) != 3:
+            yield f"record.dataset.{name}: expected 3 numbers, got {len(values)}"
+    try:
+        _render(record)
+        expected = _digest({name: value for name, value in record.items() if name != "id"})
+    except (TypeError, ValueError, RecursionError) as error:
+        yield f"record: not JSON: {error}"
+        return
+    if record["id"] != expected:
+        yield f"record.id: expected {expected} from the content, got {record['id']}"

@@ -1,0 +1,112 @@
+"""The folder of records, and records grouped into the cells of a leaderboard."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmark.errors import BenchmarkError, MissingError
+from benchmark.report.record import Record, file_name, read
+
+
+class Setting(NamedTuple):
+    """What runs must have in common to be ranked together; an absent text is empty, an absent number 0.
+
+    `hardware` is empty unless the budget is in device seconds: only then does the result depend on it.
+    """
+
+    board: str
+    dataset: str
+    fingerprint: str
+    encoder: str
+    image_size: int
+    patch: int
+    stem: str
+    budget: str
+    amount: float
+    division: str
+    hardware: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one method with one configuration in one setting.
+
+    `runs` are in the order of their seeds, one for each; `superseded` are older runs of the same seeds.
+    """
+
+    setting: Setting
+    method: str
+    key: str
+    runs: tuple[Record, ...]
+    superseded: tuple[Record, ...]
+
+    @property
+    def entry(self) -> tuple[str, str]:
+        """What tells the cell apart within its setting: method and configuration."""
+        return self.method, self.key
+
+
+def load(folder: Path) -> list[Record]:
+    """Read all records below the folder, in the order of their ids and each once, wherever the files lie.
+
+    Raises:
+        MissingError: the folder does not exist.
+        BenchmarkError: a `.json` file is not a record as it was written, or was renamed.
+    """
+    if not folder.is_dir():
+        raise MissingError(f"There is no folder {folder}. Give the folder that holds the records.")
+    records: dict[str, Record] = {}
+    for path in sorted(folder.rglob("*.json")):
+        record = read(path)
+        if path.name != file_name(record):
+            raise BenchmarkError(f"{path} was renamed: expected the name {file_name(record)}.")
+        records[record["id"]] = record
+    return [records[identity] for identity in sorted(records)]
+
+
+def group(records: Iterable[Record]) -> list[Cell]:
+    """Group records into cells, sorted by setting, method and configuration.
+
+    Of several runs with the same configuration and seed the newest counts.
+    """
+    cells: dict[tuple[Setting, str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        cells[_setting(record), record["method"]["name"], record["config"]["key"]].append(record)
+    return [Cell(*place, *_newest(cells[place])) for place in sorted(cells)]
+
+
+def hardware(record: Record) -> str:
+    """Return the accelerators of a run, or its processor where it had none."""
+    device = record["environment"]["gpu"] or record["environment"]["processor"]
+    count = record["cost"]["devices"]
+    return f"{count} x {device}" if count > 1 else device
+
+
+def _setting(record: Record) -> Setting:
+    dataset, encoder, budget = record["dataset"], record["encoder"], record["budget"]
+    return Setting(
+        board=record["board"] or "",
+        dataset=dataset["name"],
+        fingerprint=dataset["fingerprint"],
+        encoder=encoder["name"],
+        image_size=encoder["image_size"],
+        patch=encoder["patch"] or 0,
+        stem=encoder["stem"] or "",
+        budget=budget["kind"] if budget else "",
+        amount=budget["amount"] if budget else 0,
+        division=record["division"],
+        hardware=hardware(record) if budget and budget["kind"] == "device_seconds" else "",
+    )
+
+
+def _newest(records: list[Record]) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """Split records into the newest of each seed and the rest."""
+    newest: dict[int, Record] = {}
+    superseded = []
+    for record in sorted(records, key=lambda record: (record["created_utc"], record["id"])):
+        if record["seed"] in newest:
+            superseded.append(newest[record["seed"]])
+        newest[record["seed"]] = record
+    return tuple(newest[seed] for seed in sorted(newest)), tuple(superseded)

@@ -1,0 +1,80 @@
+"""Pretrain one method under a budget, evaluate it and write its record."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark.errors import BenchmarkError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line, with the synonyms that users of gin know."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmark.run",
+        description=__doc__,
+        allow_abbrev=False,
+        epilog="exit codes: 0 done, 1 failed, 2 configuration refused, 3 data or package missing, 75 interrupted and "
+        "resumable. A gin file executes the modules it imports: run only files that you trust.",
+    )
+    made.add_argument(
+        "--gin",
+        "--gin_file",
+        "--gin_files",
+        action="append",
+        default=[],
+        required=True,
+        metavar="FILE",
+        help="a gin file, as given or among the shipped ones; repeat it, the last binding wins",
+    )
+    made.add_argument(
+        "--set",
+        "--gin_param",
+        "--gin_bindings",
+        action="append",
+        default=[],
+        metavar="'NAME.PARAM = VALUE'",
+        help="one binding over all files, for instance Images.source=folder:/my/images",
+    )
+    made.add_argument("--seed", type=int, help="short for --set experiment.seed=SEED (default 0)")
+    made.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
+    made.add_argument("--publish", type=Path, metavar="DIR", help="also write the record here, e.g. results/<board>")
+    made.add_argument("--dry-run", action="store_true", help="show configuration, data and what the budget buys")
+    made.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    made.add_argument("--fresh", action="store_true", help="start over, discarding an unfinished run")
+    made.add_argument(
+        "--checkpoint-seconds", type=float, default=600, metavar="S", help="between two checkpoints (600)"
+    )
+    made.add_argument("--allow-imports", action="store_true", help="let gin files import modules of your own")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    given = parser().parse_args(arguments)
+    try:
+        from benchmark import config, experiment
+
+        settings = [*given.set, *([] if given.seed is None else [f"experiment.seed = {given.seed}"])]
+        loaded = config.load(given.gin, settings, allow_imports=given.allow_imports)
+        for note in loaded.notes:
+            print(f"note: {note}")
+        if given.dry_run:
+            print(experiment.dry_run(loaded))
+        else:
+            experiment.run(
+                loaded,
+                out=given.out,
+                resume=given.resume,
+                fresh=given.fresh,
+                checkpoint_seconds=given.checkpoint_seconds,
+                publish=given.publish,
+            )
+    except BenchmarkError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return problem.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

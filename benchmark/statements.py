@@ -1,0 +1,249 @@
+"""Gin files and settings as statements, parsed without executing or looking up anything.
+
+Gin itself resolves includes against the working directory, imports while it parses and forgets where a value came
+from. Here includes are found beside the including file, and every statement keeps its line for later messages.
+"""
+
+import difflib
+import re
+import tokenize
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.annotations import Reference
+from benchmark.errors import ConfigError, MissingError
+
+try:
+    from gin import config_parser
+except ImportError as error:  # without the package, a folder named gin in the working directory can be imported
+    raise MissingError("The package gin-config is missing: pip install 'gin-config>=0.5,<0.6'") from error
+
+_BARE_WORD = re.compile(r"[\w./:~+-]+")
+_CONSTANTS = {"true": "True", "false": "False", "none": "None"}
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A file, a setting or a stored text; a lenient one may bind what nothing reads."""
+
+    label: str
+    path: Path | None = None
+    lenient: bool = False
+    is_setting: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """Where a statement stands: its source, line number from 1 and text."""
+
+    source: Source
+    number: int
+    text: str
+
+    @property
+    def where(self) -> str:
+        """The place as messages show it: `gin/x.gin:3` or `--set 'Name.parameter=value'`."""
+        return self.source.label if self.source.is_setting else f"{self.source.label}:{self.number}"
+
+    def error(self, message: str) -> ConfigError:
+        """Return the error to raise about this line."""
+        shows_text = self.text and not self.source.is_setting
+        return ConfigError(f"{self.where}: {message}" + (f"\n    {self.text}" if shows_text else ""))
+
+
+@dataclass(frozen=True, eq=False)
+class Import:
+    """`import module`, in any of its forms."""
+
+    module: str
+    line: Line
+
+
+@dataclass(frozen=True, eq=False)
+class Include:
+    """`include 'file'`."""
+
+    file: str
+    line: Line
+
+
+@dataclass(frozen=True, eq=False)
+class Binding:
+    """`scope/name.parameter = value`; a macro has no parameter."""
+
+    scope: str
+    name: str
+    parameter: str
+    value: Any
+    line: Line
+
+    def __str__(self) -> str:
+        return scoped(self.scope, self.name) + (f".{self.parameter}" if self.parameter else "")
+
+    def binds(self, name: str) -> bool:
+        """Return whether this is an unscoped line for `name` (`configurable.parameter`), with or without modules."""
+        return not self.scope and f".{self}".endswith(f".{name}")
+
+
+Statement = Binding | Import | Include
+
+
+@dataclass(frozen=True)
+class Macro:
+    """`%name` as a value."""
+
+    name: str
+
+
+class _Delegate(config_parser.ParserDelegate):
+    """Turns gin's references and macros into plain values, so that parsing looks nothing up."""
+
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
+        scope, _, name = scoped_configurable_name.rpartition("/")
+        return Reference(scope, name, evaluate)
+
+    def macro(self, macro_name: str) -> Macro:
+        return Macro(macro_name)
+
+
+def parse(text: str, source: Source) -> Iterator[Statement]:
+    """Yield the statements of a gin text without executing any. Raises ConfigError with the line of a syntax error."""
+    try:
+        for statement in config_parser.ConfigParser(text, _Delegate()):
+            line = Line(source, statement.location.line_num, statement.location.line_content.strip())
+            if isinstance(statement, config_parser.BindingStatement):
+                yield Binding(statement.scope, statement.selector, statement.arg_name, statement.value, line)
+            elif isinstance(statement, config_parser.ImportStatement):
+                yield Import(statement.module, line)
+            elif isinstance(statement, config_parser.IncludeStatement):
+                yield Include(statement.filename, line)
+    except SyntaxError as error:
+        raise Line(source, error.lineno or 1, (error.text or "").strip()).error(_plain(error.msg)) from None
+    except tokenize.TokenError as error:
+        message, (number, _) = error.args
+        raise Line(source, number, "").error(f"{message}: is a bracket or a quote left open?") from None
+
+
+def _plain(message: str) -> str:
+    """Return gin's message about a syntax error in words that say what to do."""
+    word = re.search(r"Failed to parse token '(.*)'", message, re.DOTALL)
+    if word:
+        return f"{word[1]} is no value. Put text in quotes ('{word[1]}'); constants are True, False and None."
+    if message.startswith("Expected newline"):
+        return "the line goes on after its value. A value is one literal, @Reference or %MACRO, without arithmetic."
+    return message
+
+
+def parse_setting(setting: str) -> Binding:
+    """Parse `Name.parameter=value` or `MACRO=value`.
+
+    A bare word or path is text, and true, false and none are the constants, for shells eat quotes. Raises ConfigError.
+    """
+    source = Source(f"--set {setting!r}", is_setting=True)
+    name, equals, value = (part.strip() for part in setting.partition("="))
+    if not (equals and name and value) or len(setting.splitlines()) > 1:
+        raise ConfigError(f"{source.label}: expected one binding such as 'Name.parameter=value'.")
+    value = _CONSTANTS.get(value.lower(), value)
+    try:
+        (binding,) = parse(f"{name} = {value}", source)
+    except ConfigError:
+        if not _BARE_WORD.fullmatch(value):
+            raise
+        (binding,) = parse(f"{name} = {value!r}", source)
+    if not isinstance(binding, Binding):
+        raise ConfigError(f"{source.label}: expected one binding such as 'Name.parameter=value'.")
+    return binding
+
+
+def shipped_folder() -> Path:
+    """Return the folder of the shipped gin files: inside the package once installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    return package / "_gin" if (package / "_gin").is_dir() else package.parent / "gin"
+
+
+def _locate(name: str, beside: Path) -> Path:
+    """Return the file that `name` means: relative to `beside`, else to the shipped folder."""
+    shipped = shipped_folder()
+    candidates = (beside / name, shipped / name.removeprefix("gin/"))
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate.resolve()
+    if any(candidate.is_dir() for candidate in candidates):
+        raise ConfigError(f"{name!r} is a folder; expected a gin file.")
+    files = {path.name: f"gin/{path.relative_to(shipped).as_posix()}" for path in sorted(shipped.rglob("*.gin"))}
+    close = difflib.get_close_matches(Path(name).name, files, n=1)
+    raise ConfigError(f"there is no file {name!r}." + (f" Did you mean {files[close[0]]}?" if close else ""))
+
+
+def read_given(files: Sequence[str]) -> list[list[Statement]]:
+    """Return the statements of each file named on the command line, its includes among them.
+
+    A name is a path, else a name in the shipped folder. Raises ConfigError for a file that is missing, given twice,
+    without any binding or not gin.
+    """
+    trees: dict[Path, list[Statement]] = {}
+    for file in files:
+        try:
+            path = _locate(file, Path())
+        except ConfigError as error:
+            raise ConfigError(f"--gin: {error}") from None
+        if path in trees:
+            raise ConfigError(f"--gin {file} is given twice.")
+        trees[path] = read(path)
+        if not any(isinstance(statement, Binding) for statement in trees[path]):
+            raise ConfigError(f"--gin {file} binds nothing.")
+    return list(trees.values())
+
+
+def read(path: Path) -> list[Statement]:
+    """Return the bindings and imports of a file and its includes, in the order in which they take effect.
+
+    Includes are searched beside the including file, then in the shipped folder. Raises ConfigError.
+    """
+    return _read(path, set())
+
+
+def _read(path: Path, seen: set[Path]) -> list[Statement]:
+    seen.add(path)
+    shipped = shipped_folder().resolve()
+    source = Source(_label(path, shipped), path, lenient=path.is_relative_to(shipped / "protocol"))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source.label} cannot be read: {error}") from None
+    statements: list[Statement] = []
+    for statement in parse(text, source):
+        if not isinstance(statement, Include):
+            statements.append(statement)
+            continue
+        if any(isinstance(earlier, Binding) and earlier.line.source is source for earlier in statements):
+            raise statement.line.error("an include stands before all bindings; here it would undo those above it.")
+        try:
+            included = _locate(statement.file, path.parent)
+        except ConfigError as error:
+            raise statement.line.error(str(error)) from None
+        if included in seen:
+            raise statement.line.error(f"{_label(included, shipped)} is included twice; its values would be reset.")
+        statements += _read(included, seen)
+    return statements
+
+
+def _label(path: Path, shipped: Path) -> str:
+    if path.is_relative_to(shipped):
+        return f"gin/{path.relative_to(shipped).as_posix()}"
+    working = Path.cwd()
+    return str(path.relative_to(working) if path.is_relative_to(working) else path)
+
+
+def scoped(scope: str, name: str) -> str:
+    """Return `scope/name`, or the name alone without a scope."""
+    return f"{scope}/{name}" if scope else name
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return a question to append to a message, " Did you mean X?", or nothing when no known name is near."""
+    by_lower_case = {candidate.lower(): candidate for candidate in sorted(known)}
+    close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    return f" Did you mean {by_lower_case[close[0]]}?" if close else ""

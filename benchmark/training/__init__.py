@@ -1,0 +1,1 @@
+"""Pretraining: the budget, the optimiser, the loop and its checkpoints."""

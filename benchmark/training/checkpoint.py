@@ -1,0 +1,95 @@
+"""Checkpoints that survive a kill: written whole or not at all, named by their content, read with a fall-back.
+
+A file is `step-<step>-<digest>.pt`. It holds tensors and plain values only, so it loads with `weights_only=True`.
+"""
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import BenchmarkError
+
+KEPT = 2
+
+
+def save(state: dict[str, Any], step: int, folder: Path) -> Path:
+    """Write `state` atomically and keep the newest two files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getbuffer()
+    path = folder / f"step-{step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    partial = folder / f".{path.name}.{os.getpid()}.partial"
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as problem:
+        raise BenchmarkError(
+            f"The checkpoint of step {step} could not be written to {folder}: {problem}. "
+            f"Earlier checkpoints are intact; free some space and continue with --resume."
+        ) from problem
+    finally:
+        partial.unlink(missing_ok=True)
+    for old in sorted(folder.glob("step-*.pt"))[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def newest(folder: Path, key: str) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the newest sound checkpoint written under the configuration `key`, and a warning for each bad file.
+
+    Returns None where there is no file at all. Raises BenchmarkError where files exist and none is sound: a run never
+    restarts silently.
+    """
+    for leftover in folder.glob(".step-*.partial"):
+        leftover.unlink(missing_ok=True)
+    files = sorted(folder.glob("step-*.pt"), reverse=True)
+    warnings = []
+    for path in files:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest()[:16] != path.stem.rsplit("-", 1)[1]:
+            warnings.append(f"{path.name} is damaged (its content does not match its name) and is passed over.")
+            continue
+        state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        if state["key"] != key:
+            warnings.append(f"{path.name} belongs to another configuration and is passed over.")
+            continue
+        return state, warnings
+    if files:
+        raise BenchmarkError(
+            f"No checkpoint in {folder} can be used:\n  " + "\n  ".join(warnings) + "\nStart over with --fresh."
+        )
+    return None, []
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of named tensors: names, types, shapes and bytes, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def flatten(state: Any, name: str = "") -> dict[str, Tensor]:
+    """Return every tensor and number of a nested state as named tensors, for `digest`."""
+    if isinstance(state, Tensor):
+        return {name: state}
+    if isinstance(state, bool | int | float):
+        return {name: torch.tensor(state, dtype=torch.float64)}
+    if isinstance(state, dict):
+        parts = [flatten(value, f"{name}.{key}") for key, value in state.items()]
+    elif isinstance(state, list | tuple):
+        parts = [flatten(value, f"{name}.{i}") for i, value in enumerate(state)]
+    else:
+        return {}
+    return {key: value for part in parts for key, value in part.items()}

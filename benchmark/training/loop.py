@@ -1,0 +1,271 @@
+"""The training loop: it owns the clock, the randomness and the state, and asks a method for nothing but a loss."""
+
+import json
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import gin
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmark.data.resident import Resident
+from benchmark.errors import ConfigError, Interrupted
+from benchmark.method import Draws, Method
+from benchmark.nets.encoders import Encoder
+from benchmark.randomness import derive
+from benchmark.training import checkpoint
+from benchmark.training.budget import Ledger
+from benchmark.training.monitor import Health, health
+from benchmark.training.optim import AdamW, Optimiser
+from benchmark.views.colour import normalise
+from benchmark.views.recipes import View, ViewLimits
+
+MONITORED = 512  # images of the fixed batch on which health is measured
+MONITORS = 20  # measurements per run
+WINDOW = 50  # steps at most between two looks at the loss
+
+
+@gin.register
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """A stage of pretraining, as factories: nothing is built before the seed is set.
+
+    `name` is what tables call the method. `batch_size` is global. `precision` is that of encoders and heads under autocast; losses are float32 always.
+    """
+
+    name: str
+    method: Callable[[Encoder], Method]
+    views: Callable[[ViewLimits], tuple[View, ...]]
+    optimiser: Callable[[], AdamW]
+    batch_size: int
+    precision: Literal["float32", "bfloat16"]
+
+    def recipe(self, limits: ViewLimits, method: Method) -> tuple[View, ...]:
+        """Return one view distribution per view of the method."""
+        views = self.views(limits)
+        if len(views) != method.n_views:
+            raise ConfigError(
+                f"{type(method).__name__} takes {method.n_views} view(s), but Pretraining.views makes {len(views)}. "
+                f"Bind Pretraining.views to a recipe of {method.n_views}."
+            )
+        return views
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of pretraining ended."""
+
+    status: Literal["ok", "diverged"]
+    loss: float
+    logs: dict[str, float]
+    digest: str
+    health: Health
+    checkpoint: Path
+
+
+@dataclass
+class Training:
+    """One run of pretraining and its whole state: method, optimiser, step, losses, ledger."""
+
+    method: Method
+    optimiser: Optimiser
+    views: Sequence[View]
+    data: Resident
+    mean: Sequence[float]
+    std: Sequence[float]
+    steps: int
+    flops_per_step: int
+    seed: int
+    precision: Literal["float32", "bfloat16"]
+    device: torch.device
+    folder: Path
+    key: str
+    checkpoint_seconds: float
+    step: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def __post_init__(self) -> None:
+        self.losses = torch.zeros(self.steps, device=self.device)
+        self.logs: dict[str, Tensor] = {}
+        self._stop: int | None = None
+
+    def run(self, resume: bool) -> Outcome:
+        """Train to the last step, from the newest checkpoint if `resume`."""
+        if resume:
+            self._restore()
+        metrics = self.folder / "metrics.jsonl"
+        _keep_lines(metrics, self.step)
+        window = max(1, min(WINDOW, self.steps // 100))
+        every = max(1, self.steps // MONITORS)
+        saved = time.monotonic()
+        status: Literal["ok", "diverged"] = "ok"
+        with self._signals(), metrics.open("a") as log, self._bar() as bar:
+            while self.step < self.steps and status == "ok":
+                start = self.step
+                seconds = self._advance(min(window, self.steps - start), bar)
+                done = slice(start, self.step)
+                loss = float(self.losses[done].mean())
+                if not bool(self.losses[done].isfinite().all()):
+                    status = "diverged"
+                line: dict[str, Any] = {
+                    "step": self.step,
+                    "loss": loss if status == "ok" else None,
+                    **{name: float(value) for name, value in self.logs.items()},
+                    "rate": self.optimiser.inner.param_groups[0]["lr"],
+                    "images_per_second": (self.step - start) * self.data.batch_size / seconds,
+                    "train_seconds": self.ledger.train_seconds,
+                }
+                if status == "ok" and (start // every != self.step // every or self.step == self.steps):
+                    line |= self.health().numbers()
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+                bar.set_postfix_str(f"loss {loss:.4g}, {line['images_per_second']:,.0f} images/s")
+                if self._stop is not None:
+                    self.save()
+                    raise Interrupted(
+                        f"Stopped by {signal.Signals(self._stop).name} after step {self.step} of {self.steps}; the "
+                        f"state is saved. Continue with the same command and --resume."
+                    )
+                if time.monotonic() - saved > self.checkpoint_seconds:
+                    self.save()
+                    saved = time.monotonic()
+        return Outcome(
+            status=status,
+            loss=loss if status == "ok" else float("nan"),
+            logs={name: float(value) for name, value in self.logs.items()},
+            digest=checkpoint.digest(checkpoint.flatten(self._identity())),
+            health=self.health(),
+            checkpoint=self.save(),
+        )
+
+    def _advance(self, count: int, bar: "tqdm[None]") -> float:
+        """Take up to `count` steps, fewer when a signal asks to stop; charge and return their wall-clock seconds."""
+        self.method.train()
+        begin, start = time.perf_counter(), self.step
+        while self.step < start + count and (self._stop is None or self.step == start):
+            self._take()
+            bar.update()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        seconds = time.perf_counter() - begin
+        self.ledger.charge(
+            steps=self.step - start,
+            batch_size=self.data.batch_size,
+            n_views=self.method.n_views,
+            flops_per_step=self.flops_per_step,
+            seconds=seconds,
+        )
+        self.ledger.peak_memory_bytes = max(self.ledger.peak_memory_bytes, _peak_memory(self.device))
+        return seconds
+
+    def _take(self) -> None:
+        torch.manual_seed(derive(self.seed, self.step, "torch"))  # for a method that draws by torch's own generator
+        _, images = self.data.batch(self.step)
+        host = Draws(self.seed, self.step, len(images))
+        views = [
+            normalise(
+                view(images, images.shape[-1], lambda name, *shape, v=v: host.rows(("view", v, name), *shape)),
+                self.mean,
+                self.std,
+            )
+            for v, view in enumerate(self.views)
+        ]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            step = self.method(views, Draws(self.seed, self.step, len(images), self.device))
+        step.loss.backward()
+        self.method.after_backward(step)
+        progress = self.step / self.steps
+        self.optimiser.step(progress)
+        self.method.after_step(progress)
+        self.losses[self.step] = step.loss.detach()
+        self.logs = step.logs
+        self.step += 1
+
+    def health(self) -> Health:
+        """Measure the encoder on a fixed batch, in eval mode and off the clock."""
+        images = self.data.images[:MONITORED].float() / 255
+        return health(self.method.encoder, normalise(images, self.mean, self.std))
+
+    def save(self) -> Path:
+        """Write a checkpoint of the whole state."""
+        state = self._identity() | {"key": self.key, "ledger": self.ledger.state()}
+        return checkpoint.save(state, self.step, self.folder / "checkpoints")
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what makes two runs the same run; timings are not in it."""
+        return {
+            "method": self.method.state_dict(),
+            "optimiser": self.optimiser.inner.state_dict(),
+            "step": self.step,
+            "losses": self.losses,
+        }
+
+    def _restore(self) -> None:
+        state, warnings = checkpoint.newest(self.folder / "checkpoints", self.key)
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        if state is None:
+            return
+        self.method.load_state_dict(state["method"])
+        self.optimiser.inner.load_state_dict(state["optimiser"])
+        self.step = state["step"]
+        self.losses.copy_(state["losses"])
+        self.ledger = Ledger(**state["ledger"])
+        self.ledger.resumes += 1
+
+    def _bar(self) -> "tqdm[None]":
+        terminal = sys.stderr.isatty()
+        return tqdm(
+            desc="pretraining",
+            total=self.steps,
+            initial=self.step,
+            unit="step",
+            mininterval=0.2 if terminal else 20,
+            dynamic_ncols=terminal,
+            bar_format="{desc} {percentage:3.0f}% of the budget |{bar:20}| "
+            "step {n}/{total} [{elapsed}<{remaining}] {postfix}",
+        )
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Turn SIGINT, SIGTERM and SIGUSR1 into a stop at the next step; a second one acts at once."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self._stop = number
+            signal.signal(number, before[number])
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _keep_lines(metrics: Path, step: int) -> None:
+    """Drop what was logged after `step`, which a resumed run will log again, and a last line cut short by a kill."""
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    kept = []
+    for line in lines:
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except json.JSONDecodeError:
+            break
+        kept.append(line + "\n")
+    metrics.write_text("".join(kept))

@@ -1,0 +1,174 @@
+"""Distributions of views: what one view is made of, and the recipes that methods share.
+
+A recipe gets the `ViewLimits` of the data set and returns one `View` per view of an image. Recipes are named after what
+they do and cite the paper they come from; a method's configuration chooses one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import gin
+import torch
+from torch import Tensor
+
+from benchmark.errors import BenchmarkError, ConfigError
+from benchmark.views.colour import blur_, greyscale_, jitter_, jitter_factors, solarize_
+from benchmark.views.geometry import TRIES, Interpolation, crop_boxes, crop_resize
+
+Draw = Callable[..., Tensor]
+
+DRAWS: dict[str, tuple[int, ...]] = {
+    "crop": (TRIES, 2),
+    "corner": (2,),
+    "flip": (),
+    "jitter": (),
+    "order": (4,),
+    "factors": (4,),
+    "grey": (),
+    "blur": (),
+    "sigma": (),
+    "solarize": (),
+}
+
+# Values per block of images on a CPU: larger intermediates would be given back to the system after each operation.
+BLOCK = 2**21
+
+
+@gin.register
+@dataclass(frozen=True, kw_only=True)
+class ViewLimits:
+    """What a data set permits: a crop scale in place of the recipe's, and whether to flip and to blur at all."""
+
+    crop_scale: tuple[float, float] | None = None
+    flip: bool = True
+    blur: bool = True
+
+    def apply(self, view: "View") -> "View":
+        """The view within these limits."""
+        return replace(
+            view,
+            crop_scale=self.crop_scale or view.crop_scale,
+            flip=view.flip if self.flip else 0.0,
+            blur_p=view.blur_p if self.blur else 0.0,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The distribution of one view: crop and flip, then jitter, grey, blur and solarize by their probabilities.
+
+    `crop_scale` is the range of the crop's share of the area, `crop_ratio` that of its width over its height, `jitter`
+    the strengths of brightness, contrast, saturation and hue, and `blur_sigma` the range of the blur in pixels.
+    """
+
+    crop_scale: tuple[float, float]
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: Interpolation = "bilinear"
+    flip: float = 0.5
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    jitter_p: float = 0.0
+    grey_p: float = 0.0
+    blur_p: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "jitter_p", "grey_p", "blur_p", "solarize_p"):
+            _require(0 <= getattr(self, name) <= 1, name, "a probability in [0, 1]", getattr(self, name))
+        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
+            low, high = getattr(self, name)
+            _require(0 < low <= high, name, "a range (low, high) with 0 < low <= high", (low, high))
+        _require(self.crop_scale[1] <= 1, "crop_scale", "at most the whole image, 1", self.crop_scale)
+        _require(min(self.jitter) >= 0 and self.jitter[3] <= 0.5, "jitter", "strengths >= 0, hue <= 0.5", self.jitter)
+        filters = get_args(Interpolation)
+        _require(self.interpolation in filters, "interpolation", f"one of {filters}", self.interpolation)
+
+    def __call__(self, images: Tensor, size: int, draw: Draw) -> Tensor:
+        """One view (batch, 3, size, size), float32 in [0, 1], of each of the uint8 images (batch, 3, height, width).
+
+        `draw(name, *shape)` returns float32 numbers (batch, *shape), uniform in [0, 1), independent for each name in
+        `DRAWS`, and on the host whatever the device of the images. An image's view depends on its own rows alone.
+
+        Raises:
+            BenchmarkError: the images have another type or shape.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise BenchmarkError(
+                f"Views are made of uint8 images (batch, 3, height, width); got {images.dtype} {tuple(images.shape)}."
+            )
+        drawn = {name: draw(name, *shape) for name, shape in DRAWS.items()}
+        block = max(1, BLOCK // (3 * size * size)) if images.device.type == "cpu" else len(images)
+        blocks = [
+            self._augment(images[start : start + block], size, {k: v[start : start + block] for k, v in drawn.items()})
+            for start in range(0, len(images), block)
+        ]
+        return torch.cat(blocks)
+
+    def _augment(self, images: Tensor, size: int, drawn: dict[str, Tensor]) -> Tensor:
+        height, width = images.shape[2:]
+        boxes = crop_boxes(drawn["crop"], drawn["corner"], height, width, self.crop_scale, self.crop_ratio)
+        views = crop_resize(images, boxes, drawn["flip"] < self.flip, size, self.interpolation)
+        if len(chosen := _below(drawn["jitter"], self.jitter_p)):
+            factors = jitter_factors(drawn["factors"][chosen], self.jitter)
+            jitter_(views, chosen, drawn["order"][chosen].argsort(dim=1), factors)
+        if len(chosen := _below(drawn["grey"], self.grey_p)):
+            greyscale_(views, chosen)
+        if len(chosen := _below(drawn["blur"], self.blur_p)):
+            low, high = self.blur_sigma
+            blur_(views, chosen, low + (high - low) * drawn["sigma"][chosen])
+        if len(chosen := _below(drawn["solarize"], self.solarize_p)):
+            solarize_(views, chosen)
+        return views
+
+
+@gin.register
+def crop_flip(limits: ViewLimits, *, views: int = 1) -> tuple[View, ...]:
+    """`views` crops of at least a fifth of the image, and nothing else (He et al. 2022, arXiv:2111.06377)."""
+    return (limits.apply(View(crop_scale=(0.2, 1.0), interpolation="bicubic")),) * views
+
+
+@gin.register
+def always_jitter(limits: ViewLimits) -> tuple[View, ...]:
+    """Two views, every one jittered, a fifth of them grey (He et al. 2020, arXiv:1911.05722).
+
+    Differs from the source: grey follows the jitter instead of preceding it.
+    """
+    return (limits.apply(View(crop_scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, grey_p=0.2)),) * 2
+
+
+@gin.register
+def symmetric_blur(limits: ViewLimits) -> tuple[View, ...]:
+    """Two views with mild jitter, half of them blurred (Chen et al. 2020, arXiv:2003.04297)."""
+    view = View(crop_scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, grey_p=0.2, blur_p=0.5)
+    return (limits.apply(view),) * 2
+
+
+@gin.register
+def strong_colour(limits: ViewLimits, *, strength: float = 1.0) -> tuple[View, ...]:
+    """Two views with small crops and `strength` times the full jitter (Chen et al. 2020, arXiv:2002.05709)."""
+    jitter = (0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
+    return (limits.apply(View(crop_scale=(0.08, 1.0), jitter=jitter, jitter_p=0.8, grey_p=0.2, blur_p=0.5)),) * 2
+
+
+@gin.register
+def blur_solarize(limits: ViewLimits) -> tuple[View, ...]:
+    """One view always blurred, one seldom blurred and at times solarized (Grill et al. 2020, arXiv:2006.07733)."""
+    first = View(
+        crop_scale=(0.08, 1.0),
+        interpolation="bicubic",
+        jitter=(0.4, 0.4, 0.2, 0.1),
+        jitter_p=0.8,
+        grey_p=0.2,
+        blur_p=1.0,
+    )
+    return limits.apply(first), limits.apply(replace(first, blur_p=0.1, solarize_p=0.2))
+
+
+def _below(drawn: Tensor, probability: float) -> Tensor:
+    return (drawn < probability).nonzero().squeeze(1)
+
+
+def _require(holds: bool, name: str, expected: str, value: object) -> None:
+    if not holds:
+        raise ConfigError(f"View.{name} must be {expected}; got {value!r}. Correct the recipe or ViewLimits.")

@@ -1,0 +1,116 @@
+"""Records for the tests of the report: one complete example and ways to vary it."""
+
+import copy
+from typing import Any
+
+from benchmark.report.record import Record, seal
+
+GIB = 2**30
+
+
+def metrics(top1: float, **changes: Any) -> dict[str, Any]:
+    """One evaluation's result with the given top-1 accuracy."""
+    result = {"version": 1, "top1": top1, "top5": None, "macro_f1": top1 - 0.01, "balanced_accuracy": top1}
+    return result | {"n": 500, "choices": {"l2": 1e-3, "features": "cls"}, "flags": []} | changes
+
+
+EXAMPLE: dict[str, Any] = {
+    "schema": 1,
+    "created_utc": "2026-01-31T12:00:00Z",
+    "status": "ok",
+    "division": "closed",
+    "board": "small",
+    "method": {"name": "alpha", "module_sha256": "a" * 64, "deviations": []},
+    "dataset": {
+        "name": "digits",
+        "fingerprint": "feedc0de00",
+        "classes": 10,
+        "sizes": {"pretrain": 1297, "train": 1297, "test": 500},
+        "size": 16,
+        "mean": [0.3, 0.3, 0.3],
+        "std": [0.4, 0.4, 0.4],
+        "unreadable": 0,
+    },
+    "encoder": {"name": "vit_micro", "parameters": 345_678, "image_size": 16, "patch": 4, "stem": None, "width": 64},
+    "seed": 0,
+    "config": {"key": "0123456789abcdef", "text": "experiment.seed = 0\n"},
+    "code": {
+        "version": "0.1.0",
+        "commit": "b" * 40,
+        "dirty": False,
+        "diff_sha256": None,
+        "protocol_sha256": "c" * 64,
+        "evaluation_sha256": "d" * 64,
+    },
+    "budget": {"kind": "flops", "amount": 2e12, "steps": 200, "batch_size": 128},
+    "cost": {
+        "images": 25_600,
+        "views": 51_200,
+        "flops_per_step": 1e10,
+        "flops": 2e12,
+        "teacher_flops": 0.0,
+        "train_seconds": 90.0,
+        "data_wait_seconds": 0.5,
+        "compile_seconds": 0.0,
+        "evaluation_seconds": 3.0,
+        "joules": None,
+        "peak_memory_bytes": GIB,
+        "devices": 1,
+        "resumes": 0,
+    },
+    "environment": {
+        "python": "3.11.9",
+        "torch": "2.15.0",
+        "torchvision": "0.30.0",
+        "timm": "1.0.31",
+        "cuda": None,
+        "cudnn": None,
+        "driver": None,
+        "gpu": None,
+        "processor": "Example CPU",
+        "processor_flags": ["avx2"],
+        "cores": 2,
+        "threads": 1,
+        "os": "Linux",
+        "precision": "float32",
+        "deterministic": True,
+        "tf32": False,
+    },
+    "training": {
+        "loss": -0.5,
+        "logs": {"loss": -0.5},
+        "digest": "e" * 64,
+        "collapsed": False,
+        "effective_rank": 20.5,
+        "feature_std": 0.1,
+    },
+    "metrics": {"linear": metrics(0.9), "knn": metrics(0.8)},
+    "predictions": {"file": "predictions.npz", "sha256": "f" * 64},
+    "floors": [],
+    "teacher": {"key": "00ff", "share": 0.5, "digest": None},
+    "checkpoint": {"file": "encoder.safetensors", "sha256": "1" * 64, "bytes": 1_400_000},
+}
+
+
+def make(**changes: Any) -> Record:
+    """The example with dotted fields changed, `make(method__name="beta")`, and sealed."""
+    record = copy.deepcopy(EXAMPLE)
+    for path, value in changes.items():
+        *parents, name = path.split("__")
+        place = record
+        for parent in parents:
+            place = place[parent]
+        place[name] = value
+    return seal(record)
+
+
+def run(method: str, seed: int, linear: float, knn: float = 0.5, **changes: Any) -> Record:
+    """A run with its own configuration key and two evaluations."""
+    key = method.encode().hex().ljust(8, "0")[:64]
+    scores = {"linear": metrics(linear), "knn": metrics(knn)}
+    return make(**{"method__name": method, "config__key": key, "seed": seed, "metrics": scores} | changes)
+
+
+def floor(seed: int, linear: float) -> Record:
+    """A record of the encoder without pretraining."""
+    return run("random init", seed, linear, division="floor", board=None, budget=None)

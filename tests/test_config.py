@@ -1,0 +1,478 @@
+"""Every rule of strict gin, on toy configurables and a temporary shipped folder.
+
+The oracle is the rule itself, stated in each test's docstring: which object comes out, or which message.
+"""
+
+import functools
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import gin
+import pytest
+
+from benchmark import config, statements
+from benchmark.config import Config, Location, build, load, loads
+from benchmark.errors import ConfigError, MissingError
+
+
+@gin.register
+class ToyNet:
+    def __init__(self, channels: int, *, width: int = 8, rate: float = 0.1, act: str = "gelu") -> None:
+        self.channels, self.width, self.rate, self.act = channels, width, rate, act
+
+
+@gin.register
+@dataclass(frozen=True, kw_only=True)
+class ToyStage:
+    net: Callable[..., Any]
+    kind: Literal["fast", "slow"] = "fast"
+    betas: tuple[float, float] = (0.9, 0.999)
+    options: dict[str, int] = field(default_factory=dict)
+
+
+@gin.register
+@dataclass(frozen=True, kw_only=True)
+class ToyData:
+    name: str
+    source: Location = "nowhere"
+
+
+@gin.register
+def toy_metric(features: Any, *, k: int | None = None) -> tuple[Any, int | None]:
+    return features, k
+
+
+@gin.register
+def toy_loop(*, inner: Callable[..., Any]) -> Any:
+    return inner()
+
+
+@gin.register
+def toy_root(
+    *,
+    data: Callable[..., Any],
+    stage: Callable[..., Any] | None = None,
+    teacher: Callable[..., Any] | None = None,
+    metrics: tuple[Callable[..., Any], ...] = (),
+    loop: Callable[..., Any] | None = None,
+    default: type = ToyData,
+    sizes: list[int] | None = None,
+    flag: bool = False,
+    anything: Any = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    if seed < 0:
+        raise MissingError("a seed below zero")
+    return dict(locals())
+
+
+@gin.register("toy_twin", module="one")
+@gin.register("toy_twin", module="two")
+def toy_twin(*, x: int = 0) -> int:
+    return x
+
+
+BASE = "toy_root.data = @ToyData\nToyData.name = 'toy'\n"
+
+
+@pytest.fixture(autouse=True)
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A shipped folder with one protocol; the working directory is beside it and empty."""
+    folder = tmp_path / "shipped"
+    (folder / "protocol").mkdir(parents=True)
+    (folder / "protocol" / "data.gin").write_text(BASE + "UNREAD = 3\nToyNet.width = 16\n")
+    (folder / "method.gin").write_text("toy_root.stage = @ToyStage\nToyStage.net = @ToyNet\n")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(statements, "shipped_folder", lambda: folder)
+    monkeypatch.setattr(config, "shipped_folder", lambda: folder)
+    yield folder
+    gin.clear_config()
+
+
+def write(text: str, name: str = "user.gin") -> str:
+    Path(name).write_text(text)
+    return name
+
+
+def read(text: str, *settings: str, base: str = BASE) -> Config:
+    """Load one user's file that holds `base` (which takes the first two lines) and `text`."""
+    return load([write(base + text)], settings, root="toy_root", defaults={})
+
+
+def refused(text: str, *settings: str, match: str) -> str:
+    with pytest.raises(ConfigError, match=match) as caught:
+        read(text, *settings)
+    return str(caught.value)
+
+
+STAGE = "toy_root.stage = @ToyStage\nToyStage.net = @ToyNet\n"
+
+
+def test_text_tree_and_objects() -> None:
+    """Oracle: the canonical text and tree written out by hand for one small configuration."""
+    loaded = read(STAGE + "toy_root.metrics = (@toy_metric,)\nToyNet.rate = 1\n")
+    assert loaded.text == (
+        "ToyData.name = 'toy'\nToyData.source = 'nowhere'\n"
+        "ToyNet.act = 'gelu'\nToyNet.rate = 1.0\nToyNet.width = 8\n"
+        "ToyStage.betas = (0.9, 0.999)\nToyStage.kind = 'fast'\nToyStage.net = @ToyNet\nToyStage.options = {}\n"
+        "toy_metric.k = None\n"
+        "toy_root.anything = None\ntoy_root.data = @ToyData\ntoy_root.default = @ToyData\ntoy_root.flag = False\n"
+        "toy_root.loop = None\ntoy_root.metrics = (@toy_metric,)\ntoy_root.seed = 0\ntoy_root.sizes = None\n"
+        "toy_root.stage = @ToyStage\ntoy_root.teacher = None\n"
+    )
+    assert loaded.tree["@"] == "toy_root"
+    assert loaded.tree["params"]["metrics"] == [{"@": "toy_metric", "params": {"k": None}}]
+    assert loaded.tree["params"]["stage"]["params"]["net"] == {
+        "@": "ToyNet",
+        "params": {"width": 8, "rate": 1.0, "act": "gelu"},
+    }
+    assert loaded.tree["params"]["stage"]["params"]["betas"] == [0.9, 0.999]
+    assert json.loads(json.dumps(loaded.tree)) == loaded.tree
+    result = build(loaded)
+    assert isinstance(result["stage"](), ToyStage)
+    assert result["stage"]().net(3).rate == 1.0
+    assert result["metrics"][0]("features") == ("features", None)
+    assert result["default"]().name == "toy", "a registered class that is a default is configured, too"
+
+
+def test_stored_text_is_the_same_configuration() -> None:
+    """Oracle: reading a canonical text again changes nothing."""
+    loaded = read(STAGE + "toy_root.teacher = @t/ToyStage\nt/ToyNet.width = 3\ntoy_root.anything = {'a': (1, [2.5])}\n")
+    again = loads(loaded.text, root="toy_root")
+    assert (again.text, again.tree, again.identity) == (loaded.text, loaded.tree, loaded.identity)
+
+
+def test_swapped_lines_and_renamed_macros_are_the_same() -> None:
+    """Oracle: equality of text, tree and key."""
+    one = read(STAGE + "W = 4\nToyNet.width = %W\n", base="ToyData.name = 'toy'\ntoy_root.data = @ToyData\n")
+    two = read("ToyNet.width = %WIDTH\n" + "".join(reversed(STAGE.splitlines(True))) + "WIDTH = 4\n")
+    assert one == two
+    assert one.key("data") == two.key("data")
+
+
+def test_key_depends_on_what_is_computed_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: seed and location do not change the key; a value, a default and the data do."""
+    key = read(STAGE).key("data")
+    assert re.fullmatch("[0-9a-f]{64}", key)
+    assert read(STAGE + "toy_root.seed = 7\nToyData.source = '/elsewhere'\n").key("data") == key
+    assert read(STAGE + "ToyNet.width = 8\nToyNet.rate = 0.1\n").key("data") == key
+    assert read(STAGE + "ToyNet.width = 9\n").key("data") != key
+    assert read(STAGE).key("other data") != key
+    monkeypatch.setitem(ToyNet.__init__.__kwdefaults__, "width", 9)
+    assert read(STAGE).key("data") != key
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("ToyNett.width = 1", "user.gin:3: no class or function ToyNett is registered. Did you mean ToyNet?"),
+        ("ToyNet.widht = 1", "user.gin:3: ToyNet has no parameter 'widht'. Did you mean width?"),
+        ("ToyNet.zzz = 1", "user.gin:3: ToyNet has no parameter 'zzz'. It has: width, rate, act."),
+        ("ToyNet.channels = 1", "user.gin:3: ToyNet.channels is supplied by the harness."),
+        (
+            "toy_root.stage = @toystage",
+            "user.gin:3: no class or function toystage is registered. Did you mean ToyStage?",
+        ),
+        ("toy_root.stage = @toy_twin", "user.gin:3: toy_twin is ambiguous. Write one of one.toy_twin, two.toy_twin."),
+        ("toy_root.stage = @gin.singleton", "user.gin:3: no class or function gin.singleton is registered."),
+        ("toy_root.flag = %FLAAG\nFLAG = True", "user.gin:3: the macro %FLAAG is not defined. Did you mean FLAG?"),
+        ("toy_root.flag = %A\nA = %B\nB = %A", "the macro %A refers back to itself"),
+        ("toy_root.stage = @ToyStage()", "user.gin:3: @ToyStage() would be built before seeding. Write @ToyStage:"),
+        ("toy_root.metrics = (@toy_metric(),)", "@toy_metric() would be built"),
+        ("toy_root.stage = @ToyStage", "ToyStage.net must be bound: it has no default, and user.gin:3: toy_root.stage"),
+        ("toy_root.loop = @toy_loop\ntoy_loop.inner = @toy_loop", "user.gin:4: toy_loop.inner: toy_loop refers back"),
+        ("toy_root.anything = 2j", "user.gin:3: 2j (complex) cannot be configured."),
+        ("toy_root.anything = {(1, 2): 3}", "user.gin:3: the key (1, 2) of a dict"),
+        ("toy_root.anything = 1e999", "user.gin:3: inf (float) cannot be configured."),
+        ("toy_root.seed = 1\ntoy_root.seed = 2", "user.gin:4: toy_root.seed is bound already in line 3."),
+        ("toy_root.flag = true", "user.gin:3: true is no value. Put text in quotes ('true'); constants are True,"),
+        ("ToyData.name = vit", "user.gin:3: vit is no value. Put text in quotes ('vit')"),
+        ("toy_root.anything = 0.05 * 4", "user.gin:3: the line goes on after its value."),
+        ("toy_root.metrics = (@toy_metric,", "user.gin:.* left open"),
+        ("toy_root.flag", "user.gin:3: "),
+    ],
+)
+def test_lines_that_cannot_be_meant(line: str, match: str) -> None:
+    """Oracle: the message with file, line and the nearest name."""
+    message = refused(line, match=match if ".*" in match else re.escape(match))
+    assert "user.gin:" in message
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("ToyNet.width = 1.5", "ToyNet.width expected int, got 1.5 (float)."),
+        ("ToyNet.width = True", "expected int, got True (bool)."),
+        ("ToyNet.width = 'ten'", "expected int, got 'ten' (str)."),
+        ("ToyNet.rate = False", "expected float, got False (bool)."),
+        ("ToyNet.width = @ToyNet", "expected int, got @ToyNet (Reference)."),
+        ("ToyNet.width = %WIDE\nWIDE = 'w'", "expected int, got 'w' (str). %WIDE is set in user.gin:6."),
+        ("ToyStage.kind = 'fest'", "expected one of 'fast', 'slow', got 'fest' (str)."),
+        ("ToyStage.betas = (0.9,)", "expected tuple[float, float], got (0.9,) (tuple)."),
+        ("ToyStage.betas = [0.9, 0.9]", "expected tuple[float, float], got [0.9, 0.9] (list)."),
+        ("ToyStage.betas = (0.9, %B)\nB = 'b'", "got (0.9, 'b') (tuple)."),
+        ("ToyStage.options = {'a': 'b'}", "expected dict[str, int], got {'a': 'b'} (dict)."),
+        ("toy_root.metrics = ('knn',)", "expected tuple[a reference (@Name), ...], got ('knn',) (tuple)."),
+        ("toy_root.sizes = (1, 2)", "expected list[int] or None, got (1, 2) (tuple)."),
+        ("toy_root.flag = 1", "expected bool, got 1 (int)."),
+        ("ToyData.source = 3", "expected str, got 3 (int)."),
+    ],
+)
+def test_types(line: str, expected: str) -> None:
+    """Oracle: the annotation; gin alone accepts all of these."""
+    base = "toy_root.data = @ToyData\n" if "ToyData" in line else BASE
+    with pytest.raises(ConfigError, match=re.escape(expected)) as caught:
+        read(STAGE + line, base=base)
+    assert str(caught.value).startswith("user.gin:")
+
+
+def test_defaults_that_gin_cannot_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: they stay out of the text, and the tree names them without an address in memory."""
+    build(read("toy_root.anything = 3\n"))
+    for default, shown in ((float("inf"), "inf"), (functools.partial(write), "functools.partial(<function write>)")):
+        monkeypatch.setitem(toy_root.__kwdefaults__, "anything", default)
+        loaded = read("")
+        assert "anything" not in loaded.text
+        assert loaded.tree["params"]["anything"] == shown
+        assert build(loaded)["anything"] is default
+
+
+def test_values_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: ints fit floats and become floats, so that 1 and 1.0 are one configuration."""
+    loaded = read(STAGE + "ToyNet.rate = 1\nToyStage.betas = (0, 1)\ntoy_root.sizes = [1, 2]\n")
+    stage = loaded.tree["params"]["stage"]["params"]
+    assert type(stage["net"]["params"]["rate"]) is float
+    monkeypatch.setitem(ToyNet.__init__.__kwdefaults__, "rate", 1)
+    assert read(STAGE).key("data") == read(STAGE + "ToyNet.rate = 1\n").key("data")
+    assert [type(beta) for beta in stage["betas"]] == [float, float]
+    assert build(loaded)["sizes"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("ToyNet.width = 1", "user.gin:3: toy_root does not use ToyNet, so ToyNet.width has no effect."),
+        ("EPOCHS = 5", "user.gin:3: nothing that toy_root uses reads the macro %EPOCHS."),
+        (STAGE + "x/ToyNet.width = 1", "user.gin:5: ToyNet is not used in the scope 'x'"),
+        (
+            "toy_root.stage = @t/ToyStage\nToyStage.net = @ToyNet\nToyNet.width = 1\nt/ToyNet.width = 2",
+            "user.gin:5: lines for narrower scopes take the place of ToyNet.width everywhere.",
+        ),
+        ("W = 1\nToyNet.width = %W", "nothing that toy_root uses reads the macro %W."),
+    ],
+)
+def test_idle_lines_are_refused(line: str, match: str) -> None:
+    """Oracle: the message, which gin alone never gives."""
+    refused(line, match=re.escape(match))
+
+
+def test_idle_lines_are_allowed_in_protocols_only(shipped: Path) -> None:
+    """Oracle: the shipped protocol binds an unread macro and an unused class and loads; a method file may not."""
+    loaded = load(["protocol/data.gin"], root="toy_root", defaults={})
+    assert "ToyNet" not in loaded.text
+    assert "UNREAD" not in loaded.text
+    (shipped / "method.gin").write_text("toy_metric.k = 3\n")
+    with pytest.raises(ConfigError, match=r"gin/method.gin:1: toy_root does not use toy_metric"):
+        load(["protocol/data.gin", "method.gin"], root="toy_root", defaults={})
+    with pytest.raises(ConfigError, match="--set 'UNREAD=4': nothing that toy_root uses reads"):
+        load(["protocol/data.gin"], ["UNREAD=4"], root="toy_root", defaults={})
+
+
+def test_macros_inside_macros() -> None:
+    """Oracle: the value; both macros count as read."""
+    loaded = read("toy_root.sizes = %ALL\nALL = [1, %LAST]\nLAST = 2\n")
+    assert loaded.tree["params"]["sizes"] == [1, 2]
+
+
+def test_scopes_hold_for_factories_called_later() -> None:
+    """Oracle: gin's inheritance of scopes, which for us also holds after the configurable returned."""
+    loaded = read(
+        STAGE + "toy_root.teacher = @t/ToyStage\n"
+        "ToyNet.act = 'relu'\nt/ToyNet.width = 3\nt/ToyStage.kind = 'slow'\ntoy_root.loop = @a/b/toy_loop\n"
+        "toy_loop.inner = @ToyStage\na/ToyNet.width = 4\ntoy_root.anything = @a/ToyStage\n"
+        "a/ToyStage.kind = 'fast'\na/b/ToyStage.kind = 'slow'\na/b/ToyNet.rate = 0.5\n"
+    )
+    result = build(loaded)
+    student, teacher, inner = result["stage"](), result["teacher"](), result["loop"]()
+    assert (student.kind, teacher.kind, inner.kind) == ("fast", "slow", "slow")
+    assert (student.net(1).width, teacher.net(1).width, inner.net(1).width) == (8, 3, 4)
+    assert (teacher.net(1).act, inner.net(1).rate) == ("relu", 0.5)
+    assert type(teacher) is ToyStage
+    assert loaded.tree["params"]["teacher"]["scope"] == "t"
+    assert loaded.tree["params"]["teacher"]["params"]["net"]["scope"] == "t"
+
+
+def test_a_scoped_reference_leaves_the_scope_around_it() -> None:
+    """Oracle: gin itself, which replaces the active scope when a reference has its own."""
+    text = BASE + "toy_root.loop = @a/toy_loop\ntoy_loop.inner = @b/toy_twin_free\nb/toy_twin_free.x = 2\n"
+    gin.parse_config(text + "a/b/toy_twin_free.x = 1\n")
+    assert gin.get_configurable("toy_root")()["loop"]() == 2
+    assert build(read(text, base=""))["loop"]() == 2
+    with pytest.raises(ConfigError, match="not used in the scope 'a/b'"):
+        read(text + "a/b/toy_twin_free.x = 1\n", base="")
+
+
+@gin.register
+def toy_twin_free(*, x: int = 0) -> int:
+    return x
+
+
+def test_defaults_are_read_first_and_said(shipped: Path) -> None:
+    """Oracle: the note, and a given file that wins over the default file."""
+    defaults = {"toy_root.data": "protocol/data.gin"}
+    method = write(STAGE + "ToyNet.width = 5\n")
+    loaded = load([method], root="toy_root", defaults=defaults)
+    assert loaded.notes == ("No file binds toy_root.data: using gin/protocol/data.gin",)
+    assert loaded.tree["params"]["stage"]["params"]["net"]["params"]["width"] == 5
+    assert load([write(BASE)], root="toy_root", defaults=defaults).notes == ()
+    assert load([], ["toy_root.data=@ToyData", "ToyData.name=x"], root="toy_root", defaults=defaults).notes == ()
+    write(BASE, "inner.gin")
+    assert load([write("include 'inner.gin'\n")], root="toy_root", defaults=defaults).notes == ()
+
+
+def test_files_without_effect() -> None:
+    """Oracle: the message naming the file."""
+    first, second = write(BASE, "first.gin"), write(BASE + "toy_root.flag = True\n", "second.gin")
+    with pytest.raises(ConfigError, match=r"--gin first.gin is without effect"):
+        load([first, second], root="toy_root", defaults={})
+    with pytest.raises(ConfigError, match=r"--gin flag.gin is without effect"):
+        load([first, write("toy_root.flag = True\n", "flag.gin")], ["toy_root.flag=no"], root="toy_root", defaults={})
+    with pytest.raises(ConfigError, match=r"--gin ./first.gin is given twice"):
+        load([first, "./first.gin"], root="toy_root", defaults={})
+    with pytest.raises(ConfigError, match=r"--gin empty.gin binds nothing"):
+        load([first, write("# nothing\n", "empty.gin")], root="toy_root", defaults={})
+
+
+def test_later_files_win() -> None:
+    """Oracle: the last value; a setting comes after all files."""
+    files = [write(BASE + "toy_root.seed = 1\n", "first.gin"), write("toy_root.seed = 2\n", "second.gin")]
+    assert load(files, root="toy_root", defaults={}).tree["params"]["seed"] == 2
+    files[1] = write("toy_root.seed = 2\ntoy_root.flag = True\n", "second.gin")
+    loaded = load(files, ["toy_root.seed=3", "toy_root.seed = 4"], root="toy_root", defaults={})
+    assert loaded.tree["params"]["seed"] == 4
+
+
+def test_includes(shipped: Path) -> None:
+    """Oracle: the file beside wins over the shipped one; twice, late and missing includes are refused with a line."""
+    Path("sub").mkdir()
+    write("ToyData.name = 'beside'\n", "sub/method.gin")
+    top = write("include 'method.gin'\ninclude 'gin/protocol/data.gin'\n", "sub/top.gin")
+    assert load([top], root="toy_root", defaults={}).tree["params"]["data"]["params"]["name"] == "toy"
+    top = write("include 'gin/protocol/data.gin'\ninclude 'method.gin'\n", "sub/top.gin")
+    assert load([top], root="toy_root", defaults={}).tree["params"]["data"]["params"]["name"] == "beside"
+    for text, match in (
+        ("include 'method.gin'\ninclude 'twice.gin'\n", r"sub/twice.gin:1: sub/method.gin is included twice"),
+        ("include 'top.gin'\n", r"sub/top.gin:1: sub/top.gin is included twice"),
+        ("ToyData.name = 'x'\ninclude 'method.gin'\n", r"sub/top.gin:2: an include stands before all bindings"),
+        ("include 'protocol/dota.gin'\n", r"sub/top.gin:1: there is no file .* mean gin/protocol/data.gin\?"),
+        ("include 'gin'\n", r"sub/top.gin:1: there is no file 'gin'"),
+    ):
+        write("include 'method.gin'\n", "sub/twice.gin")
+        with pytest.raises(ConfigError, match=match):
+            load([write(text, "sub/top.gin")], root="toy_root", defaults={})
+
+
+def test_missing_files(shipped: Path) -> None:
+    """Oracle: the message, with the nearest shipped file; `gin/x.gin` is found from any working directory."""
+    assert load(["gin/protocol/data.gin"], root="toy_root", defaults={}).tree["params"]["data"]["@"] == "ToyData"
+    for name, match in (
+        (
+            "gin/protocol/dota.gin",
+            "--gin: there is no file 'gin/protocol/dota.gin'. Did you mean gin/protocol/data.gin?",
+        ),
+        ("/nowhere/methd.gin", "Did you mean gin/method.gin?"),
+        ("protocol", "--gin: 'protocol' is a folder"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(match)):
+            load([name], root="toy_root", defaults={})
+    Path("bad.gin").write_bytes(b"ToyData.name = '\xff'\n")
+    with pytest.raises(ConfigError, match=r"bad.gin cannot be read"):
+        load(["bad.gin"], root="toy_root", defaults={})
+
+
+def test_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: a foreign module is executed only when allowed, found beside its file, and part of the text."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    write("import gin\n\n@gin.register\ndef toy_beside(*, x: int = 1):\n    return x\n", "toy_beside_module.py")
+    text = "import toy_beside_module\nimport benchmark.errors\n" + BASE + "toy_root.anything = @toy_beside\n"
+    with pytest.raises(ConfigError, match=r"user.gin:1: a gin file executes the modules .* --allow-imports"):
+        load([write(text)], root="toy_root", defaults={})
+    assert "toy_beside_module" not in sys.modules
+    loaded = load([write(text)], allow_imports=True, root="toy_root", defaults={})
+    assert loaded.text.startswith("import benchmark.errors\nimport toy_beside_module\n\nToyData")
+    assert build(loaded)["anything"]() == 1
+    assert loads(loaded.text, root="toy_root", allow_imports=True) == loaded
+    with pytest.raises(ConfigError, match="stored configuration:2: a gin file executes"):
+        loads(loaded.text, root="toy_root")
+    with pytest.raises(ConfigError, match=r"user.gin:1: cannot import benchmark.nothing: "):
+        load([write("import benchmark.nothing\n" + BASE)], root="toy_root", defaults={})
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("folder:/data/x", "folder:/data/x"),
+        ("mrcl-bt_2.0", "mrcl-bt_2.0"),
+        ("/a/b~c", "/a/b~c"),
+        ("'quoted text'", "quoted text"),
+        ("5", 5),
+        ("1e-3", 0.001),
+        ("true", True),
+        ("FALSE", False),
+        ("none", None),
+        ("(1, 2)", [1, 2]),
+    ],
+)
+def test_settings_are_quoted(value: str, expected: Any) -> None:
+    """Oracle: what the user of a shell means."""
+    assert read("", f"toy_root.anything={value}").tree["params"]["anything"] == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "match"),
+    [
+        ("toy_root.flag", "--set 'toy_root.flag': expected one binding"),
+        ("toy_root.flag=", "expected one binding"),
+        ("toy_root.flag=True\nimport os", "expected one binding"),
+        ("toy_root.anything=two words", "--set 'toy_root.anything=two words': two is no value"),
+        ("toy_root.flga=True", "--set 'toy_root.flga=True': toy_root has no parameter 'flga'. Did you mean flag?"),
+        ("WIDHT=3", "--set 'WIDHT=3': no file defines a macro WIDHT. Did you mean WIDTH?"),
+        ("toy_root.seed=x", "--set 'toy_root.seed=x': toy_root.seed expected int, got 'x' (str)."),
+        ("toy_metric.k=3", "--set 'toy_metric.k=3': toy_root does not use toy_metric"),
+    ],
+)
+def test_settings_that_cannot_be_meant(setting: str, match: str) -> None:
+    """Oracle: the message, which shows the setting."""
+    refused("toy_root.seed = %WIDTH\nWIDTH = 3\n", setting, match=re.escape(match.replace("\n", "\\n")))
+
+
+def test_settings_of_macros_and_scopes() -> None:
+    """Oracle: the values, and a note where a setting stops at a scope."""
+    text = STAGE + "W = 3\nToyNet.width = %W\n"
+    assert read(text, "W=5").tree["params"]["stage"]["params"]["net"]["params"]["width"] == 5
+    scoped_text = STAGE + "toy_root.teacher = @t/ToyStage\nt/ToyNet.width = 3\n"
+    loaded = read(scoped_text, "ToyNet.width=5")
+    assert loaded.notes == ("--set 'ToyNet.width=5' does not reach t/ToyNet.width (user.gin:6)",)
+    assert read(scoped_text, "t/ToyNet.width=5").notes == ()
+
+
+def test_reading_leaves_gin_alone() -> None:
+    """Oracle: factories handed out by one build keep their values while another configuration is read."""
+    result = build(read(STAGE + "ToyNet.width = 5\n"))
+    read(STAGE + "ToyNet.width = 6\n")
+    assert result["stage"]().net(1).width == 5
+    assert build(read(STAGE))["stage"]().net(1).width == 8
+
+
+def test_errors_of_the_root_are_its_own() -> None:
+    """Oracle: type and message as raised, without gin's list of calls."""
+    with pytest.raises(MissingError) as caught:
+        build(read("toy_root.seed = -1\n"))
+    assert type(caught.value) is MissingError
+    assert str(caught.value) == "a seed below zero"

@@ -1,0 +1,101 @@
+"""Statistics against scipy, tables of the studentised range, hand computation and simulation."""
+
+import math
+import random
+
+import pytest
+from scipy import stats
+
+from benchmark.report.statistics import Summary, compare, summarise
+
+SCORES = {
+    "a": {0: 0.90, 1: 0.92, 2: 0.91},
+    "b": {0: 0.89, 1: 0.90, 2: 0.91},
+    "c": {0: 0.80, 1: 0.83, 2: 0.80},
+}
+
+
+def test_summary_of_three() -> None:
+    """Oracle: by hand, mean 2 and standard deviation 1, and t(0.975; 2) = 4.3027 from a printed table."""
+    summary = summarise([1.0, 2.0, 3.0])
+    assert (summary.mean, summary.std, summary.n) == (2.0, 1.0, 3)
+    assert summary.half_width == pytest.approx(4.3027 / math.sqrt(3), abs=1e-4)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 12])
+def test_interval_is_students(n: int) -> None:
+    """Oracle: scipy's t interval."""
+    generator = random.Random(n)
+    values = [generator.gauss(0.9, 0.01) for _ in range(n)]
+    low, high = stats.t.interval(0.95, n - 1, loc=sum(values) / n, scale=stats.sem(values))
+    summary = summarise(values)
+    assert summary.half_width is not None
+    assert (summary.mean - summary.half_width, summary.mean + summary.half_width) == pytest.approx((low, high))
+
+
+def test_one_value_has_no_spread() -> None:
+    """Oracle: a single value says nothing of its spread."""
+    assert summarise([0.5]) == Summary(0.5, None, 1, None)
+
+
+def test_intervals_cover() -> None:
+    """Oracle: 95 % of 4,000 simulated intervals of three seeds, within four standard errors (1.4 points)."""
+    generator = random.Random(0)
+    summaries = [summarise([generator.gauss(0, 1) for _ in range(3)]) for _ in range(4000)]
+    covered = sum(abs(summary.mean) <= (summary.half_width or 0) for summary in summaries)
+    assert covered / 4000 == pytest.approx(0.95, abs=0.014)
+
+
+def test_margin_by_hand() -> None:
+    """Oracle: residuals 0, 0, 0; 0, -1, 1; 0, 1, -1 hundredths by hand; q(0.95; 3, 4) = 5.040 in printed tables."""
+    comparison = compare(SCORES)
+    assert comparison.margin == pytest.approx(5.040 * 0.01 / math.sqrt(3), rel=1e-4)
+    assert comparison.ranks == {"a": (1, 2), "b": (1, 2), "c": (3, 3)}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_methods_reduce_to_the_paired_t_test(seed: int) -> None:
+    """Oracle: scipy's paired t test, to which Tukey's test with blocks reduces for two methods."""
+    generator = random.Random(seed)
+    first = [generator.gauss(0.90, 0.01) for _ in range(4)]
+    second = [value - 0.01 + generator.gauss(0, 0.006) for value in first]
+    ranks = compare({"first": dict(enumerate(first)), "second": dict(enumerate(second))}).ranks
+    assert (ranks["first"] == ranks["second"] == (1, 2)) == (stats.ttest_rel(first, second).pvalue >= 0.05)
+
+
+def test_seed_effects_cancel() -> None:
+    """Oracle: what a seed adds to all methods alike leaves the margin and the ranks as they were."""
+    shifted = {name: {seed: value + seed / 10 for seed, value in row.items()} for name, row in SCORES.items()}
+    assert compare(shifted).margin == pytest.approx(compare(SCORES).margin)
+    assert compare(shifted).ranks == compare(SCORES).ranks
+
+
+def test_equal_methods_are_seldom_distinguished() -> None:
+    """Oracle: 5 % of 2,000 simulated tables of six equal methods, within four standard errors (2 points)."""
+    generator = random.Random(1)
+    wrong = 0
+    for _ in range(2000):
+        effects = [generator.gauss(0, 3) for _ in range(3)]
+        scores = {k: {seed: effect + generator.gauss(0, 1) for seed, effect in enumerate(effects)} for k in range(6)}
+        wrong += any(ranks != (1, 6) for ranks in compare(scores).ranks.values())
+    assert wrong / 2000 == pytest.approx(0.05, abs=0.02)
+
+
+def test_only_shared_seeds_are_compared() -> None:
+    """Oracle: the same comparison without the further seeds, however good they are."""
+    further = {**SCORES, "c": {**SCORES["c"], 3: 1.0, 4: 1.0}}
+    assert compare(further) == compare(SCORES)
+    assert compare(further).seeds == (0, 1, 2)
+
+
+def test_no_ties_without_two_shared_seeds() -> None:
+    """Oracle: the means of all seeds of each method, by hand."""
+    comparison = compare({"a": {0: 0.9, 1: 0.5}, "b": {0: 0.8}, "c": {0: 0.7}})
+    assert comparison.seeds == ()
+    assert comparison.ranks == {"a": (2, 3), "b": (1, 1), "c": (2, 3)}
+    assert comparison.means["a"] == pytest.approx(0.7)
+
+
+def test_one_method() -> None:
+    """Oracle: nothing to compare with."""
+    assert compare({"a": SCORES["a"]}).ranks == {"a": (1, 1)}

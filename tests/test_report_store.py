@@ -1,0 +1,93 @@
+"""The store: the same records whatever the files' places, and cells that mix nothing incomparable."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_records import floor, make, run
+
+from benchmark.errors import BenchmarkError, MissingError
+from benchmark.report.record import write
+from benchmark.report.store import group, hardware, load
+
+
+def test_load_ignores_places_and_copies(tmp_path: Path) -> None:
+    """Oracle: the records written, in the order of their ids."""
+    records = [run(name, seed, 0.5) for name in ("alpha", "beta") for seed in range(3)]
+    for index, record in enumerate(records):
+        path = write(record, tmp_path / f"board{index % 2}")
+    shutil.copy(path, tmp_path)
+    (tmp_path / "README.md").write_text("not a record")
+    assert load(tmp_path) == sorted(records, key=lambda record: record["id"])
+
+
+def test_load_names_the_bad_file(tmp_path: Path) -> None:
+    """Oracle: the file that was spoilt or renamed."""
+    path = write(make(), tmp_path)
+    renamed = path.rename(tmp_path / "best.json")
+    with pytest.raises(BenchmarkError, match=rf"best\.json was renamed: expected the name {re.escape(path.name)}"):
+        load(tmp_path)
+    renamed.write_text("{}")
+    with pytest.raises(BenchmarkError, match=r"best\.json is not a valid record"):
+        load(tmp_path)
+    renamed.write_text("{")
+    with pytest.raises(BenchmarkError, match=r"best\.json cannot be read"):
+        load(tmp_path)
+    with pytest.raises(MissingError, match="nowhere"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert load(tmp_path / "empty") == []
+
+
+def test_newest_run_of_a_seed_counts() -> None:
+    """Oracle: the dates; the order of the records has no influence."""
+    days = [run("alpha", 0, 0.5, created_utc=f"2026-01-0{day}T00:00:00Z") for day in (1, 3, 2)]
+    other = run("alpha", 1, 0.6)
+    for records in ([*days, other], [other, *reversed(days)]):
+        (cell,) = group(records)
+        assert cell.runs == (days[1], other)
+        assert cell.superseded == (days[0], days[2])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"board": None},
+        {"board": "large"},
+        {"dataset__name": "cifar10"},
+        {"dataset__fingerprint": "00"},
+        {"encoder__name": "resnet18"},
+        {"encoder__patch": None},
+        {"encoder__stem": "conv3x3"},
+        {"encoder__image_size": 32},
+        {"budget__amount": 4e12},
+        {"budget__kind": "samples"},
+        {"division": "open"},
+        {"method__name": "beta"},
+        {"config__key": "ffffffffffff"},
+    ],
+)
+def test_cells_mix_nothing_incomparable(changes: dict[str, Any]) -> None:
+    """Oracle: one difference in what makes results comparable makes two cells; a seed alone makes one."""
+    assert len(group([make(), make(seed=1)])) == 1
+    cells = group([make(), make(seed=1, **changes)])
+    assert len(cells) == 2
+    assert cells == sorted(cells, key=lambda cell: (cell.setting, cell.entry))
+
+
+def test_hardware_separates_time_budgets_alone() -> None:
+    """Oracle: FLOPs are the same everywhere, seconds are not."""
+    here, there = {"environment__gpu": "H100"}, {"environment__gpu": "H200", "cost__devices": 2, "seed": 1}
+    assert len(group([make(**here), make(**there)])) == 1
+    assert len(group([make(budget__kind="device_seconds", **change) for change in (here, there)])) == 2
+    assert hardware(make(**there)) == "2 x H200"
+    assert hardware(make()) == "Example CPU"
+
+
+def test_floors_form_cells_too() -> None:
+    """Oracle: a floor has neither budget nor hardware."""
+    (cell,) = group([floor(1, 0.3), floor(0, 0.2)])
+    assert [record["seed"] for record in cell.runs] == [0, 1]
+    assert (cell.setting.budget, cell.setting.amount, cell.setting.hardware) == ("", 0, "")

@@ -1,0 +1,187 @@
+"""Tables: a golden page, inert names, and bytes that depend on the records alone; and the command around them."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from report_records import floor, make, metrics, run
+
+from benchmark.report.record import Record, write
+from benchmark.report.tables import render, row
+from benchmark.tables import main
+
+FLOORS = [floor(0, 0.3), floor(1, 0.32)]
+
+
+def board() -> list[Record]:
+    """Two methods tied by kNN, not by linear; one collapsed, one not ranked; a flag, a deviation, an older run."""
+    floors = [record["id"] for record in FLOORS]
+    flagged = {"linear": metrics(0.101, flags=["l2 at the edge of its grid"]), "knn": metrics(0.1)}
+    return [
+        *FLOORS,
+        *(run("alpha", seed, 0.9 + seed / 1000, 0.80 + seed / 1000, floors=floors) for seed in range(3)),
+        *(run("beta_2", seed, 0.92 + seed / 1000, 0.80 - seed / 1000) for seed in range(3)),
+        run("alpha", 0, 0.99, created_utc="2025-12-31T12:00:00Z"),
+        *(run("gamma", seed, 0.1, 0.1, training__collapsed=seed < 2, status="diverged") for seed in range(2)),
+        run("gamma", 2, 0.1, metrics=flagged, method__deviations=["No crop."], cost__peak_memory_bytes=None),
+        run("delta", 0, 0.99, 0.99, cost__flops=5e11),
+        run("delta", 1, 0.99, 0.99, status="budget_miss", cost__flops=1e12),
+    ]
+
+
+def test_golden_page() -> None:
+    """Oracle: the page beside this file, read and checked by hand once."""
+    golden = Path(__file__).with_suffix(".md")
+    assert render(board()) == golden.read_text(encoding="utf-8")
+
+
+def test_bytes_do_not_depend_on_order() -> None:
+    """Oracle: the page of the records in their first order."""
+    records, page = board(), render(board())
+    for seed in range(10):
+        random.Random(seed).shuffle(records)
+        assert render(records) == page
+
+
+def test_no_records() -> None:
+    """Oracle: the commands that make records and tables; floors alone rank nothing."""
+    assert "python -m benchmark.suite --gin" in render([])
+    assert render(FLOORS) == render([])
+
+
+def test_hostile_names_are_inert() -> None:
+    """Oracle: the structure of a page with a plain name: as many lines, and as many unescaped bars in each."""
+    evil = "<script>alert(1)</script>|`x`\n# [a](b) \u202e$x$ &lt;"
+    names = ("method__name", "dataset__name", "encoder__name", "environment__processor", "board")
+    pages = []
+    for name in ("plain", evil):
+        scores = {"linear": metrics(0.5, flags=[name]), name: metrics(0.4)}
+        record = make(metrics=scores, method__deviations=[f"{name}!"], floors=[name], **dict.fromkeys(names, name))
+        pages.append(render([record]))
+        printed = row(record, [])
+        assert len(printed.splitlines()) == 3
+        assert "\u202e" not in printed
+    plain, hostile = pages
+    body = hostile[hostile.index("\n## ") :]
+    assert "<script" not in body
+    assert "\u202e" not in body
+    assert body.count("`") == body.count("\\`") > 0
+    bars = [[line.count("|") - line.count("\\|") for line in page.splitlines()] for page in pages]
+    assert bars[0] == bars[1]
+    assert [line[:3] for line in plain.splitlines() if line[:1] == "#"] == [
+        line[:3] for line in hostile.splitlines() if line[:1] == "#"
+    ]
+
+
+def test_best_is_bold_and_ties_are_underlined() -> None:
+    """Oracle: differences far above and far below the spread over seeds."""
+    spread = (0.0, 0.01, -0.01)
+    names = {"best": 0.9, "close": 0.899, "far": 0.1}
+    records = [
+        run(name, seed, mean + spread[(seed + shift) % 3])
+        for shift, (name, mean) in enumerate(names.items())
+        for seed in range(3)
+    ]
+    lines = {line.split(" | ")[1]: line for line in render(records).splitlines() if line.startswith("| ")}
+    assert lines["best"].startswith("| 1-2 | best | **90.00 ± 2.48** |")
+    assert lines["close"].startswith("| 1-2 | close | <u>89.90 ± 2.48</u> |")
+    assert lines["far"].startswith("| 3 | far | 10.00 ± 2.48 |")
+
+
+def test_versions_never_share_a_column() -> None:
+    """Oracle: a column for each version; the newest ranks, and what lacks it is not ranked."""
+    old, new = (
+        make(metrics={"linear": metrics(0.9 - version / 10, version=version)}, seed=version) for version in (1, 2)
+    )
+    newer = make(metrics={"linear": metrics(0.5, version=2)}, method__name="beta")
+    page = render([old, new, newer])
+    assert "| rank | method | linear v2 | linear v1 |" in page
+    assert "| 1 | beta | **50.00 (1 seed)** |  |" in page
+    assert "|  | alpha | 70.00 (1 seed) | 80.00 (1 seed) |" in page
+
+
+def test_configurations_of_one_method_are_told_apart() -> None:
+    """Oracle: two keys are two rows, never one mean."""
+    page = render([make(), make(config__key="fedcba9876543210", metrics={"linear": metrics(0.7)})])
+    assert "| 1 | alpha (01234567) | **90.00 (1 seed)** |" in page
+    assert "| 2 | alpha (fedcba98) | 70.00 (1 seed) |" in page
+    assert "the methods share fewer than two seeds" in page
+
+
+def test_remarks_on_the_choice_of_runs() -> None:
+    """Oracle: the seeds in common, and the floor that no record holds."""
+    records = [run("alpha", seed, 0.9, floors=["0" * 16]) for seed in range(4)] + [run("beta", s, 0.8) for s in (1, 3)]
+    page = render(records)
+    assert "Ranks compare the seeds that all share: 1, 3." in page
+    assert f"Floors named but not found: {'0' * 16}." in page
+
+
+def test_table_without_any_evaluation() -> None:
+    """Oracle: failed runs are listed and counted, not ranked."""
+    page = render([run("alpha", seed, 0.0, status="failed", metrics={}) for seed in range(2)])
+    assert "| rank | method | images |" in page
+    assert "| 2 | 2 failed |" in page
+
+
+@pytest.mark.parametrize(
+    ("kind", "amount", "text"),
+    [
+        ("samples", 5_000_000, "5,000,000 images"),
+        ("device_seconds", 3600.0, "3,600 device seconds"),
+        ("flops", 2.5e15, "2.50 PFLOPs"),
+        ("flops", 5e8, "0.50 GFLOPs"),
+    ],
+)
+def test_budget_in_the_heading(kind: str, amount: float, text: str) -> None:
+    """Oracle: the amount in the unit of its kind."""
+    page = render([make(budget__kind=kind, budget__amount=amount, division="open")])
+    assert f"### digits, vit\\_micro, {text}, open division\n" in page
+
+
+def test_row_of_a_finished_run() -> None:
+    """Oracle: the lines by hand; numbers are printed as they were formatted."""
+    lines = row(make(metrics={"knn": metrics(0.7), "linear": metrics(0.801)}), FLOORS[:1]).splitlines()
+    assert " ".join(lines[0].split()) == "method linear v1 kNN v1 linear v1 macro-F1 images TFLOPs seconds"
+    assert lines[2].split() == ["alpha", "80.10", "70.00", "79.10", "25,600", "2.000", "90.0"]
+    assert lines[3].split() == ["random", "init", "30.00", "50.00", "29.00", "25,600", "2.000", "90.0"]
+    assert len(row(make(metrics={}), []).splitlines()) == 3
+
+
+def test_command_writes_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: exit codes 0 and 4, and the message that names the stale file and the command that mends it."""
+    options = ["--results", str(tmp_path)]
+    for record in board():
+        write(record, tmp_path / "small")
+    assert main([*options, "--check"]) == 4
+    assert not (tmp_path / "README.md").exists()
+    assert main(options) == 0
+    assert (tmp_path / "README.md").read_bytes() == render(board()).encode()
+    assert main([*options, "--check"]) == 0
+    write(run("omega", 0, 0.4), tmp_path / "small")
+    capsys.readouterr()
+    assert main([*options, "--check"]) == 4
+    assert f"{tmp_path / 'README.md'} is stale. Run `python -m benchmark.tables" in capsys.readouterr().err
+
+
+def test_command_refuses_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: exit codes: 3 for a missing folder, 1 for a spoilt record, 2 for an unknown or shortened option."""
+    assert main(["--results", str(tmp_path / "nowhere")]) == 3
+    (tmp_path / "bad.json").write_text("{}")
+    assert main(["--results", str(tmp_path)]) == 1
+    assert "bad.json is not a valid record" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["--res", str(tmp_path)])
+
+
+def test_command_imports_no_torch(tmp_path: Path) -> None:
+    """Oracle: the modules loaded by a fresh interpreter that ran the command."""
+    for record in board():
+        write(record, tmp_path)
+    heavy = "{'torch', 'torchvision', 'timm', 'datasets', 'gin', 'sklearn'} & set(sys.modules)"
+    program = f"import sys; from benchmark.tables import main; sys.exit(main(sys.argv[1:]) or str({heavy} or ''))"
+    command = [sys.executable, "-c", program, "--results", str(tmp_path)]
+    finished = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+    assert finished.stderr.strip() == ""
+    assert (tmp_path / "README.md").exists()
