@@ -38,7 +38,7 @@ def environment(device: torch.device, precision: str) -> Environment:
     gpu = device.type == "cuda"
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "torchvision": torchvision.__version__,
         "timm": timm.__version__,
         "cuda": torch.version.cuda if gpu else None,

@@ -201,6 +201,14 @@ def test_folder_without_labels(tmp_path: Path) -> None:
     assert data.classes == ()
 
 
+def test_labels_need_train_labels(toy: Path) -> None:
+    """Oracle: the classes are those of the train split, which has none here, so the test labels mean nothing."""
+    write_parquet(toy / "train.parquet", labels=None)
+    data = load(toy)
+    assert data.classes == ()
+    assert data.test.labels is None
+
+
 def test_pretrain_split(toy: Path) -> None:
     """Oracle: the written images; labels of -1 are not read, since nothing but images is pretrained on."""
     write_parquet(toy / "unlabeled.parquet", [encode(picture(9))] * 2, [-1, -1], kind="int64")

@@ -1,6 +1,7 @@
 """The training loop: it owns the clock, the randomness and the state, and asks a method for nothing but a loss."""
 
 import json
+import math
 import resource
 import signal
 import sys
@@ -65,7 +66,7 @@ class Outcome:
     """How a run of pretraining ended."""
 
     status: Literal["ok", "diverged"]
-    loss: float
+    loss: float | None
     logs: dict[str, float]
     digest: str
     health: Health
@@ -128,7 +129,7 @@ class Training:
                     line |= self.health().numbers()
                 log.write(json.dumps(line) + "\n")
                 log.flush()
-                bar.set_postfix_str(f"loss {loss:.4g}, {line['images_per_second']:,.0f} images/s")
+                bar.set_postfix_str(f"loss {loss:.4g}, {line['images_per_second']:,.0f} images/s", refresh=False)
                 if self._stop is not None:
                     self.save()
                     raise Interrupted(
@@ -138,10 +139,11 @@ class Training:
                 if time.monotonic() - saved > self.checkpoint_seconds:
                     self.save()
                     saved = time.monotonic()
+        loss = float(self.losses[max(0, self.step - window) : self.step].mean())
         return Outcome(
             status=status,
-            loss=loss if status == "ok" else float("nan"),
-            logs={name: float(value) for name, value in self.logs.items()},
+            loss=loss if status == "ok" else None,
+            logs={name: float(value) for name, value in self.logs.items() if math.isfinite(value)},
             digest=checkpoint.digest(checkpoint.flatten(self._identity())),
             health=self.health(),
             checkpoint=self.save(),
@@ -197,7 +199,8 @@ class Training:
 
     def save(self) -> Path:
         """Write a checkpoint of the whole state."""
-        state = self._identity() | {"key": self.key, "ledger": self.ledger.state()}
+        logs = {name: float(value) for name, value in self.logs.items()}
+        state = self._identity() | {"key": self.key, "ledger": self.ledger.state(), "logs": logs}
         return checkpoint.save(state, self.step, self.folder / "checkpoints")
 
     def _identity(self) -> dict[str, Any]:
@@ -219,6 +222,7 @@ class Training:
         self.optimiser.inner.load_state_dict(state["optimiser"])
         self.step = state["step"]
         self.losses.copy_(state["losses"])
+        self.logs = {name: torch.tensor(value) for name, value in state["logs"].items()}
         self.ledger = Ledger(**state["ledger"])
         self.ledger.resumes += 1
 
@@ -232,7 +236,7 @@ class Training:
             mininterval=0.2 if terminal else 20,
             dynamic_ncols=terminal,
             bar_format="{desc} {percentage:3.0f}% of the budget |{bar:20}| "
-            "step {n}/{total} [{elapsed}<{remaining}] {postfix}",
+            "step {n}/{total} [{elapsed}<{remaining}]{postfix}",
         )
 
     @contextmanager

@@ -32,8 +32,8 @@ def jitter_(images: Tensor, index: Tensor, order: Tensor, factors: Tensor) -> No
     `order` (chosen, 4) lists for each image the operations, `BRIGHTNESS` to `HUE`, as they are to be applied; column k
     of `factors` (chosen, 4) belongs to operation k.
     """
-    # Sorted by the place of the hue in their order, the images that need an n-th operation before it lie side by side,
-    # and so do those that need one after it: the hue, by far the slowest, takes one call, no image a needless operation.
+    # Sorted by the place of the hue in their order, the images that need an n-th operation before it lie side by
+    # side, and so do those that need one after it: the hue, by far the slowest, takes one call, and no step is wasted.
     place, sorting = (order == HUE).int().argmax(dim=1).sort(stable=True)
     order, factors = order[sorting], factors[sorting]
     steps = order[order != HUE].view(-1, 3)
@@ -105,14 +105,14 @@ def _rotate_hue_(images: Tensor, turns: Tensor) -> None:
 
     With channels rescaled to r, g, b in [0, 1], the smallest at 0 and the largest at 1, the hue lies 1 + g + b - r
     sextants from red, on green's side if g > b; and a channel is clamp(d - 1, 0, 1), where d sextants lie between the
-    hue and the one opposite to the channel's own. Unlike the usual formulas by sector these need no masks, on which a CPU
-    spends more time than on arithmetic.
+    hue and the one opposite to the channel's own. Unlike the usual formulas by sector these need no masks, on which a
+    CPU spends more time than on arithmetic.
     """
     red, green, blue = images.unbind(1)
     low = torch.minimum(green, blue).minimum(red)
     chroma = torch.maximum(green, blue).maximum(red).sub_(low)
     sextants = (green - red).add_(blue - low).div_(chroma.clamp(min=torch.finfo(chroma.dtype).tiny)).add_(1)
-    hue = sextants.copysign_(green - blue).div_(6).add_(turns.view(-1, 1, 1) + 2)  # + 2 keeps what frac takes positive
+    hue = sextants.copysign_(green - blue).div_(6).add_(turns.view(-1, 1, 1) + 2)  # + 2: frac needs it positive
     channel_hues = torch.arange(3, device=images.device).view(3, 1, 1) / 3
     opposite = (hue.unsqueeze(1) - channel_hues).frac_().sub_(0.5).abs_()
     torch.addcmul(low.unsqueeze(1), chroma.unsqueeze(1), opposite.mul_(6).sub_(1).clamp_(0, 1), out=images)
