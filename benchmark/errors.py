@@ -29,7 +29,7 @@ class CheckError(BenchmarkError):
     exit_code = 4
 
 
-class Interrupted(BenchmarkError):
+class Interrupted(BenchmarkError):  # noqa: N818, a stop on request is no error
     """The run was stopped by a signal, saved its state and can be resumed (EX_TEMPFAIL)."""
 
     exit_code = 75

@@ -148,6 +148,8 @@ def run(
 
     Raises ConfigError where an unfinished run of the same configuration and seed lies in the way.
     """
+    if resume and fresh:
+        raise ConfigError("--resume continues a run and --fresh starts it over; give one of them.")
     session = Session.open(config, out)
     folder = session.folder
     finished = sorted(folder.glob("*-s*-*-*.json"))
@@ -158,16 +160,18 @@ def run(
     _clear(folder, resume=resume, fresh=fresh, finished=bool(finished))
     flops, steps = session.plan
     method, views = session.method()
+    data = Resident(session.dataset.pretrain, session.stage.batch_size, session.experiment.seed, session.device)
     print(_opening(session, flops, steps))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.gin").write_text(config.text)
-    convolutional = method.encoder.n_tokens is None
-    method.to(session.device, memory_format=torch.channels_last if convolutional else torch.preserve_format)
+    method.to(session.device)
+    if method.encoder.n_tokens is None:
+        method.to(memory_format=torch.channels_last)
     training = Training(
         method=method,
         optimiser=session.stage.optimiser().build(method.param_groups(), session.stage.batch_size),
         views=views,
-        data=Resident(session.dataset.pretrain, session.stage.batch_size, session.experiment.seed, session.device),
+        data=data,
         mean=session.dataset.mean,
         std=session.dataset.std,
         steps=steps,
@@ -239,8 +243,6 @@ def _opening(session: Session, flops: int, steps: int) -> str:
 def _clear(folder: Path, *, resume: bool, fresh: bool, finished: bool) -> None:
     """Make room for a run without losing one: an unfinished run is resumed or discarded by name only."""
     begun = any(folder.glob("checkpoints/*.pt"))
-    if resume and fresh:
-        raise ConfigError("--resume continues a run and --fresh starts it over; give one of them.")
     if begun and not finished and not (resume or fresh):
         raise ConfigError(
             f"{folder} holds an unfinished run of this configuration and seed. Continue it with --resume, or start "

@@ -136,5 +136,5 @@ def minimise(inputs: Tensor, labels: Tensor, classes: int, strength: float, star
             loss, solution.grad = gradient(solution)
         return loss
 
-    optimiser.step(closure)  # type: ignore[arg-type]
+    optimiser.step(closure)
     return solution.detach()

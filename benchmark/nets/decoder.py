@@ -1,6 +1,7 @@
 """Decoders from encoded tokens back to pixels."""
 
 from functools import partial
+from typing import Any
 
 import gin
 import torch
@@ -30,9 +31,8 @@ class PixelDecoder(nn.Module):
             )
         self.embed = nn.Linear(encoder.width, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        self.blocks = nn.Sequential(
-            *(Block(width, heads, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6)) for _ in range(depth))
-        )
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm asks for a class and calls it
+        self.blocks = nn.Sequential(*(Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.predict = nn.Linear(width, patch**2 * 3)
         initialise_transformer(self)

@@ -32,7 +32,7 @@ class Encoder(nn.Module):
     layers where they depend on the image size.
     """
 
-    net: nn.Module
+    net: Any  # a timm module: its parts are typed as tensor or module, which no arithmetic accepts
     name: str
     image_size: int
     width: int
@@ -148,7 +148,7 @@ class ResNet(Encoder):
 
     def __init__(self, image_size: int, *, name: str) -> None:
         super().__init__()
-        self.net: Any = create_model(name, num_classes=0)
+        self.net = create_model(name, num_classes=0)
         self.stem = "7x7"
         if image_size <= 128:
             old = self.net.conv1

@@ -38,7 +38,8 @@ def save(state: dict[str, Any], step: int, folder: Path) -> Path:
         ) from problem
     finally:
         partial.unlink(missing_ok=True)
-    for old in sorted(folder.glob("step-*.pt"))[:-KEPT]:
+    # not those of later steps, which are damaged or foreign if a run resumed before them
+    for old in sorted(file for file in folder.glob("step-*.pt") if file.name <= path.name)[:-KEPT]:
         old.unlink(missing_ok=True)
     return path
 

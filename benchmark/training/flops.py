@@ -39,4 +39,4 @@ def plain_attention(module: nn.Module) -> None:
     """Make timm's attention layers use matrix products and a softmax instead of the fused kernel."""
     for part in module.modules():
         if hasattr(part, "fused_attn"):
-            part.fused_attn = False
+            part.fused_attn = False  # type: ignore[assignment]

@@ -40,7 +40,8 @@ WINDOW = 50  # steps at most between two looks at the loss
 class Pretraining:
     """A stage of pretraining, as factories: nothing is built before the seed is set.
 
-    `name` is what tables call the method. `batch_size` is global. `precision` is that of encoders and heads under autocast; losses are float32 always.
+    `name` is what tables call the method. `batch_size` is global. `precision` is that of encoders and heads under
+    autocast; losses are float32 always.
     """
 
     name: str
@@ -108,28 +109,27 @@ class Training:
         window = max(1, min(WINDOW, self.steps // 100))
         every = max(1, self.steps // MONITORS)
         saved = time.monotonic()
-        status: Literal["ok", "diverged"] = "ok"
         with self._signals(), metrics.open("a") as log, self._bar() as bar:
-            while self.step < self.steps and status == "ok":
-                start = self.step
-                seconds = self._advance(min(window, self.steps - start), bar)
-                done = slice(start, self.step)
-                loss = float(self.losses[done].mean())
-                if not bool(self.losses[done].isfinite().all()):
-                    status = "diverged"
-                line: dict[str, Any] = {
-                    "step": self.step,
-                    "loss": loss if status == "ok" else None,
-                    **{name: float(value) for name, value in self.logs.items()},
-                    "rate": self.optimiser.inner.param_groups[0]["lr"],
-                    "images_per_second": (self.step - start) * self.data.batch_size / seconds,
-                    "train_seconds": self.ledger.train_seconds,
-                }
-                if status == "ok" and (start // every != self.step // every or self.step == self.steps):
-                    line |= self.health().numbers()
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-                bar.set_postfix_str(f"loss {loss:.4g}, {line['images_per_second']:,.0f} images/s", refresh=False)
+            while self.step < self.steps and self._is_finite():
+                begun = self.step
+                start = begun - begun % window  # a resumed run completes the window that a signal cut short
+                end = min(start + window, self.steps)
+                speed = (end - begun) * self.data.batch_size / self._advance(end - begun, bar)
+                if self.step == end:
+                    loss = self._loss(window)
+                    line: dict[str, Any] = {
+                        "step": end,
+                        "loss": loss,
+                        **self._finite_logs(),
+                        "rate": self.optimiser.inner.param_groups[0]["lr"],
+                        "images_per_second": speed,
+                        "train_seconds": self.ledger.train_seconds,
+                    }
+                    if loss is not None and (start // every != end // every or end == self.steps):
+                        line |= self.health().numbers()
+                    log.write(json.dumps(line) + "\n")
+                    log.flush()
+                    bar.set_postfix_str(f"loss {self.losses[end - 1]:.4g}, {speed:,.0f} images/s", refresh=False)
                 if self._stop is not None:
                     self.save()
                     raise Interrupted(
@@ -139,17 +139,16 @@ class Training:
                 if time.monotonic() - saved > self.checkpoint_seconds:
                     self.save()
                     saved = time.monotonic()
-        loss = float(self.losses[max(0, self.step - window) : self.step].mean())
         return Outcome(
-            status=status,
-            loss=loss if status == "ok" else None,
-            logs={name: float(value) for name, value in self.logs.items() if math.isfinite(value)},
+            status="ok" if self._is_finite() else "diverged",
+            loss=self._loss(window),
+            logs=self._finite_logs(),
             digest=checkpoint.digest(checkpoint.flatten(self._identity())),
             health=self.health(),
             checkpoint=self.save(),
         )
 
-    def _advance(self, count: int, bar: "tqdm[None]") -> float:
+    def _advance(self, count: int, bar: "tqdm[Any]") -> float:
         """Take up to `count` steps, fewer when a signal asks to stop; charge and return their wall-clock seconds."""
         self.method.train()
         begin, start = time.perf_counter(), self.step
@@ -192,6 +191,17 @@ class Training:
         self.logs = step.logs
         self.step += 1
 
+    def _is_finite(self) -> bool:
+        return bool(self.losses[: self.step].isfinite().all())
+
+    def _loss(self, window: int) -> float | None:
+        """Return the mean loss of the window that the last step lies in, None where it is not finite."""
+        loss = float(self.losses[(self.step - 1) // window * window : self.step].mean())
+        return loss if math.isfinite(loss) else None
+
+    def _finite_logs(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self.logs.items() if math.isfinite(value)}
+
     def health(self) -> Health:
         """Measure the encoder on a fixed batch, in eval mode and off the clock."""
         images = self.data.images[:MONITORED].float() / 255
@@ -226,7 +236,7 @@ class Training:
         self.ledger = Ledger(**state["ledger"])
         self.ledger.resumes += 1
 
-    def _bar(self) -> "tqdm[None]":
+    def _bar(self) -> "tqdm[Any]":
         terminal = sys.stderr.isatty()
         return tqdm(
             desc="pretraining",
@@ -247,7 +257,8 @@ class Training:
             self._stop = number
             signal.signal(number, before[number])
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        caught = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        before: dict[int, Any] = {number: signal.signal(number, stop) for number in caught}
         try:
             yield
         finally:

@@ -1,0 +1,225 @@
+"""Encoders against timm, lightly, a naive attention, and published sizes."""
+
+import pytest
+import timm
+import torch
+from lightly.models.utils import get_2d_sine_cosine_positional_embedding
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmark.errors import ConfigError
+from benchmark.nets.encoders import ResNet, ViT, sincos_positions
+
+
+def vit(seed: int = 0) -> ViT:
+    """A float64 ViT of 16 tokens whose biases and norms are not at their initial zeros and ones."""
+    torch.manual_seed(seed)
+    encoder = ViT(16, name="vit", width=24, depth=2, heads=3, patch=4).double()
+    for parameter in encoder.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return encoder
+
+
+def images(batch: int = 3, size: int = 16) -> Tensor:
+    return torch.randn(batch, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def naive(encoder: ViT, view: Tensor, allowed: Tensor, mask: Tensor | None = None, token: Tensor | None = None) -> Tensor:
+    """Encode one image with loops over heads; `allowed` (1 + tokens,) says which keys attention may read."""
+    net, width = encoder.net, encoder.width
+    rows = [view[:, r : r + 4, c : c + 4].flatten() for r in range(0, 16, 4) for c in range(0, 16, 4)]
+    x = torch.stack(rows) @ net.patch_embed.proj.weight.reshape(width, -1).T + net.patch_embed.proj.bias
+    if mask is not None:
+        x = torch.stack([token if hidden else row for row, hidden in zip(x, mask, strict=True)])
+    x = torch.cat([net.cls_token[0], x]) + net.pos_embed[0]
+
+    def norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.weight + layer.bias
+
+    for block in net.blocks:
+        y, heads = norm(block.norm1, x), []
+        q, k, v = (y @ block.attn.qkv.weight.T + block.attn.qkv.bias).chunk(3, dim=1)
+        for part in torch.arange(width).chunk(3):
+            scores = q[:, part] @ k[:, part].T / 8**0.5
+            scores[:, ~allowed] = -torch.inf
+            heads.append(scores.softmax(1) @ v[:, part])
+        x = x + torch.cat(heads, dim=1) @ block.attn.proj.weight.T + block.attn.proj.bias
+        y = norm(block.norm2, x) @ block.mlp.fc1.weight.T + block.mlp.fc1.bias
+        y = y * 0.5 * (1 + torch.erf(y / 2**0.5))
+        x = x + y @ block.mlp.fc2.weight.T + block.mlp.fc2.bias
+    return norm(net.norm, x)
+
+
+@pytest.mark.parametrize(("width", "side"), [(24, 4), (192, 8), (64, 14)])
+def test_positions_equal_lightly(width: int, side: int) -> None:
+    """Oracle: lightly's table, written by others."""
+    expected = torch.as_tensor(get_2d_sine_cosine_positional_embedding(width, side, cls_token=True)).float()
+    torch.testing.assert_close(sincos_positions(width, side)[0], expected, rtol=0, atol=1e-6)
+
+
+def test_vit_equals_a_naive_vit() -> None:
+    """Oracle: the transformer in loops, from patches to the final norm."""
+    encoder, everything = vit(), torch.ones(17, dtype=torch.bool)
+    features = encoder(images())
+    expected = torch.stack([naive(encoder, image, everything) for image in images()])
+    torch.testing.assert_close(features.pooled, expected[:, 0], rtol=0, atol=1e-11)
+    torch.testing.assert_close(features.tokens, expected[:, 1:], rtol=0, atol=1e-11)
+    assert features.visible is None
+
+
+def test_visible_tokens_see_only_each_other() -> None:
+    """Oracle: the naive transformer over all tokens, whose attention may read the visible ones only."""
+    encoder = vit()
+    visible = torch.tensor([[3, 11, 0, 7], [15, 1, 2, 8], [4, 5, 6, 9]])
+    features = encoder(images(), visible)
+    assert features.visible is visible
+    for i, ids in enumerate(visible):
+        allowed = torch.zeros(17, dtype=torch.bool)
+        allowed[0] = True
+        allowed[ids + 1] = True
+        expected = naive(encoder, images()[i], allowed)
+        torch.testing.assert_close(features.pooled[i], expected[0], rtol=0, atol=1e-11)
+        torch.testing.assert_close(features.tokens[i], expected[ids + 1], rtol=0, atol=1e-11)
+
+
+def test_order_of_visible_tokens_is_kept() -> None:
+    """Oracle: the forward of all tokens: all ids in order give it exactly, shuffled ids give it shuffled."""
+    encoder = vit()
+    whole = encoder(images())
+    in_order = encoder(images(), torch.arange(16).expand(3, -1))
+    assert torch.equal(in_order.pooled, whole.pooled)
+    assert torch.equal(in_order.tokens, whole.tokens)
+    ids = torch.randperm(16, generator=torch.Generator().manual_seed(0)).expand(3, -1)
+    torch.testing.assert_close(encoder(images(), ids).tokens, whole.tokens[:, ids[0]], rtol=0, atol=1e-11)
+
+
+def test_fill_replaces_tokens_before_positions() -> None:
+    """Oracle: the naive transformer, where masked embeddings are exchanged before positions are added."""
+    encoder, everything = vit(), torch.ones(17, dtype=torch.bool)
+    mask = torch.rand(3, 16, generator=torch.Generator().manual_seed(2)) < 0.5
+    token = torch.randn(24, dtype=torch.float64, requires_grad=True)
+    features = encoder(images(), fill=(mask.double(), token))
+    expected = torch.stack([naive(encoder, *row, token) for row in zip(images(), [everything] * 3, mask, strict=True)])
+    torch.testing.assert_close(features.tokens, expected[:, 1:], rtol=0, atol=1e-11)
+    features.pooled.sum().backward()
+    assert token.grad is not None
+    assert token.grad.abs().sum() > 0
+
+
+def test_filled_pixels_are_not_seen() -> None:
+    """Oracle: the same output when only filled patches differ in their pixels."""
+    encoder, mask = vit(), torch.zeros(3, 16)
+    mask[:, 5] = 1
+    other = images()
+    other[:, :, 4:8, 4:8] += 1
+    outputs = [encoder(x, fill=(mask, torch.ones(24, dtype=torch.float64))).tokens for x in (images(), other)]
+    assert torch.equal(*outputs)
+
+
+def test_vit_weights_load_into_timm() -> None:
+    """Oracle: timm's own model, built by name, with our weights loaded strictly: no key more, none less."""
+    encoder = vit().float().eval()
+    settings = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0}
+    theirs = timm.create_model("vit_tiny_patch16_224", **settings).eval()
+    theirs.load_state_dict(encoder.net.state_dict(), strict=True)
+    view = images().float()
+    torch.testing.assert_close(theirs(view), encoder(view).pooled, rtol=0, atol=1e-6)
+
+
+def test_positions_are_fixed() -> None:
+    """Oracle: the definition: no gradient, and no training moves them."""
+    encoder = vit()
+    encoder(images()).pooled.sum().backward()
+    assert encoder.net.pos_embed.grad is None
+    assert not encoder.net.pos_embed.requires_grad
+    others = {name for name, p in encoder.named_parameters() if p.grad is None}
+    assert others == {"net.pos_embed"}
+
+
+def test_vit_initial_weights() -> None:
+    """Oracle: the bounds sqrt(6 / (fan in + fan out)) of Xavier-uniform weights; the patches count as a matrix."""
+    encoder = ViT(32, name="vit", width=96, depth=1, heads=3, patch=4)
+    for weight in [encoder.net.patch_embed.proj.weight.flatten(1), encoder.net.blocks[0].mlp.fc1.weight]:
+        bound = (6 / sum(weight.shape)) ** 0.5
+        assert 0.99 * bound < float(weight.abs().max()) <= bound
+    assert float(encoder.net.cls_token.std()) == pytest.approx(0.02, rel=0.3)
+    assert encoder.net.blocks[0].attn.qkv.bias.count_nonzero() == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"patch": 5}, "ViT.patch = 5 does not divide"), ({"width": 30}, "multiple of 4"), ({"heads": 5}, "ViT.heads")],
+)
+def test_impossible_vits_are_refused(settings: dict[str, int], message: str) -> None:
+    """Oracle: the message names the setting."""
+    with pytest.raises(ConfigError, match=message):
+        ViT(32, name="vit", **{"width": 24, "depth": 1, "heads": 3, "patch": 4} | settings)
+
+
+def forward_flops(encoder: nn.Module, size: int) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder(torch.empty(1, 3, size, size, device="meta"))
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("size", "stem", "first_map", "last_map"),
+    [
+        (16, "3x3", 16, 2),
+        (32, "3x3", 32, 4),
+        (48, "3x3", 48, 6),
+        (64, "3x3-pool", 64, 4),
+        (96, "3x3-pool", 96, 6),
+        (128, "3x3-pool", 128, 8),
+        (224, "7x7", 112, 7),
+    ],
+)
+def test_resnet_stem_follows_the_image(size: int, stem: str, first_map: int, last_map: int) -> None:
+    """Oracle: sides of the first and last feature maps: three stages halve, pooling and a strided stem each once."""
+    with torch.device("meta"):
+        encoder = ResNet(size, name="resnet18")
+    maps = []
+    for layer in (encoder.net.conv1, encoder.net.layer4):
+        layer.register_forward_hook(lambda module, inputs, output: maps.append(output.shape[-1]))
+    pooled = encoder(torch.empty(2, 3, size, size, device="meta")).pooled
+    assert maps == [first_map, last_map]
+    assert (encoder.stem, pooled.shape, encoder.width) == (stem, (2, 512), 512)
+
+
+def test_resnet18_has_its_published_size() -> None:
+    """Oracle: 11.17 M parameters and 1.111 GFLOP forward at 32 px, summed over the layers by hand."""
+    with torch.device("meta"):
+        encoder = ResNet(32, name="resnet18")
+    weights, flops = 9 * 3 * 64 + 2 * 64, 2 * 32**2 * 9 * 3 * 64
+    inputs = 64
+    for stage, width in enumerate((64, 128, 256, 512)):
+        side = 32 >> stage
+        matrices = 9 * inputs * width + 3 * 9 * width**2 + (inputs * width if stage else 0)
+        weights += matrices + 2 * width * (5 if stage else 4)
+        flops += 2 * side**2 * matrices
+        inputs = width
+    assert sum(p.numel() for p in encoder.parameters()) == weights == 11_168_832
+    assert forward_flops(encoder, 32) == flops == 1_110_835_200
+
+
+def test_resnet_equals_timm() -> None:
+    """Oracle: timm's network, with our weights loaded strictly, where no stem is exchanged."""
+    encoder = ResNet(224, name="resnet18").eval()
+    theirs = timm.create_model("resnet18", num_classes=0).eval()
+    theirs.load_state_dict(encoder.net.state_dict(), strict=True)
+    view = torch.randn(1, 3, 224, 224)
+    assert torch.equal(theirs(view), encoder(view).pooled)
+
+
+def test_resnet_refuses_tokens() -> None:
+    """Oracle: a ConfigError that says what to use instead."""
+    encoder = ResNet(16, name="resnet18")
+    view = torch.randn(1, 3, 16, 16)
+    with pytest.raises(ConfigError, match="Use a ViT"):
+        encoder(view, torch.zeros(1, 4, dtype=torch.long))
+    with pytest.raises(ConfigError, match="Use a ViT"):
+        encoder(view, fill=(torch.zeros(1, 16), torch.zeros(512)))
+    with pytest.raises(ConfigError, match="Use a ViT"):
+        encoder.patch_grid()

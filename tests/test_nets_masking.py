@@ -1,0 +1,83 @@
+"""Patches and masks: counts, uniformity, independence, and lightly's patches."""
+
+import pytest
+import torch
+from lightly.models.utils import patchify as lightly_patchify
+from lightly.models.utils import random_token_mask
+from lightly.models.utils import unpatchify as lightly_unpatchify
+from scipy.stats import chisquare
+
+from benchmark.nets.masking import kept, masked_tokens, patchify, unpatchify, visible_tokens
+
+
+@pytest.mark.parametrize(
+    ("tokens", "ratio", "expected"),
+    [
+        (64, 0.75, 16),
+        (144, 0.75, 36),
+        (196, 0.75, 49),
+        (196, 0.2, 156),
+        (196, 0.1, 176),
+        (64, 0.1, 57),
+        (64, 0.6, 25),
+        (100, 0.8, 20),
+        (16, 0.2, 12),
+        (16, 0.0, 16),
+        (16, 1.0, 0),
+    ],
+)
+def test_kept_counts(tokens: int, ratio: float, expected: int) -> None:
+    """Oracle: floor(tokens * (1 - ratio)) in exact arithmetic, worked by hand."""
+    assert kept(tokens, ratio) == expected
+    if ratio:
+        assert visible_tokens(torch.rand(3, tokens), ratio).shape == (3, expected)
+
+
+@pytest.mark.parametrize(("tokens", "ratio"), [(64, 0.75), (196, 0.75), (196, 0.2), (144, 0.6)])
+def test_kept_counts_equal_lightly(tokens: int, ratio: float) -> None:
+    """Oracle: lightly's random_token_mask, which counts the class token as one more kept."""
+    keep, _ = random_token_mask(size=(2, tokens + 1), mask_ratio=ratio)
+    assert kept(tokens, ratio) == keep.shape[1] - 1
+
+
+def test_ratio_zero_keeps_all() -> None:
+    """Oracle: None stands for all tokens in order, and nothing is masked."""
+    assert visible_tokens(torch.rand(3, 16), 0) is None
+    assert torch.equal(masked_tokens(None, 3, 16, torch.device("cpu")), torch.zeros(3, 16))
+
+
+def test_visible_and_masked_are_complements() -> None:
+    """Oracle: set arithmetic on the ids of each row."""
+    visible = visible_tokens(torch.rand(8, 16, generator=torch.Generator().manual_seed(0)), 0.75)
+    masked = masked_tokens(visible, 8, 16, torch.device("cpu"))
+    for ids, row in zip(visible.tolist(), masked.tolist(), strict=True):
+        assert len(set(ids)) == 4
+        assert {i for i, m in enumerate(row) if m == 1} == set(range(16)) - set(ids)
+        assert sum(row) == 12
+
+
+def test_choice_is_uniform_and_rows_are_independent() -> None:
+    """Oracle: chi-squared tests of single tokens, and of pairs of neighbouring rows, against equal frequencies."""
+    rows = 16_000
+    uniform = torch.rand(rows, 8, generator=torch.Generator().manual_seed(0))
+    masked = masked_tokens(visible_tokens(uniform, 0.75), rows, 8, torch.device("cpu"))
+    chosen = (1 - masked).double()
+    assert chisquare(chosen.sum(0).numpy()).pvalue > 1e-3
+    together = torch.einsum("ri,rj->ij", chosen[::2], chosen[1::2])
+    assert chisquare(together.flatten().numpy()).pvalue > 1e-3
+
+
+def test_patches_equal_lightly() -> None:
+    """Oracle: lightly's patchify and unpatchify, written by others."""
+    images = torch.randn(2, 3, 24, 24)
+    patches = patchify(images, 4)
+    assert torch.equal(patches, lightly_patchify(images, 4))
+    assert torch.equal(unpatchify(patches, 4), lightly_unpatchify(patches, 4))
+    assert torch.equal(unpatchify(patches, 4), images)
+
+
+def test_patches_of_an_oblong() -> None:
+    """Oracle: slices of the image, raster order of patches and of pixels, channel fastest."""
+    images = torch.randn(2, 3, 8, 12)
+    expected = [images[:, :, r : r + 4, c : c + 4].permute(0, 2, 3, 1).flatten(1) for r in (0, 4) for c in (0, 4, 8)]
+    assert torch.equal(patchify(images, 4), torch.stack(expected, dim=1))

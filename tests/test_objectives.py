@@ -1,0 +1,243 @@
+"""Losses against naive loops in float64, closed forms, another library, and numerical gradients."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from lightly.loss import BarlowTwinsLoss, NTXentLoss
+from lightly.models.utils import normalize_mean_var
+from torch import Tensor
+
+from benchmark.objectives import cross_correlation, info_nce, nt_xent, reconstruction
+
+PAIRED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "nt_xent": partial(nt_xent, temperature=0.2),
+    "info_nce": partial(info_nce, temperature=0.2),
+    "cross_correlation": partial(cross_correlation, redundancy_weight=0.0051),
+}
+weighted = partial(reconstruction, masked_weight=7.0, visible_weight=2.0)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def pair(batch: int = 6, dim: int = 5) -> tuple[Tensor, Tensor]:
+    return normal(batch, dim, seed=1), normal(batch, dim, seed=2)
+
+
+def masks(batch: int, tokens: int, masked: int) -> Tensor:
+    order = torch.rand(batch, tokens, generator=torch.Generator().manual_seed(3)).argsort(1)
+    return (order < masked).double()
+
+
+@pytest.fixture(params=PAIRED, ids=list(PAIRED))
+def loss(request: pytest.FixtureRequest) -> Callable[[Tensor, Tensor], Tensor]:
+    return PAIRED[request.param]
+
+
+def naive_nt_xent(a: Tensor, b: Tensor, temperature: float) -> float:
+    z = [[x / math.hypot(*row) for x in row] for row in [*a.tolist(), *b.tolist()]]
+    total = 0.0
+    for i, anchor in enumerate(z):
+        similarity = [sum(x * y for x, y in zip(anchor, other, strict=True)) / temperature for other in z]
+        others = sum(math.exp(s) for j, s in enumerate(similarity) if j != i)
+        total += math.log(others) - similarity[(i + len(a)) % len(z)]
+    return total / len(z)
+
+
+def naive_info_nce(queries: Tensor, keys: Tensor, temperature: float) -> float:
+    total = 0.0
+    for i, query in enumerate(queries):
+        similarity = [float(torch.cosine_similarity(query, key, dim=0)) / temperature for key in keys]
+        total += math.log(sum(map(math.exp, similarity))) - similarity[i]
+    return total / len(queries)
+
+
+def naive_cross_correlation(a: Tensor, b: Tensor, redundancy_weight: float) -> float:
+    def standardised(column: list[float]) -> list[float]:
+        mean = sum(column) / len(column)
+        variance = sum((x - mean) ** 2 for x in column) / len(column)
+        return [(x - mean) / math.sqrt(variance + 1e-5) for x in column]
+
+    columns_a, columns_b = (list(map(standardised, z.T.tolist())) for z in (a, b))
+    total = 0.0
+    for i, x in enumerate(columns_a):
+        for j, y in enumerate(columns_b):
+            correlation = sum(p * q for p, q in zip(x, y, strict=True)) / len(x)
+            total += (1 - correlation) ** 2 if i == j else redundancy_weight * correlation**2
+    return total
+
+
+def naive_reconstruction(
+    prediction: Tensor, patches: Tensor, masked: Tensor, *, kind: str, reduction: str, standardised: bool
+) -> float:
+    errors: dict[bool, list[float]] = {True: [], False: []}
+    for i, row in enumerate(patches):
+        for j, patch in enumerate(row):
+            target = patch
+            if standardised:
+                mean = patch.sum() / len(patch)
+                variance = ((patch - mean) ** 2).sum() / (len(patch) - 1)
+                target = (patch - mean) / math.sqrt(variance + 1e-6)
+            pixels = [abs(float(d)) ** (2 if kind == "l2" else 1) for d in prediction[i, j] - target]
+            errors[bool(masked[i, j])].append(sum(pixels) / (len(pixels) if reduction == "mean" else 1))
+    return 7.0 * sum(errors[True]) / len(errors[True]) + 2.0 * sum(errors[False]) / len(errors[False])
+
+
+@pytest.mark.parametrize(
+    ("ours", "naive", "setting"),
+    [
+        (nt_xent, naive_nt_xent, {"temperature": 0.1}),
+        (nt_xent, naive_nt_xent, {"temperature": 0.5}),
+        (info_nce, naive_info_nce, {"temperature": 0.1}),
+        (cross_correlation, naive_cross_correlation, {"redundancy_weight": 0.0051}),
+        (cross_correlation, naive_cross_correlation, {"redundancy_weight": 2.0}),
+    ],
+)
+def test_pair_loss_equals_its_equation(
+    ours: Callable[..., Tensor], naive: Callable[..., float], setting: dict[str, float]
+) -> None:
+    """Oracle: the paper's equation as a double loop over numbers, float64."""
+    assert float(ours(*pair(), **setting)) == pytest.approx(naive(*pair(), **setting), rel=1e-12)
+
+
+@pytest.mark.parametrize("standardised", [True, False])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("kind", ["l2", "l1"])
+def test_reconstruction_equals_its_equation(kind: Any, reduction: Any, standardised: bool) -> None:
+    """Oracle: a double loop over patches; the rows mask unequal numbers, so a mean of row means would differ."""
+    prediction, patches, masked = normal(3, 8, 12, seed=1), normal(3, 8, 12, seed=2) * 3 + 1, masks(3, 8, 5)
+    masked[0] = 0
+    masked[0, :2] = 1
+    settings = {"kind": kind, "reduction": reduction, "standardised": standardised}
+    expected = naive_reconstruction(prediction, patches, masked, **settings)
+    assert float(weighted(prediction, patches, masked, **settings)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_nt_xent_equals_lightly() -> None:
+    """Oracle: lightly's NTXentLoss, written by others."""
+    a, b = pair(16, 32)
+    torch.testing.assert_close(nt_xent(a, b, temperature=0.3), NTXentLoss(temperature=0.3)(a, b), rtol=1e-12, atol=0)
+
+
+def test_cross_correlation_equals_lightly() -> None:
+    """Oracle: lightly's BarlowTwinsLoss, written by others; it computes in float32."""
+    a, b = (z.float() for z in pair(16, 32))
+    expected = BarlowTwinsLoss(lambda_param=0.0051)(a, b)
+    torch.testing.assert_close(cross_correlation(a, b, redundancy_weight=0.0051), expected, rtol=1e-6, atol=0)
+
+
+def test_reconstruction_equals_lightly() -> None:
+    """Oracle: lightly's normalize_mean_var and torch's mse_loss over the masked patches."""
+    prediction, patches, masked = normal(4, 16, 48, seed=1), normal(4, 16, 48, seed=2), masks(4, 16, 12)
+    chosen = masked.bool()
+    expected = torch.nn.functional.mse_loss(prediction[chosen], normalize_mean_var(patches)[chosen])
+    ours = reconstruction(prediction, patches, masked, masked_weight=1.0, visible_weight=0.0)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("batch", [2, 32, 256])
+def test_collapsed_embeddings_score_chance(batch: int) -> None:
+    """Oracle: uniform guesses, log(2 B - 1) among both views and log B among the keys."""
+    constant = torch.ones(batch, 8, dtype=torch.float64)
+    assert float(nt_xent(constant, constant, temperature=0.1)) == pytest.approx(math.log(2 * batch - 1), rel=1e-12)
+    assert float(info_nce(constant, constant, temperature=0.1)) == pytest.approx(math.log(batch), rel=1e-12)
+
+
+def test_orthogonal_embeddings_have_a_closed_form() -> None:
+    """Oracle: similarities are 1 for the positive and 0 for each of 2 B - 2, respectively B - 1, negatives."""
+    z, best = torch.eye(8, dtype=torch.float64), math.exp(1 / 0.2)
+    assert float(nt_xent(z, z, temperature=0.2)) == pytest.approx(math.log((best + 14) / best), rel=1e-12)
+    assert float(info_nce(z, z, temperature=0.2)) == pytest.approx(math.log((best + 7) / best), rel=1e-12)
+
+
+def test_random_embeddings_score_above_chance() -> None:
+    """Oracle: for independent unit vectors log(2 B - 1) + 1 / (2 d T^2), to second order in their similarity."""
+    a, b = pair(256, 128)
+    expected = math.log(511) + 1 / (2 * 128 * 0.5**2)
+    assert float(nt_xent(a, b, temperature=0.5)) == pytest.approx(expected, abs=0.02)
+
+
+def test_cross_correlation_has_closed_forms() -> None:
+    """Oracle: collapse gives d; equal dimensions give weight d (d - 1); orthogonal columns give 0, both up to eps."""
+    correlation = partial(cross_correlation, redundancy_weight=0.5)
+    constant = torch.ones(8, 4, dtype=torch.float64)
+    assert float(correlation(constant, constant)) == 4
+    repeated = normal(8, 1).expand(8, 4)
+    assert float(correlation(repeated, repeated)) == pytest.approx(0.5 * 4 * 3, rel=1e-3)
+    columns = torch.tensor([[1, 1, 1], [-1, 1, -1], [1, -1, -1], [-1, -1, 1]], dtype=torch.float64)
+    assert float(correlation(columns, columns)) == pytest.approx(0, abs=1e-8)
+    assert float(correlation(columns, -columns)) == pytest.approx(3 * 4, rel=1e-4)
+
+
+def test_cross_correlation_of_independent_batches() -> None:
+    """Oracle: expectations d (1 + 1/B) + w d (d - 1) / B for two batches, w d (d - 1) / B for one with itself."""
+    a, b = pair(256, 512)
+    correlation = partial(cross_correlation, redundancy_weight=0.0051)
+    redundancy = 0.0051 * 512 * 511 / 256
+    assert float(correlation(a, a)) == pytest.approx(redundancy, rel=0.02)
+    assert float(correlation(a, b)) == pytest.approx(512 * (1 + 1 / 256) + redundancy, rel=0.02)
+
+
+def test_predicting_the_mean_scores_the_variance() -> None:
+    """Oracle: zeros against targets of unit unbiased variance leave (n - 1) / n; a constant image leaves 0."""
+    patches, masked = normal(2, 16, 48), masks(2, 16, 12)
+    settings: dict[str, float] = {"masked_weight": 1.0, "visible_weight": 0.0}
+    assert float(reconstruction(torch.zeros_like(patches), patches, masked, **settings)) == pytest.approx(
+        47 / 48, rel=1e-5
+    )
+    flat = torch.full_like(patches, 3.0)
+    assert float(reconstruction(torch.zeros_like(flat), flat, masked, **settings)) == 0
+
+
+@pytest.mark.parametrize(("masked", "left"), [(0.0, 2.0), (1.0, 7.0)])
+def test_an_empty_set_of_patches_contributes_nothing(masked: float, left: float) -> None:
+    """Oracle: an error of 1 everywhere leaves the weight of the set that is not empty, and no 0 / 0."""
+    zeros = torch.zeros(2, 4, 12)
+    assert float(weighted(zeros + 1, zeros, torch.full((2, 4), masked), standardised=False)) == left
+
+
+def test_pair_losses_ignore_scale(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Oracle: the loss itself, with embeddings a hundred times larger (up to the eps of the standardisation)."""
+    a, b = pair()
+    torch.testing.assert_close(loss(100 * a, 10 * b), loss(a, b), rtol=1e-4, atol=0)
+
+
+def test_pair_losses_ignore_the_order_of_the_batch(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Oracle: the loss itself; permuting one view alone must change it."""
+    a, b = pair()
+    order = torch.tensor([3, 1, 5, 0, 2, 4])
+    torch.testing.assert_close(loss(a[order], b[order]), loss(a, b), rtol=1e-12, atol=0)
+    assert abs(float(loss(a[order], b) - loss(a, b))) > 1e-3
+
+
+def test_pair_losses_have_the_right_gradient(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Oracle: finite differences in float64, for both views."""
+    assert torch.autograd.gradcheck(loss, tuple(z.requires_grad_() for z in pair()))
+
+
+@pytest.mark.parametrize("kind", ["l2", "l1"])
+def test_reconstruction_has_the_right_gradient(kind: Any) -> None:
+    """Oracle: finite differences in float64."""
+    patches, masked = normal(2, 4, 6, seed=2), masks(2, 4, 3)
+    prediction = normal(2, 4, 6, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: weighted(p, patches, masked, kind=kind), (prediction,))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_losses_are_float32_under_autocast(dtype: torch.dtype) -> None:
+    """Oracle: the same function of the same rounded numbers in float64."""
+    a, b = (z.to(dtype) for z in pair(16, 32))
+    patches, masked = normal(2, 4, 8), masks(2, 4, 3)
+    prediction = normal(2, 4, 8, seed=5).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        values = [loss(a, b) for loss in PAIRED.values()] + [weighted(prediction, patches.float(), masked)]
+    exact = [loss(a.double(), b.double()) for loss in PAIRED.values()]
+    exact.append(weighted(prediction.double(), patches, masked))
+    for value, expected in zip(values, exact, strict=True):
+        assert value.dtype == torch.float32
+        assert float(value) == pytest.approx(float(expected), rel=1e-5)
