@@ -4,6 +4,7 @@ import gin
 import torch
 from torch import Tensor
 
+from benchmark.errors import ConfigError
 from benchmark.method import Branch, Siamese, Views, Visible
 from benchmark.nets.encoders import Encoder, Features
 from benchmark.nets.heads import mlp
@@ -33,8 +34,14 @@ class SimCLR(Siamese):
         self.temperature = temperature
 
     def encode(self, views: Views, visible: Visible | None = None) -> tuple[Branch, ...]:
-        """Pass all views through the network in one forward."""
+        """Pass all views through the network in one forward, which needs equally many visible tokens in each."""
         kept = [ids for ids in visible or [] if ids is not None]
+        counts = [None if ids is None else ids.shape[1] for ids in visible or []]
+        if len(set(counts)) > 1:
+            raise ConfigError(
+                f"SimCLR joins its views in one forward and needs as many visible tokens in each, got {counts} (None: "
+                f"all). Mask the views at one ratio, or use a base that encodes each view by itself."
+            )
         features = self.encoder(torch.cat(list(views)), torch.cat(kept) if kept else None)
         parts = [
             [None] * len(views) if joint is None else joint.chunk(len(views))

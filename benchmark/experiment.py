@@ -26,6 +26,7 @@ from benchmark.evals.harness import Evaluation, Results
 from benchmark.evals.knn import KNN
 from benchmark.evals.linear import Linear
 from benchmark.method import Method
+from benchmark.nets.attention import choose_attention
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder
 from benchmark.randomness import derive
@@ -118,6 +119,7 @@ def dry_run(config: Config) -> str:
     data, batch = session.dataset, session.stage.batch_size
     images = steps * batch
     Resident(data.pretrain, batch, 0, "cpu")
+    session.stage.optimiser()
     facts = {
         "data": f"{data.name}, {len(data.pretrain):,} images to pretrain on, {len(data.train.images):,} train, "
         f"{len(data.test.images):,} test, {data.size} px, {len(data.classes)} classes, "
@@ -156,20 +158,22 @@ def run(
     if resume and finished:
         record = records.read(finished[-1])
         print(f"{summary(record, _floors(session))}\nThis run is finished: {finished[-1]}")
-        return record
+        return _judged(record, folder)
     _clear(folder, resume=resume, fresh=fresh, finished=bool(finished))
     flops, steps = session.plan
     method, views = session.method()
     data = Resident(session.dataset.pretrain, session.stage.batch_size, session.experiment.seed, session.device)
+    recipe = session.stage.optimiser()
     print(_opening(session, flops, steps))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.gin").write_text(config.text)
     method.to(session.device)
+    choose_attention(method, session.device, session.stage.precision)
     if method.encoder.n_tokens is None:
         method.to(memory_format=torch.channels_last)
     training = Training(
         method=method,
-        optimiser=session.stage.optimiser().build(method.param_groups(), session.stage.batch_size),
+        optimiser=recipe.build(method.param_groups(), session.stage.batch_size),
         views=views,
         data=data,
         mean=session.dataset.mean,
@@ -218,17 +222,24 @@ def run(
             records.write(floor, publish)
         path = records.write(record, publish)
     print(f"\n{summary(record, floors)}\nrecord: {path}")
-    if outcome.status != "ok":
-        raise BenchmarkError(
-            f"The loss was not finite before step {training.step} of {steps}; the record says 'diverged'. Lower the "
-            f"rate (for instance --set AdamW.base_rate=...) or look at {folder / 'metrics.jsonl'}."
-        )
-    return record
+    return _judged(record, folder)
 
 
 def summary(record: Record, floors: list[Record]) -> str:
     """Return the row of a run under its floors, and what it is worth."""
     return "\n".join([row(record, floors), *([SMOKE[name]] if (name := record["dataset"]["name"]) in SMOKE else [])])
+
+
+def _judged(record: Record, folder: Path) -> Record:
+    """Return the record of a sound run; raise BenchmarkError for a diverged one, whose record exists all the same."""
+    if record["status"] == "diverged":
+        assert record["budget"] is not None
+        taken, planned = record["cost"]["images"] // record["budget"]["batch_size"], record["budget"]["steps"]
+        raise BenchmarkError(
+            f"The loss was not finite before step {taken} of {planned}; the record says 'diverged'. Lower the "
+            f"rate (for instance --set AdamW.base_rate=...) or look at {folder / 'metrics.jsonl'}."
+        )
+    return record
 
 
 def _opening(session: Session, flops: int, steps: int) -> str:

@@ -25,7 +25,9 @@ def images(batch: int = 3, size: int = 16) -> Tensor:
     return torch.randn(batch, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def naive(encoder: ViT, view: Tensor, allowed: Tensor, mask: Tensor | None = None, token: Tensor | None = None) -> Tensor:
+def naive(
+    encoder: ViT, view: Tensor, allowed: Tensor, mask: Tensor | None = None, token: Tensor | None = None
+) -> Tensor:
     """Encode one image with loops over heads; `allowed` (1 + tokens,) says which keys attention may read."""
     net, width = encoder.net, encoder.width
     rows = [view[:, r : r + 4, c : c + 4].flatten() for r in range(0, 16, 4) for c in range(0, 16, 4)]

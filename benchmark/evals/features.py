@@ -48,7 +48,8 @@ def extract(
     """Return the features of uint8 `images` `(n, 3, height, width)` in eval mode and float32, on the host.
 
     A ViT gives its class token (`cls`), the mean of its patch tokens (`mean`) and both joined (`both`); a
-    convolutional network gives its global average (`pooled`).
+    convolutional network gives its global average (`pooled`). A row that is not finite becomes 0: a diverged encoder
+    is scored like a constant one.
     """
     training = encoder.training
     encoder.eval()
@@ -62,7 +63,8 @@ def extract(
             mean = found.tokens.float().mean(1)
             parts.append({"cls": pooled.cpu(), "mean": mean.cpu(), "both": torch.cat([pooled, mean], dim=1).cpu()})
     encoder.train(training)
-    return join(parts)
+    joined = join(parts)
+    return {name: rows.where(rows.isfinite().all(1, keepdim=True), 0.0) for name, rows in joined.items()}
 
 
 def raw_pixels(images: Tensor) -> dict[str, Tensor]:

@@ -8,10 +8,10 @@ normalisation, the optimiser and the momentum update are not counted.
 from collections.abc import Callable
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.method import Draws, Method
+from benchmark.nets.attention import set_fused
 
 
 def count_step(build: Callable[[], Method], batch_size: int, image_size: int) -> int:
@@ -23,7 +23,7 @@ def count_step(build: Callable[[], Method], batch_size: int, image_size: int) ->
 
 def count(method: Method, batch_size: int, image_size: int, device: torch.device) -> int:
     """Count one step of `method` where it is; on a real device this runs it, and leaves its gradients."""
-    plain_attention(method)
+    set_fused(method, False)
     method.train()
     views = [
         torch.empty(batch_size, 3, image_size, image_size, device=device).fill_(0.5) for _ in range(method.n_views)
@@ -33,10 +33,3 @@ def count(method: Method, batch_size: int, image_size: int, device: torch.device
         step.loss.backward()
         method.after_backward(step)
     return int(counter.get_total_flops())
-
-
-def plain_attention(module: nn.Module) -> None:
-    """Make timm's attention layers use matrix products and a softmax instead of the fused kernel."""
-    for part in module.modules():
-        if hasattr(part, "fused_attn"):
-            part.fused_attn = False  # type: ignore[assignment]

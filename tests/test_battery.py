@@ -1,0 +1,310 @@
+"""What every method owes the harness. Each gin/*.gin and baselines/*.py is found by itself: a new method needs no line.
+
+`pytest -k simclr` runs the checks of one method, on a tiny encoder and small random views.
+"""
+
+import ast
+import io
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from benchmark import config
+from benchmark.experiment import Session
+from benchmark.method import Container, Draws, Method, Siamese, Step
+from benchmark.nets.encoders import Encoder
+from benchmark.training import checkpoint
+from benchmark.training.optim import Optimiser
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = {path.stem: path for path in sorted((ROOT / "gin").glob("*.gin"))}
+METHODS = {path.stem: path for path in sorted((ROOT / "baselines").glob("*.py")) if path.stem != "__init__"}
+TINY = ("ViT.width=32", "ViT.depth=2", "ViT.heads=2")
+BATCH, STEPS = 8, 3
+
+FORWARDS = {"SimCLR": 1, "BarlowTwins": 2, "SimSiam": 2, "BYOL": 4, "MoCoV3": 4}
+"""Encoder forwards per step by class, the momentum copy's among them; SimCLR joins its views in one."""
+FORWARDS_ADDED = {"MRCL": 0}
+"""What a container adds to its base; without one it encodes its one view."""
+PAIRED = {"MixMask"}
+"""Methods whose draws pair the rows of a batch: another order is another experiment."""
+ALLOWED = ("torch", "gin", "timm", "benchmark.method", "benchmark.objectives", "benchmark.nets", "benchmark.errors")
+
+
+@pytest.fixture(scope="module", params=EXPERIMENTS)
+def session(request: pytest.FixtureRequest) -> Iterator[Session]:
+    """One experiment on the digits; gin's state is global, so it lives until the next one is opened."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    yield Session.open(config.load([str(EXPERIMENTS[request.param])], TINY), Path())
+    torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.fixture
+def method(session: Session) -> Method:
+    return session.method()[0].train()
+
+
+def batch(method: Method, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    side = method.encoder.image_size
+    generator = torch.Generator().manual_seed(seed)
+    return list(torch.randn(method.n_views, BATCH, 3, side, side, generator=generator).to(dtype))
+
+
+def first_step(method: Method, dtype: torch.dtype = torch.float32) -> Step:
+    return method(batch(method, dtype=dtype), Draws(0, 0, BATCH))
+
+
+def optimiser(session: Session, method: Method) -> Optimiser:
+    return session.stage.optimiser().build(method.param_groups(), BATCH)
+
+
+def train(session: Session, method: Method, optimiser: Optimiser, start: int = 0, stop: int = STEPS) -> None:
+    for t in range(start, stop):
+        step = method(batch(method, seed=t), Draws(session.experiment.seed, t, BATCH))
+        step.loss.backward()
+        method.after_backward(step)
+        optimiser.step((t + 1) / (STEPS + 1))  # not t / STEPS: warm-up starts at a rate of 0
+        method.after_step(t / STEPS)
+
+
+def digest(method: Method, optimiser: Optimiser) -> str:
+    state = {"method": method.state_dict(), "optimiser": optimiser.inner.state_dict()}
+    return checkpoint.digest(checkpoint.flatten(state))
+
+
+def statistics(method: Method) -> set[str]:
+    """Names of the buffers that a batch norm writes in its forward."""
+    return {
+        f"{name}.{buffer}"
+        for name, part in method.named_modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm)
+        for buffer, _ in part.named_buffers()
+    }
+
+
+def attributes(method: Method) -> dict[str, str]:
+    """Every attribute of every module, but for what the state dict holds."""
+    held = {"_parameters", "_buffers", "_modules"}
+    return {
+        f"{name}.{key}": repr(value)
+        for name, part in method.named_modules()
+        for key, value in vars(part).items()
+        if key not in held
+    }
+
+
+def test_loss_is_a_finite_scalar(method: Method) -> None:
+    """Oracle: the contract: a float32 scalar with a gradient; logs and carry are detached, logs are scalars."""
+    step = first_step(method)
+    assert (step.loss.shape, step.loss.dtype) == ((), torch.float32)
+    assert step.loss.isfinite()
+    assert step.loss.requires_grad
+    assert all(log.shape == () and log.isfinite() for log in step.logs.values())
+    assert not any(value.requires_grad for value in [*step.logs.values(), *step.carry.values()])
+
+
+def test_gradients_reach_what_is_trained_and_nothing_else(method: Method) -> None:
+    """Oracle: `requires_grad`; the optimiser's groups hold each trainable parameter once."""
+    first_step(method).loss.backward()
+    trainable = {name for name, p in method.named_parameters() if p.requires_grad}
+    assert {name for name, p in method.named_parameters() if p.grad is not None} == trainable
+    assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
+    first = next(p for p in method.encoder.parameters() if p.requires_grad and p.ndim > 1)
+    assert first.grad.abs().max() > 0
+    grouped = [id(p) for group in method.param_groups() for p in group.params]
+    assert sorted(grouped) == sorted(id(p) for p in method.parameters() if p.requires_grad)
+
+
+def test_forward_is_pure(method: Method) -> None:
+    """Oracle: state, attributes and torch's generator before and after, and the same loss when called again."""
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    written, generator = attributes(method), torch.get_rng_state()
+    loss = first_step(method).loss
+    changed = {name for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed <= statistics(method)
+    assert attributes(method) == written
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert torch.equal(first_step(method).loss, loss)
+
+
+def test_every_view_has_a_recipe_and_matters(session: Session) -> None:
+    """Oracle: one recipe for each view that the method declares; another view gives another loss."""
+    method, recipes = session.method()
+    assert len(recipes) == method.n_views
+    views = batch(method)
+    for k in range(method.n_views):
+        others = [view.roll(5, dims=3) if i == k else view for i, view in enumerate(views)]
+        assert not torch.equal(method(others, Draws(0, 0, BATCH)).loss, method(views, Draws(0, 0, BATCH)).loss)
+
+
+class Permuted(Draws):
+    """Draws whose rows stand in another order."""
+
+    def __init__(self, order: Tensor) -> None:
+        super().__init__(0, 0, len(order))
+        self.order = order
+
+    def rows(self, name: object, *shape: int) -> Tensor:
+        return super().rows(name, *shape)[self.order]
+
+
+def test_order_of_the_batch_is_irrelevant(method: Method) -> None:
+    """Oracle: the loss itself in float64, with images and draws permuted together; images alone give another loss."""
+    if type(method).__name__ in PAIRED:
+        pytest.skip("its draws pair the rows of the batch")
+    method.double()
+    order = torch.randperm(BATCH, generator=torch.Generator().manual_seed(1))
+    views = batch(method, dtype=torch.float64)
+    loss = method(views, Draws(0, 0, BATCH)).loss
+    permuted = method([view[order] for view in views], Permuted(order)).loss
+    torch.testing.assert_close(permuted, loss, rtol=1e-10, atol=0)
+    if method.n_views > 1:
+        mismatched = method([views[0][order], *views[1:]], Draws(0, 0, BATCH)).loss
+        assert (mismatched - loss).abs() > 1e-6 * loss.abs()
+
+
+def test_seed_decides_every_bit(session: Session) -> None:
+    """Oracle: the digest of all state after three steps: equal for equal seeds, another for another."""
+    digests = []
+    for seed in (0, 0, 1):
+        run = replace(session, experiment=replace(session.experiment, seed=seed))
+        method = run.method()[0].train()
+        inner = optimiser(run, method)
+        train(run, method, inner)
+        digests.append(digest(method, inner))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_saved_state_continues_identically(session: Session, method: Method) -> None:
+    """Oracle: a run without interruption; the state passes a file into a method with other weights."""
+    whole = optimiser(session, method)
+    train(session, method, whole, stop=2)
+    file = io.BytesIO()
+    torch.save([method.state_dict(), whole.inner.state_dict()], file)
+    train(session, method, whole, start=2)
+
+    other = replace(session, experiment=replace(session.experiment, seed=1)).method()[0].train()
+    resumed = optimiser(session, other)
+    state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    other.load_state_dict(state[0])
+    resumed.inner.load_state_dict(state[1])
+    train(session, other, resumed, start=2)
+    assert digest(other, resumed) == digest(method, whole)
+
+
+def test_loss_is_float32_under_autocast(method: Method) -> None:
+    """Oracle: the float32 loss, to the precision of bfloat16; gradients stay finite."""
+    with torch.autocast("cpu", torch.bfloat16):
+        step = first_step(method)
+    step.loss.backward()
+    assert step.loss.dtype == torch.float32
+    assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
+    torch.testing.assert_close(step.loss, first_step(method).loss, rtol=0.05, atol=0.05)
+
+
+def stated_forwards(method: Method) -> int | None:
+    """Look up the encoder forwards of a step; None where a class is unknown."""
+    name = type(method).__name__
+    if not isinstance(method, Container):
+        return FORWARDS.get(name)
+    own = 1 if method.base is None else stated_forwards(method.base)
+    added = FORWARDS_ADDED.get(name)
+    return None if own is None or added is None else own + added
+
+
+def test_encoder_forwards_are_as_few_as_stated(method: Method) -> None:
+    """Oracle: the tables above, for the classes that they know."""
+    expected = stated_forwards(method)
+    if expected is None:
+        pytest.skip(f"the forwards of {type(method).__name__} are not stated")
+    forwards: list[nn.Module] = []
+    hook = register_module_forward_hook(lambda part, *_: forwards.append(part) if isinstance(part, Encoder) else None)
+    first_step(method)
+    hook.remove()
+    assert len(forwards) == expected
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
+def test_compiled_method_equals_eager(method: Method) -> None:
+    """Oracle: the eager loss and its gradient; `aot_eager` traces forward and backward without generating code."""
+    encoder = [p for p in method.encoder.parameters() if p.requires_grad]
+    loss = first_step(method).loss
+    gradients = torch.autograd.grad(loss, encoder)
+    torch._dynamo.reset()
+    compiled = torch.compile(method, backend="aot_eager")(batch(method), Draws(0, 0, BATCH)).loss
+    torch.testing.assert_close(compiled, loss, rtol=1e-5, atol=1e-6)
+    scale = max(float(g.abs().max()) for g in gradients)
+    torch.testing.assert_close(torch.autograd.grad(compiled, encoder), gradients, rtol=1e-3, atol=1e-5 * scale)
+
+
+class Held:
+    """Targets that carry no gradient stay what they were at the first call, as their stop-gradient means."""
+
+    def __init__(self, siamese: Siamese) -> None:
+        self.compute = siamese.targets
+        self.first: dict[int, Tensor] | None = None
+
+    def __call__(self, *args: object) -> dict[int, Tensor]:
+        self.first = self.compute(*args) if self.first is None else self.first
+        fixed = not any(target.requires_grad for target in self.first.values())
+        return self.first if fixed else self.compute(*args)
+
+
+def test_gradient_equals_finite_differences(method: Method) -> None:
+    """Oracle: central differences in float64 along a random direction through all trained parameters."""
+    method.double()
+    siamese = method.base if isinstance(method, Container) else method
+    if isinstance(siamese, Siamese):
+        siamese.targets = Held(siamese)
+    trained = [p for p in method.parameters() if p.requires_grad]
+    generator = torch.Generator().manual_seed(2)
+    direction = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in trained]
+    norm = sum(d.square().sum() for d in direction) ** 0.5
+    gradients = torch.autograd.grad(first_step(method, torch.float64).loss, trained)
+    slope = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True)) / norm
+
+    ends = []
+    with torch.no_grad():
+        for distance in (1e-5, -2e-5):
+            for p, d in zip(trained, direction, strict=True):
+                p += distance * d / norm
+            ends.append(first_step(method, torch.float64).loss)
+    torch.testing.assert_close((ends[0] - ends[1]) / 2e-5, slope, rtol=1e-4, atol=1e-7)
+
+
+def test_deviations_are_stated(method: Method) -> None:
+    """Oracle: the sentence that the docstring of every method has."""
+    assert re.search(r"Differs from the paper: \w", type(method).__doc__ or "")
+
+
+def imports(path: Path) -> list[str]:
+    """Names of the modules that a file imports; packages of our own by their modules."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module in ("benchmark", "baselines"):
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append(node.module or "." * node.level)
+    return found
+
+
+@pytest.mark.parametrize("stem", METHODS)
+def test_method_is_one_small_file(stem: str) -> None:
+    """Oracle: the rules: 180 lines, imports of the layers below and of at most one other method, one gin file."""
+    path = METHODS[stem]
+    assert len(path.read_text().splitlines()) <= 180
+    others = [name for name in imports(path) if name.split(".")[0] not in sys.stdlib_module_names]
+    siblings = {name for name in others if name.startswith("baselines.")}
+    assert len(siblings) <= 1
+    foreign = [n for n in others if n not in siblings and not any(n == a or n.startswith(f"{a}.") for a in ALLOWED)]
+    assert not foreign, f"{path.name} imports {foreign}"
+    assert any(f"import baselines.{stem}\n" in gin.read_text() for gin in EXPERIMENTS.values())

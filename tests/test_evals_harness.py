@@ -1,0 +1,156 @@
+"""The harness: what an evaluation may see, and that nothing but the final score depends on the test labels."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import TinyEncoder
+
+from benchmark.data.sources import Dataset, Split
+from benchmark.data.subsets import holdout
+from benchmark.errors import ConfigError
+from benchmark.evals import harness
+from benchmark.evals.features import Bank, Ranking
+from benchmark.evals.harness import Results, evaluate_encoder, evaluate_pixels
+from benchmark.evals.knn import KNN
+from benchmark.evals.linear import Linear
+from benchmark.evals.scoring import SealedLabels
+from benchmark.training.checkpoint import digest
+
+CPU = torch.device("cpu")
+BOTH = (KNN(), Linear())
+
+
+def split(n: int, seed: int) -> Split:
+    """Images of 8 px in 4 classes, each brighter in one of four rows of patches, under noise."""
+    labels = torch.arange(n) % 4
+    images = torch.randint(0, 180, (n, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    for image, label in zip(images, labels.tolist(), strict=True):
+        image[:, 2 * label : 2 * label + 2] += 40
+    return Split(images, labels)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    train, test = split(160, 0), split(80, 1)
+    classes = ("a", "b", "c", "d")
+    return Dataset("toy", "0" * 64, classes, 8, train.images, train, test, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
+
+
+@pytest.fixture
+def encoder() -> TinyEncoder:
+    torch.manual_seed(0)
+    return TinyEncoder().train()
+
+
+def with_test_labels(dataset: Dataset, labels: torch.Tensor | None) -> Dataset:
+    return replace(dataset, test=replace(dataset.test, labels=labels))
+
+
+def choices(results: Results) -> dict[str, Any]:
+    return {name: (found["choices"], found["flags"]) for name, found in results.metrics.items()}
+
+
+def test_pixels_of_an_easy_set_are_told_apart(dataset: Dataset) -> None:
+    """Oracle: chance is 25 %; the classes differ in the brightness of a row, which raw pixels show."""
+    results = evaluate_pixels(dataset, BOTH)
+    assert set(results.metrics) == {"knn", "linear"}
+    assert results.metrics["linear"]["top1"] > 0.6
+    assert all(found["n"] == 80 and found["choices"]["feature"] == "pixels" for found in results.metrics.values())
+
+
+def test_test_labels_change_no_choice(dataset: Dataset, encoder: TinyEncoder) -> None:
+    """Oracle: poisoned test labels: choices and predictions stay, the scores fall to what random labels allow."""
+    random = torch.randint(4, (80,), generator=torch.Generator().manual_seed(3))
+    honest = evaluate_encoder(encoder, dataset, BOTH, CPU)
+    poisoned = evaluate_encoder(encoder, with_test_labels(dataset, random), BOTH, CPU)
+    assert choices(honest) == choices(poisoned)
+    for name, ranking in honest.rankings.items():
+        assert torch.equal(ranking, poisoned.rankings[name])
+        assert honest.metrics[name]["top1"] != poisoned.metrics[name]["top1"]
+
+
+def test_test_labels_are_read_once(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the counter of the sealed labels after all evaluations; the bank holds no tensor of that length."""
+    made: list[SealedLabels] = []
+    banks: list[Bank] = []
+
+    class Counted(SealedLabels):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    class Spy:
+        name, version = "spy", 1
+
+        def __call__(self, bank: Bank) -> Ranking:
+            banks.append(bank)
+            return Ranking(torch.zeros(80, 4, dtype=torch.int64), {})
+
+    monkeypatch.setattr(harness, "SealedLabels", Counted)
+    evaluate_pixels(dataset, (KNN(), Spy()))
+    assert [sealed.reads for sealed in made] == [{"knn": 1, "spy": 1}]
+    (bank,) = banks
+    assert len(bank.labels) == 160
+    fit, held = holdout(dataset.train.labels, "toy")  # type: ignore[arg-type]
+    assert torch.equal(bank.fit, fit)
+    assert torch.equal(bank.held, held)
+
+
+def test_encoder_is_left_alone(dataset: Dataset, encoder: TinyEncoder) -> None:
+    """Oracle: the digest of parameters and buffers, for a network with batch norm handed over in train mode."""
+    before = digest(encoder.state_dict())
+    evaluate_encoder(encoder, dataset, BOTH, CPU)
+    assert digest(encoder.state_dict()) == before
+    assert encoder.training
+
+
+def test_order_of_train_does_not_matter(
+    dataset: Dataset, encoder: TinyEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: permuting train with its labels and its hold-out changes no accuracy; a shifted label would."""
+    order = torch.randperm(160, generator=torch.Generator().manual_seed(0))
+    place = order.argsort()
+    assert dataset.train.labels is not None
+    permuted = replace(dataset, train=Split(dataset.train.images[order], dataset.train.labels[order]))
+    straight = evaluate_encoder(encoder, dataset, BOTH, CPU)
+    monkeypatch.setattr(
+        harness, "holdout", lambda _, name: tuple(place[ids] for ids in holdout(dataset.train.labels, name))
+    )
+    turned = evaluate_encoder(encoder, permuted, BOTH, CPU)
+    for name in ("knn", "linear"):
+        assert turned.metrics[name]["top1"] == pytest.approx(straight.metrics[name]["top1"], abs=1 / 80)
+        assert turned.metrics[name]["choices"]["feature"] == straight.metrics[name]["choices"]["feature"]
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_evaluation_without_labels_is_refused(dataset: Dataset, part: str) -> None:
+    """Oracle: the message names the evaluations, the split and the way to do without."""
+    bare = replace(dataset, **{part: replace(getattr(dataset, part), labels=None)})
+    with pytest.raises(ConfigError, match=rf"knn, linear need labels, but the {part} split of toy has none.*--set"):
+        evaluate_pixels(bare, BOTH)
+    assert evaluate_pixels(bare, ()).metrics == {}
+
+
+def test_predictions_are_saved_as_ranked(dataset: Dataset, tmp_path: Path) -> None:
+    """Oracle: the file read again; without evaluations there is none."""
+    results = evaluate_pixels(dataset, (KNN(),))
+    entry = results.save(tmp_path / "predictions.safetensors")
+    assert entry is not None
+    stored = load_file(tmp_path / entry["file"])
+    assert torch.equal(stored["knn"].long(), results.rankings["knn"])
+    hits = (stored["knn"][:, 0].long() == dataset.test.labels).double().mean()
+    assert float(hits) == pytest.approx(results.metrics["knn"]["top1"])
+    assert Results({}, {}).save(tmp_path / "none") is None
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_encoder_of_nan_is_scored(dataset: Dataset, encoder: TinyEncoder) -> None:
+    """Oracle: a diverged run is evaluated like any other, and constant answers are chance: 25 % of balanced classes."""
+    for parameter in encoder.parameters():
+        parameter.data.fill_(float("nan"))
+    for found in evaluate_encoder(encoder, dataset, BOTH, CPU).metrics.values():
+        assert found["top1"] == pytest.approx(0.25)

@@ -1,0 +1,162 @@
+"""The linear probe against scikit-learn's logistic regression."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from benchmark.evals import linear
+from benchmark.evals.features import Bank
+from benchmark.evals.linear import GRID, WIDER, Linear, Standard, fit
+
+
+def mixture(n: int, dim: int, classes: int, spread: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return features and labels of overlapping Gaussians around random centres, the same for every seed."""
+    centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % classes
+    return centres[labels] + spread * torch.randn(n, dim, generator=generator), labels
+
+
+def scaled(features: Tensor) -> Tensor:
+    return features * torch.logspace(-3, 3, features.shape[1]) + 5
+
+
+def repeated(features: Tensor) -> Tensor:
+    """Append two constant columns and two copies of the first."""
+    n = len(features)
+    return torch.cat([features, torch.full((n, 1), 3.0), torch.zeros(n, 1), features[:, :1], features[:, :1]], 1)
+
+
+def mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    shifted = logits - logits.max(1, keepdims=True)
+    return float((np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]).mean())
+
+
+@pytest.mark.parametrize(
+    ("n", "dim", "classes", "spread", "change", "strength"),
+    [
+        (600, 20, 10, 3.0, None, 1e-3),
+        (600, 20, 10, 3.0, None, 1e-6),
+        (600, 20, 10, 3.0, None, 1.0),
+        (600, 20, 10, 3.0, scaled, 1e-3),
+        (600, 20, 10, 3.0, repeated, 1e-3),
+        (100, 150, 10, 6.0, None, 1e-3),
+        (100, 150, 10, 6.0, None, 1e-1),
+        (1500, 30, 100, 1.5, None, 1e-3),
+    ],
+)
+def test_probe_equals_sklearn(n: int, dim: int, classes: int, spread: float, change: object, strength: float) -> None:
+    """Oracle: scikit-learn in float64 to a gradient of 1e-8: loss within 1e-4, accuracy on 2000 within 0.1 point."""
+    features, labels = mixture(n, dim, classes, spread)
+    asked, truth = mixture(2000, dim, classes, spread, seed=1)
+    if callable(change):
+        features, asked = change(features), change(asked)
+    probe = fit(features, labels, classes, strength)
+
+    scaler = StandardScaler().fit(features.double().numpy())
+    reference = LogisticRegression(C=1 / (n * strength), tol=1e-8, max_iter=5000)
+    reference.fit(scaler.transform(features.double().numpy()), labels.numpy())
+
+    weight = probe.weight.double().numpy() * scaler.scale_[:, None]
+    objective = mean_loss(probe.scores(features).double().numpy(), labels.numpy()) + strength / 2 * (weight**2).sum()
+    inputs = scaler.transform(features.double().numpy())
+    best = mean_loss(reference.decision_function(inputs), labels.numpy()) + strength / 2 * (reference.coef_**2).sum()
+    assert objective == pytest.approx(best, rel=1e-4)
+    theirs = reference.predict(scaler.transform(asked.double().numpy())) == truth.numpy()
+    ours = probe.scores(asked).argmax(1) == truth
+    assert float(ours.double().mean()) == pytest.approx(theirs.mean(), abs=1e-3)
+
+
+def bank_of(train: dict[str, Tensor], labels: Tensor, test: dict[str, Tensor], classes: int) -> Bank:
+    """A bank of which a fifth is held out, of every class."""
+    held = torch.arange(len(labels)) // classes % 5 == 4
+    return Bank(train, test, labels, (~held).nonzero().flatten(), held.nonzero().flatten(), classes)
+
+
+def test_separable_classes_are_separated() -> None:
+    """Oracle: centres far apart leave nothing to err on: 100 %."""
+    features, labels = mixture(200, 10, 4, spread=0.1)
+    asked, truth = mixture(100, 10, 4, spread=0.1, seed=1)
+    ranking = Linear()(bank_of({"x": features}, labels, {"x": asked}, 4))
+    assert torch.equal(ranking.classes[:, 0], truth)
+
+
+def test_random_labels_give_chance() -> None:
+    """Oracle: the central 99.9 % of the binomial distribution of 1000 guesses among 4 classes."""
+    features, _ = mixture(400, 10, 4)
+    asked, _ = mixture(1000, 10, 4, seed=1)
+    labels, truth = (torch.randint(4, (n,), generator=torch.Generator().manual_seed(n)) for n in (400, 1000))
+    ranking = Linear()(bank_of({"x": features}, labels, {"x": asked}, 4))
+    hits = int((ranking.classes[:, 0] == truth).sum())
+    low, high = binom.interval(0.999, 1000, 0.25)
+    assert low <= hits <= high
+
+
+def test_feature_is_chosen_on_the_holdout() -> None:
+    """Oracle: many noise columns fit the training part perfectly and know nothing of the hold-out."""
+    features, labels = mixture(200, 4, 4)
+    noise = torch.randn(200, 300, generator=torch.Generator().manual_seed(0))
+    test = {"noise": noise[:8], "signal": features[:8]}
+    ranking = Linear()(bank_of({"noise": noise, "signal": features}, labels, test, 4))
+    assert ranking.choices["feature"] == "signal"
+    assert ranking.choices["strength"] in GRID
+
+
+def test_the_final_probe_is_fitted_on_all_of_train() -> None:
+    """Oracle: `fit` by hand with the strength that was chosen, on train with its hold-out."""
+    features, labels = mixture(100, 6, 4, spread=2.0)
+    asked, _ = mixture(50, 6, 4, spread=2.0, seed=1)
+    ranking = Linear()(bank_of({"x": features}, labels, {"x": asked}, 4))
+    strength = float(ranking.choices["strength"])
+    probe = fit(features, labels, 4, strength)
+    assert torch.equal(ranking.classes, probe.scores(asked).argsort(dim=1, descending=True, stable=True))
+
+
+def test_an_inner_best_raises_no_flag() -> None:
+    """Oracle: correlated features, on which strong values underfit, and more noise than the weak ones bear."""
+    features, labels = mixture(400, 40, 4, 2.5)
+    mixing = torch.linalg.qr(torch.randn(40, 40, generator=torch.Generator().manual_seed(5))).Q
+    features = features * torch.logspace(0, -2, 40) @ mixing
+    ranking = Linear()(bank_of({"x": features}, labels, {"x": features[:5]}, 4))
+    assert ranking.flags == ()
+    assert ranking.choices["strength"] in GRID[1:-1]
+
+
+def test_edge_of_the_grid_is_flagged() -> None:
+    """Oracle: without any signal hits are equal and the strongest value wins; the grid has grown before the flag."""
+    features, labels = torch.zeros(100, 5), torch.arange(100) % 4
+    ranking = Linear()(bank_of({"x": features}, labels, {"x": features[:5]}, 4))
+    assert ranking.flags == ("the best L2 strength lies at the edge of the grid",)
+    assert ranking.choices["strength"] == max(WIDER)
+
+
+def test_strengths_are_chosen_as_if_alone() -> None:
+    """Oracle: a grid of one value; the warm start from stronger values must not change what the best predicts."""
+    features, labels = mixture(300, 10, 4, spread=2.5)
+    bank = bank_of({"x": features}, labels, {"x": features[:5]}, 4)
+    hits = Linear()._hits(features, bank, GRID)
+    for strength in (GRID[2], GRID[7], GRID[11]):
+        assert Linear()._hits(features, bank, (strength,)) == {strength: hits[strength]}
+
+
+def test_standard_is_sklearns() -> None:
+    """Oracle: StandardScaler; a constant dimension becomes 0 exactly, however large."""
+    features = torch.cat([scaled(mixture(50, 8, 4)[0]), torch.full((50, 1), 1e6 + 0.1)], 1)
+    found = Standard.of(features).apply(features)
+    expected = StandardScaler().fit_transform(features.double().numpy())
+    np.testing.assert_allclose(found[:, :8], expected[:, :8], atol=1e-3)
+    assert not found[:, 8].any()
+
+
+def test_no_seed_is_involved() -> None:
+    """Oracle: two probes after different seeds are equal to the bit."""
+    features, labels = mixture(100, 6, 4)
+    probes = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        probes.append(linear.fit(features, labels, 4, 1e-3))
+    assert torch.equal(probes[0].weight, probes[1].weight)

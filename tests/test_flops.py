@@ -1,0 +1,166 @@
+"""Counted FLOPs against closed forms worked out from shapes, to the last FLOP."""
+
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from baselines.barlow_twins import BarlowTwins
+from baselines.mrcl import MRCL
+from baselines.simclr import SimCLR
+from benchmark.method import Draws, Method, Step, Views
+from benchmark.nets.decoder import PixelDecoder
+from benchmark.nets.encoders import Encoder, ResNet, ViT
+from benchmark.training.flops import count, count_step
+
+BATCH, SIZE, PATCH, TOKENS = 6, 16, 4, 16
+WIDTH, DEPTH = 24, 2
+VIT = {"name": "vit", "width": WIDTH, "depth": DEPTH, "heads": 3, "patch": PATCH}
+DECODER = {"width": 16, "depth": 1, "heads": 2}
+
+
+class Bare(Method):
+    """An encoder and nothing else: its step costs the forward and the backward of one view."""
+
+    n_views = 1
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        return Step(self.encoder(views[0]).pooled.sum())
+
+
+class Wasteful(SimCLR):
+    """One encoder forward more than the loss needs."""
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        self.encoder(views[0])
+        return super().forward(views, draws)
+
+
+def product(rows: int, inputs: int, outputs: int) -> int:
+    return 2 * rows * inputs * outputs
+
+
+def patches(batch: int, tokens: int, patch: int, width: int) -> int:
+    return product(batch * tokens, 3 * patch**2, width)
+
+
+def blocks(batch: int, tokens: int, width: int, depth: int) -> int:
+    """Forward of blocks: 12 width^2 multiply-adds a token in linear layers, 2 tokens width in attention."""
+    return depth * (product(batch * tokens, 12 * width, width) + 2 * product(batch * tokens, width, tokens))
+
+
+def head(batch: int, *widths: int) -> int:
+    return sum(product(batch, a, b) for a, b in pairwise(widths))
+
+
+def training(first: int, rest: int) -> int:
+    """Forward plus backward: twice the forward again, but the first layer needs no gradient of its input."""
+    return 2 * first + 3 * rest
+
+
+def vit() -> ViT:
+    return ViT(SIZE, **VIT)
+
+
+def simclr(encoder: Encoder) -> SimCLR:
+    return SimCLR(encoder, temperature=0.2, projector_layers=3, projector_hidden=32, projector_width=8)
+
+
+def barlow_twins(encoder: Encoder) -> BarlowTwins:
+    return BarlowTwins(encoder, redundancy_weight=0.005, projector_width=32)
+
+
+def mrcl(encoder: Encoder, base: object = simclr) -> MRCL:
+    return MRCL(
+        encoder,
+        base=base,
+        decoder=partial(PixelDecoder, **DECODER),
+        mask_ratio=0.75,
+        masked_weight=1.0,
+        visible_weight=1.0,
+    )
+
+
+def simclr_step(tokens: int = TOKENS) -> int:
+    rows = 2 * BATCH
+    encoder = blocks(rows, 1 + tokens, WIDTH, DEPTH)
+    similarity = product(rows, 8, rows)
+    return training(patches(rows, TOKENS, PATCH, WIDTH), encoder + head(rows, WIDTH, 32, 32, 8) + similarity)
+
+
+def barlow_step(tokens: int = TOKENS) -> int:
+    encoder = blocks(2 * BATCH, 1 + tokens, WIDTH, DEPTH)
+    correlation = product(32, BATCH, 32)
+    projector = head(2 * BATCH, WIDTH, 32, 32, 32)
+    return training(patches(2 * BATCH, TOKENS, PATCH, WIDTH), encoder + projector + correlation)
+
+
+def decoder_step(batch: int, seen: int) -> int:
+    rest = blocks(batch, 1 + TOKENS, 16, 1) + product(batch * (1 + TOKENS), 16, 3 * PATCH**2)
+    return 3 * (product(batch * (1 + seen), WIDTH, 16) + rest)
+
+
+METHODS = {
+    "simclr": (simclr, simclr_step()),
+    "barlow_twins": (barlow_twins, barlow_step()),
+    "mrcl_simclr": (mrcl, simclr_step(4) + decoder_step(2 * BATCH, 4)),
+    "mrcl_bt": (partial(mrcl, base=barlow_twins), barlow_step(4) + decoder_step(2 * BATCH, 4)),
+    "alone": (
+        partial(mrcl, base=None),
+        training(patches(BATCH, TOKENS, PATCH, WIDTH), blocks(BATCH, 5, WIDTH, DEPTH)) + decoder_step(BATCH, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_step_costs_its_closed_form(name: str) -> None:
+    """Oracle: the closed form above, from shapes, and the same step run and counted on a real processor."""
+    build, expected = METHODS[name]
+    assert count_step(lambda: build(vit()), BATCH, SIZE) == expected
+    assert count(build(vit()), BATCH, SIZE, torch.device("cpu")) == expected
+
+
+def test_vit_tiny_costs_its_closed_form() -> None:
+    """Oracle: 197 tokens of width 192 through 12 blocks after 196 patches; 2.507 GFLOP forward."""
+    embedding, rest = patches(1, 196, 16, 192), blocks(1, 197, 192, 12)
+    assert embedding + rest == 2_506_982_400
+    tiny = partial(ViT, 224, name="vit", width=192, depth=12, heads=3, patch=16)
+    assert count_step(lambda: Bare(tiny()), 1, 224) == training(embedding, rest)
+
+
+def test_resnet18_costs_its_closed_form() -> None:
+    """Oracle: every convolution as positions * kernel * channels in * channels out; 3.628 GFLOP forward."""
+    stem = product(112**2, 49 * 3, 64)
+    rest, inputs = 0, 64
+    for stage, width in enumerate((64, 128, 256, 512)):
+        pixels = (56 >> stage) ** 2
+        rest += product(pixels, 9 * inputs, width) + 3 * product(pixels, 9 * width, width)
+        rest += product(pixels, inputs, width) if stage else 0
+        inputs = width
+    assert stem + rest == 3_627_122_688
+    assert count_step(lambda: Bare(ResNet(224, name="resnet18")), 1, 224) == training(stem, rest)
+
+
+def test_one_forward_more_is_counted() -> None:
+    """Oracle: the closed form of the forward that a method adds to its step."""
+    settings = {"temperature": 0.2, "projector_layers": 3, "projector_hidden": 32, "projector_width": 8}
+    extra = patches(BATCH, TOKENS, PATCH, WIDTH) + blocks(BATCH, 1 + TOKENS, WIDTH, DEPTH)
+    assert count_step(lambda: Wasteful(vit(), **settings), BATCH, SIZE) == simclr_step() + extra
+
+
+def test_counting_takes_no_memory() -> None:
+    """Oracle: every parameter of the counted method is on the meta device."""
+    built: list[nn.Module] = []
+
+    def build() -> Method:
+        built.append(simclr(vit()))
+        return built[0]
+
+    count_step(build, BATCH, SIZE)
+    assert {p.device.type for p in built[0].parameters()} == {"meta"}

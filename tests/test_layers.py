@@ -1,0 +1,48 @@
+"""Who may know whom: the contracts of import-linter, and that the harness names no method."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STEMS = {path.stem for folder in ("baselines/*.py", "gin/*.gin") for path in ROOT.glob(folder)} - {"__init__"}
+
+
+def pattern(stem: str) -> re.Pattern[str]:
+    """Match a method's name in any case, its words joined by anything; a short one only as a word of its own."""
+    words = stem.replace("_", r"[\W_]?")
+    return re.compile(words if len(stem) > 5 else rf"(?<![a-z]){words}(?![a-z])", re.IGNORECASE)
+
+
+@pytest.fixture
+def lint(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    cli = pytest.importorskip("importlinter.cli", reason="import-linter is an extra: pip install -e '.[dev]'")
+    monkeypatch.chdir(ROOT)
+    return lambda: int(cli.lint_imports(config_filename="pyproject.toml", no_cache=True))
+
+
+def test_contracts_are_kept(lint: Callable[[], int], capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: import-linter on the contracts of pyproject.toml."""
+    code = lint()
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    assert "5 kept, 0 broken" in printed
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("benchmark/**/*.py")), ids=lambda path: path.stem)
+def test_the_harness_names_no_method(path: Path) -> None:
+    """Oracle: the stems of the methods' files, in code, comments and docstrings."""
+    found = {stem for stem in STEMS if pattern(stem).search(path.read_text())}
+    assert not found
+
+
+def test_names_are_found_in_any_spelling() -> None:
+    """Oracle: spellings by hand; the pattern itself must not pass everything."""
+    for text in ("import simclr", "SimCLR's loss", "class SimCLRLoss", "simclr_loss"):
+        assert pattern("simclr").search(text)
+    for text in ("Barlow Twins", "barlow-twins", "BarlowTwins"):
+        assert pattern("barlow_twins").search(text)
+    assert pattern("mae").search("an MAE decoder")
+    assert not pattern("mae").search("a maelstrom")

@@ -1,0 +1,223 @@
+"""MRCL against its base, against a naive masked autoencoder, and its refusals."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from baselines.barlow_twins import BarlowTwins
+from baselines.mrcl import MRCL
+from baselines.simclr import SimCLR
+from benchmark.errors import ConfigError
+from benchmark.method import Draws, Method, Siamese
+from benchmark.nets.decoder import PixelDecoder
+from benchmark.nets.encoders import Encoder, Features, ResNet, ViT
+
+BATCH = 8
+BASES: dict[str, Callable[[Encoder], Siamese]] = {
+    "simclr": partial(SimCLR, temperature=0.2, projector_layers=2, projector_hidden=16, projector_width=8),
+    "barlow_twins": partial(BarlowTwins, redundancy_weight=0.005, projector_width=16),
+}
+
+
+def vit() -> ViT:
+    torch.manual_seed(0)
+    return ViT(16, name="vit", width=24, depth=1, heads=3, patch=4)
+
+
+def mrcl(
+    base: Callable[[Encoder], Siamese] | None,
+    ratio: float = 0.75,
+    weights: tuple[float, float] = (7.0, 2.0),
+    depth: int = 1,
+    encoder: Encoder | None = None,
+) -> MRCL:
+    encoder = encoder or vit()
+    torch.manual_seed(1)
+    return MRCL(
+        encoder,
+        base=base,
+        decoder=partial(PixelDecoder, width=16, depth=depth, heads=2),
+        mask_ratio=ratio,
+        masked_weight=weights[0],
+        visible_weight=weights[1],
+    )
+
+
+def views(step: int = 0, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    return list(torch.randn(2, BATCH, 3, 16, 16, generator=torch.Generator().manual_seed(step)).to(dtype))
+
+
+def train(method: Method, steps: int = 3) -> list[float]:
+    groups = [{"params": group.params} for group in method.param_groups()]
+    optimiser = torch.optim.AdamW(groups, lr=1e-2)
+    losses = []
+    for t in range(steps):
+        step = method(views(t)[: method.n_views], Draws(0, t, BATCH))
+        step.loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(step.loss.item())
+    return losses
+
+
+class Watched(nn.Module):
+    """A decoder that remembers the features it was given."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.given: list[Features] = []
+
+    def forward(self, features: Features) -> Tensor:
+        self.given.append(features)
+        return self.decoder(features)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_without_masks_and_weights_it_is_its_base(name: str) -> None:
+    """Oracle: the base trained alone from the same seeds: equal losses and weights to the last bit over 3 steps."""
+    encoder = vit()
+    torch.manual_seed(1)
+    base = BASES[name](encoder)
+    container = mrcl(BASES[name], ratio=0.0, weights=(0.0, 0.0))
+    assert train(container) == train(base)
+    for key, value in base.state_dict().items():
+        assert torch.equal(container.base.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_loss_is_base_plus_reconstruction(name: str) -> None:
+    """Oracle: the base's loss on the same masked views, the logs, and a loss that is linear in both weights."""
+    step = mrcl(BASES[name])(views(), Draws(0, 0, BATCH))
+    torch.testing.assert_close(step.loss, step.logs["base_loss"] + step.logs["reconstruction_loss"])
+    masked, visible, none = (
+        mrcl(BASES[name], weights=weights)(views(), Draws(0, 0, BATCH)).loss
+        for weights in ((1.0, 0.0), (0.0, 1.0), (0.0, 0.0))
+    )
+    torch.testing.assert_close(none, step.logs["base_loss"])
+    torch.testing.assert_close(7 * (masked - none) + 2 * (visible - none), step.loss - none, rtol=1e-5, atol=0)
+
+
+def naive_masked_autoencoder(method: MRCL, view: Tensor, ratio: float) -> Tensor:
+    """The masked autoencoder's loss (He et al. 2022) in the order of its description: shuffle, drop, restore."""
+    net, decoder = method.encoder.net, method.decoder
+    order = Draws(0, 0, len(view)).rows(("mask", 0), 16).argsort(dim=1)
+    count = int(16 * (1 - ratio))
+    errors = []
+    for image, shuffled in zip(view, order.tolist(), strict=True):
+        patches = [image[:, r : r + 4, c : c + 4] for r in range(0, 16, 4) for c in range(0, 16, 4)]
+        embedded = [
+            (net.patch_embed.proj.weight * p).sum((1, 2, 3)) + net.patch_embed.proj.bias + net.pos_embed[0, 1 + i]
+            for i, p in enumerate(patches)
+        ]
+        latent = net.norm(
+            net.blocks(torch.stack([net.cls_token[0, 0], *(embedded[i] for i in shuffled[:count])])[None])
+        )
+        start, *seen = decoder.embed(latent[0])
+        rows = [decoder.mask_token[0, 0]] * 16
+        for i, token in zip(shuffled, seen, strict=False):
+            rows[i] = token
+        decoded = torch.stack([start, *rows]) + decoder.positions[0]
+        predicted = decoder.predict(decoder.norm(decoder.blocks(decoded[None])))[0, 1:]
+        for i in shuffled[count:]:
+            target = patches[i].permute(1, 2, 0).flatten()
+            target = (target - target.mean()) / (target.var() + 1e-6).sqrt()
+            errors.append((predicted[i] - target).square().mean())
+    return torch.stack(errors).mean()
+
+
+@pytest.mark.parametrize("ratio", [0.75, 0.5])
+def test_without_base_it_is_a_masked_autoencoder(ratio: float) -> None:
+    """Oracle: the autoencoder patch by patch in float64, loss and gradients."""
+    method = mrcl(None, ratio=ratio, weights=(1.0, 0.0)).double()
+    view = views(dtype=torch.float64)[0]
+    loss = method([view], Draws(0, 0, BATCH)).loss
+    expected = naive_masked_autoencoder(method, view, ratio)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    trainable = [p for p in method.parameters() if p.requires_grad]
+    for ours, theirs in zip(
+        torch.autograd.grad(loss, trainable), torch.autograd.grad(expected, trainable), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    assert method.n_views == 1
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_each_view_is_decoded_from_its_own_ids(name: str) -> None:
+    """Oracle: each view encoded alone with the ids that the decoder was given; the ids of the two views differ."""
+    method = mrcl(BASES[name])
+    method.decoder = Watched(method.decoder)
+    method(views(), Draws(0, 0, BATCH))
+    first, second = method.decoder.given
+    for k, given in enumerate((first, second)):
+        expected = Draws(0, 0, BATCH).rows(("mask", k), 16).argsort(dim=1)[:, :4]
+        assert torch.equal(given.visible, expected)
+        alone = method.encoder(views()[k], expected)
+        torch.testing.assert_close(given.tokens, alone.tokens, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(given.pooled, alone.pooled, rtol=1e-5, atol=1e-5)
+    assert not torch.equal(first.visible, second.visible)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_second_view_is_restored_in_its_own_places(name: str) -> None:
+    """Oracle: with the first view's ids planted in the second's place, the loss is another one."""
+    method = mrcl(BASES[name], weights=(1.0, 0.0))
+    right = method(views(), Draws(0, 0, BATCH)).logs["reconstruction_loss"]
+    passes = method.base.passes
+
+    def planted(*args: object) -> object:
+        online, targets = passes(*args)
+        features = online[1].features
+        wrong = Features(features.pooled, features.tokens, online[0].features.visible)
+        branch = type(online[1])(online[1].prediction, online[1].projection, wrong)
+        return {0: online[0], 1: branch}, targets
+
+    method.base.passes = planted
+    wrong = method(views(), Draws(0, 0, BATCH)).logs["reconstruction_loss"]
+    assert (wrong - right).abs() > 1e-3
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(0.0, None), (0.1, 14), (0.2, 12), (0.75, 4), (0.9375, 1)])
+def test_effective_counts(ratio: float, expected: int | None) -> None:
+    """Oracle: floor(16 (1 - ratio)) visible tokens, by hand; None means that nothing is masked."""
+    method = mrcl(BASES["simclr"], ratio=ratio)
+    method.decoder = Watched(method.decoder)
+    method(views(), Draws(0, 0, BATCH))
+    shapes = [None if given.visible is None else given.visible.shape[1] for given in method.decoder.given]
+    assert shapes == [expected, expected]
+
+
+def test_unmasked_views_still_restore_what_is_visible() -> None:
+    """Oracle: at ratio 0 the masked term is 0 for any weight and the visible term is not."""
+    losses = [
+        mrcl(BASES["simclr"], ratio=0.0, weights=weights)(views(), Draws(0, 0, BATCH)).loss
+        for weights in ((0.0, 0.0), (9.0, 0.0), (0.0, 1.0))
+    ]
+    assert losses[0] == losses[1]
+    assert losses[2] > losses[0] + 0.1
+
+
+def test_zero_weights_decode_nothing() -> None:
+    """Oracle: the decoder's own record of what it was given: a term without weight must cost nothing."""
+    method = mrcl(BASES["simclr"], weights=(0.0, 0.0))
+    method.decoder = Watched(method.decoder)
+    assert "reconstruction_loss" not in method(views(), Draws(0, 0, BATCH)).logs
+    assert method.decoder.given == []
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.95, -0.1, float("nan")])
+def test_ratios_without_visible_patch_are_refused(ratio: float) -> None:
+    """Oracle: the message names the setting and the largest ratio."""
+    with pytest.raises(ConfigError, match=r"MRCL\.mask_ratio = .*at most 0\.938"):
+        mrcl(BASES["simclr"], ratio=ratio)
+
+
+def test_convolutional_encoders_and_empty_decoders_are_refused() -> None:
+    """Oracle: the messages say what to use."""
+    with pytest.raises(ConfigError, match="Use a ViT"):
+        mrcl(BASES["simclr"], encoder=ResNet(16, name="resnet18"))
+    with pytest.raises(ConfigError, match=r"PixelDecoder\.depth = 0"):
+        mrcl(BASES["simclr"], depth=0)

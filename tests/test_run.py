@@ -1,0 +1,416 @@
+"""The command line: what it answers to misuse, what a run leaves behind, and that neither order nor a kill shows."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import command
+
+from benchmark.report import record as records
+from benchmark.report.record import Record
+from benchmark.run import main
+from benchmark.training.loop import Training
+
+ROOT = Path(__file__).parents[1]
+
+TOY = '''"""Agreement of two views: a method that exists to be added."""
+
+import gin
+from torch import Tensor
+
+from benchmark.method import Branch, Siamese
+from benchmark.nets.encoders import Encoder
+from benchmark.nets.heads import mlp
+from benchmark.objectives import info_nce
+
+
+@gin.register
+class Toy(Siamese):
+    """Pulls two views together.
+
+    Differs from the paper: there is none.
+    """
+
+    def __init__(self, encoder: Encoder, *, width: int) -> None:
+        super().__init__(encoder, mlp(encoder.width, width, width, layers=2))
+
+    def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return info_nce(prediction, target, temperature=0.2)
+
+    def objective(self, online: dict[int, Branch], targets: dict[int, Tensor]) -> Tensor:
+        return self.compare(online[0].projection, targets[1])
+'''
+
+TOY_GIN = """# A toy
+#   python -m benchmark.run --gin gin/toy.gin
+import {module}
+
+Pretraining.name = 'toy'
+Pretraining.method = @Toy
+Pretraining.views = @strong_colour
+Toy.width = 16  # our choice
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run from the root on one thread, as a started command does too; leave torch as it was."""
+    threads = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(ROOT)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of this module share a folder and with it the floors."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def run(folder: Path, steps: int, *more: str, seed: int = 0) -> tuple[Record, list[dict[str, Any]]]:
+    """Run to the end; return the record and the lines of metrics.jsonl without their times."""
+    assert main(command(folder, steps, *more, seed=seed)) == 0
+    return found(folder)
+
+
+def found(folder: Path) -> tuple[Record, list[dict[str, Any]]]:
+    """Return the newest record below a folder and the lines logged beside it."""
+    path = max(folder.glob("*-s*-*/*.json"), key=lambda path: path.stat().st_mtime_ns)
+    lines = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
+    times = ("images_per_second", "train_seconds")
+    return records.read(path), [{k: v for k, v in line.items() if k not in times} for line in lines]
+
+
+MISUSES = {
+    "unknown parameter": (["--set", "Budget.ammount=3"], 2, "no parameter 'ammount'. Did you mean amount?"),
+    "unknown name": (["--set", "Bugdet.amount=3"], 2, "Did you mean Budget?"),
+    "wrong type": (["--set", "Budget.amount=lots"], 2, "Budget.amount expected float, got 'lots' (str)"),
+    "wrong choice": (["--set", "Budget.kind=epochs"], 2, "expected one of 'samples', 'flops'"),
+    "no binding": (["--set", "Budget.amount"], 2, "expected one binding such as 'Name.parameter=value'"),
+    "missing file": (["--gin", "gin/protocol/cifra10.gin"], 2, "Did you mean gin/protocol/cifar10.gin?"),
+    "idle binding": (["--set", "ResNet.name=resnet18"], 2, "experiment does not use ResNet"),
+    "idle macro": (["--set", "MY_HEAD=3"], 2, "no file defines a macro MY_HEAD"),
+    "missing data": (["--set", "Images.source=parquet:/nowhere"], 3, "--set Images.source=parquet:/path"),
+    "missing images": (["--set", "Images.source=folder:/nowhere"], 3, "--set Images.source=parquet:/path"),
+    "unknown source": (["--set", "Images.source=ftp:digits"], 2, "expected 'sklearn:digits', 'hub:owner/name'"),
+    "unknown column": (["--set", "Images.label=lable"], 2, "Did you mean 'label'?"),
+    "unknown split": (["--set", "Images.test=tset"], 2, "Did you mean 'test'?"),
+    "no labels": (["--set", "Images.test=none"], 2, "the test split of digits has none"),
+    "large batch": (
+        ["--set", "Pretraining.batch_size=2000", "--set", "Budget.amount=9999"],
+        2,
+        "choose a smaller batch",
+    ),
+    "small budget": (["--set", "Budget.amount=31"], 2, "buys no step: one step of 32 images costs 32 samples"),
+    "patch": (["--set", "PATCH=5"], 2, "ViT.patch = 5 does not divide the image side 16"),
+    "heads": (["--set", "ViT.heads=3"], 2, "must be a multiple of 4 and of ViT.heads = 3"),
+    "views": (["--set", "Pretraining.views=@crop_flip"], 2, "SimCLR takes 2 view(s), but Pretraining.views makes 1"),
+    "warm-up": (["--set", "AdamW.warmup=1.5"], 2, "use at least 0 and below 1"),
+    "neighbours": (["--set", "KNN.k=0"], 2, "KNN needs k of at least 1"),
+    "both ways": (["--resume", "--fresh"], 2, "give one of them"),
+}
+
+
+@pytest.mark.parametrize("case", MISUSES)
+def test_misuse_is_answered_before_anything_is_built(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the exit code, the sentence that helps, no traceback, and a folder for runs that does not exist."""
+    more, code, answer = MISUSES[case]
+    assert main(command(tmp_path / "runs", 2, *more)) == code
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert answer in printed
+    assert "Traceback" not in printed
+    assert not (tmp_path / "runs").exists()
+
+
+def test_restoring_patches_needs_a_transformer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: exit code 2 and the reason; the configuration as such is complete."""
+    assert main(["--gin", "gin/mrcl_bt.gin", "--gin", "gin/protocol/digits_resnet18.gin", "--dry-run"]) == 2
+    printed = capsys.readouterr().err
+    assert "needs an encoder that can encode a subset of patches; got resnet18_stem3x3" in printed
+    assert "Use a ViT" in printed
+
+
+def test_a_file_without_effect_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: a file of which a later one binds every line."""
+    for name in ("first.gin", "second.gin"):
+        (tmp_path / name).write_text("Budget.amount = 320\n")
+    more = ["--gin", str(tmp_path / "first.gin"), "--gin", str(tmp_path / "second.gin")]
+    assert main(["--gin", "gin/simclr.gin", *more, "--out", str(tmp_path / "runs")]) == 2
+    assert "first.gin is without effect" in capsys.readouterr().err
+
+
+def test_a_command_without_a_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: argparse's code and usage."""
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+    assert "--gin" in capsys.readouterr().err
+
+
+def test_dry_run_shows_what_would_happen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: numbers by hand: 10 steps of 32 of 1442 images, the weights of one block; nothing is written.
+
+    1568 to embed patches, 576 for the class token and positions, 12,704 in the block, 64 in the last norm.
+    """
+    assert main(command(tmp_path / "runs", 10, "--dry-run")) == 0
+    printed = capsys.readouterr().out
+    for fact in (
+        "No file binds experiment.data: using gin/protocol/digits.gin",
+        "SimCLR.temperature = 0.2",
+        "experiment.evaluations = (@KNN,)",
+        "digits, 1,442 images to pretrain on, 1,442 train, 355 test, 16 px, 10 classes, fingerprint ",
+        "vit_micro_patch4, 14,912 parameters, 32 features",
+        "320 samples buys 10 steps, 320 images, 0.2 epochs",
+        "cpu, 1 threads, ",
+    ):
+        assert fact in printed
+    assert not (tmp_path / "runs").exists()
+
+
+def test_words_and_synonyms_mean_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: one configuration in gin's own names and quotes and in ours without: the same printed configuration."""
+    bare = ["Budget.kind=samples", "Budget.amount=256", "Images.test=none", "experiment.evaluations=()"]
+    quoted = ["Budget.kind = 'samples'", "Budget.amount = 256.0", "Images.test = None", "experiment.evaluations = ()"]
+    texts = []
+    for arguments in (
+        ["--gin", "gin/simclr.gin", *(part for setting in bare for part in ("--set", setting))],
+        ["--gin_file", "simclr.gin", *(part for setting in quoted for part in ("--gin_param", setting))],
+        ["--gin_files", "simclr.gin", *(part for setting in quoted for part in ("--gin_bindings", setting))],
+    ):
+        assert main([*arguments, "--dry-run"]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] == texts[2]
+    assert "Budget.kind = 'samples'" in texts[0]
+
+
+def test_a_run_leaves_a_whole_record(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the schema; sums by hand; files by their digests; published with its floors; the row is printed."""
+    board = tmp_path / "results" / "board"
+    record, lines = run(out, 4, "--publish", str(board))
+    printed = capsys.readouterr().out
+    rows = [line.split("  ")[0] for line in printed.splitlines()]
+    assert {"simclr", "random init", "raw pixels"} <= set(rows)
+    assert "so these numbers rank nothing" in printed
+    assert (record["status"], record["board"], record["seed"]) == ("ok", "board", 0)
+    assert record["budget"] == {"kind": "samples", "amount": 128.0, "steps": 4, "batch_size": 32}
+    assert (record["cost"]["images"], record["cost"]["views"]) == (128, 256)
+    assert record["cost"]["flops"] == 4 * record["cost"]["flops_per_step"]
+    assert record["dataset"]["sizes"] == {"pretrain": 1442, "train": 1442, "test": 355}
+    assert any("SimCLR: The projector has batch norm" in text for text in record["method"]["deviations"])
+    assert record["training"]["loss"] == lines[-1]["loss"]
+    assert record["metrics"]["knn"]["n"] == 355
+    published = [records.read(path) for path in board.glob("*.json")]
+    assert sorted(found["id"] for found in published) == sorted([record["id"], *record["floors"]])
+    folder = next(out.glob(f"simclr-digits-s0-{record['config']['key'][:8]}"))
+    assert (folder / "config.gin").read_text() == record["config"]["text"]
+    assert record["checkpoint"] is not None
+    assert len((folder / record["checkpoint"]["file"]).read_bytes()) == record["checkpoint"]["bytes"]
+    weights = load_file(folder / record["checkpoint"]["file"])
+    assert sum(value.numel() for value in weights.values()) == record["encoder"]["parameters"]
+    assert record["predictions"] is not None
+    assert load_file(folder / record["predictions"]["file"])["knn"].shape == (355, 5)
+
+
+def test_a_run_is_a_function_of_configuration_and_seed(tmp_path: Path, out: Path) -> None:
+    """Oracle: two runs of one seed in two folders: equal digests, keys, lines and scores; another seed differs."""
+    first, lines = run(tmp_path / "a", 6)
+    second, again = run(out, 6)
+    other, _ = run(out, 6, seed=1)
+    assert first["training"] == second["training"]
+    assert first["metrics"] == second["metrics"]
+    assert first["config"] == second["config"]
+    assert lines == again
+    assert other["training"]["digest"] != first["training"]["digest"]
+    assert other["config"]["key"] == first["config"]["key"]
+
+
+def test_order_of_lines_does_not_matter(tmp_path: Path, out: Path) -> None:
+    """Oracle: a user's file and the same file upside down: equal text, key and digest."""
+    lines = ["AdamW.base_rate = 0.003", "SimCLR.temperature = 0.3", "ViT.depth = 2", "HEAD_WIDTH = 8"]
+    results = []
+    for order in (lines, lines[::-1]):
+        (tmp_path / "mine.gin").write_text("\n".join(order) + "\n")
+        settings = ["Budget.kind=samples", "Budget.amount=96", "Pretraining.batch_size=32", "ViT.width=32"]
+        sets = [
+            part for setting in (*settings, "ViT.heads=2", "experiment.evaluations=()") for part in ("--set", setting)
+        ]
+        folder = tmp_path / str(len(results))
+        files = ["--gin", "gin/simclr.gin", "--gin", str(tmp_path / "mine.gin")]
+        assert main([*files, *sets, "--out", str(folder)]) == 0
+        results.append(found(folder)[0])
+    assert results[0]["config"] == results[1]["config"]
+    assert results[0]["training"]["digest"] == results[1]["training"]["digest"]
+    assert results[0]["metrics"] == {}
+
+
+def test_a_diverged_run_is_recorded(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: exit code 1, then and when asked again; a record without a loss but with scores, which are chance."""
+    arguments = command(out, 5, "--set", "AdamW.base_rate=1e9")
+    assert main(arguments) == 1
+    assert "The loss was not finite before step 3 of 5" in capsys.readouterr().err
+    record, _ = found(out)
+    assert (record["status"], record["training"]["loss"], record["training"]["collapsed"]) == ("diverged", None, True)
+    assert record["metrics"]["knn"]["top1"] < 0.2
+    assert record["cost"]["images"] == 3 * 32
+    assert main([*arguments, "--resume"]) == 1
+    assert "The loss was not finite before step 3 of 5" in capsys.readouterr().err
+
+
+def test_an_unfinished_run_is_neither_lost_nor_taken(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: code 75 and a state; refused without a word, resumed on one, and a finished run is only shown."""
+    whole, lines = run(out, 9)
+    take = Training._take
+
+    def stopped(training: Training) -> None:
+        take(training)
+        if training.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    arguments = command(out / "cut", 9)
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_take", stopped)
+        assert main(arguments) == 75
+    assert "Stopped by SIGTERM after step 4 of 9; the state is saved" in capsys.readouterr().err
+    assert main(arguments) == 2
+    assert (
+        "holds an unfinished run of this configuration and seed. Continue it with --resume" in capsys.readouterr().err
+    )
+    assert main([*arguments, "--resume"]) == 0
+    record, resumed = found(out / "cut")
+    assert record["training"] == whole["training"]
+    assert resumed == lines
+    assert record["cost"]["resumes"] == 1
+    capsys.readouterr()
+    assert main([*arguments, "--resume"]) == 0
+    assert "This run is finished" in capsys.readouterr().out
+    assert found(out / "cut")[0]["id"] == record["id"]
+
+
+def test_fresh_starts_over(out: Path) -> None:
+    """Oracle: an unfinished state of the same run, here an empty file, is discarded on request and only then."""
+    whole, lines = run(out, 3)
+    folder = next(path for path in out.glob("simclr-*") if whole["config"]["key"][:8] in path.name)
+    copy = out / "fresh" / folder.name / "checkpoints"
+    copy.mkdir(parents=True)
+    (copy / "step-00000002-0123456789abcdef.pt").write_bytes(b"")
+    assert main(command(out / "fresh", 3)) == 2
+    assert main(command(out / "fresh", 3, "--resume")) == 1
+    again, fresh = run(out / "fresh", 3, "--fresh")
+    assert again["training"]["digest"] == whole["training"]["digest"]
+    assert fresh == lines
+
+
+def started(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.Popen[str]:
+    """Start the real command."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_kill_at_a_random_moment_does_not_show(out: Path, tmp_path: Path) -> None:
+    """Oracle: the run that nobody killed: digest, losses and lines; the kill falls on any of its steps or writes."""
+    steps = 60
+    whole, lines = run(out, steps)
+    arguments = command(tmp_path, steps, "--checkpoint-seconds", "0")
+    process = started("benchmark.run", *arguments)
+    moment = random.Random().uniform(0.0, 0.6)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("*/checkpoints/step-*.pt")):
+            assert process.poll() is None, process.stdout and process.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(moment)
+    finally:
+        process.kill()
+        process.communicate()
+    assert main([*arguments, "--resume"]) == 0
+    record, resumed = found(tmp_path)
+    assert record["training"] == whole["training"], f"killed {moment:.3f} s after the first checkpoint"
+    assert record["metrics"] == whole["metrics"]
+    assert resumed == lines
+    assert [line["step"] for line in resumed] == list(range(1, steps + 1))
+
+
+def test_help_is_fast_and_imports_no_torch() -> None:
+    """Oracle: the median of five starts is below 0.2 s; a module named torch that must not be imported."""
+    code = "import sys; sys.modules['torch'] = None; sys.modules['gin'] = None; import benchmark.run as r; r.main()"
+    seconds = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True, text=True)
+        seconds.append(time.perf_counter() - begin)
+        assert done.returncode == 0, done.stderr
+    assert "--checkpoint-seconds" in done.stdout
+    assert "exit codes" in done.stdout
+    assert statistics.median(seconds) < 0.2
+
+
+def test_a_method_outside_of_the_tree_runs(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: two files in any folder; refused without --allow-imports, since a gin file executes what it imports."""
+    (tmp_path / "toy_of_my_own.py").write_text(TOY)
+    (tmp_path / "toy.gin").write_text(TOY_GIN.format(module="toy_of_my_own"))
+    arguments = command(out / "toy", 3, gin=str(tmp_path / "toy.gin"))
+    assert main(arguments) == 2
+    assert "If you trust it, add --allow-imports" in capsys.readouterr().err
+    assert main([*arguments, "--allow-imports"]) == 0
+    record, _ = found(out / "toy")
+    assert record["method"]["name"] == "toy"
+    assert record["method"]["deviations"] == ["Toy: There is none."]
+
+
+def tracked_tree(folder: Path) -> Path:
+    """Copy what a commit of everything would hold."""
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    for name in filter(lambda name: (ROOT / name).is_file(), names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the tracked tree is known in a git checkout only")
+def test_a_method_is_two_new_files(tmp_path: Path) -> None:
+    """Oracle: in a copy of the tree with nothing edited, the command trains it and the battery passes it."""
+    tree = tracked_tree(tmp_path)
+    (tree / "baselines" / "toy.py").write_text(TOY)
+    (tree / "gin" / "toy.gin").write_text(TOY_GIN.format(module="baselines.toy"))
+    settings = ["Budget.kind=samples", "Budget.amount=320", "Pretraining.batch_size=64", "experiment.evaluations=()"]
+    sets = [part for setting in settings for part in ("--set", setting)]
+    pytest_arguments = ("pytest", "tests/test_battery.py", "-k", "toy", "-p", "no:cacheprovider")
+    for arguments in (("benchmark.run", "--gin", "gin/toy.gin", *sets), pytest_arguments):
+        process = started(*arguments, cwd=tree, PYTHONPATH="")
+        printed, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, printed
+    assert " passed" in printed
+    assert len(list(tree.glob("runs/toy-digits-s0-*/*.json"))) == 1

@@ -1,0 +1,61 @@
+"""The joint forward of both views against each view alone."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from baselines.simclr import SimCLR
+from benchmark.errors import ConfigError
+from benchmark.method import Draws
+from benchmark.nets.encoders import ViT
+from benchmark.objectives import info_nce, nt_xent
+
+
+@pytest.fixture
+def method() -> SimCLR:
+    torch.manual_seed(0)
+    encoder = ViT(16, name="vit", width=24, depth=1, heads=3, patch=4)
+    return SimCLR(encoder, temperature=0.3, projector_layers=2, projector_hidden=16, projector_width=8)
+
+
+@pytest.fixture
+def views() -> list[Tensor]:
+    return list(torch.randn(2, 6, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+
+
+def test_batch_norm_sees_both_views(method: SimCLR, views: list[Tensor]) -> None:
+    """Oracle: the projector on the features of both views together; apart, its batch norm gives others."""
+    pooled = [method.encoder(view).pooled for view in views]
+    together = method.projector(torch.cat(pooled)).chunk(2)
+    for branch, expected, features in zip(method.encode(views), together, pooled, strict=True):
+        torch.testing.assert_close(branch.projection, expected)
+        assert (method.projector(features) - expected).abs().max() > 1e-2
+    torch.testing.assert_close(method(views, Draws(0, 0, 6)).loss, nt_xent(*together, temperature=0.3))
+
+
+def test_each_view_keeps_its_own_tokens(method: SimCLR, views: list[Tensor]) -> None:
+    """Oracle: the encoder on each view alone with its own ids."""
+    visible = [torch.rand(6, 16, generator=torch.Generator().manual_seed(k)).argsort(1)[:, :5] for k in range(2)]
+    for view, ids, branch in zip(views, visible, method.encode(views, visible), strict=True):
+        assert torch.equal(branch.features.visible, ids)
+        torch.testing.assert_close(branch.features.tokens, method.encoder(view, ids).tokens)
+
+
+def test_one_view_can_be_encoded_alone(method: SimCLR, views: list[Tensor]) -> None:
+    """Oracle: encoder and projector in sequence."""
+    (branch,) = method.encode(views[:1])
+    torch.testing.assert_close(branch.projection, method.projector(method.encoder(views[0]).pooled))
+
+
+def test_one_direction_has_no_negatives_of_its_own_view(method: SimCLR) -> None:
+    """Oracle: InfoNCE at the method's temperature."""
+    a, b = torch.randn(2, 6, 8)
+    assert torch.equal(method.compare(a, b), info_nce(a, b, temperature=0.3))
+
+
+@pytest.mark.parametrize("counts", [(4, None), (None, 4), (4, 5)])
+def test_unequal_masks_are_refused(method: SimCLR, views: list[Tensor], counts: tuple[int | None, ...]) -> None:
+    """Oracle: a ConfigError; a joint forward would silently drop the rows of the view without ids."""
+    visible = [None if count is None else torch.arange(count).expand(6, -1) for count in counts]
+    with pytest.raises(ConfigError, match="Mask the views at one ratio"):
+        method.encode(views, visible)

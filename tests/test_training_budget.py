@@ -1,0 +1,44 @@
+"""Planning a budget and charging the ledger."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmark.errors import ConfigError
+from benchmark.training.budget import Budget, Ledger
+
+
+@pytest.mark.parametrize(
+    ("kind", "amount", "steps"),
+    [("samples", 640, 20), ("samples", 671, 20), ("samples", 32, 1), ("flops", 1e6, 1000), ("flops", 1999, 1)],
+)
+def test_plan_buys_whole_steps(kind: str, amount: float, steps: int) -> None:
+    """Oracle: division by hand, with 32 images and 1000 FLOPs a step."""
+    assert Budget(kind=kind, amount=amount).plan(batch_size=32, flops_per_step=1000) == steps  # type: ignore[arg-type]
+
+
+@given(st.integers(1, 10**18), st.integers(1, 10**13))
+def test_plan_never_overspends(amount: int, price: int) -> None:
+    """Oracle: the plan's cost is at most the amount and one more step would exceed it, up to float rounding."""
+    try:
+        steps = Budget(kind="flops", amount=amount).plan(batch_size=1, flops_per_step=price)
+    except ConfigError:
+        steps = 0
+    assert steps * price <= amount * (1 + 1e-15)
+    assert (steps + 1) * price > amount * (1 - 1e-15)
+
+
+@pytest.mark.parametrize("amount", [0.0, -5.0, 31.0])
+def test_budget_below_a_step_is_refused(amount: float) -> None:
+    """Oracle: a step of 32 images costs 32; the message names amount, price and remedy."""
+    with pytest.raises(ConfigError, match=r"buys no step: one step of 32 images costs 32 samples. Give a larger"):
+        Budget(kind="samples", amount=amount).plan(batch_size=32, flops_per_step=1)
+
+
+def test_ledger_adds_up() -> None:
+    """Oracle: sums by hand over two windows; a stored ledger goes on where it was."""
+    ledger = Ledger()
+    ledger.charge(steps=3, batch_size=10, n_views=2, flops_per_step=100, seconds=0.5)
+    ledger = Ledger(**ledger.state())  # type: ignore[arg-type]
+    ledger.charge(steps=1, batch_size=10, n_views=2, flops_per_step=100, seconds=0.25)
+    assert (ledger.images, ledger.views, ledger.flops, ledger.train_seconds) == (40, 80, 400, 0.75)

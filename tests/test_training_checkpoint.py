@@ -1,0 +1,156 @@
+"""Checkpoints: what is kept, what is found again, and what a digest sees."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmark.errors import BenchmarkError
+from benchmark.training import checkpoint
+from benchmark.training.checkpoint import digest, flatten, newest, save
+
+
+def state(step: int, key: str = "key") -> dict[str, Any]:
+    return {"key": key, "step": step, "method": {"weight": torch.arange(5.0) + step}, "betas": (0.9, 0.95)}
+
+
+def saved(folder: Path, *steps: int) -> list[Path]:
+    return [save(state(step), step, folder) for step in steps]
+
+
+def test_state_survives_the_way_to_disk(tmp_path: Path) -> None:
+    """Oracle: the state that was given, tensors bit by bit; torch's own safe loader reads the file."""
+    (path,) = saved(tmp_path, 3)
+    found, warnings = newest(tmp_path, "key")
+    assert found is not None
+    assert warnings == []
+    assert digest(flatten(found)) == digest(flatten(state(3)))
+    assert torch.load(path, weights_only=True)["step"] == 3
+
+
+def test_newest_two_are_kept(tmp_path: Path) -> None:
+    """Oracle: two files of the highest steps, in numerical order beyond one more digit."""
+    files = saved(tmp_path, 2, 9, 10, 100)
+    assert sorted(tmp_path.iterdir()) == sorted(files[2:])
+
+
+def test_no_file_is_no_error(tmp_path: Path) -> None:
+    """Oracle: the documented answer for a run that has not saved yet, also where its folder is missing."""
+    assert newest(tmp_path, "key") == (None, [])
+    assert newest(tmp_path / "missing", "key") == (None, [])
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def replace_by_foreign(path: Path) -> None:
+    path.unlink()
+    save(state(2, key="other"), 2, path.parent)
+
+
+DAMAGES = [truncate, flip, empty, replace_by_foreign]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_bad_newest_file_is_passed_over(tmp_path: Path, damage: Any) -> None:
+    """Oracle: the file before it, and one warning that names the bad one."""
+    files = saved(tmp_path, 1, 2)
+    damage(files[1])
+    found, warnings = newest(tmp_path, "key")
+    assert found is not None
+    assert found["step"] == 1
+    assert len(warnings) == 1
+    assert warnings[0].startswith("step-00000002-")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_only_bad_files_are_an_error(tmp_path: Path, damage: Any) -> None:
+    """Oracle: a run never restarts silently; the message lists the files and says what to do."""
+    damage(saved(tmp_path, 2)[0])
+    with pytest.raises(BenchmarkError, match=r"(?s)No checkpoint in .*step-00000002-.*Start over with --fresh"):
+        newest(tmp_path, "key")
+
+
+def test_a_save_before_bad_files_of_later_steps_is_kept(tmp_path: Path) -> None:
+    """Oracle: the run fell back to step 1 behind two damaged files; what it then writes is what is found."""
+    files = saved(tmp_path, 1, 2, 3)
+    saved(tmp_path, 1)
+    for file in files[1:]:
+        empty(file)
+    saved(tmp_path, 2)
+    found, _ = newest(tmp_path, "key")
+    assert found is not None
+    assert found["step"] == 2
+
+
+def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
+    """Oracle: a partial file, as a killed writer leaves it, is neither found nor left."""
+    saved(tmp_path, 1)
+    leftover = tmp_path / ".step-00000002-0123456789abcdef.pt.4711.partial"
+    leftover.write_bytes(b"half")
+    found, warnings = newest(tmp_path, "key")
+    assert found is not None
+    assert (found["step"], warnings) == (1, [])
+    assert not leftover.exists()
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_full_disk_keeps_the_earlier_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the folder before the attempt, byte by byte, and a message with cause and remedy."""
+    saved(tmp_path, 1, 2)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(checkpoint.os, "fsync", full_disk)
+    with pytest.raises(BenchmarkError, match=r"step 3 could not be written .* No space left .* --resume"):
+        saved(tmp_path, 3)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_digest_ignores_the_order_of_names_only() -> None:
+    """Oracle: the definition: names sorted; names, types, shapes and every bit count, zeros' signs included."""
+    base = {"a": torch.zeros(2, 3), "b": torch.ones(2, dtype=torch.int64)}
+    assert digest(base) == digest(dict(reversed(base.items())))
+    tiny = torch.zeros(2, 3)
+    tiny.view(torch.int32)[1, 2] = 1
+    changed = [
+        base | {"a": tiny},
+        base | {"a": -torch.zeros(2, 3)},
+        base | {"a": torch.zeros(3, 2)},
+        base | {"a": torch.zeros(2, 3, dtype=torch.int32)},
+        {"a": base["a"], "c": base["b"]},
+        {"a": base["a"]},
+    ]
+    assert len({digest(base), *map(digest, changed)}) == len(changed) + 1
+
+
+def test_digest_ignores_memory_layout() -> None:
+    """Oracle: equal values in another order of memory are the same tensor."""
+    image = torch.arange(48.0).reshape(2, 3, 2, 4)
+    assert digest({"a": image}) == digest({"a": image.to(memory_format=torch.channels_last)})
+
+
+def test_flatten_names_all_numbers() -> None:
+    """Oracle: the nested state by hand; text is no part of it, a flag is a number."""
+    found = flatten({"x": {"y": [torch.ones(1), 2], "name": "text"}, "on": True, "rate": 0.1})
+    assert {name: value.tolist() for name, value in found.items()} == {
+        ".x.y.0": [1.0],
+        ".x.y.1": 2.0,
+        ".on": 1.0,
+        ".rate": 0.1,
+    }

@@ -1,0 +1,278 @@
+"""The training loop: what a run is a function of, and that no interruption shows in it."""
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import TinyEncoder, TinyMethod, training
+
+from benchmark.errors import BenchmarkError, ConfigError, Interrupted
+from benchmark.method import Draws, Method, Step, Views
+from benchmark.training import loop
+from benchmark.training.loop import Outcome, Pretraining, Training
+from benchmark.views.recipes import View, ViewLimits
+
+LONG = 200  # steps, at which a window has 2
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """Return the logged windows, read by the letter of JSON: no NaN."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(folder: Path) -> list[dict[str, Any]]:
+    times = ("images_per_second", "train_seconds")
+    return [{name: value for name, value in line.items() if name not in times} for line in lines(folder)]
+
+
+def interrupted(run: Training, at: int, number: int = signal.SIGTERM) -> None:
+    """Run until `at` steps are taken, then send this process a signal."""
+    after_step = run.method.after_step
+
+    def send(progress: float) -> None:
+        after_step(progress)
+        if run.step == at - 1:
+            os.kill(os.getpid(), number)
+
+    run.method.after_step = send  # type: ignore[method-assign]
+    with pytest.raises(Interrupted, match=rf"after step {at} of {run.steps}; the state is saved. .* --resume"):
+        run.run(resume=False)
+
+
+def same(a: Outcome, b: Outcome) -> bool:
+    return (a.digest, a.loss, a.logs, a.health, a.status) == (b.digest, b.loss, b.logs, b.health, b.status)
+
+
+def test_a_run_is_a_function_of_its_seed(tmp_path: Path) -> None:
+    """Oracle: the same seed twice gives the same digest, losses and lines; another seed gives others."""
+    runs = [training(tmp_path / str(i), seed=seed) for i, seed in enumerate((0, 0, 1))]
+    a, b, other = (run.run(resume=False) for run in runs)
+    assert same(a, b)
+    assert without_times(tmp_path / "0") == without_times(tmp_path / "1")
+    assert torch.equal(runs[0].losses, runs[1].losses)
+    assert a.digest != other.digest
+    assert not torch.equal(runs[0].losses, runs[2].losses)
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    """Oracle: training trains: the last window's loss is below half of the first."""
+    training(tmp_path, steps=100).run(resume=False)
+    losses = [line["loss"] for line in lines(tmp_path)]
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_interrupted_and_resumed_is_undisturbed(tmp_path: Path, number: int) -> None:
+    """Oracle: the digest, losses and lines of the run that nobody interrupted; the handlers of before are back."""
+    handler = signal.getsignal(number)
+    whole = training(tmp_path / "whole").run(resume=False)
+    interrupted(training(tmp_path / "cut"), 5, number)
+    assert signal.getsignal(number) is handler
+    again = training(tmp_path / "cut")
+    assert same(again.run(resume=True), whole)
+    assert again.ledger.resumes == 1
+    assert without_times(tmp_path / "cut") == without_times(tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
+    folder = tmp_path_factory.mktemp("long")
+    return training(folder, steps=LONG).run(resume=False), folder
+
+
+@pytest.mark.parametrize("at", [7, 8, LONG - 1, LONG])
+def test_every_window_is_logged_once(tmp_path: Path, long: tuple[Outcome, Path], at: int) -> None:
+    """Oracle: the lines of the undisturbed run, wherever in a window of 2 steps, or at the end, the signal fell."""
+    whole, folder = long
+    interrupted(training(tmp_path, steps=LONG), at)
+    assert same(training(tmp_path, steps=LONG).run(resume=True), whole)
+    assert without_times(tmp_path) == without_times(folder)
+    assert [line["step"] for line in lines(folder)] == list(range(2, LONG + 1, 2))
+
+
+def test_a_killed_run_resumes_from_any_checkpoint(tmp_path: Path) -> None:
+    """Oracle: the undisturbed run; the kill lost the newest file, logged on, and cut the last line short."""
+    whole = training(tmp_path / "whole").run(resume=False)
+    training(tmp_path / "cut", checkpoint_seconds=0.0).run(resume=False)
+    newest, *older = sorted((tmp_path / "cut" / "checkpoints").iterdir(), reverse=True)
+    assert len(older) == 1
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 13, "lo')
+    again = training(tmp_path / "cut")
+    assert same(again.run(resume=True), whole)
+    assert without_times(tmp_path / "cut") == without_times(tmp_path / "whole")
+    assert again.ledger.images == 12 * 16
+
+
+def test_a_damaged_checkpoint_is_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: a warning on stderr; without any sound file an error, not a restart."""
+    training(tmp_path, checkpoint_seconds=0.0).run(resume=False)
+    newest, older = sorted((tmp_path / "checkpoints").iterdir(), reverse=True)
+    newest.write_bytes(b"")
+    training(tmp_path)._restore()
+    assert f"warning: {newest.name} is damaged" in capsys.readouterr().err
+    older.write_bytes(b"")
+    with pytest.raises(BenchmarkError, match="--fresh"):
+        training(tmp_path).run(resume=True)
+
+
+def test_resuming_a_finished_run_repeats_its_outcome(tmp_path: Path) -> None:
+    """Oracle: a run killed while it was evaluated: all steps are taken, and the outcome is the same."""
+    first = training(tmp_path).run(resume=False)
+    before = lines(tmp_path)
+    assert same(training(tmp_path).run(resume=True), first)
+    assert lines(tmp_path) == before
+
+
+def test_checkpoints_load_safely(tmp_path: Path) -> None:
+    """Oracle: torch's loader with weights_only=True, which executes nothing; the state is complete by name."""
+    path = training(tmp_path).run(resume=False).checkpoint
+    state = torch.load(path, weights_only=True)
+    assert set(state) == {"method", "optimiser", "step", "losses", "logs", "key", "ledger"}
+
+
+class Breaking(TinyMethod):
+    """Returns a loss that is not finite in one step of the twelve."""
+
+    value = math.nan
+
+    def after_step(self, progress: float) -> None:
+        self.taken = round(progress * 12) + 1
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        step = super().forward(views, draws)
+        broken = getattr(self, "taken", 0) == 4
+        return Step(step.loss * self.value, {"broken": step.loss.detach() * self.value}) if broken else step
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_run_that_diverges_stops(tmp_path: Path, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: it ends within the window, without a loss, and what is logged and handed on has finite numbers only."""
+    monkeypatch.setattr(Breaking, "value", value)
+    run = training(tmp_path, Breaking)
+    outcome = run.run(resume=False)
+    assert (outcome.status, outcome.loss, outcome.logs) == ("diverged", None, {})
+    assert outcome.health.collapsed
+    assert run.step == 5
+    assert [line["loss"] is None for line in lines(tmp_path)] == [False] * 4 + [True]
+
+
+def test_a_diverged_run_does_not_go_on(tmp_path: Path) -> None:
+    """Oracle: a diverged run killed before its record was written ends as it did before."""
+    outcome = training(tmp_path, Breaking).run(resume=False)
+    assert same(training(tmp_path, Breaking).run(resume=True), outcome)
+
+
+def test_a_collapsed_run_is_healthy_otherwise(tmp_path: Path) -> None:
+    """Oracle: an encoder whose weights are zero: the run ends well and its health says collapsed."""
+    run = training(tmp_path)
+    for parameter in run.method.encoder.parameters():
+        parameter.data.zero_()
+        parameter.requires_grad_(False)
+    outcome = run.run(resume=False)
+    assert outcome.status == "ok"
+    assert outcome.health.collapsed
+
+
+def test_measuring_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the digest of the run that measures health once instead of at every step."""
+    often = training(tmp_path / "often").run(resume=False)
+    monkeypatch.setattr(loop, "MONITORS", 1)
+    seldom = training(tmp_path / "seldom").run(resume=False)
+    assert often.digest == seldom.digest
+    counts = [sum("effective_rank" in line for line in lines(tmp_path / name)) for name in ("often", "seldom")]
+    assert counts == [12, 1]
+
+
+def test_ledger_is_charged_for_every_step(tmp_path: Path) -> None:
+    """Oracle: 12 steps of 16 images, 2 views and 7 FLOPs, also over an interruption."""
+    interrupted(training(tmp_path), 5)
+    run = training(tmp_path)
+    run.run(resume=True)
+    assert (run.ledger.images, run.ledger.views, run.ledger.flops) == (12 * 16, 12 * 32, 12 * 7)
+    assert run.ledger.train_seconds == lines(tmp_path)[-1]["train_seconds"] > 0
+
+
+class Recording(Method):
+    """Writes down what the loop calls, with which progress, and whether gradients and weights are where they belong."""
+
+    n_views = 1
+    calls: list[Any]
+
+    def __init__(self, encoder: TinyEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        Recording.calls = []
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        weight = self.encoder.net[0].weight
+        self.calls.append(("forward", len(views), weight.grad is None, self.training))
+        self.before = weight.detach().clone()
+        return Step(self.encoder(views[0]).pooled.square().mean(), carry={"keys": views[0]})
+
+    def after_backward(self, step: Step) -> None:
+        weight = self.encoder.net[0].weight
+        self.calls.append(("backward", "keys" in step.carry, weight.grad is not None, torch.equal(weight, self.before)))
+
+    def after_step(self, progress: float) -> None:
+        self.calls.append(("step", progress, torch.equal(self.encoder.net[0].weight, self.before)))
+
+
+def test_hooks_come_in_the_order_of_the_contract(tmp_path: Path) -> None:
+    """Oracle: the contract: forward in train mode, backward, hook, optimiser, hook with t / T of the step taken.
+
+    The weights stay where they are in the first step only, whose rate is 0.
+    """
+    training(tmp_path, Recording, steps=4).run(resume=False)
+    assert Recording.calls == [
+        call
+        for t in range(4)
+        for call in (("forward", 1, True, True), ("backward", True, True, True), ("step", t / 4, t == 0))
+    ]
+
+
+class Constant(View):
+    """Draws nothing: shows what one view of one step is given."""
+
+    seen: list[tuple[float, ...]]
+
+    def __call__(self, images: torch.Tensor, size: int, draw: Any) -> torch.Tensor:
+        self.seen.append(tuple(draw("crop", 1).flatten().tolist()))
+        return images.float() / 255
+
+
+def test_every_view_and_step_draws_anew(tmp_path: Path) -> None:
+    """Oracle: 12 steps of 2 views make 24 different draws, the same in a second run."""
+    Constant.seen = []
+    for name in "ab":
+        training(tmp_path / name, views=(Constant(crop_scale=(1.0, 1.0)),) * 2).run(resume=False)
+    assert len(set(Constant.seen)) == 24
+    assert Constant.seen[:24] == Constant.seen[24:]
+
+
+def test_recipe_must_fit_the_method() -> None:
+    """Oracle: a method of two views and a recipe of one: refused with both numbers."""
+    view = View(crop_scale=(1.0, 1.0))
+    stage = Pretraining(
+        name="x",
+        method=TinyMethod,
+        views=lambda limits: (view,),
+        optimiser=None,  # type: ignore[arg-type]
+        batch_size=2,
+        precision="float32",
+    )
+    method = TinyMethod(TinyEncoder())
+    with pytest.raises(ConfigError, match=r"TinyMethod takes 2 view\(s\), but Pretraining.views makes 1"):
+        stage.recipe(ViewLimits(), method)
+    method.n_views = 1
+    assert stage.recipe(ViewLimits(), method) == (view,)

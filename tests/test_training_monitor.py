@@ -1,0 +1,77 @@
+"""The two numbers that tell a healthy representation from a collapsed one."""
+
+import pytest
+import torch
+from tiny import TinyEncoder
+from torch import Tensor
+
+from benchmark.nets.encoders import Encoder, Features
+from benchmark.training.monitor import Health, health
+
+
+class Given(Encoder):
+    """An encoder whose features are given, whatever it sees."""
+
+    def __init__(self, pooled: Tensor) -> None:
+        super().__init__()
+        self.pooled = pooled
+
+    def forward(self, view: Tensor, visible: object = None, fill: object = None) -> Features:
+        return Features(self.pooled)
+
+
+def of(pooled: Tensor) -> Health:
+    return health(Given(pooled), torch.zeros(len(pooled), 3, 8, 8))
+
+
+def gaussian(n: int, width: int) -> Tensor:
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(0))
+
+
+def test_isotropic_features_are_healthy() -> None:
+    """Oracle: unit vectors of an isotropic Gaussian have a deviation of 1 / sqrt(width) and equal singular values."""
+    found = of(gaussian(4096, 32))
+    assert found.feature_std == pytest.approx(1, abs=0.02)
+    assert found.effective_rank == pytest.approx(32, abs=0.5)
+    assert not found.collapsed
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3e4])
+def test_constant_features_are_collapsed(value: float) -> None:
+    """Oracle: without spread both numbers take their least values, 0 and 1."""
+    found = of(torch.full((64, 16), value))
+    assert found.feature_std == pytest.approx(0, abs=1e-5)
+    assert found.effective_rank == pytest.approx(1, abs=1e-3)
+    assert found.collapsed
+
+
+def test_rank_counts_directions() -> None:
+    """Oracle: orthogonal centred directions of equal strength number themselves; one direction is a collapse."""
+    for rank in (1, 2, 5):
+        directions = torch.linalg.qr(gaussian(200, 9) - gaussian(200, 9).mean(0)).Q[:, :rank]
+        found = of(directions @ torch.linalg.qr(gaussian(16, 16)).Q[:rank])
+        assert found.effective_rank == pytest.approx(rank, abs=0.01)
+        assert found.collapsed == (rank == 1)
+
+
+def test_rank_does_not_see_scale_or_offset() -> None:
+    """Oracle: singular values are centred and normalised."""
+    pooled = gaussian(100, 8) * torch.arange(1.0, 9)
+    assert of(1000 * pooled + 7).effective_rank == pytest.approx(of(pooled).effective_rank, rel=1e-3)
+
+
+def test_features_that_are_not_finite_are_collapsed() -> None:
+    """Oracle: the definition; the numbers must still be finite, since they enter the record."""
+    found = of(torch.tensor([[1.0, float("nan")], [2.0, 1.0]]))
+    assert found.collapsed
+    assert found.numbers() == {"feature_std": 0.0, "effective_rank": 0.0}
+
+
+def test_measuring_leaves_no_trace() -> None:
+    """Oracle: state and mode of a network with batch norm are what they were; eval mode makes the batch irrelevant."""
+    encoder = TinyEncoder().train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    health(encoder, torch.rand(8, 3, 8, 8))
+    assert encoder.training
+    assert encoder.net[1].training
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
