@@ -5,13 +5,13 @@ from typing import Literal
 
 import gin
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmark.errors import ConfigError
 from benchmark.method import Container, Draws, Siamese, Step, Views
-from benchmark.nets.encoders import Encoder, Features
-from benchmark.nets.masking import kept, masked_tokens, patchify, visible_tokens
-from benchmark.objectives import reconstruction
+from benchmark.nets.encoders import Encoder
+from benchmark.nets.masking import visible_tokens
+from benchmark.nets.restoration import Restoration
 
 
 @gin.register
@@ -41,40 +41,28 @@ class MRCL(Container):
         standardised: bool = True,
     ) -> None:
         super().__init__(encoder, base)
-        self.decoder = decoder(encoder)
-        self.tokens, self.patch = encoder.patch_grid()
-        if not 0 <= mask_ratio < 1 or kept(self.tokens, mask_ratio) < 1:
-            raise ConfigError(
-                f"MRCL.mask_ratio = {mask_ratio} leaves no visible patch of {self.tokens}; "
-                f"use at least 0 and at most {1 - 1 / self.tokens:.3f}."
-            )
+        self.restore = Restoration(
+            encoder,
+            decoder,
+            masked_weight=masked_weight,
+            visible_weight=visible_weight,
+            reduction=reduction,
+            standardised=standardised,
+        )
+        self.mask_ratio = self.restore.check(mask_ratio, "MRCL.mask_ratio")
+        if base is None and not (masked_weight or visible_weight):
+            raise ConfigError("MRCL without a base and with both weights 0 has no loss; bind a base or a weight.")
         self.n_views = 1 if base is None else 2
-        self.mask_ratio, self.masked_weight, self.visible_weight = mask_ratio, masked_weight, visible_weight
-        self.reduction, self.standardised = reduction, standardised
 
     def forward(self, views: Views, draws: Draws) -> Step:
-        visible = [visible_tokens(draws.rows(("mask", k), self.tokens), self.mask_ratio) for k in range(self.n_views)]
+        visible = [
+            visible_tokens(draws.rows(("mask", k), self.restore.tokens), self.mask_ratio) for k in range(self.n_views)
+        ]
         if self.base is None:
-            features = {0: self.encoder(views[0], visible[0])}
-            loss, carry = views[0].new_zeros(()), {}
-        else:
-            online, targets = self.base.passes(views, draws, visible)
-            features = {k: branch.features for k, branch in online.items()}
-            loss, carry = self.base.objective(online, targets), self.base.carry(targets)
-        logs = {"base_loss": loss.detach()}
-        if self.masked_weight or self.visible_weight:
-            restored = [self._restore(views[k], features[k]) for k in features]
-            logs["reconstruction_loss"] = torch.stack(restored).sum().detach()
-            loss = loss + sum(restored)
-        return Step(loss, logs, carry)
-
-    def _restore(self, view: Tensor, features: Features) -> Tensor:
-        return reconstruction(
-            self.decoder(features),
-            patchify(view, self.patch),
-            masked_tokens(features.visible, len(view), self.tokens, view.device),
-            masked_weight=self.masked_weight,
-            visible_weight=self.visible_weight,
-            reduction=self.reduction,
-            standardised=self.standardised,
-        )
+            loss = self.restore(views[0], self.encoder(views[0], visible[0]))
+            return Step(loss, {"reconstruction_loss": loss.detach()})
+        online, targets = self.base.passes(views, draws, visible)
+        base = self.base.objective(online, targets)
+        restored = torch.stack([self.restore(views[k], branch.features) for k, branch in online.items()]).sum()
+        logs = {"base_loss": base.detach(), "reconstruction_loss": restored.detach()}
+        return Step(base + restored, logs, self.base.carry(targets))

@@ -119,7 +119,9 @@ class Siamese(Method):
             branches.append(Branch(self.predictor(projection), projection, features))
         return tuple(branches)
 
-    def targets(self, views: Views, online: dict[int, Branch], visible: Visible | None = None) -> dict[int, Tensor]:
+    def targets(
+        self, views: Views, online: dict[int, Branch], draws: Draws, visible: Visible | None = None
+    ) -> dict[int, Tensor]:
         """Return what each target view is compared with; by default the online projection, with its gradient."""
         return {view: online[view].projection for view in self.target_views}
 
@@ -130,7 +132,7 @@ class Siamese(Method):
         chosen = None if visible is None else [visible[view] for view in self.online_views]
         branches = self.encode([views[view] for view in self.online_views], chosen)
         online = dict(zip(self.online_views, branches, strict=True))
-        return online, self.targets(views, online, visible)
+        return online, self.targets(views, online, draws, visible)
 
     def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the loss of ONE direction; both `(batch, dim)`."""

@@ -15,7 +15,9 @@ from torch import Tensor
 P = ParamSpec("P")
 
 
-def _full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Make a loss run with autocast off and half-precision tensors widened to float32."""
+
     @wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         device = next(a.device.type for a in args if isinstance(a, Tensor))
@@ -30,7 +32,7 @@ def _widen(value: object) -> object:
     return value.float() if half else value  # type: ignore[attr-defined]
 
 
-@_full_precision
+@full_precision
 def nt_xent(a: Tensor, b: Tensor, *, temperature: float) -> Tensor:
     """Normalised-temperature cross entropy over both views (Chen et al. 2020, arXiv:2002.05709, Eq. 1).
 
@@ -44,7 +46,7 @@ def nt_xent(a: Tensor, b: Tensor, *, temperature: float) -> Tensor:
     return F.cross_entropy(logits, torch.arange(n, device=z.device).roll(n // 2))
 
 
-@_full_precision
+@full_precision
 def info_nce(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
     """Cross entropy of each query against all keys of the batch (van den Oord et al. 2018, arXiv:1807.03748, Eq. 4).
 
@@ -54,7 +56,26 @@ def info_nce(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
-@_full_precision
+@full_precision
+def info_nce_queue(queries: Tensor, keys: Tensor, queue: Tensor, *, temperature: float) -> Tensor:
+    """Cross entropy of each query's key against a queue of other keys (He et al. 2020, arXiv:1911.05722, Eq. 1).
+
+    `queries`, `keys`: `(batch, dim)`; `queue`: `(size, dim)` unit vectors. Constant embeddings in a queue of the same
+    vector give log(1 + size).
+    """
+    queries, keys = F.normalize(queries, dim=1), F.normalize(keys, dim=1)
+    positive = (queries * keys).sum(1, keepdim=True)
+    logits = torch.cat([positive, queries @ queue.to(queries.dtype).T], dim=1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+
+@full_precision
+def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the batch of minus the cosine of `(batch, dim)` rows, in [-1, 1]; neither side is detached."""
+    return -(F.normalize(predictions, dim=1) * F.normalize(targets, dim=1)).sum(1).mean()
+
+
+@full_precision
 def cross_correlation(a: Tensor, b: Tensor, *, redundancy_weight: float) -> Tensor:
     """Distance of the cross-correlation matrix from the identity (Zbontar et al. 2021, arXiv:2103.03230, Eq. 1).
 
@@ -71,7 +92,7 @@ def _standardise(z: Tensor) -> Tensor:
     return (z - z.mean(0)) * (z.var(0, unbiased=False) + 1e-5).rsqrt()
 
 
-@_full_precision
+@full_precision
 def reconstruction(
     prediction: Tensor,
     patches: Tensor,

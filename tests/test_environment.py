@@ -50,10 +50,11 @@ def test_code_hash_does_not_see_prose(tmp_path: Path, change: object) -> None:
         lambda text: text.replace("2 * x", "x * 2"),
         lambda text: text.replace("2 *", "2.0 *"),
         lambda text: text.replace("2 *", "3 *"),
+        lambda text: text.replace("2 *", "'2' *"),
         lambda text: text.replace("f(x)", "f(x=1)"),
         lambda text: text + "\nf(0)\n",
     ],
-    ids=["order", "type", "value", "default", "statement"],
+    ids=["order", "type", "value", "text", "default", "statement"],
 )
 def test_code_hash_sees_what_runs(tmp_path: Path, change: object) -> None:
     """Oracle: the two texts are different programs."""

@@ -31,6 +31,13 @@ def repeated(features: Tensor) -> Tensor:
     return torch.cat([features, torch.full((n, 1), 3.0), torch.zeros(n, 1), features[:, :1], features[:, :1]], 1)
 
 
+def correlated(features: Tensor) -> Tensor:
+    """Mix all columns, so that standardising leaves a condition number of about 1e4."""
+    dim = features.shape[1]
+    mixing = torch.linalg.qr(torch.randn(dim, dim, generator=torch.Generator().manual_seed(5))).Q
+    return features * torch.logspace(0, -2, dim) @ mixing
+
+
 def mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
     shifted = logits - logits.max(1, keepdims=True)
     return float((np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]).mean())
@@ -44,6 +51,7 @@ def mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
         (600, 20, 10, 3.0, None, 1.0),
         (600, 20, 10, 3.0, scaled, 1e-3),
         (600, 20, 10, 3.0, repeated, 1e-3),
+        (600, 20, 10, 3.0, correlated, 1e-4),
         (100, 150, 10, 6.0, None, 1e-3),
         (100, 150, 10, 6.0, None, 1e-1),
         (1500, 30, 100, 1.5, None, 1e-3),
@@ -119,8 +127,7 @@ def test_the_final_probe_is_fitted_on_all_of_train() -> None:
 def test_an_inner_best_raises_no_flag() -> None:
     """Oracle: correlated features, on which strong values underfit, and more noise than the weak ones bear."""
     features, labels = mixture(400, 40, 4, 2.5)
-    mixing = torch.linalg.qr(torch.randn(40, 40, generator=torch.Generator().manual_seed(5))).Q
-    features = features * torch.logspace(0, -2, 40) @ mixing
+    features = correlated(features)
     ranking = Linear()(bank_of({"x": features}, labels, {"x": features[:5]}, 4))
     assert ranking.flags == ()
     assert ranking.choices["strength"] in GRID[1:-1]

@@ -103,7 +103,7 @@ def test_loss_is_base_plus_reconstruction(name: str) -> None:
 
 def naive_masked_autoencoder(method: MRCL, view: Tensor, ratio: float) -> Tensor:
     """The masked autoencoder's loss (He et al. 2022) in the order of its description: shuffle, drop, restore."""
-    net, decoder = method.encoder.net, method.decoder
+    net, decoder = method.encoder.net, method.restore.decoder
     order = Draws(0, 0, len(view)).rows(("mask", 0), 16).argsort(dim=1)
     count = int(16 * (1 - ratio))
     errors = []
@@ -149,9 +149,9 @@ def test_without_base_it_is_a_masked_autoencoder(ratio: float) -> None:
 def test_each_view_is_decoded_from_its_own_ids(name: str) -> None:
     """Oracle: each view encoded alone with the ids that the decoder was given; the ids of the two views differ."""
     method = mrcl(BASES[name])
-    method.decoder = Watched(method.decoder)
+    method.restore.decoder = Watched(method.restore.decoder)
     method(views(), Draws(0, 0, BATCH))
-    first, second = method.decoder.given
+    first, second = method.restore.decoder.given
     for k, given in enumerate((first, second)):
         expected = Draws(0, 0, BATCH).rows(("mask", k), 16).argsort(dim=1)[:, :4]
         assert torch.equal(given.visible, expected)
@@ -184,9 +184,9 @@ def test_second_view_is_restored_in_its_own_places(name: str) -> None:
 def test_effective_counts(ratio: float, expected: int | None) -> None:
     """Oracle: floor(16 (1 - ratio)) visible tokens, by hand; None means that nothing is masked."""
     method = mrcl(BASES["simclr"], ratio=ratio)
-    method.decoder = Watched(method.decoder)
+    method.restore.decoder = Watched(method.restore.decoder)
     method(views(), Draws(0, 0, BATCH))
-    shapes = [None if given.visible is None else given.visible.shape[1] for given in method.decoder.given]
+    shapes = [None if given.visible is None else given.visible.shape[1] for given in method.restore.decoder.given]
     assert shapes == [expected, expected]
 
 
@@ -203,9 +203,9 @@ def test_unmasked_views_still_restore_what_is_visible() -> None:
 def test_zero_weights_decode_nothing() -> None:
     """Oracle: the decoder's own record of what it was given: a term without weight must cost nothing."""
     method = mrcl(BASES["simclr"], weights=(0.0, 0.0))
-    method.decoder = Watched(method.decoder)
-    assert "reconstruction_loss" not in method(views(), Draws(0, 0, BATCH)).logs
-    assert method.decoder.given == []
+    method.restore.decoder = Watched(method.restore.decoder)
+    assert method(views(), Draws(0, 0, BATCH)).logs["reconstruction_loss"] == 0
+    assert method.restore.decoder.given == []
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.95, -0.1, float("nan")])

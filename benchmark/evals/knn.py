@@ -36,13 +36,14 @@ class KNN:
 
     def __call__(self, bank: Bank) -> Ranking:
         """Choose the feature on the hold-out, then rank the classes of the test images."""
-        hits = {}
-        for name, features in bank.train.items():
-            scores = self.scores(features[bank.fit], bank.labels[bank.fit], features[bank.held], bank.classes)
-            hits[name] = int((best_classes(scores)[:, 0] == bank.labels[bank.held]).sum())
-        chosen = max(hits, key=lambda name: hits[name])
+        names = list(bank.train)
+        chosen = names[0] if len(names) == 1 else max(names, key=lambda name: self._hits(bank.train[name], bank))
         scores = self.scores(bank.train[chosen], bank.labels, bank.test[chosen], bank.classes)
         return Ranking(best_classes(scores), {"feature": chosen, "k": self.k, "temperature": self.temperature})
+
+    def _hits(self, features: Tensor, bank: Bank) -> int:
+        scores = self.scores(features[bank.fit], bank.labels[bank.fit], features[bank.held], bank.classes)
+        return int((best_classes(scores)[:, 0] == bank.labels[bank.held]).sum())
 
     def scores(self, keys: Tensor, labels: Tensor, queries: Tensor, classes: int) -> Tensor:
         """Return the votes `(n_queries, classes)`; with fewer than `k` keys, all of them vote."""

@@ -65,8 +65,8 @@ class Encoder(nn.Module):
 class ViT(Encoder):
     """A vision transformer with a class token and fixed sine-cosine positions (He et al. 2022, arXiv:2111.06377).
 
-    `pooled` is the class token and `tokens` are the patch tokens, both after the final norm. Initialisation is that
-    of the same paper: Xavier-uniform linear layers and patch embedding, class token N(0, 0.02).
+    `pooled` is the class token and `tokens` are the patch tokens, both after the final norm. The initial weights are
+    timm's own, truncated normal with a deviation of 0.02, as in Touvron et al. 2021 (arXiv:2012.12877).
     """
 
     def __init__(self, image_size: int, *, name: str, width: int, depth: int, heads: int, patch: int) -> None:
@@ -85,13 +85,9 @@ class ViT(Encoder):
             num_heads=heads,
             num_classes=0,
             global_pool="token",
-            weight_init="skip",
         )
         self.name, self.image_size = f"{name}_patch{patch}", image_size
         self.width, self.patch, self.n_tokens = width, patch, (image_size // patch) ** 2
-        initialise_transformer(self.net)
-        nn.init.xavier_uniform_(self.net.patch_embed.proj.weight.data.view(width, -1))
-        nn.init.normal_(self.net.cls_token, std=0.02)
         self.net.pos_embed = nn.Parameter(sincos_positions(width, image_size // patch), requires_grad=False)
 
     def forward(
@@ -108,18 +104,6 @@ class ViT(Encoder):
         start = (net.cls_token + net.pos_embed[:, :1]).expand(len(tokens), -1, -1)
         tokens = net.norm(net.blocks(torch.cat([start, tokens], dim=1)))
         return Features(tokens[:, 0], tokens[:, 1:], visible)
-
-
-def initialise_transformer(module: nn.Module) -> None:
-    """Set every linear layer to Xavier-uniform weights and zero bias, and every layer norm to the identity."""
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.xavier_uniform_(part.weight)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.LayerNorm):
-            nn.init.ones_(part.weight)
-            nn.init.zeros_(part.bias)
 
 
 def sincos_positions(width: int, side: int) -> Tensor:

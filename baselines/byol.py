@@ -1,0 +1,50 @@
+"""BYOL (Grill et al. 2020, arXiv:2006.07733): predict the momentum copy's projection of the other view."""
+
+import gin
+from torch import Tensor
+
+from benchmark.method import Branch, Draws, Siamese, Views, Visible
+from benchmark.nets.encoders import Encoder
+from benchmark.nets.heads import mlp
+from benchmark.nets.momentum import MomentumCopy, cosine_momentum
+from benchmark.objectives import negative_cosine
+
+
+@gin.register
+class BYOL(Siamese):
+    """Squared distance of normalised prediction and target, summed over both directions (Eq. 2).
+
+    The momentum of the copy rises from `momentum` to 1 on a half cosine (section 3.3). The copy stays in train mode.
+
+    Differs from the paper: hidden linear layers have no bias, since batch norm follows; the copy starts equal to the
+    online network, where the authors' code starts it apart and finds no difference.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        momentum: float,
+        projector_layers: int,
+        head_hidden: int,
+        projector_width: int,
+    ) -> None:
+        projector = mlp(encoder.width, head_hidden, projector_width, layers=projector_layers)
+        super().__init__(encoder, projector, mlp(projector_width, head_hidden, projector_width, layers=2))
+        self.target = MomentumCopy(self.encoder, self.projector)
+        self.momentum = momentum
+
+    def targets(
+        self, views: Views, online: dict[int, Branch], draws: Draws, visible: Visible | None = None
+    ) -> dict[int, Tensor]:
+        """Return the momentum copy's projections."""
+        return {k: self.target(views[k], None if visible is None else visible[k]) for k in self.target_views}
+
+    def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return 2 + 2 * negative_cosine(prediction, target)
+
+    def objective(self, online: dict[int, Branch], targets: dict[int, Tensor]) -> Tensor:
+        return self.compare(online[0].prediction, targets[1]) + self.compare(online[1].prediction, targets[0])
+
+    def after_step(self, progress: float) -> None:
+        self.target.follow(self.encoder, self.projector, cosine_momentum(self.momentum, progress))

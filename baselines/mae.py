@@ -1,0 +1,35 @@
+"""MAE (He et al. 2022, arXiv:2111.06377): restore the pixels of masked patches."""
+
+from collections.abc import Callable
+
+import gin
+from torch import nn
+
+from benchmark.method import Draws, Method, Step, Views
+from benchmark.nets.encoders import Encoder
+from benchmark.nets.masking import visible_tokens
+from benchmark.nets.restoration import Restoration
+
+
+@gin.register
+class MAE(Method):
+    """The encoder sees the visible patches of one view; a decoder restores the masked ones, standardised per patch.
+
+    The loss is the squared error, averaged over the pixels of a patch and over the masked patches of the batch
+    (section 3). At least `mask_ratio` of the patches is masked.
+
+    Differs from the paper: the encoder's initialisation is the protocol's; the decoder's size too, since the paper's
+    512 x 8 would cost more than a small encoder.
+    """
+
+    n_views = 1
+
+    def __init__(self, encoder: Encoder, *, decoder: Callable[[Encoder], nn.Module], mask_ratio: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.restore = Restoration(encoder, decoder, masked_weight=1.0)
+        self.mask_ratio = self.restore.check(mask_ratio, "MAE.mask_ratio")
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        visible = visible_tokens(draws.rows("mask", self.restore.tokens), self.mask_ratio)
+        return Step(self.restore(views[0], self.encoder(views[0], visible)))

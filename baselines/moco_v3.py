@@ -1,0 +1,54 @@
+"""MoCo v3 (Chen et al. 2021, arXiv:2104.02057): in-batch contrast of predictions with a momentum copy's keys."""
+
+import gin
+from torch import Tensor
+
+from benchmark.method import Branch, Draws, Siamese, Views, Visible
+from benchmark.nets.encoders import Encoder
+from benchmark.nets.heads import mlp
+from benchmark.nets.momentum import MomentumCopy, cosine_momentum
+from benchmark.objectives import info_nce
+
+
+@gin.register
+class MoCoV3(Siamese):
+    """2 * temperature * InfoNCE of each view's prediction against the other view's keys, summed (Algorithm 1).
+
+    Negatives are the other images' keys of the batch; there is no queue. Projector and predictor end in a batch norm
+    without scale and shift, as in the authors' code for a ViT. The momentum rises to 1 on a half cosine.
+
+    Differs from the paper: the patch embedding is trained, as for every method of the protocol, where the paper
+    freezes it for stability (section 4.1); the same heads serve a ResNet, for which the authors leave out the
+    predictor's last batch norm.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        temperature: float,
+        momentum: float,
+        projector_layers: int,
+        head_hidden: int,
+        projector_width: int,
+    ) -> None:
+        projector = mlp(encoder.width, head_hidden, projector_width, layers=projector_layers, last_batch_norm=True)
+        predictor = mlp(projector_width, head_hidden, projector_width, layers=2, last_batch_norm=True)
+        super().__init__(encoder, projector, predictor)
+        self.target = MomentumCopy(self.encoder, self.projector)
+        self.temperature, self.momentum = temperature, momentum
+
+    def targets(
+        self, views: Views, online: dict[int, Branch], draws: Draws, visible: Visible | None = None
+    ) -> dict[int, Tensor]:
+        """Return the momentum copy's projections."""
+        return {k: self.target(views[k], None if visible is None else visible[k]) for k in self.target_views}
+
+    def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return 2 * self.temperature * info_nce(prediction, target, temperature=self.temperature)
+
+    def objective(self, online: dict[int, Branch], targets: dict[int, Tensor]) -> Tensor:
+        return self.compare(online[0].prediction, targets[1]) + self.compare(online[1].prediction, targets[0])
+
+    def after_step(self, progress: float) -> None:
+        self.target.follow(self.encoder, self.projector, cosine_momentum(self.momentum, progress))

@@ -1,0 +1,59 @@
+"""Restoring masked views: a decoder and the error of what it predicts."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor, nn
+
+from benchmark.errors import ConfigError
+from benchmark.nets.encoders import Encoder, Features
+from benchmark.nets.masking import kept, masked_tokens, patchify
+from benchmark.objectives import reconstruction
+
+
+class Restoration(nn.Module):
+    """Masks views, and scores how well a decoder restores them from what the encoder saw.
+
+    The weights, `kind`, `reduction` and `standardised` are those of `objectives.reconstruction`.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Callable[[Encoder], nn.Module],
+        *,
+        masked_weight: float,
+        visible_weight: float = 0.0,
+        kind: Literal["l2", "l1"] = "l2",
+        reduction: Literal["mean", "sum"] = "mean",
+        standardised: bool = True,
+    ) -> None:
+        super().__init__()
+        self.decoder = decoder(encoder)
+        self.tokens, self.patch = encoder.patch_grid()
+        self.masked_weight, self.visible_weight = masked_weight, visible_weight
+        self.kind, self.reduction, self.standardised = kind, reduction, standardised
+
+    def check(self, ratio: float, name: str) -> float:
+        """Return a mask ratio that leaves a visible patch; raises ConfigError, naming the parameter, for others."""
+        if not 0 <= ratio < 1 or kept(self.tokens, ratio) < 1:
+            raise ConfigError(
+                f"{name} = {ratio} leaves no visible patch of {self.tokens}; use at least 0 and at most "
+                f"{1 - 1 / self.tokens:.3f}."
+            )
+        return ratio
+
+    def forward(self, view: Tensor, features: Features) -> Tensor:
+        """Return the weighted error of restoring `view` `(batch, 3, height, width)` from `features`."""
+        if not (self.masked_weight or self.visible_weight):
+            return view.new_zeros(())
+        return reconstruction(
+            self.decoder(features),
+            patchify(view, self.patch),
+            masked_tokens(features.visible, len(view), self.tokens, view.device),
+            masked_weight=self.masked_weight,
+            visible_weight=self.visible_weight,
+            kind=self.kind,
+            reduction=self.reduction,
+            standardised=self.standardised,
+        )
