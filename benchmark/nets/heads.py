@@ -1,6 +1,19 @@
 """Projection and prediction heads."""
 
-from torch import nn
+from torch import Tensor, nn
+
+from benchmark.objectives import full_precision
+
+
+class Head(nn.Sequential):
+    """Layers that run in float32 whatever the autocast.
+
+    Early in training the pooled features of a batch differ by less than their common part, and what a bfloat16 layer
+    rounds off is the difference that the batch norm after it would have blown up.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        return full_precision(super().forward)(features)
 
 
 def mlp(
@@ -12,7 +25,7 @@ def mlp(
     batch_norm: bool = True,
     last_batch_norm: bool = False,
     bias: bool = False,
-) -> nn.Sequential:
+) -> Head:
     """Build `layers` linear layers with (batch norm and) ReLU between them.
 
     `bias` is that of the last layer; a hidden layer has one only where no batch norm follows. `last_batch_norm`
@@ -28,4 +41,4 @@ def mlp(
             parts.append(nn.ReLU(inplace=True))
     if last_batch_norm:
         parts.append(nn.BatchNorm1d(outputs, affine=False))
-    return nn.Sequential(*parts)
+    return Head(*parts)
