@@ -58,7 +58,9 @@ class OneSided(Pair):
 
     online_views, target_views, directions = (0,), (1,), ((0, 1),)
 
-    def targets(self, views: Views, online: dict[int, Branch], visible: object = None) -> dict[int, Tensor]:
+    def targets(
+        self, views: Views, online: dict[int, Branch], draws: Draws, visible: object = None
+    ) -> dict[int, Tensor]:
         return {1: self.projector(self.encoder(views[1]).pooled).detach()}
 
 

@@ -106,7 +106,7 @@ def test_prediction_at_initialisation_has_its_closed_form() -> None:
     torch.manual_seed(0)
     encoder = ViT(32, name="vit", width=24, depth=1, heads=3, patch=4)
     decoder = PixelDecoder(encoder, width=192, depth=1, heads=3)
-    predicted = decoder(encoder(torch.randn(16, 3, 32, 32)))
+    predicted = decoder.predict(decoder.norm(torch.randn(4096, 192)))
     assert predicted.var().item() == pytest.approx(2 * 192 / (192 + 48), rel=0.1)
 
 
