@@ -333,7 +333,7 @@ def started(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess
 
 
 def test_kill_at_a_random_moment_does_not_show(out: Path, tmp_path: Path) -> None:
-    """Oracle: the run that nobody killed: digest, losses and lines; the kill falls on a step, a write or the evaluation."""
+    """Oracle: digest and lines of the run that nobody killed; the kill hits a step, a write or an evaluation."""
     steps = 60
     whole, lines = run(out, steps)
     arguments = command(tmp_path, steps, "--checkpoint-seconds", "0")
