@@ -125,11 +125,15 @@ def build(config: Config) -> Any:
     try:
         return gin.get_configurable(config.tree["@"])()
     except BenchmarkError as error:
-        # Gin raises proxies, without arguments, that append the chain of calls to the message: hand on our own.
-        original: BaseException = error
-        while not original.args and original.__context__:
-            original = original.__context__
-        raise original from None
+        raise unwrapped(error) from None
+
+
+def unwrapped(error: BenchmarkError) -> BaseException:
+    """Return the error that was raised: gin hands on proxies that append its chain of calls to the message."""
+    original: BaseException = error
+    while not original.args and original.__context__:
+        original = original.__context__
+    return original
 
 
 def _import(statements: Iterable[Statement], allow_imports: bool) -> None:

@@ -71,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 publish=given.publish,
             )
     except BenchmarkError as problem:
-        print(f"error: {problem}", file=sys.stderr)
+        from benchmark.config import unwrapped
+
+        print(f"error: {unwrapped(problem)}", file=sys.stderr)
         return problem.exit_code
     return 0
 

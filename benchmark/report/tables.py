@@ -31,11 +31,11 @@ INTRODUCTION = """\
 
 """
 EMPTY = """\
-There are no records yet. A suite pretrains and evaluates its methods, writes one record per run and can be repeated
-until all are done; then the tables are made from the records:
+There are no records yet. A run that is published writes its record, and those of its floors, into the folder of a
+board; then the tables are made from the records:
 
 ```
-python -m benchmark.suite --gin gin/suites/<suite>.gin
+python -m benchmark.run --gin gin/mrcl_bt.gin --publish results/<board>
 python -m benchmark.tables
 ```
 """
