@@ -5,6 +5,7 @@ from collections.abc import Callable
 import gin
 from torch import nn
 
+from benchmark.errors import ConfigError
 from benchmark.method import Draws, Method, Step, Views
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.masking import visible_tokens
@@ -26,10 +27,12 @@ class MAE(Method):
 
     def __init__(self, encoder: Encoder, *, decoder: Callable[[Encoder], nn.Module], mask_ratio: float) -> None:
         super().__init__()
+        if mask_ratio == 0:
+            raise ConfigError("MAE.mask_ratio = 0 masks no patch, and the loss has no other; use more than 0.")
         self.encoder = encoder
         self.restore = Restoration(encoder, decoder, masked_weight=1.0)
         self.mask_ratio = self.restore.check(mask_ratio, "MAE.mask_ratio")
 
     def forward(self, views: Views, draws: Draws) -> Step:
-        visible = visible_tokens(draws.rows("mask", self.restore.tokens), self.mask_ratio)
+        visible = visible_tokens(draws.rows(("mask", 0), self.restore.tokens), self.mask_ratio)
         return Step(self.restore(views[0], self.encoder(views[0], visible)))

@@ -64,9 +64,10 @@ class Linear:
     def _hits(self, features: Tensor, bank: Bank, strengths: tuple[float, ...]) -> dict[float, int]:
         hits, start = {}, None
         standard = Standard.of(features[bank.fit])
-        inputs, held = standard.apply(features[bank.fit]), standard.apply(features[bank.held])
+        regression = Regression(standard.apply(features[bank.fit]), bank.labels[bank.fit], bank.classes)
+        held = standard.apply(features[bank.held])
         for strength in sorted(strengths, reverse=True):
-            start = minimise(inputs, bank.labels[bank.fit], bank.classes, strength, start)
+            start = regression.minimise(strength, start)
             predicted = best_classes(held @ start[:-1] + start[-1])[:, 0]
             hits[strength] = int((predicted == bank.labels[bank.held]).sum())
         return hits
@@ -95,46 +96,71 @@ class Standard:
 def fit(features: Tensor, labels: Tensor, classes: int, strength: float) -> Probe:
     """Fit a probe on raw `(n, dim)` features; standardisation is folded into its weights."""
     standard = Standard.of(features)
-    solution = minimise(standard.apply(features), labels, classes, strength)
+    solution = Regression(standard.apply(features), labels, classes).minimise(strength)
     weight = solution[:-1] * standard.scale[:, None]
     return Probe(weight, solution[-1] - standard.mean @ weight)
 
 
-def minimise(inputs: Tensor, labels: Tensor, classes: int, strength: float, start: Tensor | None = None) -> Tensor:
-    """Minimise mean cross entropy + strength / 2 * ||weights||^2, the bias free; return `(dim + 1, classes)`.
+class Regression:
+    """Multinomial logistic regression of `labels` `(n,)` on standardised `inputs` `(n, dim)`.
 
-    The last row is the bias. L-BFGS with strong Wolfe steps, history 10; the gradient is written out, which halves
-    the cost of autograd.
+    The Hessian is near the inputs' covariance over the number of classes, plus the strength. Minimising over
+    variables that this matrix whitens has the same solution and takes a fraction of the iterations, above all for the
+    correlated features of an encoder.
     """
-    n, dim = inputs.shape
-    solution = torch.zeros(dim + 1, classes) if start is None else start.clone()
-    targets = F.one_hot(labels, classes).float()
 
-    def gradient(at: Tensor) -> tuple[Tensor, Tensor]:
-        weight, bias = at[:-1], at[-1]
-        logits = torch.addmm(bias, inputs, weight)
+    def __init__(self, inputs: Tensor, labels: Tensor, classes: int) -> None:
+        self.inputs, self.labels, self.classes = inputs, labels, classes
+        self.targets = F.one_hot(labels, classes).float()
+        spectrum, self.axes = torch.linalg.eigh(inputs.T @ inputs / len(inputs))
+        self.curvature = spectrum.clamp(min=1e-7 * float(spectrum[-1])) / classes
+
+    def minimise(self, strength: float, start: Tensor | None = None) -> Tensor:
+        """Minimise mean cross entropy + strength / 2 * ||weights||^2, the bias free; return `(dim + 1, classes)`.
+
+        The last row is the bias. L-BFGS with strong Wolfe steps and history 10, from `start` or from zero; the
+        gradient is written out, which halves the cost of autograd.
+        """
+        stretch = (self.curvature + strength).rsqrt()[:, None]
+        solution = torch.zeros(self.inputs.shape[1] + 1, self.classes)
+        if start is not None:
+            solution[:-1], solution[-1] = self.axes.T @ start[:-1] / stretch, start[-1]
+
+        def weights(at: Tensor) -> Tensor:
+            weight: Tensor = self.axes @ (stretch * at[:-1])
+            return weight
+
+        def gradient(at: Tensor) -> tuple[Tensor, Tensor]:
+            weight = weights(at)
+            loss, slope, bias = self._gradient(weight, at[-1])
+            slope = stretch * (self.axes.T @ (slope + strength * weight))
+            return loss + strength / 2 * weight.square().sum(), torch.cat([slope, bias[None]])
+
+        tolerance = TOLERANCE * float(gradient(torch.zeros_like(solution))[1].abs().max())
+        solution.requires_grad_()
+        optimiser = torch.optim.LBFGS(
+            [solution],
+            max_iter=ITERATIONS,
+            max_eval=2 * ITERATIONS,
+            tolerance_grad=tolerance,
+            tolerance_change=0.0,
+            history_size=10,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure() -> Tensor:
+            with torch.no_grad():
+                loss, solution.grad = gradient(solution)
+            return loss
+
+        optimiser.step(closure)
+        found = solution.detach()
+        return torch.cat([weights(found), found[-1:]])
+
+    def _gradient(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the mean cross entropy and its slopes in weight and bias."""
+        logits = torch.addmm(bias, self.inputs, weight)
         log_total = logits.logsumexp(1, keepdim=True)
-        loss = (log_total.squeeze(1) - logits.gather(1, labels[:, None]).squeeze(1)).mean()
-        excess = (logits - log_total).exp_().sub_(targets).div_(n)
-        slope = torch.cat([inputs.T @ excess + strength * weight, excess.sum(0, keepdim=True)])
-        return loss + strength / 2 * weight.square().sum(), slope
-
-    tolerance = TOLERANCE * float(gradient(torch.zeros_like(solution))[1].abs().max())
-    solution.requires_grad_()
-    optimiser = torch.optim.LBFGS(
-        [solution],
-        max_iter=ITERATIONS,
-        max_eval=2 * ITERATIONS,
-        tolerance_grad=tolerance,
-        tolerance_change=0.0,
-        history_size=10,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        with torch.no_grad():
-            loss, solution.grad = gradient(solution)
-        return loss
-
-    optimiser.step(closure)
-    return solution.detach()
+        loss = (log_total.squeeze(1) - logits.gather(1, self.labels[:, None]).squeeze(1)).mean()
+        excess = (logits - log_total).exp_().sub_(self.targets).div_(len(self.inputs))
+        return loss, self.inputs.T @ excess, excess.sum(0)

@@ -1,5 +1,6 @@
 """Restoring masked views: a decoder and the error of what it predicts."""
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -12,7 +13,7 @@ from benchmark.objectives import reconstruction
 
 
 class Restoration(nn.Module):
-    """Masks views, and scores how well a decoder restores them from what the encoder saw.
+    """Scores how well a decoder restores a view from what the encoder saw of it.
 
     The weights, `kind`, `reduction` and `standardised` are those of `objectives.reconstruction`.
     """
@@ -39,7 +40,7 @@ class Restoration(nn.Module):
         if not 0 <= ratio < 1 or kept(self.tokens, ratio) < 1:
             raise ConfigError(
                 f"{name} = {ratio} leaves no visible patch of {self.tokens}; use at least 0 and at most "
-                f"{1 - 1 / self.tokens:.3f}."
+                f"{math.floor(1000 - 1000 / self.tokens) / 1000}."
             )
         return ratio
 

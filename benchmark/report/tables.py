@@ -35,7 +35,7 @@ There are no records yet. A run that is published writes its record, and those o
 board; then the tables are made from the records:
 
 ```
-python -m benchmark.run --gin gin/mrcl_bt.gin --publish results/<board>
+python -m benchmark.run --gin gin/<method>.gin --publish results/<board>
 python -m benchmark.tables
 ```
 """
