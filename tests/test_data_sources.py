@@ -229,10 +229,12 @@ def test_local_folder_replaces_the_hub(toy: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_hub(monkeypatch: pytest.MonkeyPatch, toy: Path) -> None:
-    """Oracle: the same rows from Parquet; the library is asked for the repository alone."""
+    """Oracle: the same rows from Parquet; the library is asked for the repository, and a configuration if named."""
     splits = {split: datasets.Dataset.from_parquet(str(toy / f"{split}.parquet")) for split in ("train", "test")}
-    monkeypatch.setattr(datasets, "load_dataset", {"owner/toy": splits}.__getitem__)
+    hub = {("owner/toy", None): splits, ("owner/toy", "small"): splits}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *asked: hub[asked])
     assert load("hub:owner/toy").fingerprint == load(toy).fingerprint
+    assert load("hub:owner/toy:small").fingerprint == load(toy).fingerprint
 
 
 def test_fingerprint_sees_pixels_labels_classes_and_size(toy: Path) -> None:

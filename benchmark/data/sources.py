@@ -75,8 +75,8 @@ class Images:
 
     `source` is one of
     - `sklearn:digits`: the 1,797 digits that scikit-learn ships, with a fixed test split of a fifth of each class;
-    - `hub:owner/name`: a data set of the Hugging Face hub, or the folder `name` of this specification below
-      `$SSL_BENCHMARK_DATA` where that exists;
+    - `hub:owner/name` or `hub:owner/name:configuration`: a data set of the Hugging Face hub, or the folder `name` of
+      this specification below `$SSL_BENCHMARK_DATA` where that exists;
     - `parquet:path`: a folder or glob of files whose names begin with their split (`train-0.parquet`), or one file,
       which is then the split `train`;
     - `folder:path`: image files in `split/class/`, or without labels in `split/` or directly in the folder, which is
@@ -262,10 +262,11 @@ def _digits(place: str) -> dict[str, Loader]:
     return {"train": partial(rows, ~is_test), "test": partial(rows, is_test)}
 
 
-def _hub(repository: str) -> dict[str, Loader]:
+def _hub(place: str) -> dict[str, Loader]:
     import datasets
 
-    tables = datasets.load_dataset(repository)
+    repository, _, configuration = place.partition(":")
+    tables = datasets.load_dataset(repository, configuration or None)
     return {split: partial(tables.__getitem__, split) for split in tables}
 
 
