@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmark.evals import linear
 from benchmark.evals.features import Bank
-from benchmark.evals.linear import GRID, WIDER, Linear, Standard, fit
+from benchmark.evals.linear import GRID, STRONGER, Linear, Regression, Standard, fit, walk
 
 
 def mixture(n: int, dim: int, classes: int, spread: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -138,16 +138,33 @@ def test_edge_of_the_grid_is_flagged() -> None:
     features, labels = torch.zeros(100, 5), torch.arange(100) % 4
     ranking = Linear()(bank_of({"x": features}, labels, {"x": features[:5]}, 4))
     assert ranking.flags == ("the best L2 strength lies at the edge of the grid",)
-    assert ranking.choices["strength"] == max(WIDER)
+    assert ranking.choices["strength"] == max(STRONGER)
+
+
+def problem(dim: int) -> tuple[Regression, Tensor, Tensor]:
+    """A regression on the first 200 samples of a mixture, and the inputs and labels of 100 more."""
+    features, labels = mixture(300, dim, 4, spread=2.5)
+    features = correlated(features)
+    standard = Standard.of(features[:200])
+    return Regression(standard.apply(features[:200]), labels[:200], 4), standard.apply(features[200:]), labels[200:]
 
 
 def test_strengths_are_chosen_as_if_alone() -> None:
     """Oracle: a grid of one value; the warm start from stronger values must not change what the best predicts."""
-    features, labels = mixture(300, 10, 4, spread=2.5)
-    bank = bank_of({"x": features}, labels, {"x": features[:5]}, 4)
-    hits = Linear()._hits(features, bank, GRID)
-    for strength in (GRID[2], GRID[7], GRID[11]):
-        assert Linear()._hits(features, bank, (strength,)) == {strength: hits[strength]}
+    hits = walk(*problem(10), GRID)
+    for strength in hits:
+        assert walk(*problem(10), (strength,)) == {strength: hits[strength]}
+
+
+def test_search_ends_after_three_worse_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the hits of the whole grid, cut after the third value in a row that is below the best before it."""
+    found = walk(*problem(120), GRID)
+    monkeypatch.setattr(linear, "PATIENCE", 99)
+    whole = walk(*problem(120), GRID)
+    values = list(whole.values())
+    ends = [i for i in range(3, 12) if max(values[i - 2 : i + 1]) < max(values[: i - 2])]
+    assert list(found.items()) == list(whole.items())[: ends[0] + 1]
+    assert len(found) < len(whole)
 
 
 def test_standard_is_sklearns() -> None:

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from benchmark.evals.features import Bank, Ranking, best_classes
 
-GRID = tuple(10.0 ** (-7 + 8 * i / 11) for i in range(12))  # L2 strengths on the mean-loss scale, 1e-7 to 1e1
-WIDER = tuple(10.0 ** (-7 - 8 * i / 11) for i in range(1, 4)) + tuple(10.0 ** (1 + 8 * i / 11) for i in range(1, 4))
+GRID = tuple(10.0 ** (1 - 8 * i / 11) for i in range(12))  # L2 strengths on the mean-loss scale, 1e1 to 1e-7
+STRONGER = tuple(10.0 ** (1 + 8 * i / 11) for i in (3, 2, 1))
+WEAKER = tuple(10.0 ** (-7 - 8 * i / 11) for i in (1, 2, 3))
+PATIENCE = 3  # strengths in a row with fewer hits than the best end the search: the weakest are by far the slowest
 ITERATIONS = 200
 TOLERANCE = 1e-5  # of the gradient's largest entry, relative to that at zero weights
 
@@ -32,9 +34,9 @@ class Probe:
 class Linear:
     """L2-regularised logistic regression by full-batch L-BFGS on standardised features.
 
-    The strength (12 values from 1e-7 to 10, strong to weak with warm starts) and the feature are chosen on the
-    hold-out; the probe is then fitted again on all of train. Where the best strength lies at an edge, the grid grows
-    by three values on each side and the row is flagged if it still does.
+    The strength and the feature are chosen on the hold-out, and the probe is then fitted again on all of train. The
+    strengths are 12 values from 10 to 1e-7, strong to weak with warm starts, until three in a row do worse than the
+    best. Where the best lies at an end of them, three more are tried beyond, and the row is flagged if it still does.
     """
 
     name = "linear"
@@ -52,25 +54,33 @@ class Linear:
 
     def _search(self, features: Tensor, bank: Bank) -> tuple[int, float, bool]:
         """Return the hold-out hits of the best strength, the strength, and whether it lies at an edge."""
-        hits = self._hits(features, bank, GRID)
-        if self._best(hits) in (min(GRID), max(GRID)):
-            hits |= self._hits(features, bank, WIDER)
-        best = self._best(hits)
-        return hits[best], best, best in (min(hits), max(hits))
-
-    def _best(self, hits: dict[float, int]) -> float:
-        return max(hits, key=lambda strength: (hits[strength], strength))  # equal hits: the stronger
-
-    def _hits(self, features: Tensor, bank: Bank, strengths: tuple[float, ...]) -> dict[float, int]:
-        hits, start = {}, None
         standard = Standard.of(features[bank.fit])
         regression = Regression(standard.apply(features[bank.fit]), bank.labels[bank.fit], bank.classes)
-        held = standard.apply(features[bank.held])
-        for strength in sorted(strengths, reverse=True):
-            start = regression.minimise(strength, start)
-            predicted = best_classes(held @ start[:-1] + start[-1])[:, 0]
-            hits[strength] = int((predicted == bank.labels[bank.held]).sum())
-        return hits
+        held = standard.apply(features[bank.held]), bank.labels[bank.held]
+        hits = walk(regression, *held, GRID)
+        if _best(hits) == GRID[-1]:
+            hits |= walk(regression, *held, WEAKER)
+        elif _best(hits) == GRID[0]:
+            hits |= walk(regression, *held, STRONGER)
+        best = _best(hits)
+        return hits[best], best, best in (min(hits), max(hits))
+
+
+def walk(regression: "Regression", held: Tensor, labels: Tensor, strengths: tuple[float, ...]) -> dict[float, int]:
+    """Return the hits on held-out `(n, dim)` inputs by strength, until `PATIENCE` in a row do worse than the best."""
+    hits: dict[float, int] = {}
+    start, worse = None, 0
+    for strength in strengths:
+        start = regression.minimise(strength, start)
+        hits[strength] = int((best_classes(held @ start[:-1] + start[-1])[:, 0] == labels).sum())
+        worse = worse + 1 if hits[strength] < max(hits.values()) else 0
+        if worse == PATIENCE:
+            break
+    return hits
+
+
+def _best(hits: dict[float, int]) -> float:
+    return max(hits, key=lambda strength: (hits[strength], strength))  # equal hits: the stronger
 
 
 @dataclass(frozen=True)
