@@ -56,6 +56,10 @@ class Experiment:
     evaluations: tuple[Callable[[], Evaluation], ...]
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"experiment.seed = {self.seed}: a seed is a whole number from 0 to 2^63 - 1.")
+
 
 @dataclass(frozen=True)
 class Session:
@@ -154,18 +158,19 @@ def run(
         raise ConfigError("--resume continues a run and --fresh starts it over; give one of them.")
     session = Session.open(config, out)
     folder = session.folder
-    finished = sorted(folder.glob("*-s*-*-*.json"))
+    finished = [records.read(path) for path in folder.glob("*-s*-*-*.json")]
     if resume and finished:
-        record = records.read(finished[-1])
-        print(f"{summary(record, _floors(session))}\nThis run is finished: {finished[-1]}")
-        return _judged(record, folder)
+        print("This run is finished; it is not repeated.")
+        record = max(finished, key=lambda run: run["created_utc"])
+        return _closing(record, _floors(session), folder, publish)
     _clear(folder, resume=resume, fresh=fresh, finished=bool(finished))
     flops, steps = session.plan
     method, views = session.method()
     data = Resident(session.dataset.pretrain, session.stage.batch_size, session.experiment.seed, session.device)
     recipe = session.stage.optimiser()
+    for place in (*([publish] if publish else []), folder):
+        _make(place)
     print(_opening(session, flops, steps))
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.gin").write_text(config.text)
     method.to(session.device)
     choose_attention(method, session.device, session.stage.precision)
@@ -199,7 +204,7 @@ def run(
         | {
             "status": outcome.status,
             "division": "closed",
-            "board": publish.name if publish else None,
+            "board": None,
             "method": describe.method(session.stage.name, method),
             "config": {"key": session.key, "text": config.text},
             "budget": {
@@ -216,22 +221,23 @@ def run(
             "checkpoint": describe.weights(weights),
         }
     )
+    return _closing(record, floors, folder, publish)
+
+
+def _closing(record: Record, floors: list[Record], folder: Path, publish: Path | None) -> Record:
+    """Write the record, publish it with its floors if asked, and print its row.
+
+    Raises BenchmarkError for a run that diverged, whose record exists all the same.
+    """
     path = records.write(record, folder)
     if publish:
-        for floor in floors:
-            records.write(floor, publish)
-        path = records.write(record, publish)
-    print(f"\n{summary(record, floors)}\nrecord: {path}")
-    return _judged(record, folder)
-
-
-def summary(record: Record, floors: list[Record]) -> str:
-    """Return the row of a run under its floors, and what it is worth."""
-    return "\n".join([row(record, floors), *([SMOKE[name]] if (name := record["dataset"]["name"]) in SMOKE else [])])
-
-
-def _judged(record: Record, folder: Path) -> Record:
-    """Return the record of a sound run; raise BenchmarkError for a diverged one, whose record exists all the same."""
+        record = records.seal(record | {"board": publish.name})
+        for published in (*floors, record):
+            path = records.write(published, publish)
+    print(f"\n{row(record, floors)}")
+    if record["dataset"]["name"] in SMOKE:
+        print(SMOKE[record["dataset"]["name"]])
+    print(f"record: {path}")
     if record["status"] == "diverged":
         assert record["budget"] is not None
         taken, planned = record["cost"]["images"] // record["budget"]["batch_size"], record["budget"]["steps"]
@@ -249,6 +255,16 @@ def _opening(session: Session, flops: int, steps: int) -> str:
         f"steps of {session.stage.batch_size} images, {images / len(session.dataset.pretrain):.1f} epochs, "
         f"{steps * flops / 1e12:.3f} TFLOPs; writing to {session.folder}"
     )
+
+
+def _make(folder: Path) -> None:
+    """Make a folder to write to, before anything is trained."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise ConfigError(
+            f"{folder} cannot be made a folder: {problem}. Give another place by --out or --publish."
+        ) from problem
 
 
 def _clear(folder: Path, *, resume: bool, fresh: bool, finished: bool) -> None:

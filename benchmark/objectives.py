@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmark.errors import ConfigError
+
 P = ParamSpec("P")
 
 
@@ -32,6 +34,12 @@ def _widen(value: object) -> object:
     return value.float() if half else value  # type: ignore[attr-defined]
 
 
+def _positive(temperature: float) -> float:
+    if temperature <= 0:
+        raise ConfigError(f"temperature = {temperature}: a contrastive loss needs one above 0.")
+    return temperature
+
+
 @full_precision
 def nt_xent(a: Tensor, b: Tensor, *, temperature: float) -> Tensor:
     """Normalised-temperature cross entropy over both views (Chen et al. 2020, arXiv:2002.05709, Eq. 1).
@@ -42,7 +50,7 @@ def nt_xent(a: Tensor, b: Tensor, *, temperature: float) -> Tensor:
     z = F.normalize(torch.cat([a, b]), dim=1)
     n = len(z)
     itself = torch.eye(n, dtype=torch.bool, device=z.device)
-    logits = (z @ z.T / temperature).masked_fill(itself, float("-inf"))
+    logits = (z @ z.T / _positive(temperature)).masked_fill(itself, float("-inf"))
     return F.cross_entropy(logits, torch.arange(n, device=z.device).roll(n // 2))
 
 
@@ -52,7 +60,7 @@ def info_nce(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
 
     `queries`, `keys`: `(batch, dim)`; the key of the same row is the positive. Mean over rows, one direction.
     """
-    logits = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T / temperature
+    logits = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T / _positive(temperature)
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
@@ -65,7 +73,7 @@ def info_nce_queue(queries: Tensor, keys: Tensor, queue: Tensor, *, temperature:
     """
     queries, keys = F.normalize(queries, dim=1), F.normalize(keys, dim=1)
     positive = (queries * keys).sum(1, keepdim=True)
-    logits = torch.cat([positive, queries @ queue.to(queries.dtype).T], dim=1) / temperature
+    logits = torch.cat([positive, queries @ queue.to(queries.dtype).T], dim=1) / _positive(temperature)
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 

@@ -141,6 +141,15 @@ def test_edge_of_the_grid_is_flagged() -> None:
     assert ranking.choices["strength"] == max(STRONGER)
 
 
+def test_a_fit_cut_short_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: three iterations are too few, a thousand are enough."""
+    features, labels = mixture(300, 20, 4, spread=2.5)
+    bank = bank_of({"x": correlated(features)}, labels, {"x": features[:5]}, 4)
+    assert Linear()(bank).flags == ()
+    monkeypatch.setattr(linear, "ITERATIONS", 3)
+    assert "the fit ended at its limit of 3 iterations" in Linear()(bank).flags
+
+
 def problem(dim: int) -> tuple[Regression, Tensor, Tensor]:
     """A regression on the first 200 samples of a mixture, and the inputs and labels of 100 more."""
     features, labels = mixture(300, dim, 4, spread=2.5)

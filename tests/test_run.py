@@ -122,6 +122,23 @@ MISUSES = {
     "views": (["--set", "Pretraining.views=@crop_flip"], 2, "SimCLR takes 2 view(s), but Pretraining.views makes 1"),
     "warm-up": (["--set", "AdamW.warmup=1.5"], 2, "use at least 0 and below 1"),
     "neighbours": (["--set", "KNN.k=0"], 2, "KNN needs k of at least 1"),
+    "negative seed": (["--seed", "-1"], 2, "a whole number from 0"),
+    "one image a batch": (["--set", "Pretraining.batch_size=1"], 2, "need at least 2 images"),
+    "no batch": (["--set", "Pretraining.batch_size=0"], 2, "need at least 2 images"),
+    "no pixels": (["--set", "Images.size=0"], 2, "at least 1 pixel"),
+    "tested on train": (["--set", "Images.test=train"], 2, "is also a split to train on"),
+    "endless budget": (["--set", "Budget.amount=1e30"], 2, "is the most that a run can have"),
+    "betas": (["--set", "AdamW.betas=(2.0, 2.0)"], 2, "betas in [0, 1)"),
+    "negative rate": (["--set", "AdamW.base_rate=-1.0"], 2, "a base_rate above 0"),
+    "no temperature": (["--set", "SimCLR.temperature=0.0"], 2, "needs one above 0"),
+    "no block": (["--set", "ViT.depth=0"], 2, "at least 1 block"),
+    "no layer": (["--set", "SimCLR.projector_layers=0"], 2, "use at least 1"),
+    "one evaluation twice": (
+        ["--set", "experiment.evaluations=(@KNN, @KNN)"],
+        2,
+        "each evaluation may stand there once",
+    ),
+    "published into a file": (["--publish", "README.md"], 2, "cannot be made a folder"),
     "both ways": (["--resume", "--fresh"], 2, "give one of them"),
 }
 
@@ -209,7 +226,7 @@ def test_a_run_leaves_a_whole_record(tmp_path: Path, out: Path, capsys: pytest.C
     rows = [line.split("  ")[0] for line in printed.splitlines()]
     assert {"simclr", "random init", "raw pixels"} <= set(rows)
     assert "so these numbers rank nothing" in printed
-    assert (record["status"], record["board"], record["seed"]) == ("ok", "board", 0)
+    assert (record["status"], record["board"], record["seed"]) == ("ok", None, 0)
     assert record["budget"] == {"kind": "samples", "amount": 128.0, "steps": 4, "batch_size": 32}
     assert (record["cost"]["images"], record["cost"]["views"]) == (128, 256)
     assert record["cost"]["flops"] == 4 * record["cost"]["flops_per_step"]
@@ -217,8 +234,11 @@ def test_a_run_leaves_a_whole_record(tmp_path: Path, out: Path, capsys: pytest.C
     assert any("SimCLR: The projector has batch norm" in text for text in record["method"]["deviations"])
     assert record["training"]["loss"] == lines[-1]["loss"]
     assert record["metrics"]["knn"]["n"] == 355
-    published = [records.read(path) for path in board.glob("*.json")]
-    assert sorted(found["id"] for found in published) == sorted([record["id"], *record["floors"]])
+    published = {found["id"]: found for found in (records.read(path) for path in board.glob("*.json"))}
+    floors = {identity: published.pop(identity) for identity in record["floors"]}
+    assert {floor["division"] for floor in floors.values()} == {"floor"}
+    assert [dict(found, id=record["id"], board=None) for found in published.values()] == [record]
+    assert {found["board"] for found in published.values()} == {"board"}
     folder = next(out.glob(f"simclr-digits-s0-{record['config']['key'][:8]}"))
     assert (folder / "config.gin").read_text() == record["config"]["text"]
     assert record["checkpoint"] is not None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import gin
 import numpy as np
@@ -25,6 +25,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from benchmark.annotations import Location
 from benchmark.data.subsets import hashed_order
 from benchmark.errors import ConfigError, MissingError
 
@@ -35,8 +36,6 @@ ROOT_VARIABLE = "SSL_BENCHMARK_DATA"
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label")
 
-# A string that says where something lies: the configuration keeps it out of a run's identity.
-Location = Annotated[str, "location"]
 Loader = Callable[[], "datasets.Dataset"]
 
 
@@ -96,6 +95,15 @@ class Images:
     train: str = "train"
     test: str | None = "test"
     pretrain: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"Images.size = {self.size}: the side of an image is at least 1 pixel.")
+        if self.test is not None and self.test in (self.train, self.pretrain):
+            raise ConfigError(
+                f"Images.test = {self.test!r} is also a split to train on, and nothing that was trained on tests "
+                f"anything. Name another split, or Images.test=None for none."
+            )
 
     def __call__(self) -> Dataset:
         """Load all splits.

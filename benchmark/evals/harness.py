@@ -63,12 +63,21 @@ def evaluate_pixels(dataset: Dataset, evaluations: Sequence[Evaluation]) -> Resu
 
 
 def check(dataset: Dataset, evaluations: Sequence[Evaluation]) -> None:
-    """Refuse evaluations that the data set cannot serve, before anything is trained."""
+    """Refuse evaluations that the data set cannot serve or that share a name, before anything is trained."""
+    names = [evaluation.name for evaluation in evaluations]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"experiment.evaluations has {', '.join(names)}: each evaluation may stand there once.")
     if evaluations and (dataset.train.labels is None or dataset.test.labels is None):
         missing = "train" if dataset.train.labels is None else "test"
         raise ConfigError(
-            f"{', '.join(e.name for e in evaluations)} need labels, but the {missing} split of {dataset.name} has "
+            f"{', '.join(names)} need labels, but the {missing} split of {dataset.name} has "
             f"none. Name the column (Images.label, Images.test), or pretrain only with "
+            f"--set 'experiment.evaluations = ()'."
+        )
+    if evaluations and len(dataset.classes) < 2:
+        raise ConfigError(
+            f"{dataset.name} has {len(dataset.classes)} class, {', '.join(dataset.classes)}: there is nothing to tell "
+            f"apart. Check that each class has a folder of its own, or pretrain only with "
             f"--set 'experiment.evaluations = ()'."
         )
 

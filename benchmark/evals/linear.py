@@ -13,16 +13,20 @@ GRID = tuple(10.0 ** (1 - 8 * i / 11) for i in range(12))  # L2 strengths on the
 STRONGER = tuple(10.0 ** (1 + 8 * i / 11) for i in (3, 2, 1))
 WEAKER = tuple(10.0 ** (-7 - 8 * i / 11) for i in (1, 2, 3))
 PATIENCE = 3  # strengths in a row with fewer hits than the best end the search: the weakest are by far the slowest
-ITERATIONS = 200
+ITERATIONS = 1000
 TOLERANCE = 1e-5  # of the gradient's largest entry, relative to that at zero weights
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A fitted classifier on raw features: `weight` `(dim, classes)` and `bias` `(classes,)`."""
+    """A fitted classifier on raw features: `weight` `(dim, classes)` and `bias` `(classes,)`.
+
+    `converged` is False where the fit ended at its limit of iterations.
+    """
 
     weight: Tensor
     bias: Tensor
+    converged: bool
 
     def scores(self, features: Tensor) -> Tensor:
         """Return `(n, classes)` logits."""
@@ -49,8 +53,10 @@ class Linear:
         _, strength, edge = found[chosen]
         probe = fit(bank.train[chosen], bank.labels, bank.classes, strength)
         scores = probe.scores(bank.test[chosen])
-        flags = ("the best L2 strength lies at the edge of the grid",) if edge else ()
-        return Ranking(best_classes(scores), {"feature": chosen, "strength": strength}, flags)
+        flags = ["the best L2 strength lies at the edge of the grid"] if edge else []
+        if not probe.converged:
+            flags.append(f"the fit ended at its limit of {ITERATIONS} iterations")
+        return Ranking(best_classes(scores), {"feature": chosen, "strength": strength}, tuple(flags))
 
     def _search(self, features: Tensor, bank: Bank) -> tuple[int, float, bool]:
         """Return the hold-out hits of the best strength, the strength, and whether it lies at an edge."""
@@ -71,7 +77,7 @@ def walk(regression: "Regression", held: Tensor, labels: Tensor, strengths: tupl
     hits: dict[float, int] = {}
     start, worse = None, 0
     for strength in strengths:
-        start = regression.minimise(strength, start)
+        start, _ = regression.minimise(strength, start)
         hits[strength] = int((best_classes(held @ start[:-1] + start[-1])[:, 0] == labels).sum())
         worse = worse + 1 if hits[strength] < max(hits.values()) else 0
         if worse == PATIENCE:
@@ -106,9 +112,9 @@ class Standard:
 def fit(features: Tensor, labels: Tensor, classes: int, strength: float) -> Probe:
     """Fit a probe on raw `(n, dim)` features; standardisation is folded into its weights."""
     standard = Standard.of(features)
-    solution = Regression(standard.apply(features), labels, classes).minimise(strength)
+    solution, converged = Regression(standard.apply(features), labels, classes).minimise(strength)
     weight = solution[:-1] * standard.scale[:, None]
-    return Probe(weight, solution[-1] - standard.mean @ weight)
+    return Probe(weight, solution[-1] - standard.mean @ weight, converged)
 
 
 class Regression:
@@ -125,11 +131,12 @@ class Regression:
         spectrum, self.axes = torch.linalg.eigh(inputs.T @ inputs / len(inputs))
         self.curvature = spectrum.clamp(min=1e-7 * float(spectrum[-1])) / classes
 
-    def minimise(self, strength: float, start: Tensor | None = None) -> Tensor:
-        """Minimise mean cross entropy + strength / 2 * ||weights||^2, the bias free; return `(dim + 1, classes)`.
+    def minimise(self, strength: float, start: Tensor | None = None) -> tuple[Tensor, bool]:
+        """Minimise mean cross entropy + strength / 2 * ||weights||^2, the bias free.
 
-        The last row is the bias. L-BFGS with strong Wolfe steps and history 10, from `start` or from zero; the
-        gradient is written out, which halves the cost of autograd.
+        Return `(dim + 1, classes)`, of which the last row is the bias, and whether the limit of iterations sufficed.
+        L-BFGS with strong Wolfe steps and history 10, from `start` or from zero; the gradient is written out, which
+        halves the cost of autograd.
         """
         stretch = (self.curvature + strength).rsqrt()[:, None]
         solution = torch.zeros(self.inputs.shape[1] + 1, self.classes)
@@ -165,7 +172,8 @@ class Regression:
 
         optimiser.step(closure)
         found = solution.detach()
-        return torch.cat([weights(found), found[-1:]])
+        converged = optimiser.state[solution]["n_iter"] < ITERATIONS
+        return torch.cat([weights(found), found[-1:]]), converged
 
     def _gradient(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the mean cross entropy and its slopes in weight and bias."""

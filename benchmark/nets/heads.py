@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from benchmark.errors import ConfigError
 from benchmark.objectives import full_precision
 
 
@@ -31,6 +32,8 @@ def mlp(
     `bias` is that of the last layer; a hidden layer has one only where no batch norm follows. `last_batch_norm`
     standardises the output, without scale and shift.
     """
+    if layers < 1:
+        raise ConfigError(f"A head of {layers} layers has no output; use at least 1.")
     widths = [inputs, *[hidden] * (layers - 1), outputs]
     parts: list[nn.Module] = []
     for i in range(layers):

@@ -8,6 +8,8 @@ import gin
 
 from benchmark.errors import ConfigError
 
+MOST_STEPS = 10**9  # years on any device; the losses of all steps are kept in memory
+
 
 @gin.register
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,11 @@ class Budget:
                 f"Budget.amount = {self.amount:g} {self.kind} buys no step: one step of {batch_size} images costs "
                 f"{price:g} {self.kind}. Give a larger amount or a smaller batch."
             )
+        if steps > MOST_STEPS:
+            raise ConfigError(
+                f"Budget.amount = {self.amount:g} {self.kind} buys {steps:,} steps; {MOST_STEPS:,} is the most that a "
+                f"run can have. Is the amount in {self.kind}?"
+            )
         return steps
 
 
@@ -41,7 +48,6 @@ class Ledger:
     views: int = 0
     flops: int = 0
     train_seconds: float = 0.0
-    data_wait_seconds: float = 0.0
     peak_memory_bytes: int = 0
     resumes: int = 0
 

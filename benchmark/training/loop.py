@@ -51,6 +51,12 @@ class Pretraining:
     batch_size: int
     precision: Literal["float32", "bfloat16"]
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 2:
+            raise ConfigError(
+                f"Pretraining.batch_size = {self.batch_size}: batch norm and negatives need at least 2 images."
+            )
+
     def recipe(self, limits: ViewLimits, method: Method) -> tuple[View, ...]:
         """Return one view distribution per view of the method."""
         views = self.views(limits)

@@ -29,6 +29,11 @@ class AdamW:
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"AdamW.warmup = {self.warmup} is a fraction of the steps; use at least 0 and below 1.")
+        if self.base_rate <= 0 or self.weight_decay < 0 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(
+                f"AdamW needs a base_rate above 0, a weight_decay of at least 0 and betas in [0, 1); got "
+                f"{self.base_rate}, {self.weight_decay} and {self.betas}."
+            )
 
     def build(self, groups: Sequence[ParamGroup], batch_size: int) -> "Optimiser":
         """Build the optimiser for a method's groups and the global batch."""
