@@ -7,7 +7,7 @@ import ast
 import io
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from benchmark import config
 from benchmark.experiment import Session
 from benchmark.method import Container, Draws, Method, Siamese, Step
 from benchmark.nets.encoders import Encoder
+from benchmark.nets.momentum import MomentumCopy
+from benchmark.nets.queue import KeyQueue
 from benchmark.training import checkpoint
 from benchmark.training.optim import Optimiser
 
@@ -29,8 +31,8 @@ METHODS = {path.stem: path for path in sorted((ROOT / "baselines").glob("*.py"))
 TINY = ("ViT.width=32", "ViT.depth=2", "ViT.heads=2")
 BATCH, STEPS = 8, 3
 
-FORWARDS = {"SimCLR": 1, "BarlowTwins": 2, "SimSiam": 2, "BYOL": 4, "MoCoV3": 4}
-"""Encoder forwards per step by class, the momentum copy's among them; SimCLR joins its views in one."""
+FORWARDS = {"SimCLR": 1, "BarlowTwins": 2, "SimSiam": 2, "BYOL": 4, "MoCo": 2, "MoCoV3": 4, "MAE": 1}
+"""Encoder forwards per step by class, the momentum copy's among them; SimCLR joins its views, MoCo is asymmetric."""
 FORWARDS_ADDED = {"MRCL": 0}
 """What a container adds to its base; without one it encodes its one view."""
 PAIRED = {"MixMask"}
@@ -142,6 +144,79 @@ def test_every_view_has_a_recipe_and_matters(session: Session) -> None:
     for k in range(method.n_views):
         others = [view.roll(5, dims=3) if i == k else view for i, view in enumerate(views)]
         assert not torch.equal(method(others, Draws(0, 0, BATCH)).loss, method(views, Draws(0, 0, BATCH)).loss)
+
+
+def test_momentum_copies_are_weighted_sums_of_the_past(session: Session, method: Method) -> None:
+    """Oracle: the closed form of the moving average of encoder and projector, with one fitted momentum a step.
+
+    The copy follows the weights after the optimiser's step; neither gradient nor statistics of the originals reach it.
+    """
+    copies = [part for part in method.modules() if isinstance(part, MomentumCopy)]
+    if not copies:
+        pytest.skip("no momentum copy")
+    siamese = method.base if isinstance(method, Container) else method
+    followed = nn.ModuleList([siamese.encoder, siamese.projector])
+    inner = optimiser(session, method)
+    for copy in copies:
+        assert torch.equal(weights(copy), weights(followed))
+    expected = weights(followed)
+    for t in range(STEPS):
+        step = method(batch(method, seed=t), Draws(0, t, BATCH))
+        step.loss.backward()
+        method.after_backward(step)
+        inner.step((t + 1) / (STEPS + 1))
+        written = {copy: [buffer.clone() for buffer in copy.buffers()] for copy in copies}
+        method.after_step(t / STEPS)
+        gap = weights(followed) - expected
+        share = float((weights(copies[0]) - expected) @ gap / (gap @ gap))
+        assert 0 < share < 0.5
+        expected = expected + share * gap
+        for copy in copies:
+            torch.testing.assert_close(weights(copy), expected, rtol=1e-5, atol=1e-6)
+            assert all(torch.equal(b, before) for b, before in zip(copy.buffers(), written[copy], strict=True))
+            assert all(part.training for part in copy.modules())
+            assert not any(p.requires_grad or p.grad is not None for p in copy.parameters())
+
+
+def weights(module: nn.Module) -> Tensor:
+    return torch.cat([p.detach().double().flatten() for p in module.parameters()])
+
+
+def test_queues_hold_the_last_keys_in_order(session: Session, method: Method) -> None:
+    """Oracle: a list of all keys pushed, after what the queue began with; it starts near its end, so that it wraps."""
+    queues = [part for part in method.modules() if isinstance(part, KeyQueue)]
+    if not queues:
+        pytest.skip("no queue")
+    pushed: dict[KeyQueue, list[Tensor]] = {}
+    for queue in queues:
+        queue.position.fill_(len(queue.keys) - BATCH // 2)
+        pushed[queue] = list(queue.keys.roll(-int(queue.position), 0))
+        queue.push = record(queue.push, pushed[queue])
+    inner = optimiser(session, method)
+    for t in range(STEPS):
+        counts = [len(keys) for keys in pushed.values()]
+        before = [queue.keys.clone() for queue in queues]
+        step = method(batch(method, seed=t), Draws(0, t, BATCH))
+        step.loss.backward()
+        assert [len(keys) for keys in pushed.values()] == counts, "keys may enter a queue after the backward pass only"
+        assert all(torch.equal(queue.keys, keys) for queue, keys in zip(queues, before, strict=True))
+        method.after_backward(step)
+        inner.step((t + 1) / (STEPS + 1))
+        method.after_step(t / STEPS)
+        for queue, keys in pushed.items():
+            assert torch.equal(queue.keys.roll(-int(queue.position), 0), torch.stack(keys[-len(queue.keys) :]))
+            torch.testing.assert_close(queue.keys.norm(dim=1), torch.ones(len(queue.keys)))
+        assert all(len(keys) >= count + BATCH for keys, count in zip(pushed.values(), counts, strict=True))
+
+
+def record(push: Callable[[Tensor], None], keys: list[Tensor]) -> Callable[[Tensor], None]:
+    """Make `push` add to the list `keys` too."""
+
+    def recorded(new: Tensor) -> None:
+        keys.extend(new.clone())
+        push(new)
+
+    return recorded
 
 
 class Permuted(Draws):

@@ -162,6 +162,18 @@ def test_each_view_is_decoded_from_its_own_ids(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BASES)
+def test_views_are_restored_apart_and_summed(name: str) -> None:
+    """Oracle: the errors of two autoencoders of one view each, with the drawn ids: their sum, not their mean."""
+    method = mrcl(BASES[name])
+    expected = 0.0
+    for k, view in enumerate(views()):
+        ids = Draws(0, 0, BATCH).rows(("mask", k), 16).argsort(dim=1)[:, :4]
+        expected += method.restore(view, method.encoder(view, ids)).item()
+    logged = method(views(), Draws(0, 0, BATCH)).logs["reconstruction_loss"]
+    assert logged.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", BASES)
 def test_second_view_is_restored_in_its_own_places(name: str) -> None:
     """Oracle: with the first view's ids planted in the second's place, the loss is another one."""
     method = mrcl(BASES[name], weights=(1.0, 0.0))

@@ -7,22 +7,40 @@ from typing import Any
 
 import pytest
 import torch
-from lightly.loss import BarlowTwinsLoss, NTXentLoss
+from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss
 from lightly.models.utils import normalize_mean_var
 from torch import Tensor
 
-from benchmark.objectives import cross_correlation, info_nce, nt_xent, reconstruction
-
-PAIRED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "nt_xent": partial(nt_xent, temperature=0.2),
-    "info_nce": partial(info_nce, temperature=0.2),
-    "cross_correlation": partial(cross_correlation, redundancy_weight=0.0051),
-}
-weighted = partial(reconstruction, masked_weight=7.0, visible_weight=2.0)
+from benchmark.objectives import (
+    cross_correlation,
+    info_nce,
+    info_nce_queue,
+    negative_cosine,
+    nt_xent,
+    reconstruction,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def queue(dim: int, size: int = 7) -> Tensor:
+    return torch.nn.functional.normalize(normal(size, dim, seed=4))
+
+
+def queued(a: Tensor, b: Tensor, temperature: float = 0.2) -> Tensor:
+    return info_nce_queue(a, b, queue(a.shape[1]), temperature=temperature)
+
+
+PAIRED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "nt_xent": partial(nt_xent, temperature=0.2),
+    "info_nce": partial(info_nce, temperature=0.2),
+    "info_nce_queue": queued,
+    "negative_cosine": negative_cosine,
+    "cross_correlation": partial(cross_correlation, redundancy_weight=0.0051),
+}
+weighted = partial(reconstruction, masked_weight=7.0, visible_weight=2.0)
 
 
 def pair(batch: int = 6, dim: int = 5) -> tuple[Tensor, Tensor]:
@@ -55,6 +73,22 @@ def naive_info_nce(queries: Tensor, keys: Tensor, temperature: float) -> float:
         similarity = [float(torch.cosine_similarity(query, key, dim=0)) / temperature for key in keys]
         total += math.log(sum(map(math.exp, similarity))) - similarity[i]
     return total / len(queries)
+
+
+def naive_info_nce_queue(queries: Tensor, keys: Tensor, temperature: float) -> float:
+    total = 0.0
+    for query, key in zip(queries, keys, strict=True):
+        others = [key, *queue(len(query))]
+        similarity = [float(torch.cosine_similarity(query, other, dim=0)) / temperature for other in others]
+        total += math.log(sum(map(math.exp, similarity))) - similarity[0]
+    return total / len(queries)
+
+
+def naive_negative_cosine(predictions: Tensor, targets: Tensor) -> float:
+    total = 0.0
+    for p, t in zip(predictions.tolist(), targets.tolist(), strict=True):
+        total -= sum(x * y for x, y in zip(p, t, strict=True)) / (math.hypot(*p) * math.hypot(*t))
+    return total / len(predictions)
 
 
 def naive_cross_correlation(a: Tensor, b: Tensor, redundancy_weight: float) -> float:
@@ -94,6 +128,9 @@ def naive_reconstruction(
         (nt_xent, naive_nt_xent, {"temperature": 0.1}),
         (nt_xent, naive_nt_xent, {"temperature": 0.5}),
         (info_nce, naive_info_nce, {"temperature": 0.1}),
+        (queued, naive_info_nce_queue, {"temperature": 0.1}),
+        (queued, naive_info_nce_queue, {"temperature": 0.5}),
+        (negative_cosine, naive_negative_cosine, {}),
         (cross_correlation, naive_cross_correlation, {"redundancy_weight": 0.0051}),
         (cross_correlation, naive_cross_correlation, {"redundancy_weight": 2.0}),
     ],
@@ -124,6 +161,20 @@ def test_nt_xent_equals_lightly() -> None:
     torch.testing.assert_close(nt_xent(a, b, temperature=0.3), NTXentLoss(temperature=0.3)(a, b), rtol=1e-12, atol=0)
 
 
+def test_info_nce_queue_equals_lightly() -> None:
+    """Oracle: lightly's NTXentLoss with our queue in its memory bank, written by others."""
+    a, b = pair(16, 32)
+    theirs = NTXentLoss(temperature=0.3, memory_bank_size=(7, 32)).double()
+    theirs.memory_bank.bank = queue(32)
+    torch.testing.assert_close(queued(a, b, 0.3), theirs(a, b), rtol=1e-12, atol=0)
+
+
+def test_negative_cosine_equals_lightly() -> None:
+    """Oracle: lightly's NegativeCosineSimilarity, written by others."""
+    a, b = pair(16, 32)
+    torch.testing.assert_close(negative_cosine(a, b), NegativeCosineSimilarity()(a, b), rtol=1e-12, atol=0)
+
+
 def test_cross_correlation_equals_lightly() -> None:
     """Oracle: lightly's BarlowTwinsLoss, written by others; it computes in float32."""
     a, b = (z.float() for z in pair(16, 32))
@@ -142,24 +193,34 @@ def test_reconstruction_equals_lightly() -> None:
 
 @pytest.mark.parametrize("batch", [2, 32, 256])
 def test_collapsed_embeddings_score_chance(batch: int) -> None:
-    """Oracle: uniform guesses, log(2 B - 1) among both views and log B among the keys."""
+    """Oracle: uniform guesses, log(2 B - 1) among both views, log B among the keys, log(1 + K) with a queue."""
     constant = torch.ones(batch, 8, dtype=torch.float64)
     assert float(nt_xent(constant, constant, temperature=0.1)) == pytest.approx(math.log(2 * batch - 1), rel=1e-12)
     assert float(info_nce(constant, constant, temperature=0.1)) == pytest.approx(math.log(batch), rel=1e-12)
+    same = constant[:1].expand(50, -1) / 8**0.5
+    assert float(info_nce_queue(constant, constant, same, temperature=0.1)) == pytest.approx(math.log(51), rel=1e-12)
+    assert float(negative_cosine(constant, constant)) == pytest.approx(-1, rel=1e-12)
 
 
 def test_orthogonal_embeddings_have_a_closed_form() -> None:
-    """Oracle: similarities are 1 for the positive and 0 for each of 2 B - 2, respectively B - 1, negatives."""
+    """Oracle: similarities are 1 for the positive and 0 for each of 2 B - 2, B - 1 or K negatives."""
     z, best = torch.eye(8, dtype=torch.float64), math.exp(1 / 0.2)
     assert float(nt_xent(z, z, temperature=0.2)) == pytest.approx(math.log((best + 14) / best), rel=1e-12)
     assert float(info_nce(z, z, temperature=0.2)) == pytest.approx(math.log((best + 7) / best), rel=1e-12)
+    assert float(info_nce_queue(z[:5], z[:5], z[5:], temperature=0.2)) == pytest.approx(math.log((best + 3) / best))
+    assert float(negative_cosine(z, z.roll(1, 0))) == 0
+    assert float(negative_cosine(z, -z)) == 1
 
 
 def test_random_embeddings_score_above_chance() -> None:
-    """Oracle: for independent unit vectors log(2 B - 1) + 1 / (2 d T^2), to second order in their similarity."""
+    """Oracle: log of the number of choices + 1 / (2 d T^2) for independent unit vectors, to second order."""
     a, b = pair(256, 128)
     expected = math.log(511) + 1 / (2 * 128 * 0.5**2)
     assert float(nt_xent(a, b, temperature=0.5)) == pytest.approx(expected, abs=0.02)
+    expected = math.log(1 + 4096) + 1 / (2 * 128 * 0.2**2)
+    loss = info_nce_queue(a, b, queue(128, 4096), temperature=0.2)
+    assert float(loss) == pytest.approx(expected, abs=0.05)
+    assert float(negative_cosine(a, b)) == pytest.approx(0, abs=0.02)
 
 
 def test_cross_correlation_has_closed_forms() -> None:
@@ -218,6 +279,15 @@ def test_pair_losses_ignore_the_order_of_the_batch(loss: Callable[[Tensor, Tenso
 def test_pair_losses_have_the_right_gradient(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Oracle: finite differences in float64, for both views."""
     assert torch.autograd.gradcheck(loss, tuple(z.requires_grad_() for z in pair()))
+
+
+def test_queue_gets_no_gradient_and_is_not_written() -> None:
+    """Oracle: the queue before; a loss that leaves the queue as it was can be called for two directions."""
+    keys = queue(5)
+    before = keys.clone()
+    info_nce_queue(*(z.requires_grad_() for z in pair()), keys, temperature=0.2).backward()
+    assert torch.equal(keys, before)
+    assert not keys.requires_grad
 
 
 @pytest.mark.parametrize("kind", ["l2", "l1"])

@@ -33,6 +33,15 @@ def test_batch_norm_sees_both_views(method: SimCLR, views: list[Tensor]) -> None
     torch.testing.assert_close(method(views, Draws(0, 0, 6)).loss, nt_xent(*together, temperature=0.3))
 
 
+def test_gradient_flows_through_both_views(method: SimCLR, views: list[Tensor]) -> None:
+    """Oracle: the gradient of the loss of both projections, computed apart; no side of it is a stopped target."""
+    a, b = method.projector(method.encoder(torch.cat(views)).pooled).chunk(2)
+    trained = [p for p in method.parameters() if p.requires_grad]
+    expected = torch.autograd.grad(nt_xent(a, b, temperature=0.3), trained)
+    ours = torch.autograd.grad(method(views, Draws(0, 0, 6)).loss, trained)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_each_view_keeps_its_own_tokens(method: SimCLR, views: list[Tensor]) -> None:
     """Oracle: the encoder on each view alone with its own ids."""
     visible = [torch.rand(6, 16, generator=torch.Generator().manual_seed(k)).argsort(1)[:, :5] for k in range(2)]

@@ -1,0 +1,47 @@
+"""Encoders of 16 px, views for them, and what the tests of the two-view methods share."""
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.method import Branch, Draws, Method
+from benchmark.nets.encoders import Features, ResNet, ViT
+
+BATCH = 8
+
+
+def vit() -> ViT:
+    torch.manual_seed(0)
+    return ViT(16, name="vit", width=24, depth=1, heads=3, patch=4)
+
+
+def resnet() -> ResNet:
+    torch.manual_seed(0)
+    return ResNet(16, name="resnet18")
+
+
+def views(step: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    return list(torch.randn(2, BATCH, 3, 16, 16, generator=torch.Generator().manual_seed(step)).to(dtype))
+
+
+def unlike(module: nn.Module) -> None:
+    """Move every parameter at random, so that a copy no longer equals its original."""
+    generator = torch.Generator().manual_seed(9)
+    for p in module.parameters():
+        p.data += 0.1 * torch.randn(p.shape, generator=generator).to(p.dtype)
+
+
+def branch(prediction: Tensor) -> Branch:
+    """Return a branch of which only the prediction matters: its projection is of no use to any loss."""
+    return Branch(prediction, torch.full_like(prediction, torch.nan), Features(prediction))
+
+
+def untrained(method: Method) -> set[str]:
+    """Return the trainable parameters that a step in float32 leaves without a finite gradient that is not zero."""
+    step = method.train()(views(dtype=torch.float32)[: method.n_views], Draws(0, 0, BATCH))
+    step.loss.backward()
+    assert step.loss.isfinite()
+    return {
+        name
+        for name, p in method.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.isfinite().all() or not p.grad.any())
+    }

@@ -1,0 +1,52 @@
+"""Barlow Twins against its equation, on both sides of which the gradient flows."""
+
+import pytest
+import torch
+from nets16 import BATCH, resnet, unlike, untrained, views, vit
+from torch import nn
+
+from baselines.barlow_twins import BarlowTwins
+from benchmark.method import Draws
+from benchmark.nets.encoders import Encoder
+
+
+def barlow_twins(encoder: Encoder | None = None, redundancy_weight: float = 0.3) -> BarlowTwins:
+    encoder = encoder or vit()
+    torch.manual_seed(1)
+    return BarlowTwins(encoder, redundancy_weight=redundancy_weight, projector_width=10).double().train()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 5.0])
+def test_loss_and_gradient_are_the_equation(weight: float) -> None:
+    """Oracle: Eq. 1 as a double loop over dimensions, on each view encoded by itself; both views carry gradient."""
+    method = barlow_twins(redundancy_weight=weight)
+    a, b = (method.projector(method.encoder(view).pooled) for view in views())
+    a, b = ((z - z.mean(0)) / (z.var(0, unbiased=False) + 1e-5).sqrt() for z in (a, b))
+    expected = torch.zeros((), dtype=torch.float64)
+    for i in range(10):
+        for j in range(10):
+            correlation = a[:, i] @ b[:, j] / BATCH
+            expected = expected + ((1 - correlation).square() if i == j else weight * correlation.square())
+    loss = method(views(), Draws(0, 0, BATCH)).loss
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
+    trained = [p for p in method.parameters() if p.requires_grad]
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, trained), torch.autograd.grad(expected, trained), rtol=1e-7, atol=1e-10
+    )
+
+
+def test_projector_has_three_layers_of_one_width() -> None:
+    """Oracle: the layers by hand, none with a bias, and no batch norm at the end: the loss standardises."""
+
+    def block(inputs: int) -> list[nn.Module]:
+        return [nn.Linear(inputs, 10, bias=False), nn.BatchNorm1d(10), nn.ReLU(inplace=True)]
+
+    expected = [*block(24), *block(10), nn.Linear(10, 10, bias=False)]
+    assert [repr(part) for part in barlow_twins().projector] == [repr(part) for part in expected]
+
+
+def test_every_weight_learns_on_a_resnet() -> None:
+    """Oracle: a finite gradient that is not zero, once the norms that start at zero have moved."""
+    method = barlow_twins(resnet()).float()
+    unlike(method.encoder)
+    assert untrained(method) == set()

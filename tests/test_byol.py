@@ -1,0 +1,85 @@
+"""BYOL against its equation, its range, and its copy."""
+
+import pytest
+import torch
+from nets16 import BATCH, branch, resnet, unlike, untrained, views, vit
+from torch import nn
+
+from baselines.byol import BYOL
+from benchmark.method import Draws
+from benchmark.nets.encoders import Encoder
+
+
+def byol(encoder: Encoder | None = None) -> BYOL:
+    encoder = encoder or vit()
+    torch.manual_seed(1)
+    method = BYOL(encoder, momentum=0.9, projector_layers=2, head_hidden=16, projector_width=6)
+    unlike(method.target)
+    return method.double().train()
+
+
+def test_loss_is_its_equation() -> None:
+    """Oracle: Eq. 2 as squared distances of vectors of length 1: the mean over images, the sum over directions."""
+    method = byol()
+    p = [method.predictor(method.projector(method.encoder(view).pooled)) for view in views()]
+    t = [method.target.projector(method.target.encoder(view).pooled) for view in views()]
+    expected = sum(
+        (a / a.norm() - b / b.norm()).square().sum() / BATCH
+        for one, other in ((p[0], t[1]), (p[1], t[0]))
+        for a, b in zip(one, other, strict=True)
+    )
+    torch.testing.assert_close(method(views(), Draws(0, 0, BATCH)).loss, expected, rtol=1e-10, atol=0)
+
+
+def test_range_and_chance() -> None:
+    """Oracle: 0 for equal, 8 for opposite, 4 for orthogonal vectors, and 4 on average for independent ones."""
+    method = byol()
+    z = torch.randn(4, 512, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    axes = torch.eye(64, dtype=torch.float64)
+    for predictions, targets, expected, tolerance in (
+        ((z[0], z[1]), (3 * z[1], 2 * z[0]), 0, 1e-12),
+        ((z[0], z[1]), (-z[1], -z[0]), 8, 1e-12),
+        ((axes, axes), (axes.roll(1, 0), axes.roll(1, 0)), 4, 1e-12),
+        ((z[0], z[1]), (z[2], z[3]), 4, 0.03),
+    ):
+        online = {k: branch(p) for k, p in enumerate(predictions)}
+        loss = method.objective(online, dict(enumerate(targets)))
+        assert float(loss) == pytest.approx(expected, abs=tolerance)
+
+
+def test_collapse_scores_zero() -> None:
+    """Oracle: the least value, for networks that map every image to one vector."""
+    method = byol()
+    for head in (method.predictor, method.target.projector):
+        head[-1] = nn.Linear(16, 6)
+        nn.init.zeros_(head[-1].weight)
+        nn.init.ones_(head[-1].bias)
+    assert method.double()(views(), Draws(0, 0, BATCH)).loss.item() == pytest.approx(0, abs=1e-12)
+
+
+def test_heads() -> None:
+    """Oracle: the layers by hand: batch norm in the hidden layer alone, no bias."""
+    method = byol()
+    for head, inputs in ((method.projector, 24), (method.predictor, 6)):
+        hidden = [nn.Linear(inputs, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU(inplace=True)]
+        expected = [*hidden, nn.Linear(16, 6, bias=False)]
+        assert [repr(part) for part in head] == [repr(part) for part in expected]
+
+
+def test_copy_holds_no_predictor_and_its_momentum_rises() -> None:
+    """Oracle: the weights of encoder and projector, 1 - 0.1 (cos(pi p) + 1) / 2 old plus the rest new."""
+    method = byol()
+    originals = [*method.encoder.parameters(), *method.projector.parameters()]
+    copies = list(method.target.parameters())
+    assert [p.shape for p in copies] == [p.shape for p in originals]
+    for progress, momentum in ((0.0, 0.9), (0.5, 0.95), (0.75, 1 - 0.05 * (1 - 0.5**0.5))):
+        expected = [momentum * c + (1 - momentum) * p for c, p in zip(copies, originals, strict=True)]
+        method.after_step(progress)
+        torch.testing.assert_close(copies, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_every_weight_learns_on_a_resnet() -> None:
+    """Oracle: a finite gradient that is not zero, once the norms that start at zero have moved."""
+    method = byol(resnet()).float()
+    unlike(method.encoder)
+    assert untrained(method) == set()

@@ -1,0 +1,100 @@
+"""MoCo v3 against its algorithm by hand, its closed forms, and its copy."""
+
+import math
+
+import pytest
+import torch
+from nets16 import BATCH, branch, resnet, unlike, untrained, views, vit
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baselines.moco_v3 import MoCoV3
+from benchmark.method import Draws
+from benchmark.nets.encoders import Encoder
+
+
+def moco_v3(encoder: Encoder | None = None, temperature: float = 0.2) -> MoCoV3:
+    encoder = encoder or vit()
+    torch.manual_seed(1)
+    method = MoCoV3(
+        encoder, temperature=temperature, momentum=0.9, projector_layers=3, head_hidden=16, projector_width=6
+    )
+    unlike(method.target)
+    return method.double().train()
+
+
+def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """Run the paper's function ctr (Algorithm 1) row by row."""
+    losses = []
+    for i, query in enumerate(queries):
+        similarities = torch.stack([torch.cosine_similarity(query, key, dim=0) for key in keys]) / temperature
+        losses.append(similarities.exp().sum().log() - similarities[i])
+    return 2 * temperature * torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0])
+def test_loss_is_the_algorithm(temperature: float) -> None:
+    """Oracle: Algorithm 1 row by row: predictions of one view against the copy's keys of the other, summed."""
+    method = moco_v3(temperature=temperature)
+    q = [method.predictor(method.projector(method.encoder(view).pooled)) for view in views()]
+    k = [method.target.projector(method.target.encoder(view).pooled) for view in views()]
+    expected = contrast(q[0], k[1], temperature) + contrast(q[1], k[0], temperature)
+    torch.testing.assert_close(method(views(), Draws(0, 0, BATCH)).loss, expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0])
+def test_collapse_scores_chance(temperature: float) -> None:
+    """Oracle: 2 T log B for each of two directions."""
+    constant = torch.ones(32, 6, dtype=torch.float64)
+    online = {0: branch(constant), 1: branch(constant)}
+    loss = moco_v3(temperature=temperature).objective(online, {0: constant, 1: constant})
+    assert float(loss) == pytest.approx(4 * temperature * math.log(32), rel=1e-12)
+
+
+def test_random_embeddings_score_slightly_above_chance() -> None:
+    """Oracle: 4 T (log B + 1 / (2 d T^2)) for independent unit vectors, to second order in their similarity."""
+    z = torch.randn(4, 256, 256, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    loss = moco_v3().objective({0: branch(z[0]), 1: branch(z[1])}, {0: z[2], 1: z[3]})
+    assert float(loss) == pytest.approx(0.8 * (math.log(256) + 1 / (2 * 256 * 0.2**2)), abs=0.02)
+
+
+def test_one_direction_carries_the_factor() -> None:
+    """Oracle: half the loss of two equal directions, by cross entropy."""
+    method = moco_v3()
+    q, k = torch.randn(2, BATCH, 6, dtype=torch.float64)
+    logits = F.normalize(q, dim=1) @ F.normalize(k, dim=1).T / 0.2
+    torch.testing.assert_close(method.compare(q, k), 0.4 * F.cross_entropy(logits, torch.arange(BATCH)))
+
+
+def test_heads_end_in_a_batch_norm_without_affine() -> None:
+    """Oracle: the layers by hand: three in the projector, two in the predictor, no bias anywhere."""
+
+    def block(inputs: int, outputs: int) -> list[nn.Module]:
+        return [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
+
+    last = [nn.Linear(16, 6, bias=False), nn.BatchNorm1d(6, affine=False)]
+    method = moco_v3()
+    for head, expected in (
+        (method.projector, [*block(24, 16), *block(16, 16), *last]),
+        (method.predictor, [*block(6, 16), *last]),
+    ):
+        assert [repr(part) for part in head] == [repr(part) for part in expected]
+
+
+def test_copy_holds_no_predictor_and_its_momentum_rises() -> None:
+    """Oracle: the weights of encoder and projector, 1 - 0.1 (cos(pi p) + 1) / 2 old plus the rest new."""
+    method = moco_v3()
+    originals = [*method.encoder.parameters(), *method.projector.parameters()]
+    copies = list(method.target.parameters())
+    assert [p.shape for p in copies] == [p.shape for p in originals]
+    for progress, momentum in ((0.0, 0.9), (0.5, 0.95), (0.75, 1 - 0.05 * (1 - 0.5**0.5))):
+        expected = [momentum * c + (1 - momentum) * p for c, p in zip(copies, originals, strict=True)]
+        method.after_step(progress)
+        torch.testing.assert_close(copies, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_every_weight_learns_on_a_resnet() -> None:
+    """Oracle: a finite gradient that is not zero, once the norms that start at zero have moved."""
+    method = moco_v3(resnet()).float()
+    unlike(method.encoder)
+    assert untrained(method) == set()
