@@ -517,7 +517,7 @@ def test_missing_source(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPat
     )
     with pytest.raises(MissingError) as caught:
         load(source)
-    for words in (source, "source=parquet:/path or folder:/path", "SSL_BENCHMARK_DATA=/root", "access to the hub"):
+    for words in (source, "source=parquet:/path or folder:/path", "SSL_BENCHMARK_DATA=/data", "access to the hub"):
         assert words in str(caught.value)
 
 

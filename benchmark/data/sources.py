@@ -159,7 +159,7 @@ class Images:
             raise MissingError(
                 f"{what} cannot be read from {scheme}:{place} ({error}). Give it in one of three ways: "
                 "--set Images.source=parquet:/path or folder:/path; "
-                f"{ROOT_VARIABLE}=/root with a folder /root/{self.name}, if the source begins with 'hub:'; "
+                f"{ROOT_VARIABLE}=/data with a folder /data/{self.name}, if the source begins with 'hub:'; "
                 "or --set Images.source=hub:owner/name with access to the hub."
             ) from error
         for split, table in tables.items():
