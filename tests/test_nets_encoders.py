@@ -140,14 +140,27 @@ def test_positions_are_fixed() -> None:
     assert others == {"net.pos_embed"}
 
 
-def test_vit_initial_weights_are_those_of_timm() -> None:
-    """Oracle: timm's own network after the same seed; only the positions are ours."""
-    torch.manual_seed(0)
-    ours = ViT(32, name="vit", width=24, depth=1, heads=3, patch=4).net.state_dict()
-    torch.manual_seed(0)
-    sizes = {"img_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 1, "num_heads": 3, "num_classes": 0}
-    theirs = timm.create_model("vit_tiny_patch16_224", **sizes).state_dict()
-    assert {name for name in ours if not torch.equal(ours[name], theirs[name])} == {"pos_embed"}
+def test_vit_starts_from_xavier_uniform_matrices() -> None:
+    """Oracle: a uniform law on +-sqrt(6 / (rows + columns)), by its bound and its deviation, for each matrix alone.
+
+    The fused layer of attention is three matrices of width x width.
+    """
+    net = ViT(32, name="vit", width=96, depth=2, heads=3, patch=4).net
+    matrices = {"patches": net.patch_embed.proj.weight.detach().view(96, 48)}
+    for name, weight in net.blocks.named_parameters():
+        if weight.ndim == 2:
+            matrices |= {
+                f"{name} {i}": part
+                for i, part in enumerate(weight.detach().split(96) if "qkv" in name else [weight.detach()])
+            }
+        elif "norm" not in name:
+            assert weight.count_nonzero() == 0, name
+    assert len(matrices) == 1 + 2 * (3 + 1 + 2)
+    for name, matrix in matrices.items():
+        bound = (6 / sum(matrix.shape)) ** 0.5
+        assert 0.98 * bound < matrix.abs().max() <= bound, name
+        assert matrix.std() == pytest.approx(bound / 3**0.5, rel=0.04), name
+    assert net.cls_token.detach().std() == pytest.approx(0.02, rel=0.25)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
-from benchmark.nets.encoders import Encoder, Features, sincos_positions
+from benchmark.nets.encoders import Encoder, Features, sincos_positions, xavier_
 
 
 @gin.register
@@ -35,7 +35,7 @@ class PixelDecoder(nn.Module):
         self.blocks = nn.Sequential(*(Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.predict = nn.Linear(width, patch**2 * 3)
-        _initialise(self)
+        xavier_(self)
         nn.init.normal_(self.mask_token, std=0.02)
         self.positions = nn.Parameter(sincos_positions(width, encoder.image_size // patch), requires_grad=False)
 
@@ -51,15 +51,3 @@ class PixelDecoder(nn.Module):
         tokens = torch.cat([start, tokens], dim=1) + self.positions
         predicted: Tensor = self.predict(self.norm(self.blocks(tokens)))
         return predicted[:, 1:]
-
-
-def _initialise(module: nn.Module) -> None:
-    """Set every linear layer to Xavier-uniform weights and zero bias, and every layer norm to the identity."""
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.xavier_uniform_(part.weight)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.LayerNorm):
-            nn.init.ones_(part.weight)
-            nn.init.zeros_(part.bias)
