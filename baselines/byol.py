@@ -6,7 +6,7 @@ from torch import Tensor
 from benchmark.method import Branch, Draws, Siamese, Views, Visible
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
-from benchmark.nets.momentum import MomentumCopy, cosine_momentum
+from benchmark.nets.momentum import MomentumCopy, check_momentum, cosine_momentum
 from benchmark.objectives import negative_cosine
 
 
@@ -32,7 +32,7 @@ class BYOL(Siamese):
         projector = mlp(encoder.width, head_hidden, projector_width, layers=projector_layers)
         super().__init__(encoder, projector, mlp(projector_width, head_hidden, projector_width, layers=2))
         self.target = MomentumCopy(self.encoder, self.projector)
-        self.momentum = momentum
+        self.momentum = check_momentum(momentum, "BYOL.momentum")
 
     def targets(
         self, views: Views, online: dict[int, Branch], draws: Draws, visible: Visible | None = None

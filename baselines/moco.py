@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmark.errors import ConfigError
 from benchmark.method import Branch, Draws, Siamese, Step, Views, Visible
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
-from benchmark.nets.momentum import MomentumCopy
+from benchmark.nets.momentum import MomentumCopy, check_momentum
 from benchmark.nets.queue import KeyQueue
 from benchmark.nets.split_norm import split_batch_norms
 from benchmark.objectives import info_nce_queue
@@ -39,12 +40,14 @@ class MoCo(Siamese):
         symmetric: bool,
         splits: int,
     ) -> None:
+        if splits < 1:
+            raise ConfigError(f"MoCo.splits = {splits}: a batch has at least 1 part, and 1 leaves batch norm as it is.")
         self.shuffled = splits > 1 and split_batch_norms(encoder, splits)
         projector = mlp(encoder.width, encoder.width, projector_width, layers=2, batch_norm=False, bias=True)
         super().__init__(encoder, projector)
         self.target = MomentumCopy(self.encoder, self.projector)
         self.queue = KeyQueue(queue_size, projector_width)
-        self.temperature, self.momentum = temperature, momentum
+        self.temperature, self.momentum = temperature, check_momentum(momentum, "MoCo.momentum")
         if not symmetric:
             self.online_views, self.target_views, self.directions = (0,), (1,), ((0, 1),)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from benchmark.method import Branch, Draws, Siamese, Views, Visible
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
-from benchmark.nets.momentum import MomentumCopy, cosine_momentum
+from benchmark.nets.momentum import MomentumCopy, check_momentum, cosine_momentum
 from benchmark.objectives import info_nce
 
 
@@ -36,7 +36,7 @@ class MoCoV3(Siamese):
         predictor = mlp(projector_width, head_hidden, projector_width, layers=2, last_batch_norm=True)
         super().__init__(encoder, projector, predictor)
         self.target = MomentumCopy(self.encoder, self.projector)
-        self.temperature, self.momentum = temperature, momentum
+        self.temperature, self.momentum = temperature, check_momentum(momentum, "MoCoV3.momentum")
 
     def targets(
         self, views: Views, online: dict[int, Branch], draws: Draws, visible: Visible | None = None

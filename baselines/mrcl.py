@@ -50,8 +50,11 @@ class MRCL(Container):
             standardised=standardised,
         )
         self.mask_ratio = self.restore.check(mask_ratio, "MRCL.mask_ratio")
-        if base is None and not (masked_weight or visible_weight):
-            raise ConfigError("MRCL without a base and with both weights 0 has no loss; bind a base or a weight.")
+        if base is None and not (visible_weight or (masked_weight and mask_ratio)):
+            raise ConfigError(
+                f"MRCL without a base has no loss at mask_ratio = {mask_ratio}, masked_weight = {masked_weight} and "
+                f"visible_weight = {visible_weight}. Bind a base, a visible_weight, or a ratio and a masked_weight."
+            )
         self.n_views = 1 if base is None else 2
 
     def forward(self, views: Views, draws: Draws) -> Step:

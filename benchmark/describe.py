@@ -42,9 +42,12 @@ def encoder(net: Encoder) -> record.Encoder:
     }
 
 
-def method(name: str, module: Method) -> record.Method:
-    """Describe a method by what its own source files say: their hash, and how they differ from their papers."""
-    kinds = [type(part) for part in module.modules() if isinstance(part, Method)]
+def method(name: str, *stages: Method) -> record.Method:
+    """Describe a method by what its own source files say: their hash, and how they differ from their papers.
+
+    `stages` are the method and, where it has one, the method of its teacher.
+    """
+    kinds = [type(part) for stage in stages for part in stage.modules() if isinstance(part, Method)]
     files, deviations = set(), []
     for kind in dict.fromkeys(kinds):
         source = Path(inspect.getfile(kind))
@@ -63,22 +66,24 @@ def deviations_of(kind: type[Method]) -> list[str]:
     ]
 
 
-def cost(ledger: Ledger, flops_per_step: int, evaluation_seconds: float) -> record.Cost:
-    """Describe what was spent."""
+def cost(ledger: Ledger, flops_per_step: int, evaluation_seconds: float, teacher: Ledger | None = None) -> record.Cost:
+    """Describe what was spent, the teacher's part included; `flops_per_step` is that of the method itself."""
+    stages = [ledger, *([teacher] if teacher else [])]
+    peak = max(stage.peak_memory_bytes for stage in stages)
     return {
-        "images": ledger.images,
-        "views": ledger.views,
+        "images": sum(stage.images for stage in stages),
+        "views": sum(stage.views for stage in stages),
         "flops_per_step": flops_per_step,
-        "flops": ledger.flops,
-        "teacher_flops": 0,
-        "train_seconds": ledger.train_seconds,
+        "flops": sum(stage.flops for stage in stages),
+        "teacher_flops": teacher.flops if teacher else 0,
+        "train_seconds": sum(stage.train_seconds for stage in stages),
         "data_wait_seconds": 0.0,  # the images lie on the device: no step waits for them
         "compile_seconds": 0.0,
         "evaluation_seconds": evaluation_seconds,
         "joules": None,
-        "peak_memory_bytes": ledger.peak_memory_bytes or None,
+        "peak_memory_bytes": peak or None,
         "devices": 1,
-        "resumes": ledger.resumes,
+        "resumes": sum(stage.resumes for stage in stages),
     }
 
 

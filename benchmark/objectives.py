@@ -78,6 +78,19 @@ def info_nce_queue(queries: Tensor, keys: Tensor, queue: Tensor, *, temperature:
 
 
 @full_precision
+def info_nce_patches(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
+    """Cross entropy of each patch against the patches of its own image (van den Oord et al. 2018, Eq. 4).
+
+    `queries`, `keys`: `(batch, patches, dim)`; key j of an image is the positive of its query j and a negative of its
+    other queries. Constant queries give log(patches).
+    """
+    queries, keys = F.normalize(queries, dim=2), F.normalize(keys, dim=2)
+    logits = queries @ keys.transpose(1, 2) / _positive(temperature)
+    batch, patches, _ = logits.shape
+    return F.cross_entropy(logits.flatten(0, 1), torch.arange(patches, device=logits.device).repeat(batch))
+
+
+@full_precision
 def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
     """Mean over the batch of minus the cosine of `(batch, dim)` rows, in [-1, 1]; neither side is detached."""
     return -(F.normalize(predictions, dim=1) * F.normalize(targets, dim=1)).sum(1).mean()

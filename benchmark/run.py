@@ -36,6 +36,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="'NAME.PARAM = VALUE'",
         help="one binding over all files, for instance Images.source=folder:/my/images",
     )
+    made.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="'NAME.PARAM = VALUE'",
+        help="as --set, and tables name it beside the method, as for a point of a sweep",
+    )
     made.add_argument("--seed", type=int, help="short for --set experiment.seed=SEED (default 0)")
     made.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
     made.add_argument("--publish", type=Path, metavar="DIR", help="also write the record here, e.g. results/<board>")
@@ -55,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from benchmark import config, experiment
 
-        settings = [*given.set, *([] if given.seed is None else [f"experiment.seed = {given.seed}"])]
+        settings = [*given.set, *given.vary, *([] if given.seed is None else [f"experiment.seed = {given.seed}"])]
         loaded = config.load(given.gin, settings, allow_imports=given.allow_imports)
         for note in loaded.notes:
             print(f"note: {note}")
@@ -69,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 fresh=given.fresh,
                 checkpoint_seconds=given.checkpoint_seconds,
                 publish=given.publish,
+                varied=given.vary,
             )
     except BenchmarkError as problem:
         from benchmark.config import unwrapped

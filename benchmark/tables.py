@@ -1,40 +1,89 @@
-"""Regenerate the leaderboards from the records: `python -m benchmark.tables [--results results] [--check]`."""
+"""Regenerate the leaderboards from the records: `python -m benchmark.tables [--results results] [--check]`.
+
+Where a folder `gin` with a `provenance.toml` lies beside the folder of records, as it does in a checkout, the page on
+the provenance of the numbers, `docs/provenance.md`, is regenerated too.
+"""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
+from itertools import groupby, takewhile
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError, CheckError
+from benchmark.report import provenance
+from benchmark.report.provenance import Bound, GinFile
 from benchmark.report.store import load
 from benchmark.report.tables import render
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write `README.md` into the folder of records, or check that it is what they give; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmark.tables", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark.tables",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 4 if the page is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 4 if a page is stale")
     arguments = parser.parse_args(argv)
+    folder, check = arguments.results, arguments.check
+    command = f"python -m benchmark.tables --results {folder}"
     try:
-        _update(arguments.results, check=arguments.check)
+        records = load(folder)
+        _update(folder / "README.md", render(records), f"{len(records)} records", command, check=check)
+        table = folder.resolve().parent / "gin" / "provenance.toml"
+        if table.is_file():
+            page = table.parents[1] / "docs" / "provenance.md"
+            _update(page, provenance_page(table), str(table), command, check=check)
     except BenchmarkError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def _update(folder: Path, check: bool) -> None:
-    records = load(folder)
-    page = folder / "README.md"
-    content = render(records).encode()
+def provenance_page(table: Path) -> str:
+    """Return the page of a `provenance.toml`, checked against the gin files in its folder. Raises CheckError."""
+    files = {path.relative_to(table.parent).as_posix(): _gin_file(path) for path in sorted(table.parent.rglob("*.gin"))}
+    deviations = provenance.read_deviations(table.parents[1] / "baselines")
+    return provenance.render(files, provenance.load(table, files), deviations)
+
+
+def _gin_file(path: Path) -> GinFile:
+    from benchmark.statements import Binding, Include, Source, parse  # needs gin, which the leaderboards do without
+
+    text = path.read_text(encoding="utf-8")
+    statements = list(parse(text, Source(str(path), path)))
+    return GinFile(
+        head=_prose(text),
+        includes=[statement.file for statement in statements if isinstance(statement, Include)],
+        bindings=[
+            Bound(str(statement), statement.value, statement.line.text.partition("#")[2].strip())
+            for statement in statements
+            if isinstance(statement, Binding)
+        ],
+    )
+
+
+def _prose(text: str) -> str:
+    """Return the paragraphs of a head comment, without the indented commands between them and their announcements."""
+    head = [line[2:] for line in takewhile(lambda line: line.startswith("#"), text.splitlines())]
+    parts = [" ".join(lines) for command, lines in groupby(head, lambda line: line.startswith(" ")) if not command]
+    return "\n\n".join(re.sub(r" [^.]*:$", "", part) for part in parts)
+
+
+def _update(page: Path, text: str, source: str, command: str, *, check: bool) -> None:
+    content = text.encode()
     if not check:
+        page.parent.mkdir(exist_ok=True)
         page.write_bytes(content)
-        print(f"Wrote {page} from {len(records)} records.")
+        print(f"Wrote {page} from {source}.")
     elif not page.is_file() or page.read_bytes() != content:
-        raise CheckError(f"{page} is stale. Run `python -m benchmark.tables --results {folder}` and commit the page.")
+        raise CheckError(f"{page} is stale. Run `{command}` and commit the page.")
     else:
-        print(f"{page} is up to date with {len(records)} records.")
+        print(f"{page} is up to date with {source}.")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ EXAMPLE: dict[str, Any] = {
     },
     "encoder": {"name": "vit_micro", "parameters": 345_678, "image_size": 16, "patch": 4, "stem": None, "width": 64},
     "seed": 0,
-    "config": {"key": "0123456789abcdef", "text": "experiment.seed = 0\n"},
+    "config": {"key": "0123456789abcdef", "text": "experiment.seed = 0\n", "varied": []},
     "code": {
         "version": "0.1.0",
         "commit": "b" * 40,

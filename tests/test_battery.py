@@ -31,11 +31,15 @@ METHODS = {path.stem: path for path in sorted((ROOT / "baselines").glob("*.py"))
 TINY = ("ViT.width=32", "ViT.depth=2", "ViT.heads=2")
 BATCH, STEPS = 8, 3
 
-FORWARDS = {"SimCLR": 1, "BarlowTwins": 2, "SimSiam": 2, "BYOL": 4, "MoCo": 2, "MoCoV3": 4, "MAE": 1}
+FORWARDS = {"SimCLR": 1, "BarlowTwins": 2, "SimSiam": 2, "BYOL": 4, "MoCo": 2, "MoCoV3": 4, "MAE": 1, "MimCo": 2}
 """Encoder forwards per step by class, the momentum copy's among them; SimCLR joins its views, MoCo is asymmetric."""
-FORWARDS_ADDED = {"MRCL": 0}
+FORWARDS_ADDED: dict[str, Callable[[Container], int]] = {
+    "MRCL": lambda _: 0,
+    "MACRL": lambda _: 0,
+    "Mixture": lambda mixture: len(mixture.mixers),
+}
 """What a container adds to its base; without one it encodes its one view."""
-PAIRED = {"MixMask"}
+PAIRED = {"Mixture"}
 """Methods whose draws pair the rows of a batch: another order is another experiment."""
 ALLOWED = ("torch", "gin", "timm", "benchmark.method", "benchmark.objectives", "benchmark.nets", "benchmark.errors")
 
@@ -291,7 +295,7 @@ def stated_forwards(method: Method) -> int | None:
         return FORWARDS.get(name)
     own = 1 if method.base is None else stated_forwards(method.base)
     added = FORWARDS_ADDED.get(name)
-    return None if own is None or added is None else own + added
+    return None if own is None or added is None else own + added(method)
 
 
 def test_encoder_forwards_are_as_few_as_stated(method: Method) -> None:

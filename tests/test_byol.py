@@ -6,6 +6,7 @@ from nets16 import BATCH, branch, resnet, unlike, untrained, views, vit
 from torch import nn
 
 from baselines.byol import BYOL
+from benchmark.errors import ConfigError
 from benchmark.method import Draws
 from benchmark.nets.encoders import Encoder
 
@@ -83,3 +84,9 @@ def test_every_weight_learns_on_a_resnet() -> None:
     method = byol(resnet()).float()
     unlike(method.encoder)
     assert untrained(method) == set()
+
+
+def test_impossible_momentum_is_refused() -> None:
+    """Oracle: the message names the setting."""
+    with pytest.raises(ConfigError, match=r"BYOL.momentum = -1"):
+        BYOL(vit(), momentum=-1.0, projector_layers=2, head_hidden=16, projector_width=6)

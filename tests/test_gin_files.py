@@ -2,21 +2,37 @@
 
 import importlib
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
 
 from benchmark import config, registry
 from benchmark.errors import ConfigError
 from benchmark.experiment import Experiment
+from benchmark.method import ParamGroup
+from benchmark.nets.decoder import PixelDecoder
+from benchmark.randomness import derive
+from benchmark.report import record as records
+from benchmark.run import main
 from benchmark.statements import Binding, Include, Source, Statement, parse
 from benchmark.training.flops import count_step
 
 GIN = Path(__file__).parents[1] / "gin"
-METHODS = sorted(GIN.glob("*.gin"))
+REPORTS = sorted(GIN.glob("report_*.gin"))
+METHODS = sorted(set(GIN.glob("*.gin")) - set(REPORTS))
+PAPERS = sorted(GIN.glob("paper/*.gin"))
 PROTOCOLS = sorted(GIN.glob("protocol/*.gin"))
+OVERLAYS = [*REPORTS, *PAPERS]
 STAGE = {"Pretraining.name", "Pretraining.method", "Pretraining.views"}
 
 
@@ -56,10 +72,7 @@ for module in sorted(GIN.parent.glob("baselines/*.py")):
 
 def test_there_are_files_of_every_kind() -> None:
     """Oracle: the parametrised tests below would pass on an empty folder."""
-    assert METHODS
-    assert DATA
-    assert ENCODERS
-    assert PAIRS
+    assert all((METHODS, REPORTS, PAPERS, DATA, ENCODERS, PAIRS))
 
 
 @pytest.mark.parametrize("path", METHODS, ids=ids(METHODS))
@@ -70,8 +83,8 @@ def test_method_files_bind_the_method_only(path: Path) -> None:
         assert allowed or (binding.parameter and origin(binding.name).startswith("baselines.")), binding.line.where
 
 
-@pytest.mark.parametrize("path", METHODS, ids=ids(METHODS))
-def test_method_files_are_named_and_short(path: Path) -> None:
+@pytest.mark.parametrize("path", [*METHODS, *REPORTS], ids=ids([*METHODS, *REPORTS]))
+def test_files_of_methods_are_named_and_short(path: Path) -> None:
     """Oracle: the rules: tables call the method as its file is called; at most 40 lines."""
     (name,) = [binding.value for binding in bindings(path) if str(binding) == "Pretraining.name"]
     assert name == path.stem
@@ -105,15 +118,19 @@ def test_protocols_of_a_kind_bind_the_same_names(kind: list[Path]) -> None:
 
 
 def test_every_pair_of_data_and_encoder_has_a_file() -> None:
-    """Oracle: the product of both, each pair being two includes."""
-    assert set(ids(PAIRS)) == {f"{data}_{encoder}" for data, encoder in product(ids(DATA), ids(ENCODERS))}
+    """Oracle: the product of the data and encoders that are paired at all, the small ones, each being two includes."""
+    pairs = {}
     for path in PAIRS:
-        included = [statement.file for statement in statements(path) if isinstance(statement, Include)]
-        data, encoder = (Path(file).stem for file in included)
-        assert path.stem == f"{data}_{encoder}"
+        data, encoder = (Path(statement.file).stem for statement in statements(path) if isinstance(statement, Include))
+        pairs[path.stem] = data, encoder
+    assert all(name == f"{data}_{encoder}" for name, (data, encoder) in pairs.items())
+    data, encoders = (set(kind) for kind in zip(*pairs.values(), strict=True))
+    assert set(pairs.values()) == set(product(data, encoders))
+    assert {"digits", "cifar10", "cifar100", "imagenette96"} <= data <= set(ids(DATA))
+    assert {"resnet18", "vit_micro", "vit_tiny", "vit_small"} <= encoders <= set(ids(ENCODERS))
 
 
-@pytest.mark.parametrize("path", METHODS + PROTOCOLS, ids=ids(METHODS + PROTOCOLS))
+@pytest.mark.parametrize("path", METHODS + PROTOCOLS + OVERLAYS, ids=ids(METHODS + PROTOCOLS + OVERLAYS))
 def test_every_number_names_its_source(path: Path) -> None:
     """Oracle: a line with a number as its value, or in it, ends with a comment."""
     text = path.read_text().splitlines()
@@ -166,3 +183,151 @@ def test_full_size_networks_build(method: Path, encoder: str) -> None:
         assert "Use a ViT" in refusal
     else:
         assert flops > 1e9, refusal
+
+
+def command(path: Path) -> list[str]:
+    """Return the gin files of the command for ImageNet-100 in the head of an overlay, the overlay itself last."""
+    heads = re.findall(r"python -m benchmark.run((?: +--gin \S+)+)", path.read_text().replace("\\\n#", ""))
+    (files,) = (
+        files for head in heads if "gin/protocol/imagenet100.gin" in (files := head.replace("--gin", "").split())
+    )
+    assert files[-1] == str(path.relative_to(GIN.parent))
+    return files
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=ids(PAPERS))
+def test_overlays_of_papers_are_short_and_say_what_they_are(path: Path) -> None:
+    """Oracle: the rules: at most 40 lines; paper, published accuracy, differences and command in the head; no views."""
+    head = path.read_text()[: path.read_text().index("\n" + bindings(path)[0].line.text)]
+    assert len(path.read_text().splitlines()) <= 40
+    assert re.search(r"arXiv:\d{4}\.\d{5}", head)
+    assert re.search(r"\d\d\.\d % ", head)
+    assert "Not as published: " in head
+    assert f"gin/{path.stem}.gin" in command(path)[0]
+    assert names(path) >= {"Pretraining.batch_size", "Budget.kind", "Budget.amount"}
+    assert names(path).isdisjoint(STAGE)
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=ids(PAPERS))
+def test_budgets_of_papers_are_whole_epochs(path: Path) -> None:
+    """Oracle: the epochs that head and comment name, of the 1,281,167 images of ImageNet's training set."""
+    (amount,) = (binding for binding in bindings(path) if str(binding) == "Budget.amount")
+    epochs, remainder = divmod(amount.value, 1_281_167)
+    assert remainder == 0
+    assert f"# {epochs} epochs of" in amount.line.text
+    assert re.search(rf"after {epochs}\s+(# )?epochs", path.read_text())
+    for binding in bindings(path):
+        if binding.parameter == "warmup" and binding.value:
+            (warm,) = re.findall(rf"(\d+) epochs, of {epochs}$", binding.line.text)
+            assert binding.value == pytest.approx(int(warm) / epochs, abs=1e-6)
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=ids(OVERLAYS))
+def test_overlays_take_effect_to_the_last_line(path: Path) -> None:
+    """Oracle: for the command in the head, the canonical text, which is all that runs, has each value they bind."""
+    lines = config.load(command(path)).text.splitlines()
+    for binding in bindings(path):
+        value = repr(float(binding.value)) if str(binding) == "Budget.amount" else repr(binding.value)
+        assert f"{binding} = {value}" in lines, binding.line.where
+
+
+COUNTS = {"resnet50": 23_508_032, "vit_base": 85_798_656, "vit_small": 21_665_664}
+"""Parameters of the encoders as published: 23.5, 85.8 and 21.7 million; a ViT's with 197 fixed positions."""
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=ids(OVERLAYS))
+def test_overlays_build_at_full_size(path: Path) -> None:
+    """Oracle: published parameter counts, on the meta device; the optimiser holds each trained parameter once.
+
+    He et al. 2022 (arXiv:2111.06377) have a decoder of 26.0 million parameters.
+    """
+    files = command(path)
+    (encoder,) = (Path(file).stem for file in files if Path(file).stem in COUNTS)
+    experiment: Experiment = config.build(config.load(files))
+    stage = experiment.pretraining()
+    with torch.device("meta"):
+        method = stage.method(experiment.encoder(224))
+    assert sum(p.numel() for p in method.encoder.parameters()) == COUNTS[encoder]
+    groups = stage.optimiser().build(method.param_groups(), stage.batch_size).inner.param_groups
+    held = [id(p) for group in groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in method.parameters() if p.requires_grad)
+    for part in method.modules():
+        if isinstance(part, PixelDecoder) and path in PAPERS:
+            assert sum(p.numel() for p in part.parameters() if p.requires_grad) == pytest.approx(26.0e6, rel=1e-3)
+
+
+def test_published_rates() -> None:
+    """Oracle: the peak rates by hand: 0.3 * 4096 / 256 = 4.8 and 0.03; of the weights and of biases and gains."""
+    for stem, peaks in {"simclr": (4.8, 4.8), "moco": (0.03, 0.03), "barlow_twins": (1.6, 0.0384)}.items():
+        (path,) = (path for path in PAPERS if path.stem == stem)
+        experiment: Experiment = config.build(config.load(command(path)))
+        stage = experiment.pretraining()
+        weight, bias = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
+        groups = stage.optimiser().build([ParamGroup([weight, bias])], stage.batch_size).inner.param_groups
+        assert [group["peak"] for group in groups] == pytest.approx(peaks)
+    for stem, rate in {"report_simclr": 1e-3, "report_mae": 1e-4}.items():
+        (path,) = (path for path in REPORTS if path.stem == stem)
+        stage = config.build(config.load([str(path)])).pretraining()
+        (group,) = stage.optimiser().build([ParamGroup([weight])], stage.batch_size).inner.param_groups
+        assert (group["peak"], group["weight_decay"]) == (pytest.approx(rate), 0.0)
+
+
+SMALLER = {"batch_size": 16, "amount": 32, "depth": 1, "evaluations": ()} | dict.fromkeys(
+    ("projector_width", "projector_hidden", "head_hidden", "queue_size", "bottleneck"), 32
+)
+"""What makes a run small, by the names of parameters: 2 steps of 16 images."""
+
+
+def smaller(node: dict[str, Any]) -> Iterator[str]:
+    """Yield the settings that make what a resolved configuration refers to small."""
+    for name, value in node["params"].items():
+        if name in SMALLER:
+            yield f"{node['@']}.{name}={SMALLER[name]}"
+        elif isinstance(value, dict):
+            yield from smaller(value)
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=ids(OVERLAYS))
+def test_overlays_train_on_the_digits(path: Path, tmp_path: Path) -> None:
+    """Oracle: two real steps move each trained weight matrix of the encoder, and nothing that is frozen."""
+    files = [file for file in command(path) if not file.startswith("gin/protocol/")]
+    settings = [*smaller(config.load(files).tree), "Budget.kind=samples"]
+    options = [part for file in files for part in ("--gin", file)] + [part for s in settings for part in ("--set", s)]
+    assert main([*options, "--out", str(tmp_path)]) == 0
+    experiment: Experiment = config.build(config.load(files, settings))
+    torch.manual_seed(derive(0, "encoder"))
+    encoder = experiment.encoder(16)
+    (file,) = tmp_path.glob("*/encoder.safetensors")
+    trained = load_file(file)
+    for name, before in encoder.net.named_parameters():
+        if not before.requires_grad:
+            assert torch.equal(trained[name], before), name
+        elif before.ndim > 1:
+            assert not torch.equal(trained[name], before), name
+    assert encoder.net.patch_embed.proj.weight.requires_grad == (path.stem != "moco_v3")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", REPORTS, ids=ids(REPORTS))
+def test_reports_run_at_full_size(path: Path, tmp_path: Path) -> None:
+    """Oracle: 20 steps of the command in the head, on files shaped like ImageNet-100, end in a record with accuracies.
+
+    About 10 minutes on 2 cores: `pytest -m long tests/test_gin_files.py`.
+    """
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 2), ("test", 1)):
+        for c in range(100):
+            folder = tmp_path / "images" / split / f"class{c:03}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(0, 256, (375, 500, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    files = [part for file in command(path) for part in ("--gin", file)]
+    settings = (f"Images.source=folder:{tmp_path / 'images'}", "Budget.amount=640", "experiment.evaluations=(@KNN,)")
+    options = [part for setting in settings for part in ("--set", setting)]
+    out = tmp_path / "runs"
+    arguments = [sys.executable, "-m", "benchmark.run", *files, *options, "--out", str(out)]
+    subprocess.run(arguments, cwd=GIN.parent, check=True)
+    (record,) = (records.read(file) for file in out.glob("*/*-s0-*.json") if file.parent.name != "floors")
+    assert (record["status"], record["budget"]["steps"], record["dataset"]["size"]) == ("ok", 20, 224)
+    assert record["metrics"]

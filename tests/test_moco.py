@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from baselines.moco import MoCo
 from baselines.mrcl import MRCL
+from benchmark.errors import ConfigError
 from benchmark.method import Draws
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder
@@ -185,3 +186,12 @@ def test_a_direction_alone_is_half_of_a_symmetric_loss() -> None:
     p, k = torch.randn(2, BATCH, 6, dtype=torch.float64)
     whole = method.objective({0: branch(p), 1: branch(p)}, {0: k, 1: k})
     torch.testing.assert_close(whole, 2 * method.compare(p, k))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"splits": 0}, "MoCo.splits = 0"), ({"momentum": 1.1}, "MoCo.momentum = 1.1")]
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    """Oracle: the message names the setting."""
+    with pytest.raises(ConfigError, match=message):
+        moco(**settings)

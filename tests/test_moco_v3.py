@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.moco_v3 import MoCoV3
+from benchmark.errors import ConfigError
 from benchmark.method import Draws
 from benchmark.nets.encoders import Encoder
 
@@ -98,3 +99,9 @@ def test_every_weight_learns_on_a_resnet() -> None:
     method = moco_v3(resnet()).float()
     unlike(method.encoder)
     assert untrained(method) == set()
+
+
+def test_impossible_momentum_is_refused() -> None:
+    """Oracle: the message names the setting."""
+    with pytest.raises(ConfigError, match=r"MoCoV3.momentum = -1"):
+        MoCoV3(vit(), momentum=-1.0, temperature=0.2, projector_layers=3, head_hidden=16, projector_width=6)

@@ -6,8 +6,10 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from baselines.barlow_twins import BarlowTwins
+from baselines.byol import BYOL
 from baselines.mrcl import MRCL
 from baselines.simclr import SimCLR
 from benchmark.errors import ConfigError
@@ -19,6 +21,7 @@ BATCH = 8
 BASES: dict[str, Callable[[Encoder], Siamese]] = {
     "simclr": partial(SimCLR, temperature=0.2, projector_layers=2, projector_hidden=16, projector_width=8),
     "barlow_twins": partial(BarlowTwins, redundancy_weight=0.005, projector_width=16),
+    "byol": partial(BYOL, momentum=0.9, projector_layers=2, head_hidden=16, projector_width=8),
 }
 
 
@@ -192,6 +195,23 @@ def test_second_view_is_restored_in_its_own_places(name: str) -> None:
     assert (wrong - right).abs() > 1e-3
 
 
+def test_momentum_targets_see_the_masked_views() -> None:
+    """Oracle: Eq. 15: the copy's projection of each view, encoded alone with the ids drawn for that view."""
+    method = mrcl(BASES["byol"])
+    online = [
+        method.base.encode([view], [shown])[0].prediction for view, shown in zip(views(), shown_ids(), strict=True)
+    ]
+    target = [method.base.target(view, shown) for view, shown in zip(views(), shown_ids(), strict=True)]
+    expected = sum((normalize(online[a]) - normalize(target[b])).square().sum(1).mean() for a, b in ((0, 1), (1, 0)))
+    logged = method(views(), Draws(0, 0, BATCH)).logs["base_loss"]
+    torch.testing.assert_close(logged, expected.detach(), rtol=1e-4, atol=1e-5)
+
+
+def shown_ids() -> list[Tensor]:
+    """Return the 4 visible tokens of each view."""
+    return [Draws(0, 0, BATCH).rows(("mask", k), 16).argsort(dim=1)[:, :4] for k in (0, 1)]
+
+
 @pytest.mark.parametrize(("ratio", "expected"), [(0.0, None), (0.1, 14), (0.2, 12), (0.75, 4), (0.9375, 1)])
 def test_effective_counts(ratio: float, expected: int | None) -> None:
     """Oracle: floor(16 (1 - ratio)) visible tokens, by hand; None means that nothing is masked."""
@@ -233,3 +253,11 @@ def test_convolutional_encoders_and_empty_decoders_are_refused() -> None:
         mrcl(BASES["simclr"], encoder=ResNet(16, name="resnet18"))
     with pytest.raises(ConfigError, match=r"PixelDecoder\.depth = 0"):
         mrcl(BASES["simclr"], depth=0)
+
+
+@pytest.mark.parametrize(("ratio", "weights"), [(0.75, (0.0, 0.0)), (0.0, (7.0, 0.0))])
+def test_no_loss_at_all_is_refused(ratio: float, weights: tuple[float, float]) -> None:
+    """Oracle: the message names the three settings; the same with a base is the base."""
+    with pytest.raises(ConfigError, match=r"no loss at mask_ratio = .* Bind a base"):
+        mrcl(None, ratio=ratio, weights=weights)
+    assert mrcl(BASES["simclr"], ratio=ratio, weights=weights)

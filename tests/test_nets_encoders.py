@@ -140,6 +140,16 @@ def test_positions_are_fixed() -> None:
     assert others == {"net.pos_embed"}
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_frozen_patches_are_not_trained(frozen: bool) -> None:
+    """Oracle: weight and bias of the projection, and no other, get no gradient; gradients do flow through elsewhere."""
+    encoder = ViT(16, name="vit", width=24, depth=1, heads=3, patch=4, frozen_patches=frozen)
+    encoder(images().float()).pooled.sum().backward()
+    patches = {"net.patch_embed.proj.weight", "net.patch_embed.proj.bias"}
+    without = {name for name, p in encoder.named_parameters() if p.grad is None}
+    assert without == {"net.pos_embed"} | (patches if frozen else set())
+
+
 def test_vit_starts_from_xavier_uniform_matrices() -> None:
     """Oracle: a uniform law on +-sqrt(6 / (rows + columns)), by its bound and its deviation, for each matrix alone.
 

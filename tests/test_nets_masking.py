@@ -7,7 +7,7 @@ from lightly.models.utils import random_token_mask
 from lightly.models.utils import unpatchify as lightly_unpatchify
 from scipy.stats import chisquare
 
-from benchmark.nets.masking import kept, masked_tokens, patchify, unpatchify, visible_tokens
+from benchmark.nets.masking import kept, masked_tokens, masked_units, patchify, unpatchify, visible_tokens
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,21 @@ def test_choice_is_uniform_and_rows_are_independent() -> None:
     assert chisquare(chosen.sum(0).numpy()).pvalue > 1e-3
     together = torch.einsum("ri,rj->ij", chosen[::2], chosen[1::2])
     assert chisquare(together.flatten().numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("squares", "unit", "ratio", "masked"), [(4, 2, 0.6, 40), (7, 2, 0.6, 120), (2, 2, 0.6, 12)])
+def test_masked_units_are_whole_squares(squares: int, unit: int, ratio: float, masked: int) -> None:
+    """Oracle: a mask of squares enlarged by repetition; the counts are ceilings by hand; every image has as many."""
+    uniform = torch.rand(5, squares, squares, generator=torch.Generator().manual_seed(0))
+    ids = masked_units(uniform, ratio, unit)
+    side = squares * unit
+    mask = torch.zeros(5, side * side).scatter(1, ids, 1.0).view(5, side, side)
+    assert ids.shape == (5, masked)
+    assert torch.equal(mask.sum((1, 2)), torch.full((5,), float(masked)))
+    coarse = mask[:, ::unit, ::unit]
+    assert torch.equal(coarse.repeat_interleave(unit, 1).repeat_interleave(unit, 2), mask)
+    threshold = uniform.flatten(1).sort(dim=1).values[:, int(coarse[0].sum()) - 1]
+    assert torch.equal(coarse == 1, uniform <= threshold[:, None, None])
 
 
 def test_patches_equal_lightly() -> None:

@@ -9,9 +9,10 @@ from lightly.models.utils import update_momentum
 from nets16 import unlike, views, vit
 from torch import Tensor, nn
 
+from benchmark.errors import ConfigError
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
-from benchmark.nets.momentum import MomentumCopy, cosine_momentum
+from benchmark.nets.momentum import MomentumCopy, check_momentum, cosine_momentum
 
 Pair = tuple[Encoder, nn.Module]
 
@@ -125,3 +126,11 @@ def test_copy_passes_visible_tokens_on_and_no_gradient(online: Pair) -> None:
 def test_cosine_momentum_has_closed_forms(progress: float, expected: float) -> None:
     """Oracle: the cosine at multiples of 45 degrees."""
     assert cosine_momentum(0.99, progress) == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.5, math.nan])
+def test_momentum_outside_its_range_is_refused(momentum: float) -> None:
+    """Oracle: the range; the message names the setting."""
+    assert [check_momentum(value, "X.momentum") for value in (0.0, 0.99, 1.0)] == [0.0, 0.99, 1.0]
+    with pytest.raises(ConfigError, match=r"X.momentum = .* at least 0 and at most 1"):
+        check_momentum(momentum, "X.momentum")

@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmark.objectives import (
     cross_correlation,
     info_nce,
+    info_nce_patches,
     info_nce_queue,
     negative_cosine,
     nt_xent,
@@ -311,3 +312,24 @@ def test_losses_are_float32_under_autocast(dtype: torch.dtype) -> None:
     for value, expected in zip(values, exact, strict=True):
         assert value.dtype == torch.float32
         assert float(value) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_info_nce_patches_is_info_nce_within_each_image() -> None:
+    """Oracle: a double loop over images and patches; constant queries give log(patches)."""
+    q, k = normal(3, 5, 8), normal(3, 5, 8, seed=1)
+    rows = []
+    for image in range(3):
+        for i in range(5):
+            cosines = torch.stack(
+                [q[image, i] @ k[image, j] / (q[image, i].norm() * k[image, j].norm()) for j in range(5)]
+            )
+            rows.append(-(cosines / 0.2).log_softmax(0)[i])
+    assert float(info_nce_patches(q, k, temperature=0.2)) == pytest.approx(float(torch.stack(rows).mean()), abs=1e-12)
+    constant = torch.ones(3, 5, 8, dtype=torch.float64)
+    assert float(info_nce_patches(constant, constant, temperature=0.2)) == pytest.approx(math.log(5))
+
+
+def test_info_nce_patches_of_random_vectors() -> None:
+    """Oracle: log(n) + 1 / (2 dim T^2), of second order, for independent unit vectors."""
+    value = float(info_nce_patches(normal(64, 40, 192), normal(64, 40, 192, seed=1), temperature=0.2))
+    assert value == pytest.approx(math.log(40) + 1 / (2 * 192 * 0.04), abs=0.1)

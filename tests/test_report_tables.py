@@ -110,6 +110,17 @@ def test_configurations_of_one_method_are_told_apart() -> None:
     assert "the methods share fewer than two seeds" in page
 
 
+def test_what_a_sweep_varies_is_named() -> None:
+    """Oracle: the bindings beside the method, one row each; the key where they do not tell two cells apart."""
+    points = [("0.2", "aa" * 8, 0.9), ("0.4", "bb" * 8, 0.8), ("0.4", "cc" * 8, 0.7)]
+    page = render(
+        [run("alpha", 0, top1, config__key=key, config__varied=[f"A.ratio = {value}"]) for value, key, top1 in points]
+    )
+    assert "| 1 | alpha (A.ratio = 0.2) | **90.00 (1 seed)** |" in page
+    assert "| 2 | alpha (A.ratio = 0.4, bbbbbbbb) | 80.00 (1 seed) |" in page
+    assert "| 3 | alpha (A.ratio = 0.4, cccccccc) | 70.00 (1 seed) |" in page
+
+
 def test_remarks_on_the_choice_of_runs() -> None:
     """Oracle: the seeds in common, and the floor that no record holds."""
     records = [run("alpha", seed, 0.9, floors=["0" * 16]) for seed in range(4)] + [run("beta", s, 0.8) for s in (1, 3)]

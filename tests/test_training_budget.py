@@ -43,3 +43,16 @@ def test_ledger_adds_up() -> None:
     ledger = Ledger(**ledger.state())  # type: ignore[arg-type]
     ledger.charge(steps=1, batch_size=10, n_views=2, flops_per_step=100, seconds=0.25)
     assert (ledger.images, ledger.views, ledger.flops, ledger.train_seconds) == (40, 80, 400, 0.75)
+
+
+@given(st.sampled_from(["samples", "flops"]), st.floats(1e6, 1e9), st.floats(0.1, 0.9), st.integers(1, 999))
+def test_two_stages_spend_one_budget(kind: str, amount: float, share: float, price: int) -> None:
+    """Oracle: the sum of both stages' costs: at most the budget, and short of it by less than a step of the second."""
+    whole = Budget(kind=kind, amount=amount)  # type: ignore[arg-type]
+    first = whole.part(share).plan(batch_size=7 * price, flops_per_step=7 * price)
+    assert first * 7 * price <= amount * share * (1 + 1e-12)
+    second = whole.without(first, batch_size=7 * price, flops_per_step=7 * price).plan(
+        batch_size=price, flops_per_step=price
+    )
+    spent = (first * 7 + second) * price
+    assert amount - price * (1 + 1e-6) < spent <= amount * (1 + 1e-12)

@@ -1,15 +1,20 @@
-"""The schedule of the rates and the groups of the optimiser."""
+"""The schedule of the rates, the groups of the optimisers and their steps."""
 
+import copy
+import io
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
 from benchmark.method import ParamGroup
-from benchmark.training.optim import AdamW, schedule
+from benchmark.training.optim import LARS, SGD, AdamW, Recipe, schedule
+
+ALL: tuple[Callable[..., Recipe], ...] = (AdamW, SGD, LARS)
 
 
 def parameters(*shapes: tuple[int, ...]) -> list[nn.Parameter]:
@@ -36,11 +41,12 @@ def test_schedule_rises_then_falls() -> None:
     assert max(abs(b - a) for a, b in pairwise(values)) == pytest.approx(0.01)
 
 
-def test_rate_of_each_group() -> None:
+@pytest.mark.parametrize("kind", ALL)
+def test_rate_of_each_group(kind: Callable[..., Recipe]) -> None:
     """Oracle: base_rate * batch / 256 * rate_scale * share by hand; a group that is not scheduled has no share."""
     free, scaled, constant = parameters((2, 2), (2, 2), (2, 2))
     groups = [ParamGroup([free]), ParamGroup([scaled], rate_scale=0.1), ParamGroup([constant], scheduled=False)]
-    optimiser = AdamW(base_rate=0.004, weight_decay=0.0, warmup=0.5).build(groups, batch_size=64)
+    optimiser = kind(base_rate=0.004, weight_decay=0.0, warmup=0.5).build(groups, batch_size=64)
     for progress, share in ((0.0, 0.0), (0.25, 0.5), (0.5, 1.0), (0.75, 0.5)):
         optimiser.step(progress)
         rates = {id(group["params"][0]): group["lr"] for group in optimiser.inner.param_groups}
@@ -49,41 +55,181 @@ def test_rate_of_each_group() -> None:
         assert rates[id(constant)] == pytest.approx(0.001)
 
 
-def test_step_is_torch_adamw() -> None:
-    """Oracle: torch's AdamW in float64 with the same rate, over three steps; the first of them at rate 0."""
-    (ours,) = parameters((3, 2))
-    theirs = nn.Parameter(torch.ones(3, 2, dtype=torch.float64))
-    optimiser = AdamW(base_rate=0.256, weight_decay=0.5, betas=(0.8, 0.9), warmup=0.5).build([ParamGroup([ours])], 256)
-    reference = torch.optim.AdamW([theirs], lr=0.0, betas=(0.8, 0.9), weight_decay=0.5)
+@pytest.mark.parametrize("shape", [(3, 2), (6,)])
+@pytest.mark.parametrize(
+    ("recipe", "reference"),
+    [
+        (
+            AdamW(base_rate=0.256, weight_decay=0.5, betas=(0.8, 0.9), warmup=0.5, decay="all"),
+            lambda p: torch.optim.AdamW(p, lr=0.0, betas=(0.8, 0.9), weight_decay=0.5),
+        ),
+        (
+            SGD(base_rate=0.256, weight_decay=0.5, momentum=0.8, warmup=0.5, decay="all"),
+            lambda p: torch.optim.SGD(p, lr=0.0, momentum=0.8, weight_decay=0.5),
+        ),
+    ],
+    ids=["AdamW", "SGD"],
+)
+def test_step_is_that_of_torch(
+    recipe: Recipe, reference: Callable[[list[nn.Parameter]], torch.optim.Optimizer], shape: tuple[int, ...]
+) -> None:
+    """Oracle: torch's optimiser in float64 with the same rate, over three steps; the first of them at rate 0."""
+    (ours,) = parameters(shape)
+    theirs = nn.Parameter(torch.ones(shape, dtype=torch.float64))
+    optimiser, expected = recipe.build([ParamGroup([ours])], 256), reference([theirs])
     for step, progress in enumerate((0.0, 0.25, 0.75)):
-        gradient = torch.arange(6.0).reshape(3, 2) - step
+        gradient = torch.arange(6.0).reshape(shape) - step
         ours.grad, theirs.grad = gradient.clone(), gradient.double()
-        reference.param_groups[0]["lr"] = 0.256 * (0, 0.5, 0.5)[step]
+        expected.param_groups[0]["lr"] = 0.256 * (0, 0.5, 0.5)[step]
         optimiser.step(progress)
-        reference.step()
+        expected.step()
         assert ours.grad is None
     torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-6)
-    assert not torch.equal(ours, torch.ones(3, 2))
+    assert not torch.equal(ours, torch.ones(shape))
 
 
-def test_decay_spares_vectors() -> None:
-    """Oracle: without gradients only decay moves a weight: by the factor 1 - rate * decay where it has 2 dimensions."""
+def numbers(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+SHAPES = {"matrix": (3, 4), "kernel": (2, 3, 2, 2), "token": (1, 1, 5), "vector": (6,), "scalar": (), "zero": (2, 2)}
+
+
+@pytest.mark.parametrize("vector_rate", [None, 0.01])
+@pytest.mark.parametrize("decay", ["weights", "all"])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_lars_is_its_formula(weight_decay: float, decay: str, vector_rate: float | None) -> None:
+    """Oracle: the formula number by number in float64, five steps; of a tensor of zeros and of gradients of zeros too.
+
+    The zero gradient comes at step 2 for all, where without decay its norm is 0 and only the buffer moves a tensor.
+    """
+    generator = torch.Generator().manual_seed(0)
+    start = {name: numbers(generator, shape) * (name != "zero") for name, shape in SHAPES.items()}
+    gradients = [{name: numbers(generator, shape) * (t != 2) for name, shape in SHAPES.items()} for t in range(5)]
+
+    recipe = LARS(
+        base_rate=0.2,
+        weight_decay=weight_decay,
+        decay=decay,  # type: ignore[arg-type]
+        momentum=0.8,
+        trust=0.02,
+        vector_rate=vector_rate,
+        warmup=0.0,
+    )
+    trained = {name: nn.Parameter(value.clone()) for name, value in start.items()}
+    optimiser = recipe.build([ParamGroup(list(trained.values()))], batch_size=512)
+    for t in range(5):
+        for name, p in trained.items():
+            p.grad = gradients[t][name].clone()
+        optimiser.step(t / 5)
+
+    for name, shape in SHAPES.items():
+        weight = len(shape) > 1
+        base = 0.2 if weight or vector_rate is None else vector_rate
+        decayed = weight_decay if weight or decay == "all" else 0.0
+        values, buffer = start[name].flatten().tolist(), [0.0] * start[name].numel()
+        for t in range(5):
+            rate = base * 512 / 256 * 0.5 * (1 + math.cos(math.pi * t / 5))
+            direction = [g + decayed * p for g, p in zip(gradients[t][name].flatten().tolist(), values, strict=True)]
+            ratio, norms = 1.0, (math.hypot(*values), math.hypot(*direction))
+            if weight and min(norms) > 0:
+                ratio = 0.02 * norms[0] / norms[1]
+            buffer = [0.8 * mu + ratio * g for mu, g in zip(buffer, direction, strict=True)]
+            values = [p - rate * mu for p, mu in zip(values, buffer, strict=True)]
+        assert trained[name].flatten().tolist() == pytest.approx(values, rel=1e-12, abs=1e-15), name
+
+
+def test_lars_without_adaptation_is_sgd() -> None:
+    """Oracle: torch's SGD with momentum and decay, where `trust` cancels the ratio of norms: one number, made equal."""
+    ours, theirs = (nn.Parameter(torch.full((1, 1), 2.0, dtype=torch.float64)) for _ in range(2))
+    expected = torch.optim.SGD([theirs], lr=0.1, momentum=0.9, weight_decay=0.4)
+    optimiser = LARS(base_rate=0.1, weight_decay=0.4, trust=1.0, warmup=0.0).build([ParamGroup([ours])], 256)
+    for _ in range(3):
+        value = float(ours.detach())
+        ours.grad = torch.full_like(ours, 0.6 * value)  # with decay as long as the tensor
+        theirs.grad = ours.grad.clone()
+        optimiser.step(0.0)
+        expected.step()
+        torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=0)
+        assert float(ours.detach()) < value
+
+
+def test_lars_leaves_what_has_no_gradient() -> None:
+    """Oracle: a parameter without a gradient keeps its bits and gets no state."""
+    used, idle = parameters((2, 2), (2, 2))
+    optimiser = LARS(base_rate=0.1, weight_decay=0.4, warmup=0.0).build([ParamGroup([used, idle])], 256)
+    used.grad = torch.ones(2, 2)
+    optimiser.step(0.0)
+    assert torch.equal(idle, torch.ones(2, 2))
+    assert set(optimiser.inner.state) == {used}
+    assert not torch.equal(used, torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_saved_state_continues_identically(kind: Callable[..., Recipe]) -> None:
+    """Oracle: the bits of a run without interruption; the state passes a file."""
+
+    def train(values: list[nn.Parameter], optimiser: object, steps: range) -> None:
+        for t in steps:
+            for p in values:
+                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(t))
+            optimiser.step(t / 6)  # type: ignore[attr-defined]
+
+    recipe = kind(base_rate=0.1, weight_decay=0.2, warmup=0.0)
+    whole = parameters((3, 2), (4,))
+    first = recipe.build([ParamGroup(whole)], 256)
+    train(whole, first, range(3))
+    file = io.BytesIO()
+    torch.save(first.inner.state_dict(), file)
+    resumed = copy.deepcopy(whole)
+    train(whole, first, range(3, 6))
+
+    second = recipe.build([ParamGroup(resumed)], 256)
+    second.inner.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
+    train(resumed, second, range(3, 6))
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+
+
+@pytest.mark.parametrize("kind", [AdamW, SGD])
+@pytest.mark.parametrize("decay", ["weights", "all"])
+def test_decay_spares_vectors_unless_it_is_for_all(kind: Callable[..., Recipe], decay: str) -> None:
+    """Oracle: without gradients only decay moves a tensor: by 1 - rate * decay, with a group's own where it has one."""
     shapes = ((2, 2), (2, 2, 1, 1), (2,), ())
     default, own = parameters(*shapes), parameters(*shapes)
-    optimiser = AdamW(base_rate=0.5, weight_decay=0.2, warmup=0.0).build(
+    optimiser = kind(base_rate=0.5, weight_decay=0.2, warmup=0.0, decay=decay).build(
         [ParamGroup(default), ParamGroup(own, decay=0.6)], 256
     )
     for weight in (*default, *own):
         weight.grad = torch.zeros_like(weight)
     optimiser.step(0.0)
-    for weights, decay in ((default, 0.2), (own, 0.6)):
+    for weights, strength in ((default, 0.2), (own, 0.6)):
         for weight in weights:
-            expected = 1 - 0.5 * decay if weight.ndim > 1 else 1.0
+            expected = 1 - 0.5 * strength if weight.ndim > 1 or decay == "all" else 1.0
             assert weight.detach().flatten().tolist() == pytest.approx([expected] * weight.numel())
 
 
+@pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("warmup", [-0.1, 1.0, 2.0, math.nan])
-def test_warmup_outside_a_fraction_is_refused(warmup: float) -> None:
+def test_warmup_outside_a_fraction_is_refused(kind: Callable[..., Recipe], warmup: float) -> None:
     """Oracle: the documented range [0, 1)."""
-    with pytest.raises(ConfigError, match=r"AdamW.warmup = .* at least 0 and below 1"):
-        AdamW(base_rate=1.0, weight_decay=0.0, warmup=warmup)
+    with pytest.raises(ConfigError, match=rf"{kind.__name__}.warmup = .* at least 0 and below 1"):
+        kind(base_rate=1.0, weight_decay=0.0, warmup=warmup)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        *[(kind, {"base_rate": 0.0}, f"{kind.__name__} needs a base_rate above 0") for kind in ALL],
+        *[(kind, {"base_rate": math.nan}, f"{kind.__name__} needs a base_rate above 0") for kind in ALL],
+        *[(kind, {"weight_decay": -1e-6}, "a weight_decay of at least 0; got 1.0 and -1e-06") for kind in ALL],
+        (AdamW, {"betas": (0.9, 1.0)}, r"AdamW needs betas in \[0, 1\)"),
+        (SGD, {"momentum": 1.0}, r"SGD needs a momentum in \[0, 1\); got 1.0"),
+        (LARS, {"momentum": -0.1}, r"LARS needs a momentum in \[0, 1\)"),
+        (LARS, {"trust": 0.0}, "LARS needs a trust above 0"),
+        (LARS, {"vector_rate": 0.0}, "a vector_rate above 0 or None; got 0.001 and 0.0"),
+    ],
+)
+def test_impossible_numbers_are_refused(kind: Callable[..., Recipe], settings: dict[str, object], message: str) -> None:
+    """Oracle: the message names the setting, what it may be and what came."""
+    with pytest.raises(ConfigError, match=message):
+        kind(**{"base_rate": 1.0, "weight_decay": 0.0} | settings)

@@ -18,6 +18,7 @@ from benchmark.views.recipes import (
     blur_solarize,
     crop_flip,
     strong_colour,
+    strong_weak,
     symmetric_blur,
 )
 
@@ -151,7 +152,7 @@ def test_probability_one_always_and_zero_never() -> None:
 def test_limits_replace_the_scale_and_forbid_flip_and_blur() -> None:
     """Oracle: the fields of the views, all others unchanged."""
     limits = ViewLimits(crop_scale=(0.5, 0.9), flip=False, blur=False)
-    for recipe in (crop_flip, always_jitter, symmetric_blur, strong_colour, blur_solarize):
+    for recipe in (crop_flip, always_jitter, symmetric_blur, strong_colour, blur_solarize, strong_weak):
         for free, limited in zip(recipe(ViewLimits()), recipe(limits), strict=True):
             assert limited == replace(free, crop_scale=(0.5, 0.9), flip=0.0, blur_p=0.0)
             assert free.flip == 0.5
@@ -168,6 +169,9 @@ def test_recipes_have_the_papers_numbers() -> None:
     strong = View(crop_scale=(0.08, 1), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, grey_p=0.2, blur_p=0.5)
     assert strong_colour(ViewLimits(), strength=0.5) == (strong, strong)
     assert strong_colour(ViewLimits())[0].jitter == (0.8, 0.8, 0.8, 0.2)
+    plain = replace(strong, flip=0.0, grey_p=0.1)
+    assert strong_colour(ViewLimits(), strength=0.5, flip=0.0, grey=0.1) == (plain, plain)
+    assert strong_weak(ViewLimits()) == (mild, crops[0])
     first, second = blur_solarize(ViewLimits())
     assert (first.blur_p, first.solarize_p, second.blur_p, second.solarize_p) == (1.0, 0.0, 0.1, 0.2)
     for view in (first, second):

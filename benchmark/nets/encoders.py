@@ -67,10 +67,21 @@ class ViT(Encoder):
 
     `pooled` is the class token and `tokens` are the patch tokens, both after the final norm. The initial weights are
     those of `xavier_`: timm's own, truncated normal with a deviation of 0.02, suit a width of 768, and leave the class
-    token of a narrow network all but blind to its patches.
+    token of a narrow network all but blind to its patches. `frozen_patches` leaves the projection of the patches as it
+    was drawn, for stability (Chen et al. 2021, arXiv:2104.02057, section 4).
     """
 
-    def __init__(self, image_size: int, *, name: str, width: int, depth: int, heads: int, patch: int) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        *,
+        name: str,
+        width: int,
+        depth: int,
+        heads: int,
+        patch: int,
+        frozen_patches: bool = False,
+    ) -> None:
         super().__init__()
         if image_size % patch:
             raise ConfigError(
@@ -95,6 +106,7 @@ class ViT(Encoder):
         nn.init.xavier_uniform_(self.net.patch_embed.proj.weight.view(width, -1))
         nn.init.normal_(self.net.cls_token, std=0.02)
         self.net.pos_embed = nn.Parameter(sincos_positions(width, image_size // patch), requires_grad=False)
+        self.net.patch_embed.requires_grad_(not frozen_patches)
 
     def forward(
         self, view: Tensor, visible: Tensor | None = None, fill: tuple[Tensor, Tensor] | None = None

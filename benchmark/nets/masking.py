@@ -28,6 +28,21 @@ def masked_tokens(visible: Tensor | None, batch: int, tokens: int, device: torch
     return torch.ones(batch, tokens, device=device).scatter(1, visible, 0.0)
 
 
+def masked_units(uniform: Tensor, ratio: float, unit: int) -> Tensor:
+    """Choose masked token ids `(batch, masked)`: whole squares of `unit` x `unit` tokens, the ceiling of their share.
+
+    `uniform` `(batch, rows, columns)` has one draw per square. Every image has the same number of masked tokens (Xie
+    et al. 2022, arXiv:2111.09886, section 3.2 and the authors' code).
+    """
+    batch, rows, columns = uniform.shape
+    count = math.ceil(rows * columns * ratio - 1e-9)
+    chosen = uniform.reshape(batch, -1).argsort(dim=1)[:, :count]
+    inner = torch.arange(unit, device=uniform.device)
+    first = chosen // columns * unit * columns * unit + chosen % columns * unit
+    offsets = inner[:, None] * columns * unit + inner
+    return (first[..., None] + offsets.flatten()).flatten(1)
+
+
 def patchify(images: Tensor, patch: int) -> Tensor:
     """Cut `(batch, 3, height, width)` into `(batch, tokens, patch * patch * 3)`, raster order, channel fastest."""
     batch, channels, height, width = images.shape

@@ -6,6 +6,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from benchmark.errors import ConfigError
 from benchmark.nets.encoders import Encoder
 
 
@@ -35,6 +36,13 @@ class MomentumCopy(nn.Module):
         originals: list[Tensor] = [*encoder.parameters(), *projector.parameters()]
         copies: list[Tensor] = [*self.encoder.parameters(), *self.projector.parameters()]
         torch._foreach_lerp_(copies, originals, 1 - momentum)
+
+
+def check_momentum(momentum: float, name: str) -> float:
+    """Return a momentum between 0 (the copy is the original) and 1 (it never moves); raises ConfigError for others."""
+    if not 0 <= momentum <= 1:
+        raise ConfigError(f"{name} = {momentum}: a momentum is at least 0 and at most 1, usually 0.99 or more.")
+    return momentum
 
 
 def cosine_momentum(start: float, progress: float) -> float:

@@ -68,10 +68,14 @@ class Encoder(TypedDict):
 
 
 class Config(TypedDict):
-    """The complete configuration and its key, which leaves out the seed and where files lie."""
+    """The complete configuration and its key, which leaves out the seed and where files lie.
+
+    `varied` are the bindings by which the run differs from others of its method on purpose, as in a sweep.
+    """
 
     key: Annotated[str, r"[0-9a-f]{8,64}"]
     text: str
+    varied: list[str]
 
 
 class Code(TypedDict):
@@ -168,9 +172,9 @@ class Predictions(TypedDict):
 
 
 class Teacher(TypedDict):
-    """A teacher pretrained on `share` of the budget."""
+    """A teacher pretrained on `share` of the budget; `key` is null for weights from elsewhere, whose share is 0."""
 
-    key: str
+    key: str | None
     share: Fraction
     digest: str | None
 

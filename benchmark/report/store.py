@@ -43,6 +43,11 @@ class Cell:
     superseded: tuple[Record, ...]
 
     @property
+    def varied(self) -> str:
+        """The bindings by which its runs differ from others of their method on purpose."""
+        return ", ".join(self.runs[0]["config"]["varied"])
+
+    @property
     def entry(self) -> tuple[str, str]:
         """What tells the cell apart within its setting: method and configuration."""
         return self.method, self.key

@@ -5,7 +5,7 @@ tables are joined here: the widths that tabulate pads to depend on its version a
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import groupby
 from statistics import fmean
 from typing import NamedTuple
@@ -111,11 +111,11 @@ def _section(cells: Sequence[Cell], by_id: Mapping[str, Record]) -> str:
 
     every = [*ranked, *unranked, *floors]
     unit, divisor = _flops_unit(run["cost"]["flops"] for run in runs)
-    repeated = {name for name, count in Counter(cell.method for cell in every).items() if count > 1}
+    repeated = {entry for entry, count in Counter((cell.method, cell.varied) for cell in every).items() if count > 1}
     footnotes: dict[str, int] = {}
     lines = []
     for cell in every:
-        name = _escape(f"{cell.method} ({cell.key[:8]})" if cell.method in repeated else cell.method)
+        name = _escape(_name(cell, repeated))
         name += _marks((text for run in cell.runs for text in run["method"]["deviations"]), footnotes)
         if cell in floors:
             values = [f"*{value}*" if value else "" for value in (_value(cell, column) for column in columns)]
@@ -135,6 +135,12 @@ def _section(cells: Sequence[Cell], by_id: Mapping[str, Record]) -> str:
     remarks = _remarks(ranking, every, [identity for identity in named if identity not in by_id])
     blocks = [f"### {_title(cells[0].setting)}", _caption(runs, columns), table, "\n".join(notes), remarks]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _name(cell: Cell, repeated: Container[tuple[str, str]]) -> str:
+    """Return the method with the bindings that were varied, and with its key where that does not tell it apart."""
+    details = [part for part in (cell.varied, cell.key[:8] if (cell.method, cell.varied) in repeated else "") if part]
+    return f"{cell.method} ({', '.join(details)})" if details else cell.method
 
 
 def _setting_of(cell: Cell) -> Setting:

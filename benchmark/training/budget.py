@@ -1,7 +1,7 @@
 """The compute budget: planned as a frozen number of steps, then charged to a ledger."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import gin
@@ -38,6 +38,15 @@ class Budget:
                 f"run can have. Is the amount in {self.kind}?"
             )
         return steps
+
+    def part(self, share: float) -> "Budget":
+        """Return the budget of a stage that may spend `share` of this one."""
+        return replace(self, amount=self.amount * share)
+
+    def without(self, steps: int, *, batch_size: int, flops_per_step: int) -> "Budget":
+        """Return what is left after `steps` of another stage."""
+        price = batch_size if self.kind == "samples" else flops_per_step
+        return replace(self, amount=self.amount - steps * price)
 
 
 @dataclass

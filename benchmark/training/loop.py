@@ -26,7 +26,7 @@ from benchmark.randomness import derive
 from benchmark.training import checkpoint
 from benchmark.training.budget import Ledger
 from benchmark.training.monitor import Health, health
-from benchmark.training.optim import AdamW, Optimiser
+from benchmark.training.optim import Optimiser, Recipe
 from benchmark.views.colour import normalise
 from benchmark.views.recipes import View, ViewLimits
 
@@ -47,7 +47,7 @@ class Pretraining:
     name: str
     method: Callable[[Encoder], Method]
     views: Callable[[ViewLimits], tuple[View, ...]]
-    optimiser: Callable[[], AdamW]
+    optimiser: Callable[[], Recipe]
     batch_size: int
     precision: Literal["float32", "bfloat16"]
 
@@ -240,7 +240,7 @@ class Training:
         self.losses.copy_(state["losses"])
         self.logs = {name: torch.tensor(value) for name, value in state["logs"].items()}
         self.ledger = Ledger(**state["ledger"])
-        self.ledger.resumes += 1
+        self.ledger.resumes += self.step < self.steps
 
     def _bar(self) -> "tqdm[Any]":
         terminal = sys.stderr.isatty()

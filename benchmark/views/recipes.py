@@ -145,10 +145,16 @@ def symmetric_blur(limits: ViewLimits) -> tuple[View, ...]:
 
 
 @gin.register
-def strong_colour(limits: ViewLimits, *, strength: float = 1.0) -> tuple[View, ...]:
-    """Two views with small crops and `strength` times the full jitter (Chen et al. 2020, arXiv:2002.05709)."""
+def strong_colour(
+    limits: ViewLimits, *, strength: float = 1.0, flip: float = 0.5, grey: float = 0.2
+) -> tuple[View, ...]:
+    """Two views with small crops and `strength` times the full jitter (Chen et al. 2020, arXiv:2002.05709).
+
+    `flip` and `grey` are the probabilities of a mirrored and of a grey view.
+    """
     jitter = (0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
-    return (limits.apply(View(crop_scale=(0.08, 1.0), jitter=jitter, jitter_p=0.8, grey_p=0.2, blur_p=0.5)),) * 2
+    view = View(crop_scale=(0.08, 1.0), flip=flip, jitter=jitter, jitter_p=0.8, grey_p=grey, blur_p=0.5)
+    return (limits.apply(view),) * 2
 
 
 @gin.register
@@ -163,6 +169,15 @@ def blur_solarize(limits: ViewLimits) -> tuple[View, ...]:
         blur_p=1.0,
     )
     return limits.apply(first), limits.apply(replace(first, blur_p=0.1, solarize_p=0.2))
+
+
+@gin.register
+def strong_weak(limits: ViewLimits) -> tuple[View, ...]:
+    """One view of `symmetric_blur` and one of `crop_flip`.
+
+    Strong queries and weak keys are from Yao et al. 2022 (arXiv:2211.06012); the two recipes are our choice.
+    """
+    return symmetric_blur(limits)[0], crop_flip(limits)[0]
 
 
 def _below(drawn: Tensor, probability: float) -> Tensor:

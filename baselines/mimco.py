@@ -1,0 +1,102 @@
+"""MimCo (Zhou et al. 2022, arXiv:2209.03063): a masked student reconstructs, by contrast, what a teacher sees."""
+
+import gin
+import torch
+from torch import Tensor, nn
+
+from benchmark.errors import ConfigError
+from benchmark.method import Draws, Method, Step, Views
+from benchmark.nets.encoders import Encoder
+from benchmark.nets.frozen import Frozen
+from benchmark.nets.heads import Head, mlp
+from benchmark.nets.masking import masked_units
+from benchmark.objectives import info_nce, info_nce_patches
+
+
+@gin.register
+class MimCo(Method):
+    """The student sees one view with squares of patches replaced by a mask token, the frozen teacher sees all of it.
+
+    loss = patch_weight * InfoNCE(masked patches) + image_weight * InfoNCE(images). A masked patch's feature is
+    contrasted with the teacher's features of the same image at the masked places, an image's feature with the
+    teacher's of the whole batch.
+
+    Differs from the paper: only its abstract and its idea were at hand, so the following is our choice. The masks are
+    SimMIM's (arXiv:2111.09886), `mask_unit` x `mask_unit` patches each; teacher and student see the same crop; the
+    patch head is linear - GELU - linear on the student alone, the image head linear - batch norm - ReLU - linear on
+    the class token; negatives are the image's other masked patches and the batch's other images; the teacher's
+    features are neither projected nor centred.
+    """
+
+    n_views = 1
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        teacher: Encoder,
+        *,
+        mask_ratio: float,
+        mask_unit: int,
+        patch_temperature: float,
+        image_temperature: float,
+        patch_weight: float,
+        image_weight: float,
+    ) -> None:
+        super().__init__()
+        if teacher.patch_grid() != encoder.patch_grid():
+            raise ConfigError(
+                f"MimCo compares patches one by one, but the teacher has {teacher.patch_grid()[0]} of "
+                f"{teacher.patch_grid()[1]} px and the student {encoder.patch_grid()[0]} of {encoder.patch_grid()[1]} "
+                f"px. Give both the same patch and image size."
+            )
+        side = round(encoder.patch_grid()[0] ** 0.5)
+        if mask_unit < 1 or side % mask_unit:
+            raise ConfigError(
+                f"MimCo.mask_unit = {mask_unit} does not divide the {side} x {side} patches of {encoder.name}; choose "
+                f"a divisor of {side}."
+            )
+        self.squares = side // mask_unit
+        if not 0 < mask_ratio <= 1 - 1 / self.squares**2:
+            raise ConfigError(
+                f"MimCo.mask_ratio = {mask_ratio} must mask at least one of the {self.squares**2} squares of patches "
+                f"and leave one; use a ratio above 0 and at most {1 - 1 / self.squares**2:.3f}."
+            )
+        if patch_weight < 0 or image_weight < 0 or not patch_weight + image_weight:
+            raise ConfigError(
+                f"MimCo needs weights of at least 0, one of them above; got patch_weight = {patch_weight} and "
+                f"image_weight = {image_weight}."
+            )
+        self.encoder = encoder
+        self.teacher = Frozen(teacher)
+        self.mask_token = nn.Parameter(torch.empty(encoder.width))
+        nn.init.normal_(self.mask_token, std=0.02)
+        self.patch_head = Head(
+            nn.Linear(encoder.width, encoder.width), nn.GELU(), nn.Linear(encoder.width, teacher.width)
+        )
+        self.image_head = mlp(encoder.width, encoder.width, teacher.width, layers=2, bias=True)
+        self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
+        self.patch_temperature, self.image_temperature = patch_temperature, image_temperature
+        self.patch_weight, self.image_weight = patch_weight, image_weight
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        (view,) = views
+        ids = masked_units(draws.rows("mask", self.squares, self.squares), self.mask_ratio, self.mask_unit)
+        mask = torch.zeros(len(view), (self.squares * self.mask_unit) ** 2, device=view.device).scatter(1, ids, 1.0)
+        seen = self.teacher(view)
+        student = self.encoder(view, fill=(mask, self.mask_token))
+        patches = info_nce_patches(
+            self.patch_head(_at(student.tokens, ids)), _at(seen.tokens, ids), temperature=self.patch_temperature
+        )
+        images = info_nce(self.image_head(student.pooled), seen.pooled, temperature=self.image_temperature)
+        logs = {
+            "patch_loss": patches.detach(),
+            "image_loss": images.detach(),
+            "mask_ratio": mask.mean(),
+        }
+        return Step(self.patch_weight * patches + self.image_weight * images, logs)
+
+
+def _at(tokens: Tensor | None, ids: Tensor) -> Tensor:
+    """Pick the tokens `(batch, chosen, width)` with the ids `(batch, chosen)`."""
+    assert tokens is not None
+    return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))

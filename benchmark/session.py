@@ -1,0 +1,239 @@
+"""An experiment on its way: what was configured, built from the seed, and what its budget buys."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import gin
+import torch
+from safetensors.torch import save_file
+
+from benchmark import config as configuration
+from benchmark import describe
+from benchmark.annotations import Location
+from benchmark.config import Config
+from benchmark.data.resident import Resident
+from benchmark.data.sources import Dataset, Images
+from benchmark.environment import code, environment, use_device
+from benchmark.errors import ConfigError
+from benchmark.evals import harness
+from benchmark.evals.harness import Evaluation
+from benchmark.method import Method
+from benchmark.nets.attention import choose_attention
+from benchmark.nets.encoders import Encoder
+from benchmark.randomness import derive
+from benchmark.training.budget import Budget
+from benchmark.training.flops import count_step
+from benchmark.training.loop import Pretraining, Training
+from benchmark.views.recipes import View, ViewLimits
+
+
+@gin.register("experiment")
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """The root of a configuration, as factories: nothing is built before the seed is set.
+
+    A method that learns from a teacher is built as `method(encoder, teacher)`, both of the same architecture. The
+    `teacher` stage is pretrained first, on `teacher_share` of the budget; the student gets what is left. A file of
+    weights (`teacher_weights`, the encoder.safetensors of another run) takes its place, leaves the whole budget to the
+    student, and puts the run into the division `open`, since what the teacher cost is not counted.
+    """
+
+    data: Callable[[], Images]
+    encoder: Callable[[int], Encoder]
+    pretraining: Callable[[], Pretraining]
+    limits: Callable[[], ViewLimits]
+    budget: Callable[[], Budget]
+    evaluations: tuple[Callable[[], Evaluation], ...]
+    teacher: Callable[[], Pretraining] | None = None
+    teacher_share: float = 0.5
+    teacher_weights: Location | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"experiment.seed = {self.seed}: a seed is a whole number from 0 to 2^63 - 1.")
+        if not 0 < self.teacher_share < 1:
+            raise ConfigError(
+                f"experiment.teacher_share = {self.teacher_share}: the teacher's part of the budget is above 0 and "
+                f"below 1, so that something is left for the student."
+            )
+
+
+@dataclass(frozen=True)
+class Session:
+    """One stage of pretraining on its way: what was configured, the data it found, and where it writes."""
+
+    config: Config
+    experiment: Experiment
+    stage: Pretraining
+    dataset: Dataset
+    device: torch.device
+    key: str
+    out: Path
+    folder: Path
+
+    @classmethod
+    def open(cls, config: Config, out: Path) -> "Session":
+        """Build the experiment's factories, load the data, and refuse what cannot be evaluated."""
+        device = use_device()
+        experiment: Experiment = configuration.build(config)
+        stage = experiment.pretraining()
+        dataset = experiment.data()()
+        taught = "" if experiment.teacher_weights is None else _digest_of(experiment.teacher_weights)
+        key = config.key(dataset.fingerprint + taught)
+        folder = out / _name(stage, dataset, experiment.seed, key)
+        session = cls(config, experiment, stage, dataset, device, key, out, folder)
+        harness.check(dataset, session.evaluations)
+        return session
+
+    @cached_property
+    def teacher(self) -> "Session | None":
+        """The stage that comes first, with its part of the budget and a seed of its own; None where there is none.
+
+        Its folder is named by all that its weights depend on, so that experiments share a teacher that is the same.
+        """
+        root = self.experiment
+        if root.teacher is None or root.teacher_weights is not None:
+            return None
+        stage, budget = root.teacher(), root.budget().part(root.teacher_share)
+        own = replace(root, seed=derive(root.seed, "teacher"), teacher=None, budget=lambda: budget, evaluations=())
+        teacher = replace(self, experiment=own, stage=stage)
+        parameters = self.config.identity["params"]
+        names = (
+            [parameters[name] for name in ("teacher", "encoder", "limits")],
+            (budget, root.seed, self.dataset.fingerprint),
+            (code()["protocol_sha256"], describe.method(stage.name, teacher.method()[0])["module_sha256"]),
+            (torch.__version__, torch.get_num_threads(), str(self.device)),
+        )
+        key = hashlib.sha256(repr(names).encode()).hexdigest()
+        folder = self.out / "teachers" / _name(stage, self.dataset, root.seed, key)
+        return replace(teacher, key=key, folder=folder)
+
+    @cached_property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """The evaluations of the experiment."""
+        return tuple(evaluation() for evaluation in self.experiment.evaluations)
+
+    @property
+    def budget(self) -> Budget:
+        """What this stage may spend: the experiment's budget without what its teacher spends."""
+        whole = self.experiment.budget()
+        if self.teacher is None:
+            return whole
+        flops, steps = self.teacher.plan
+        return whole.without(steps, batch_size=self.teacher.stage.batch_size, flops_per_step=flops)
+
+    @cached_property
+    def plan(self) -> tuple[int, int]:
+        """The counted FLOPs of a step, and the steps that the budget buys."""
+        flops = count_step(lambda: self.method()[0], self.stage.batch_size, self.dataset.size)
+        return flops, self.budget.plan(batch_size=self.stage.batch_size, flops_per_step=flops)
+
+    def encoder(self) -> Encoder:
+        """Build the encoder from the seed: the same initial weights for every method and for the floor."""
+        torch.manual_seed(derive(self.experiment.seed, "encoder"))
+        return self.experiment.encoder(self.dataset.size)
+
+    def method(self, teacher: Encoder | None = None) -> tuple[Method, tuple[View, ...]]:
+        """Build the method on a fresh encoder, and the recipe of its views; an untrained teacher if none is given."""
+        encoder = self.encoder()
+        if self.experiment.teacher is None and self.experiment.teacher_weights is None:
+            teachers = []
+        else:
+            teachers = [teacher or self.experiment.encoder(self.dataset.size)]
+        torch.manual_seed(derive(self.experiment.seed, "method"))
+        method = self.stage.method(encoder, *teachers)
+        return method, self.stage.recipe(self.experiment.limits(), method)
+
+    def training(self, checkpoint_seconds: float, teacher: Encoder | None = None) -> Training:
+        """Build the whole state of this stage, on its device."""
+        flops, steps = self.plan
+        method, views = self.method(teacher)
+        data = Resident(self.dataset.pretrain, self.stage.batch_size, self.experiment.seed, self.device)
+        optimiser = self.stage.optimiser()
+        method.to(self.device)
+        choose_attention(method, self.device, self.stage.precision)
+        if method.encoder.n_tokens is None:
+            method.to(memory_format=torch.channels_last)
+        return Training(
+            method=method,
+            optimiser=optimiser.build(method.param_groups(), self.stage.batch_size),
+            views=views,
+            data=data,
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+            steps=steps,
+            flops_per_step=flops,
+            seed=self.experiment.seed,
+            precision=self.stage.precision,
+            device=self.device,
+            folder=self.folder,
+            key=f"{self.key}-s{self.experiment.seed}",
+            checkpoint_seconds=checkpoint_seconds,
+        )
+
+    def shared(self, encoder: Encoder) -> dict[str, Any]:
+        """Describe what the record of a run and those of its floors have in common."""
+        return {
+            "schema": 1,
+            "created_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "dataset": describe.dataset(self.dataset),
+            "encoder": describe.encoder(encoder),
+            "seed": self.experiment.seed,
+            "code": code(),
+            "environment": environment(self.device, self.stage.precision),
+            "teacher": None,
+        }
+
+    def claim(self, *, resume: bool, fresh: bool, finished: bool) -> None:
+        """Make room for this stage without losing one: an unfinished run is resumed or discarded by name only."""
+        begun = any(self.folder.glob("checkpoints/*.pt"))
+        if begun and not finished and not (resume or fresh):
+            raise ConfigError(
+                f"{self.folder} holds an unfinished run of this configuration and seed. Continue it with --resume, or "
+                f"start over with --fresh."
+            )
+        if not resume:
+            for old in [*self.folder.glob("checkpoints/*.pt"), self.folder / "metrics.jsonl"]:
+                old.unlink(missing_ok=True)
+        make_folder(self.folder)
+
+    def export(self, encoder: Encoder) -> Path:
+        """Write the weights of the encoder, under timm's names, and return their path."""
+        save_file({k: v.contiguous().cpu() for k, v in encoder.net.state_dict().items()}, self.weights)
+        return self.weights
+
+    @property
+    def weights(self) -> Path:
+        """Where the encoder's weights are written when the stage is done."""
+        return self.folder / "encoder.safetensors"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder to write to, before anything is trained."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise ConfigError(
+            f"{folder} cannot be made a folder: {problem}. Give another place by --out or --publish."
+        ) from problem
+
+
+def _name(stage: Pretraining, dataset: Dataset, seed: int, key: str) -> str:
+    parts = (stage.name, dataset.name, f"s{seed}", key[:8])
+    return "-".join(re.sub(r"[^a-z0-9_]+", "_", part.lower()) for part in parts)
+
+
+def _digest_of(file: str) -> str:
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError as problem:
+        raise ConfigError(
+            f"experiment.teacher_weights = {file!r} cannot be read: {problem}. Give the encoder.safetensors of a run."
+        ) from problem

@@ -1,0 +1,64 @@
+"""The stage before: a teacher that is pretrained under the same budget, or weights that come from elsewhere."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from benchmark.errors import ConfigError
+from benchmark.method import Method
+from benchmark.nets.encoders import Encoder
+from benchmark.report import record as records
+from benchmark.session import Session
+from benchmark.training.budget import Ledger
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained encoder, the method that trained it, what that cost, and what records say of it."""
+
+    encoder: Encoder
+    method: Method | None
+    ledger: Ledger
+    record: records.Teacher
+
+
+def teach(session: Session, *, resume: bool, fresh: bool, checkpoint_seconds: float) -> Teacher | None:
+    """Pretrain the teacher of a session, or load it; None where its method needs none.
+
+    A teacher that is finished is used again, which saves its time but not its charge.
+    """
+    if session.experiment.teacher_weights is not None:
+        return _loaded(session, session.experiment.teacher_weights)
+    stage = session.teacher
+    if stage is None:
+        return None
+    finished = stage.weights.is_file()
+    stage.claim(resume=resume or finished, fresh=fresh, finished=finished)
+    flops, steps = stage.plan
+    print(f"teacher: {stage.stage.name}, {steps:,} steps, {steps * flops / 1e12:.3f} TFLOPs; writing to {stage.folder}")
+    training = stage.training(checkpoint_seconds)
+    training.run(resume or finished)
+    weights = stage.export(training.method.encoder)
+    facts: records.Teacher = {
+        "key": stage.key,
+        "share": session.experiment.teacher_share,
+        "digest": hashlib.sha256(weights.read_bytes()).hexdigest(),
+    }
+    return Teacher(training.method.encoder, training.method, training.ledger, facts)
+
+
+def _loaded(session: Session, file: str) -> Teacher:
+    """Read weights from elsewhere into an encoder of the experiment's architecture."""
+    encoder = session.encoder().to(session.device)
+    try:
+        encoder.net.load_state_dict(load_file(file))
+    except (SafetensorError, RuntimeError) as problem:
+        raise ConfigError(
+            f"experiment.teacher_weights = {file!r} are not the weights of {encoder.name}: {problem} "
+            f"Give the encoder.safetensors of a run with this encoder and image size."
+        ) from problem
+    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return Teacher(encoder, None, Ledger(), {"key": None, "share": 0.0, "digest": digest})

@@ -1,0 +1,166 @@
+"""The plan of a board and its runs: what is made, what is skipped, what a failure, a deadline and a kill leave."""
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import SMALL
+
+from benchmark import config
+from benchmark.board import Board, Suite
+from benchmark.report.record import Record
+from benchmark.report.store import load
+from benchmark.suite import main
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = (*SMALL, "Budget.amount=96", "KNN.k=3")
+SUITES = sorted(ROOT.glob("gin/suites/*.gin"))
+
+
+@pytest.fixture(autouse=True)
+def from_the_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run on one thread from the root; leave torch and the handler of SIGTERM as they were."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(ROOT)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    torch.use_deterministic_algorithms(False)
+
+
+def suite(**changes: object) -> Suite:
+    plan = {"methods": ("simclr", "byol"), "protocols": ("digits_vit_micro",), "seeds": (0, 1), "settings": SETTINGS}
+    return Suite(**(plan | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., list[str]]:
+    """Write a suite's file, and return the arguments that carry it out in a folder of its own."""
+
+    def write(**changes: object) -> list[str]:
+        plan = {"methods": ("simclr",), "protocols": ("digits_vit_micro",), "seeds": (0,), "settings": SETTINGS}
+        lines = [f"suite.{name} = {value!r}" for name, value in (plan | changes).items()]
+        (tmp_path / "small.gin").write_text("\n".join(lines) + "\n")
+        folders = ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+        return ["--gin", str(tmp_path / "small.gin"), *folders]
+
+    return write
+
+
+def runs(folder: Path) -> list[Record]:
+    return [record for record in load(folder / "results") if record["division"] != "floor"]
+
+
+def test_plan_is_a_product_with_seeds_outermost() -> None:
+    """Oracle: the labels by hand, the same at every call; each text has its seed and its point."""
+    plan = list(suite(sweep={"AdamW.betas": ((0.9, 0.9), (0.9, 0.99)), "KNN.temperature": (0.5,)}).runs())
+    point = [f"AdamW.betas = (0.9, {beta})/KNN.temperature = 0.5" for beta in (0.9, 0.99)]
+    assert [run.label for run in plan] == [
+        f"digits_vit_micro/{method}/{point[i]}/seed {seed}"
+        for seed in (0, 1)
+        for method in ("simclr", "byol")
+        for i in (0, 1)
+    ]
+    assert plan == list(suite(sweep={"AdamW.betas": ((0.9, 0.9), (0.9, 0.99)), "KNN.temperature": (0.5,)}).runs())
+    assert "experiment.seed = 1" in plan[-1].text
+    assert "AdamW.betas = (0.9, 0.99)" in plan[-1].text
+    assert plan[0].varied == ("AdamW.betas = (0.9, 0.9)", "KNN.temperature = 0.5")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": ()}, "suite.seeds = .*at least one"),
+        ({"methods": ("byol", "byol")}, "suite.methods = .*each once"),
+        ({"sweep": {"ViT.depth": ()}}, "gives ViT.depth no value"),
+        ({"methods": ("bylo",)}, "Did you mean"),
+        ({"protocols": ("digits_vit_mirco",)}, "Did you mean"),
+        ({"sweep": {"ViT.dpeth": (1,)}}, "Did you mean depth"),
+    ],
+)
+def test_a_plan_that_cannot_run_is_refused(
+    changes: dict[str, object],
+    message: str,
+    written: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Oracle: exit code 2 and a message that names the line or the nearest name, before anything is run."""
+    assert main(written(**changes)) == 2
+    printed = capsys.readouterr().err
+    assert any(word in printed for word in message.split(".*")), printed
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_shipped_suites_are_plans(path: Path) -> None:
+    """Oracle: every configuration of every shipped suite loads; the head shows the command."""
+    plan: Suite = config.build(config.load([str(path)], root="suite", defaults={}))
+    labels = [run.label for run in plan.runs()]
+    assert len(labels) == len(set(labels)) > 1
+    assert f"python -m benchmark.suite --gin gin/suites/{path.name}" in path.read_text()
+
+
+def test_a_board_is_made_once(
+    written: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: a record for each point, then none more; the table names the points; a dry run says what is there."""
+    arguments = written(sweep={"SimCLR.temperature": (0.1, 0.5)})
+    assert main([*arguments, "--dry-run"]) == 0
+    assert "small: 2 runs, 2 missing\n" in capfd.readouterr().out
+    assert main(arguments) == 0
+    printed = capfd.readouterr().out
+    assert "== 2 of 2: digits_vit_micro/simclr/SimCLR.temperature = 0.5/seed 0" in printed
+    assert "simclr (SimCLR.temperature = 0.1)" in printed
+    found = runs(tmp_path)
+    assert sorted(run["config"]["varied"] for run in found) == [
+        ["SimCLR.temperature = 0.1"],
+        ["SimCLR.temperature = 0.5"],
+    ]
+    assert {run["board"] for run in found} == {"small"}
+    assert main(arguments) == 0
+    assert "0 missing" in capfd.readouterr().out
+    assert runs(tmp_path) == found
+    assert main([*arguments, "--dry-run", "--only", "*0.5*"]) == 0
+    assert "done     digits_vit_micro/simclr/SimCLR.temperature = 0.5/seed 0\nsmall: 1 runs" in capfd.readouterr().out
+
+
+def test_a_failed_run_stops_nothing_and_stays_missing(
+    written: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: exit code 1 and the label of the one that cannot be built, the other's record; then 0 missing of it."""
+    arguments = written(sweep={"Pretraining.batch_size": (2000, 16)})
+    assert main(arguments) == 1
+    printed = capfd.readouterr()
+    assert "1 runs failed" in printed.err
+    assert "Pretraining.batch_size = 2000" in printed.err.split("1 runs failed")[1]
+    assert [run["config"]["varied"] for run in runs(tmp_path)] == [["Pretraining.batch_size = 16"]]
+
+
+def test_nothing_selected_is_refused(written: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: exit code 2 and the labels there are."""
+    assert main([*written(), "--only", "byol"]) == 2
+    assert (
+        "No run of small is left by --only and --seeds. It has:\n  digits_vit_micro/simclr" in capsys.readouterr().err
+    )
+    assert main([*written(), "--seeds", "7"]) == 2
+
+
+def test_estimate_is_the_median_of_what_was_measured(tmp_path: Path) -> None:
+    """Oracle: none without records."""
+    plan = list(suite().runs())
+    assert Board("b", plan, tmp_path, tmp_path).estimate() is None
+
+
+def test_a_board_cut_short_is_gone_on_with(
+    written: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: code 75 at the time limit and no record; the same command then makes the board."""
+    arguments = written()
+    assert main([*arguments, "--time-limit", "0"]) == 75
+    assert "Stopped with 1 runs missing. The same command goes on" in capfd.readouterr().err
+    assert not (tmp_path / "results").exists() or not runs(tmp_path)
+    assert main(arguments) == 0
+    assert len(runs(tmp_path)) == 1

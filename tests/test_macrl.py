@@ -1,0 +1,183 @@
+"""MACRL against its two halves: the contrast of a masked query, and an autoencoder with absolute errors."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nets16 import BATCH, resnet, unlike, untrained, views, vit
+from torch import Tensor
+from torch.nn import functional as F
+
+from baselines.macrl import MACRL
+from baselines.moco import MoCo
+from benchmark import config, experiment
+from benchmark.errors import ConfigError
+from benchmark.method import Draws, Method
+from benchmark.nets.decoder import PixelDecoder
+from benchmark.nets.encoders import Encoder
+
+GIN = Path(__file__).parents[1] / "gin"
+T = 0.3
+BASE = partial(MoCo, temperature=T, momentum=0.9, queue_size=24, projector_width=6, splits=1)
+SETTINGS = {"mask_ratio": 0.75, "key_mask_ratio": 0.0, "contrast_weight": 1.0, "masked_weight": 1.0}
+
+
+def macrl(encoder: Encoder | None = None, symmetric: bool = False, **settings: Any) -> MACRL:
+    encoder = encoder or vit()
+    torch.manual_seed(1)
+    decoder = partial(PixelDecoder, width=16, depth=1, heads=2)
+    return MACRL(encoder, base=partial(BASE, symmetric=symmetric), decoder=decoder, **SETTINGS | settings)
+
+
+def moved(**settings: Any) -> MACRL:
+    """Build one in float64 whose copy differs from its original."""
+    method = macrl(**settings).double()
+    unlike(method.base.target)
+    return method
+
+
+def drawn(step: int = 0) -> Draws:
+    return Draws(0, step, BATCH)
+
+
+def ids(view: int, count: int) -> Tensor:
+    return drawn().rows(("mask", view), 16).argsort(dim=1)[:, :count]
+
+
+def train(method: Method, steps: int = 4) -> list[float]:
+    optimiser = torch.optim.AdamW([{"params": group.params} for group in method.param_groups()], lr=1e-2)
+    losses = []
+    for t in range(steps):
+        step = method(views(t, torch.float32), drawn(t))
+        step.loss.backward()
+        method.after_backward(step)
+        optimiser.step()
+        optimiser.zero_grad()
+        method.after_step(t / steps)
+        losses.append(step.loss.item())
+    return losses
+
+
+def test_without_masks_and_errors_it_is_its_base() -> None:
+    """Oracle: the base trained alone from the same seeds: losses, weights, copy and queue to the last bit."""
+    encoder = vit()
+    torch.manual_seed(1)
+    base = BASE(encoder, symmetric=False)
+    method = macrl(mask_ratio=0.0, masked_weight=0.0)
+    assert train(method) == train(base)
+    for key, value in base.state_dict().items():
+        assert torch.equal(method.base.state_dict()[key], value), key
+
+
+def naive_autoencoder(method: MACRL, view: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the absolute errors of masked and of visible patches, patch by patch."""
+    visible = ids(0, 4)
+    predicted = method.restore.decoder(method.encoder(view, visible))
+    errors: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for image, rows, kept in zip(view, predicted, visible.tolist(), strict=True):
+        patches = [image[:, r : r + 4, c : c + 4] for r in range(0, 16, 4) for c in range(0, 16, 4)]
+        for i, (patch, row) in enumerate(zip(patches, rows, strict=True)):
+            target = patch.permute(1, 2, 0).flatten()
+            target = (target - target.mean()) / (target.var() + 1e-6).sqrt()
+            errors[i in kept].append((row - target).abs().mean())
+    return torch.stack(errors[0]).mean(), torch.stack(errors[1]).mean()
+
+
+def test_without_contrast_it_is_an_autoencoder() -> None:
+    """Oracle: absolute errors of the masked patches of the first view, patch by patch; loss and gradients."""
+    method = moved(contrast_weight=0.0)
+    loss = method(views(), drawn()).loss
+    expected, _ = naive_autoencoder(method, views()[0])
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
+    trained = [p for part in (method.encoder, method.restore) for p in part.parameters() if p.requires_grad]
+    ours, theirs = (torch.autograd.grad(value, trained, retain_graph=True) for value in (loss, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-12)
+
+
+def contrast(method: MACRL, query_ids: Tensor | None, key_ids: Tensor | None) -> Tensor:
+    """Spell out the cross entropy of each query's key against the queue."""
+    base = method.base
+    queries = F.normalize(base.projector(method.encoder(views()[0], query_ids).pooled), dim=1)
+    keys = F.normalize(base.target.projector(base.target.encoder(views()[1], key_ids).pooled), dim=1)
+    logits = torch.cat([(queries * keys).sum(1, keepdim=True), queries @ base.queue.keys.T], dim=1) / T
+    return (logits.logsumexp(1) - logits[:, 0]).mean()
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(0.0, None), (0.5, 8)])
+def test_masked_query_meets_the_key_of_the_other_view(ratio: float, kept: int | None) -> None:
+    """Oracle: the logits by hand; the query sees 4 patches, the key all or 8 of its own draw."""
+    method = moved(key_mask_ratio=ratio)
+    step = method(views(), drawn())
+    expected = contrast(method, ids(0, 4), None if kept is None else ids(1, kept))
+    torch.testing.assert_close(step.logs["base_loss"], expected.detach(), rtol=1e-10, atol=0)
+
+
+def test_loss_weighs_contrast_and_errors() -> None:
+    """Oracle: the three parts by hand, each with a weight of its own."""
+    method = moved(contrast_weight=3.0, masked_weight=5.0, visible_weight=2.0)
+    masked, visible = naive_autoencoder(method, views()[0])
+    expected = 3 * contrast(method, ids(0, 4), None) + 5 * masked + 2 * visible
+    step = method(views(), drawn())
+    torch.testing.assert_close(step.loss, expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(step.logs["reconstruction_loss"], (5 * masked + 2 * visible).detach())
+
+
+def test_kind_and_target_of_the_error_are_bindings() -> None:
+    """Oracle: errors of a decoder that predicts 0: mean |x| and mean x^2 of raw and of standardised pixels."""
+    patches = views()[0].reshape(BATCH, 3, 4, 4, 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(BATCH, 16, 48)
+    standard = (patches - patches.mean(2, keepdim=True)) / (patches.var(2, keepdim=True) + 1e-6).sqrt()
+    hidden = torch.ones(BATCH, 16, dtype=torch.bool).scatter(1, ids(0, 4), False)
+    for kind, standardised in (("l1", True), ("l1", False), ("l2", True), ("l2", False)):
+        method = moved(contrast_weight=0.0, kind=kind, standardised=standardised)
+        torch.nn.init.zeros_(method.restore.decoder.predict.weight)
+        errors = (standard if standardised else patches)[hidden]
+        expected = (errors.abs() if kind == "l1" else errors.square()).mean()
+        torch.testing.assert_close(method(views(), drawn()).loss, expected, rtol=1e-6, atol=0)
+
+
+def test_key_branch_gets_no_gradient() -> None:
+    """Oracle: gradients of all parameters: none in the copy, all of query and decoder; the keys are pushed whole."""
+    method = macrl()
+    assert untrained(method) == set()
+    assert all(p.grad is None and not p.requires_grad for p in method.base.target.parameters())
+    step = method(views(dtype=torch.float32), drawn())
+    before = method.base.queue.keys.clone()
+    method.after_backward(step)
+    keys = method.base.target.projector(method.base.target.encoder(views(dtype=torch.float32)[1]).pooled)
+    torch.testing.assert_close(method.base.queue.keys[:BATCH], F.normalize(keys, dim=1))
+    assert torch.equal(method.base.queue.keys[BATCH:], before[BATCH:])
+    assert not step.carry["keys"].requires_grad
+
+
+def test_effective_ratios_are_recorded() -> None:
+    """Oracle: floor(16 (1 - 0.2)) = 12 and floor(16 (1 - 0.1)) = 14 visible patches, by hand."""
+    logs = macrl(mask_ratio=0.2, key_mask_ratio=0.1)(views(dtype=torch.float32), drawn()).logs
+    assert (logs["mask_ratio"], logs["key_mask_ratio"]) == (4 / 16, 2 / 16)
+
+
+@pytest.mark.parametrize("name", ["mask_ratio", "key_mask_ratio"])
+@pytest.mark.parametrize("ratio", [1.0, 0.95, -0.1, float("nan")])
+def test_ratios_without_visible_patch_are_refused(name: str, ratio: float) -> None:
+    """Oracle: the message names the setting and the largest ratio."""
+    with pytest.raises(ConfigError, match=rf"MACRL\.{name} = .*at most 0\.937"):
+        macrl(**{name: ratio})
+
+
+def test_impossible_combinations_are_refused() -> None:
+    """Oracle: the messages say what to use instead, when the method is built."""
+    with pytest.raises(ConfigError, match=r"Use a ViT .*or a method without a decoder"):
+        macrl(encoder=resnet())
+    with pytest.raises(ConfigError, match=r"one-sided base: MACRL\.base = @MoCo, MoCo\.symmetric = False"):
+        macrl(symmetric=True)
+    with pytest.raises(ConfigError, match=r"mask_ratio = 0 masks no patch.* use a ratio above 0"):
+        macrl(mask_ratio=0.0)
+    with pytest.raises(ConfigError, match="all three weights 0"):
+        macrl(contrast_weight=0.0, masked_weight=0.0)
+
+
+def test_a_base_is_needed() -> None:
+    """Oracle: the refusal of the configuration names the setting, before anything is built."""
+    with pytest.raises(ConfigError, match=r"MACRL\.base"):
+        experiment.dry_run(config.load([str(GIN / "macrl.gin")], ("MACRL.base=None",)))

@@ -1,0 +1,310 @@
+"""Mixtures against their definition image by image, on every base, and each mixer by itself."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from nets16 import BATCH, unlike, untrained, views, vit
+from scipy.stats import binomtest, kstest
+from torch import Tensor
+from torch.nn import functional as F
+
+from baselines.barlow_twins import BarlowTwins
+from baselines.byol import BYOL
+from baselines.mixmask import Erase, Mixer, MixMask, Mixture, UnMix
+from baselines.moco import MoCo
+from baselines.simclr import SimCLR
+from baselines.simsiam import SimSiam
+from benchmark import config, experiment
+from benchmark.errors import ConfigError
+from benchmark.method import Draws, Siamese
+from benchmark.nets.encoders import Encoder
+from benchmark.nets.mixing import GridMask, box_map
+
+GIN = Path(__file__).parents[1] / "gin"
+T = 0.3
+MOCO = partial(MoCo, temperature=T, momentum=0.9, queue_size=20, projector_width=6, splits=1)
+HEADS = {"projector_layers": 2, "projector_width": 8}
+BASES: dict[str, Callable[[Encoder], Siamese]] = {
+    "moco": partial(MOCO, symmetric=False),
+    "simclr": partial(SimCLR, temperature=T, projector_hidden=16, **HEADS),
+    "byol": partial(BYOL, momentum=0.9, head_hidden=16, **HEADS),
+    "simsiam": partial(SimSiam, bottleneck=4, **HEADS),
+}
+GRID = {"grid": 3, "pattern": "discrete"}
+MASK = partial(MixMask, **GRID, mask_ratio=0.4, permutation="random")
+ERASE = partial(Erase, **GRID, mask_ratio=0.4, fill="mean")
+UNMIX = partial(UnMix, blend_probability=0.5, permutation="reverse")
+
+
+def mixture(
+    base: Callable[[Encoder], Siamese] = BASES["moco"],
+    *mixers: Callable[[int], Mixer],
+    target_views: tuple[int, ...] = (1,),
+) -> Mixture:
+    encoder = vit()
+    torch.manual_seed(1)
+    method = Mixture(encoder, base=base, mixers=mixers or (MASK,), target_views=target_views).double()
+    if hasattr(method.base, "target"):
+        unlike(method.base.target)
+    return method
+
+
+def drawn(step: int = 0) -> Draws:
+    return Draws(0, step, BATCH)
+
+
+def mask_of(place: int = 0, step: int = 0) -> Tensor:
+    mask = GridMask(16, **GRID, ratio=0.4)
+    return mask(drawn(step).shared(("mixer", place, "mask"), mask.numbers))
+
+
+def partners(permutation: str, place: int = 0, step: int = 0) -> list[int]:
+    if permutation == "reverse":
+        return list(range(BATCH))[::-1]
+    return drawn(step).shared(("mixer", place, "partner"), BATCH).argsort().tolist()
+
+
+def mixed_by_hand(own: Tensor, partner: list[int], view: Tensor) -> Tensor:
+    return torch.stack([torch.where(own == 1, view[i], view[j]) for i, j in enumerate(partner)])
+
+
+def row_losses(name: str, method: Mixture, prediction: Tensor, targets: Tensor) -> Tensor:
+    """Spell out each base's loss of prediction i with the target of image j as its positive: `(batch, batch)`."""
+    a, t = F.normalize(prediction, dim=1), F.normalize(targets, dim=1)
+    cosine = a @ t.T
+    if name == "moco":
+        negatives = (a @ method.base.queue.keys.T / T).exp().sum(1, keepdim=True)
+        return -(cosine / T - ((cosine / T).exp() + negatives).log())
+    if name == "simclr":
+        return -(cosine / T).log_softmax(1)
+    return {"byol": (a[:, None] - t[None]).square().sum(2), "simsiam": -cosine}[name]
+
+
+@pytest.mark.parametrize("permutation", ["reverse", "random"])
+@pytest.mark.parametrize("name", BASES)
+def test_mixture_is_scored_against_both_images(name: str, permutation: str) -> None:
+    """Oracle: mixture i against target i at the mask's own share and against its partner's target at the rest.
+
+    So written no inverse is needed, and for a cross entropy over the batch it is that of soft labels. Values and
+    gradients, in float64.
+    """
+    method = mixture(BASES[name], partial(MASK, permutation=permutation))
+    own, partner = mask_of(), partners(permutation)
+    online, targets = method.base.passes(views(), drawn())
+    (branch,) = method.base.encode([mixed_by_hand(own, partner, views()[0])])
+    losses = row_losses(name, method, branch.prediction, targets[1])
+    share = own.double().mean()
+    rows = [share * losses[i, i] + (1 - share) * losses[i, j] for i, j in enumerate(partner)]
+    expected = method.base.objective(online, targets) + torch.stack(rows).mean()
+    step = method(views(), drawn())
+    torch.testing.assert_close(step.loss, expected, rtol=1e-6, atol=0)
+    trained = [p for p in method.parameters() if p.requires_grad]
+    ours, theirs = (torch.autograd.grad(loss, trained) for loss in (step.loss, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+    assert not 0.49 < share < 0.51
+
+
+@pytest.mark.parametrize("name", [*BASES, "barlow_twins"])
+def test_images_mixed_with_their_equal_are_views(name: str) -> None:
+    """Oracle: in a batch that reads the same backwards each mixture is the image: the term is that of the clean view.
+
+    The weights of the two terms must add up to 1.
+    """
+    bases = BASES | {"barlow_twins": partial(BarlowTwins, redundancy_weight=0.01, projector_width=8)}
+    method = mixture(bases[name], partial(MASK, permutation="reverse"))
+    halves = [view[: BATCH // 2] for view in views()]
+    palindromes = [torch.cat([half, half.flip(0)]) for half in halves]
+    online, targets = method.base.passes(palindromes, drawn())
+    (branch,) = method.base.encode(palindromes[:1])
+    expected = method.base.objective(online, targets) + method.base.compare(branch.prediction, targets[1])
+    torch.testing.assert_close(method(palindromes, drawn()).loss, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_constant_embeddings_give_twice_the_logarithm() -> None:
+    """Oracle: log(1 + 20) for the base and, since the shares add up to 1, as much for the mixture."""
+    method = mixture()
+    for head in (method.base.projector, method.base.target.projector):
+        torch.nn.init.zeros_(head[-1].weight)
+        torch.nn.init.ones_(head[-1].bias)
+    method.base.queue.keys.fill_(6**-0.5)
+    expected = 2 * torch.tensor(21.0, dtype=torch.float64).log()
+    torch.testing.assert_close(method(views(), drawn()).loss, expected)
+
+
+def test_random_partners_are_found_again() -> None:
+    """Oracle: images of one constant each: the pixels that are not its own show the filler, at the inverse's row."""
+    view = torch.arange(BATCH).float().view(-1, 1, 1, 1).expand(-1, 3, 16, 16)
+    mixed = MASK(16)(view, drawn(), 0)
+    own = mask_of()
+    for i, row in enumerate(mixed.inverse.tolist()):
+        assert (mixed.view[row, :, own == 0] == i).all()
+        assert (mixed.view[i, :, own == 1] == i).all()
+    assert not torch.equal(mixed.inverse, mixed.inverse.argsort()), (
+        "a permutation that is its own inverse shows nothing"
+    )
+
+
+@pytest.mark.parametrize("mixer", [MASK, ERASE, UNMIX])
+def test_share_is_what_the_mixture_holds(mixer: Callable[..., Mixer]) -> None:
+    """Oracle: images of ones among zeros: the mean pixel of the own image is the recorded share, and it varies."""
+    shares = set()
+    for step in range(12):
+        view = torch.zeros(BATCH, 3, 16, 16)
+        view[1] = 1
+        mixed = partial(mixer, **{} if mixer is ERASE else {"permutation": "reverse"})(16)(view, drawn(step), 0)
+        assert float(mixed.own_share) == pytest.approx(float(mixed.view[1].mean()), abs=1e-6)
+        assert 0 < float(mixed.own_share) <= 1
+        shares.add(round(float(mixed.own_share), 4))
+    assert len(shares) > 3
+
+
+def test_logs_record_actual_shares() -> None:
+    """Oracle: the mean of the mask that was drawn, never the ratio asked for; the losses add up."""
+    for t in range(5):
+        step = mixture()(views(), drawn(t))
+        assert float(step.logs["own_share_0"]) == pytest.approx(float(mask_of(step=t).mean()))
+        assert float(step.logs["mask_ratio_0"]) == pytest.approx(1 - float(mask_of(step=t).mean()))
+        torch.testing.assert_close(step.logs["base_loss"] + step.logs["mixture_loss"], step.loss.detach())
+        assert not any(log.requires_grad for log in step.logs.values())
+
+
+def test_two_mixers_add_a_term_each() -> None:
+    """Oracle: the term of each mixer alone, the second one at its own place; the base counts once."""
+    method = mixture(BASES["moco"], MASK, UNMIX)
+    first = mixture(BASES["moco"], MASK)(views(), drawn())
+    _, targets = method.base.passes(views(), drawn())
+    mixed = UNMIX(16)(views()[0], drawn(), 1)
+    (branch,) = method.base.encode([mixed.view])
+    losses = row_losses("moco", method, branch.prediction, targets[1])
+    term = mixed.own_share * losses.diagonal().mean() + (1 - mixed.own_share) * losses.fliplr().diagonal().mean()
+    torch.testing.assert_close(method(views(), drawn()).loss, first.loss + term, rtol=1e-6, atol=0)
+
+
+def test_mixers_draw_apart() -> None:
+    """Oracle: two mixers of one kind: other masks and other partners; the same place draws the same again."""
+    mixed = [MASK(16)(views()[0], drawn(), place) for place in (0, 1, 0)]
+    assert torch.equal(mixed[0].view, mixed[2].view)
+    assert not torch.equal(mixed[0].inverse, mixed[1].inverse)
+    own = [(m.view == views()[0]).all(1).float().mean(0) == 1 for m in mixed]
+    assert not torch.equal(own[0], own[1])
+
+
+def test_symmetric_base_can_meet_both_keys() -> None:
+    """Oracle: the mixture's row losses against both keys, summed; by default against the second view's only."""
+    symmetric = partial(MOCO, symmetric=True)
+    method = mixture(symmetric, target_views=(0, 1))
+    own, partner = mask_of(), partners("random")
+    online, targets = method.base.passes(views(), drawn())
+    (branch,) = method.base.encode([mixed_by_hand(own, partner, views()[0])])
+    share, terms = own.double().mean(), []
+    for k in (0, 1):
+        losses = row_losses("moco", method, branch.prediction, targets[k])
+        rows = [share * losses[i, i] + (1 - share) * losses[i, j] for i, j in enumerate(partner)]
+        terms.append(torch.stack(rows).mean())
+    base = method.base.objective(online, targets)
+    torch.testing.assert_close(method(views(), drawn()).loss, base + terms[0] + terms[1], rtol=1e-6, atol=0)
+    torch.testing.assert_close(mixture(symmetric)(views(), drawn()).loss, base + terms[1], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_all_of_the_base_is_trained_and_carried(name: str) -> None:
+    """Oracle: a gradient in each trainable parameter; what the base alone would carry, of the clean views."""
+    method = mixture(BASES[name])
+    _, targets = method.base.passes(views(), drawn())
+    carried, expected = method(views(), drawn()).carry, method.base.carry(targets)
+    assert carried.keys() == expected.keys()
+    assert all(torch.equal(carried[key], expected[key]) for key in expected)
+    assert untrained(method.float()) <= {"base.encoder.net.cls_token"}
+
+
+def test_blend_weighs_whole_images() -> None:
+    """Oracle: the convex combination with the reversed batch at the drawn share, which is uniform."""
+    shares = []
+    for t in range(300):
+        mixed = partial(UNMIX, blend_probability=1.0)(16)(views()[0], drawn(t), 0)
+        share = drawn(t).shared(("mixer", 0, "box"), 4)[1]
+        torch.testing.assert_close(
+            mixed.view, share * views()[0] + (1 - share) * views()[0].flip(0), rtol=1e-6, atol=1e-6
+        )
+        torch.testing.assert_close(mixed.own_share, share)
+        shares.append(float(mixed.own_share))
+    assert kstest(shares, "uniform").pvalue > 1e-3
+
+
+def test_square_comes_from_the_reversed_batch() -> None:
+    """Oracle: a pixelwise choice by the map; the share is that of the clipped square, not the one drawn."""
+    clipped = 0
+    for t in range(30):
+        mixed = partial(UNMIX, blend_probability=0.0)(16)(views()[0], drawn(t), 0)
+        uniform = drawn(t).shared(("mixer", 0, "box"), 4)
+        own = box_map(uniform[1:], 16)
+        assert torch.equal(mixed.view, torch.where(own == 1, views()[0], views()[0].flip(0)))
+        torch.testing.assert_close(mixed.own_share, own.mean())
+        clipped += float(mixed.own_share) > float(uniform[1]) + 0.05
+    assert clipped > 5
+
+
+def test_blend_has_its_probability() -> None:
+    """Oracle: a binomial test of how many mixtures leave no pixel as it was."""
+    blended = 0
+    for t in range(300):
+        mixed = partial(UNMIX, blend_probability=0.3)(16)(views()[0][:2], Draws(0, t, 2), 0)
+        blended += not (mixed.view == views()[0][:2]).any()
+    # a square that covers the whole image leaves none either, which needs an own share below (1/16)^2
+    assert binomtest(blended, 300, 0.3).pvalue > 1e-3
+
+
+def test_erased_cells_have_the_mean_colour() -> None:
+    """Oracle: zeros, the mean after normalisation, in the masked cells, and one term of weight 1."""
+    method, own = mixture(BASES["moco"], ERASE), mask_of()
+    mixed = ERASE(16)(views()[0], drawn(), 0)
+    erased = torch.stack([torch.where(own == 1, image, torch.zeros_like(image)) for image in views()[0]])
+    torch.testing.assert_close(mixed.view, erased, rtol=0, atol=0)
+    online, targets = method.base.passes(views(), drawn())
+    (branch,) = method.base.encode([erased])
+    term = row_losses("moco", method, branch.prediction, targets[1]).diagonal().mean()
+    expected = method.base.objective(online, targets) + term
+    torch.testing.assert_close(method(views(), drawn()).loss, expected, rtol=1e-9, atol=0)
+
+
+def test_noise_fills_erased_cells_only() -> None:
+    """Oracle: a Kolmogorov-Smirnov test against the normal distribution; kept pixels stay; rows differ."""
+    own, view = mask_of(), views()[0]
+    noisy = partial(ERASE, fill="noise")(16)(view, drawn(), 0).view
+    torch.testing.assert_close(noisy[:, :, own == 1], view[:, :, own == 1], rtol=0, atol=0)
+    noise = noisy[:, :, own == 0]
+    assert kstest(noise.flatten().numpy(), "norm").pvalue > 1e-3
+    assert len(noise.flatten(1).unique(dim=0)) == BATCH
+
+
+def test_erasing_does_not_pair_the_batch() -> None:
+    """Oracle: the loss of the batch in another order, which for mixtures is another experiment."""
+    order = torch.randperm(BATCH, generator=torch.Generator().manual_seed(2))
+    shuffled = [view[order] for view in views()]
+    for mixer, equal in ((ERASE, True), (MASK, False)):
+        method = mixture(BASES["moco"], mixer)
+        gap = method(shuffled, drawn()).loss - method(views(), drawn()).loss
+        assert (abs(gap.item()) < 1e-10) is equal
+
+
+def test_impossible_mixtures_are_refused() -> None:
+    """Oracle: the messages name the setting and what is possible, when the method is built."""
+    with pytest.raises(ConfigError, match=r"Mixture\.mixers is empty; bind .*@MixMask"):
+        Mixture(vit(), base=BASES["moco"], mixers=())
+    for target_views in ((0,), (0, 1), ()):
+        with pytest.raises(ConfigError, match=r"Mixture\.target_views = .* MoCo has targets of the views \(1,\)"):
+            mixture(target_views=target_views)
+    for mixer in (partial(MASK, grid=17), partial(ERASE, grid=17)):
+        with pytest.raises(ConfigError, match="grid = 17: an image of 16 px"):
+            mixture(BASES["moco"], mixer)
+    with pytest.raises(ConfigError, match=r"blend_probability = 1\.5"):
+        mixture(BASES["moco"], partial(UNMIX, blend_probability=1.5))
+
+
+def test_a_base_is_needed() -> None:
+    """Oracle: the refusal of the configuration names the setting, before anything is built."""
+    with pytest.raises(ConfigError, match=r"Mixture\.base"):
+        experiment.dry_run(config.load([str(GIN / "mixmask_moco.gin")], ("Mixture.base=None",)))

@@ -1,0 +1,190 @@
+"""A teacher's stage: one budget for both, weights used again but charged again, kills, and weights from elsewhere."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import command
+
+from benchmark.report import record as records
+from benchmark.report.record import Record
+from benchmark.run import main
+from benchmark.training.loop import Training
+
+ROOT = Path(__file__).parents[1]
+GIN = "gin/mimco.gin"
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run from the root on one thread; leave torch as it was."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(ROOT)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def arguments(folder: Path, *more: str, steps: int = 8, seed: int = 0) -> list[str]:
+    return command(folder, steps, *more, gin=GIN, seed=seed)
+
+
+def run(folder: Path, *more: str, steps: int = 8, seed: int = 0) -> Record:
+    assert main(arguments(folder, *more, steps=steps, seed=seed)) == 0
+    path = max(folder.glob("mimco-*/*.json"), key=lambda path: path.stat().st_mtime_ns)
+    return records.read(path)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def whole(out: Path) -> Record:
+    """The record of an undisturbed run of 8 steps, 4 of them the teacher's."""
+    finished = [records.read(path) for path in out.glob("mimco-*/*.json")]
+    return finished[0] if finished else run(out)
+
+
+def teachers(folder: Path) -> list[Path]:
+    return sorted((folder / "teachers").glob("moco_v3-digits-s0-*"))
+
+
+def test_both_stages_are_charged(out: Path, whole: Record) -> None:
+    """Oracle: 256 images, 4 steps of 32 to each stage, with 2 views the teacher's and 1 the student's."""
+    (folder,) = teachers(out)
+    cost = whole["cost"]
+    assert (cost["images"], cost["views"]) == (256, 4 * 32 * 2 + 4 * 32)
+    assert whole["budget"] == {"kind": "samples", "amount": 256.0, "steps": 4, "batch_size": 32}
+    assert cost["flops"] == cost["teacher_flops"] + 4 * cost["flops_per_step"]
+    assert cost["teacher_flops"] > 4 * cost["flops_per_step"]
+    assert whole["teacher"] is not None
+    assert whole["teacher"]["share"] == 0.5
+    assert folder.name.endswith(str(whole["teacher"]["key"])[:8])
+    assert (whole["division"], whole["status"], whole["method"]["name"]) == ("closed", "ok", "mimco")
+    assert {text.split(":")[0] for text in whole["method"]["deviations"]} == {"MimCo", "MoCoV3"}
+
+
+def test_flops_of_both_stages_fill_the_budget(tmp_path: Path) -> None:
+    """Oracle: the amount, less than one student step above what was spent."""
+    record = run(
+        tmp_path, "--set", "Budget.kind=flops", "--set", "Budget.amount=1e9", "--set", "experiment.teacher_share=0.3"
+    )
+    assert record["budget"] is not None
+    unspent = record["budget"]["amount"] - record["cost"]["flops"]
+    assert 0 <= unspent < record["cost"]["flops_per_step"]
+    assert 0.2e9 < record["cost"]["teacher_flops"] <= 0.3e9
+
+
+def test_the_student_learns_from_the_trained_teacher(out: Path, whole: Record) -> None:
+    """Oracle: the teacher's exported weights are those in the student's last checkpoint, and not the student's own."""
+    (folder,) = teachers(out)
+    taught = load_file(folder / "encoder.safetensors")
+    checkpoint = max(next(out.glob("mimco-*")).glob("checkpoints/*.pt"))
+    state = torch.load(checkpoint, weights_only=True)["method"]
+    prefix = "teacher.encoder.net."
+    assert {name.removeprefix(prefix) for name in state if name.startswith(prefix)} == set(taught)
+    assert all(torch.equal(state[prefix + name], value) for name, value in taught.items())
+    student = load_file(next(out.glob("mimco-*")) / "encoder.safetensors")
+    assert not torch.equal(student["blocks.0.attn.qkv.weight"], taught["blocks.0.attn.qkv.weight"])
+
+
+def test_a_finished_teacher_is_used_again_and_charged_again(
+    out: Path, whole: Record, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: another student on the same teacher takes only its own steps, and its record has the whole cost."""
+    taken = []
+    take = Training._take
+    monkeypatch.setattr(Training, "_take", lambda training: (taken.append(training.folder), take(training))[1])
+    other = run(out, "--set", "MimCo.patch_weight=0.5")
+    assert len(teachers(out)) == 1
+    assert [folder.name[:5] for folder in taken] == ["mimco"] * 4
+    assert other["teacher"] == whole["teacher"]
+    for name in ("images", "views", "flops", "teacher_flops", "resumes"):
+        assert other["cost"][name] == whole["cost"][name], name  # type: ignore[literal-required]
+    assert other["training"]["digest"] != whole["training"]["digest"]
+
+
+@pytest.mark.parametrize("stage", ["moco_v3", "mimco"])
+def test_a_kill_in_either_stage_does_not_show(
+    stage: str, tmp_path: Path, whole: Record, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the undisturbed run's digest and scores; without a word the state is neither lost nor taken."""
+    take = Training._take
+
+    def stopped(training: Training) -> None:
+        take(training)
+        if training.step == 2 and training.folder.name.startswith(stage):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_take", stopped)
+        assert main(arguments(tmp_path)) == 75
+    assert main(arguments(tmp_path)) == 2
+    assert "holds an unfinished run" in capsys.readouterr().err
+    record = run(tmp_path, "--resume")
+    assert record["training"] == whole["training"]
+    assert record["metrics"] == whole["metrics"]
+    assert record["teacher"] == whole["teacher"]
+    assert record["cost"]["resumes"] == 1
+
+
+def test_what_a_teacher_depends_on_is_in_its_name(tmp_path: Path) -> None:
+    """Oracle: another temperature, share or encoder is another teacher; a student's setting is not."""
+    run(tmp_path)
+    run(tmp_path, "--set", "MimCo.mask_ratio=0.5")
+    assert len(teachers(tmp_path)) == 1
+    for changes in (["MoCoV3.temperature=0.4"], ["experiment.teacher_share=0.25"], ["ViT.width=16"]):
+        count = len(teachers(tmp_path))
+        run(tmp_path, *(part for change in changes for part in ("--set", change)))
+        assert len(teachers(tmp_path)) == count + 1
+
+
+def test_weights_from_elsewhere_flag_the_row(out: Path, whole: Record, tmp_path: Path) -> None:
+    """Oracle: division open, no charge and no share for the teacher, all of the budget for the student."""
+    (folder,) = teachers(out)
+    weights = folder / "encoder.safetensors"
+    record = run(tmp_path, "--set", f"experiment.teacher_weights={weights}")
+    assert not (tmp_path / "teachers").exists()
+    assert (record["division"], record["cost"]["teacher_flops"]) == ("open", 0)
+    assert record["budget"] is not None
+    assert record["budget"]["steps"] == 8
+    assert record["teacher"] is not None
+    assert whole["teacher"] is not None
+    assert record["teacher"] == {"key": None, "share": 0.0, "digest": whole["teacher"]["digest"]}
+    assert str(weights) not in record["config"]["key"]
+    others = {name: value + 1 for name, value in load_file(weights).items()}
+    save_file(others, tmp_path / "others.safetensors")
+    again = run(tmp_path, "--set", f"experiment.teacher_weights={tmp_path / 'others.safetensors'}")
+    assert again["config"]["key"] != record["config"]["key"], "other weights are another experiment"
+
+
+def test_unusable_weights_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: exit code 2 and a message that names file and remedy: missing, no weights, of another network."""
+    (tmp_path / "text").write_text("no weights")
+    save_file({"some.weight": torch.zeros(2)}, tmp_path / "foreign")
+    for name, reason in (("none", "cannot be read"), ("text", "are not the weights of"), ("foreign", "Missing key")):
+        assert main(arguments(tmp_path, "--set", f"experiment.teacher_weights={tmp_path / name}")) == 2
+        message = capsys.readouterr().err
+        assert reason in message
+        assert "Give the encoder.safetensors of a run" in message
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -1.0])
+def test_impossible_shares_are_refused(share: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: exit code 2 and the range."""
+    assert main(arguments(tmp_path, "--set", f"experiment.teacher_share={share}")) == 2
+    assert "above 0 and below 1" in capsys.readouterr().err
+
+
+def test_dry_run_shows_both_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: 4 steps each of 256 images."""
+    assert main(arguments(tmp_path, "--dry-run")) == 0
+    printed = capsys.readouterr().out
+    assert "moco_v3, 4 steps first" in printed
+    assert "128 samples buys 4 steps" in printed
+    assert not list(tmp_path.iterdir())
