@@ -18,6 +18,7 @@ from statistics import median
 
 import gin
 
+import benchmark.experiment  # noqa: F401  registers what the configurations of the runs name
 from benchmark import config as configuration
 from benchmark.errors import ConfigError
 from benchmark.report.record import Record

@@ -41,7 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _suite(given: argparse.Namespace) -> int:
-    import benchmark.experiment  # noqa: F401  registers what the configurations of the runs name
     from benchmark import board, config
     from benchmark.report.tables import render
 

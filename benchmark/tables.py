@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def provenance_page(table: Path) -> str:
     """Return the page of a `provenance.toml`, checked against the gin files in its folder. Raises CheckError."""
-    files = {path.relative_to(table.parent).as_posix(): _gin_file(path) for path in sorted(table.parent.rglob("*.gin"))}
+    paths = {path.relative_to(table.parent).as_posix(): path for path in sorted(table.parent.rglob("*.gin"))}
+    # a suite says which runs make a board, and nothing of how a run is made
+    files = {name: _gin_file(path) for name, path in paths.items() if not name.startswith("suites/")}
     deviations = provenance.read_deviations(table.parents[1] / "baselines")
     return provenance.render(files, provenance.load(table, files), deviations)
 

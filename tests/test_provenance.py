@@ -137,7 +137,7 @@ def test_every_number_has_an_entry_and_the_page_is_current() -> None:
 def test_no_line_with_a_number_escapes() -> None:
     """Oracle: a regular expression on the lines of the gin files, which shares nothing with their parser."""
     table = tomllib.loads(TABLE.read_text(encoding="utf-8"))
-    for path in sorted(TABLE.parent.rglob("*.gin")):
+    for path in sorted({*TABLE.parent.rglob("*.gin")} - {*TABLE.parent.glob("suites/*.gin")}):
         name = path.relative_to(TABLE.parent).as_posix()
         text = path.read_text(encoding="utf-8")
         bound = re.findall(r"^([\w./]+) *= *\(?(?:-?[\d.]|True|False)", text, re.MULTILINE)

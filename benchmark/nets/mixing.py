@@ -58,17 +58,17 @@ def _blocks(uniform: Tensor, grid: int, ratio: Tensor) -> Tensor:
     """Fill a grid with random rectangles until a share `ratio` is covered; `uniform`: `(tries, 4)`."""
     target = (ratio * grid**2 + 1e-4).floor()  # the addend undoes float error: 0.29 * 100 is 28.99...
     least = (target / 2).floor().clamp(1, 4)
+    stretch = torch.exp(math.log(0.3) * (0.5 - uniform[:, 1]))  # square root of an aspect in 0.3 to 1 / 0.3
     line = torch.arange(grid, device=uniform.device)
     covered = torch.zeros(grid, grid, dtype=torch.bool, device=uniform.device)
-    for area, shape, row, column in uniform.unbind():
+    for draw, sides in zip(uniform, torch.stack([stretch, 1 / stretch], dim=1), strict=True):
         room = target - covered.sum()
-        cells = least + (room - least) * area
-        aspect = torch.exp(math.log(0.3) * (1 - 2 * shape))
-        height, width = (cells * aspect).sqrt().round(), (cells / aspect).sqrt().round()
-        top, left = (row * (grid - height + 1)).floor(), (column * (grid - width + 1)).floor()
-        rows, columns = (line >= top) & (line < top + height), (line >= left) & (line < left + width)
+        cells = least + (room - least) * draw[0]
+        size = (cells.sqrt() * sides).round()[:, None]
+        start = (draw[2:, None] * (grid - size + 1)).floor()
+        rows, columns = (line >= start) & (line < start + size)
         block = rows[:, None] & columns
-        fits = (height < grid) & (width < grid) & ((block & ~covered).sum() <= room)
+        fits = (size < grid).all() & ((block & ~covered).sum() <= room)
         covered = covered | (block & fits)
     return covered
 
