@@ -154,7 +154,7 @@ def _closing(record: Record, floors: list[Record], folder: Path, publish: Path |
         taken = int((cost["flops"] - cost["teacher_flops"]) // cost["flops_per_step"])
         raise BenchmarkError(
             f"The loss was not finite before step {taken} of {planned}; the record says 'diverged'. Lower the "
-            f"rate (for instance --set AdamW.base_rate=...) or look at {folder / 'metrics.jsonl'}."
+            f"base_rate of the optimiser, or look at {folder / 'metrics.jsonl'}."
         )
     return record
 
