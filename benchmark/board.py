@@ -136,6 +136,8 @@ class Board:
         failed = []
         missing = self.missing()
         for number, run in enumerate(missing, 1):
+            if deadline is not None and time.monotonic() >= deadline:
+                raise KeyboardInterrupt
             print(f"\n== {number} of {len(missing)}: {run.label}", flush=True)
             code = _wait(subprocess.Popen(run.command(self.out, self.folder), preexec_fn=_die_with_parent), deadline)
             if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):

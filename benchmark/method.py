@@ -1,7 +1,8 @@
 """The contract between the harness and a method.
 
 The harness owns the loop, the clock, the data and the labels. A method sees views and returns a loss. It is built by
-its factory as `method(encoder)`: positional parameters come from the harness, keyword-only parameters from gin.
+its factory as `method(encoder)`, or `method(encoder, teacher)` if it learns from a trained encoder of the same
+architecture: positional parameters come from the harness, keyword-only parameters from gin.
 """
 
 from collections.abc import Callable, Sequence

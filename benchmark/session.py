@@ -104,11 +104,13 @@ class Session:
         stage, budget = root.teacher(), root.budget().part(root.teacher_share)
         own = replace(root, seed=derive(root.seed, "teacher"), teacher=None, budget=lambda: budget, evaluations=())
         teacher = replace(self, experiment=own, stage=stage)
+        with torch.device("meta"):
+            method, _ = teacher.method()
         parameters = self.config.identity["params"]
         names = (
             [parameters[name] for name in ("teacher", "encoder", "limits")],
             (budget, root.seed, self.dataset.fingerprint),
-            (code()["protocol_sha256"], describe.method(stage.name, teacher.method()[0])["module_sha256"]),
+            (code()["protocol_sha256"], describe.method(stage.name, method)["module_sha256"]),
             (torch.__version__, torch.get_num_threads(), str(self.device)),
         )
         key = hashlib.sha256(repr(names).encode()).hexdigest()
@@ -142,11 +144,15 @@ class Session:
 
     def method(self, teacher: Encoder | None = None) -> tuple[Method, tuple[View, ...]]:
         """Build the method on a fresh encoder, and the recipe of its views; an untrained teacher if none is given."""
+        given = self.experiment.teacher is not None or self.experiment.teacher_weights is not None
+        if given != self.stage.is_taught:
+            need, remedy = ("no", "Leave both None.") if given else ("a", "Bind experiment.teacher to a Pretraining.")
+            raise ConfigError(
+                f"{self.stage.name} learns from {need} teacher, but experiment.teacher and "
+                f"experiment.teacher_weights give {'one' if given else 'none'}. {remedy}"
+            )
         encoder = self.encoder()
-        if self.experiment.teacher is None and self.experiment.teacher_weights is None:
-            teachers = []
-        else:
-            teachers = [teacher or self.experiment.encoder(self.dataset.size)]
+        teachers = [teacher or self.experiment.encoder(self.dataset.size)] if given else []
         torch.manual_seed(derive(self.experiment.seed, "method"))
         method = self.stage.method(encoder, *teachers)
         return method, self.stage.recipe(self.experiment.limits(), method)

@@ -188,3 +188,22 @@ def test_dry_run_shows_both_stages(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "moco_v3, 4 steps first" in printed
     assert "128 samples buys 4 steps" in printed
     assert not list(tmp_path.iterdir())
+
+
+def test_a_teacher_that_nobody_listens_to_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: exit code 2, what was given and what to do; nothing is written."""
+    assert main(command(tmp_path / "runs", 4, "--set", "experiment.teacher_weights='README.md'")) == 2
+    answer = "simclr learns from no teacher, but experiment.teacher and experiment.teacher_weights give one. Leave both"
+    assert answer in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_teacher_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: as above, for the lines of the method without those of its teacher."""
+    others = ("include", "experiment.teacher", "teacher/")
+    own = [line for line in Path(GIN).read_text().splitlines() if not line.startswith(others)]
+    (tmp_path / "own.gin").write_text("\n".join(own))
+    assert main(command(tmp_path / "runs", 4, gin=str(tmp_path / "own.gin"))) == 2
+    answer = "mimco learns from a teacher, but experiment.teacher and experiment.teacher_weights give none. Bind"
+    assert answer in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

@@ -1,5 +1,6 @@
 """The training loop: it owns the clock, the randomness and the state, and asks a method for nothing but a loss."""
 
+import inspect
 import json
 import math
 import resource
@@ -21,7 +22,6 @@ from tqdm import tqdm
 from benchmark.data.resident import Resident
 from benchmark.errors import ConfigError, Interrupted
 from benchmark.method import Draws, Method
-from benchmark.nets.encoders import Encoder
 from benchmark.randomness import derive
 from benchmark.training import checkpoint
 from benchmark.training.budget import Ledger
@@ -40,12 +40,13 @@ WINDOW = 50  # steps at most between two looks at the loss
 class Pretraining:
     """A stage of pretraining, as factories: nothing is built before the seed is set.
 
-    `name` is what tables call the method. `batch_size` is global. `precision` is that of encoders and heads under
-    autocast; losses are float32 always.
+    `name` is what tables call the method, which is built as `method(encoder)` or, where its constructor has a
+    parameter `teacher`, as `method(encoder, teacher)`. `batch_size` is global. `precision` is that of encoders and
+    heads under autocast; losses are float32 always.
     """
 
     name: str
-    method: Callable[[Encoder], Method]
+    method: Callable[..., Method]
     views: Callable[[ViewLimits], tuple[View, ...]]
     optimiser: Callable[[], Recipe]
     batch_size: int
@@ -56,6 +57,12 @@ class Pretraining:
             raise ConfigError(
                 f"Pretraining.batch_size = {self.batch_size}: batch norm and negatives need at least 2 images."
             )
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether the method learns from a teacher."""
+        made_by = self.method.__init__ if isinstance(self.method, type) else self.method  # type: ignore[misc]
+        return "teacher" in inspect.signature(made_by).parameters
 
     def recipe(self, limits: ViewLimits, method: Method) -> tuple[View, ...]:
         """Return one view distribution per view of the method."""
