@@ -102,7 +102,14 @@ def run(
     outcome = training.run(resume)
     encoder = training.method.encoder
     begin = time.perf_counter()
-    results = harness.evaluate_encoder(encoder, session.dataset, session.evaluations, session.device)
+    results = harness.evaluate_encoder(
+        encoder,
+        session.dataset,
+        session.evaluations,
+        session.device,
+        limits=session.experiment.limits(),
+        projector=training.method.projection_head(),
+    )
     seconds = time.perf_counter() - begin
     weights = session.export(encoder)
     below = floors.measure(session)

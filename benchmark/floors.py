@@ -18,13 +18,13 @@ def measure(session: Session) -> list[Record]:
     """Return the records of the floors under the same rules, from disk where they were measured before."""
     if not session.evaluations:
         return []
-    encoder = session.encoder().to(session.device)
+    encoder, limits = session.encoder().to(session.device), session.experiment.limits()
 
     def random_init() -> Results:
-        return harness.evaluate_encoder(encoder, session.dataset, session.evaluations, session.device)
+        return harness.evaluate_encoder(encoder, session.dataset, session.evaluations, session.device, limits=limits)
 
     def raw_pixels() -> Results:
-        return harness.evaluate_pixels(session.dataset, session.evaluations)
+        return harness.evaluate_pixels(session.dataset, session.evaluations, limits=limits)
 
     seed = session.experiment.seed
     tree = session.config.tree["params"]

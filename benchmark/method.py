@@ -84,6 +84,10 @@ class Method(nn.Module):
         """Group the trainable parameters for the optimiser."""
         return [ParamGroup([p for p in self.parameters() if p.requires_grad])]
 
+    def projection_head(self) -> nn.Module | None:
+        """Return the module from pooled features `(batch, width)` to projections, None where there is none."""
+        return None
+
 
 @dataclass(frozen=True)
 class Branch:
@@ -147,6 +151,9 @@ class Siamese(Method):
         """Return the detached tensors that `after_backward` needs, such as the keys to push."""
         return {}
 
+    def projection_head(self) -> nn.Module | None:
+        return self.projector
+
     def forward(self, views: Views, draws: Draws) -> Step:
         online, targets = self.passes(views, draws)
         return Step(self.objective(online, targets), carry=self.carry(targets))
@@ -178,6 +185,9 @@ class Container(Method):
     def after_step(self, progress: float) -> None:
         if self.base is not None:
             self.base.after_step(progress)
+
+    def projection_head(self) -> nn.Module | None:
+        return None if self.base is None else self.base.projection_head()
 
     def param_groups(self) -> list[ParamGroup]:
         """Return the base's groups and one more for the parameters that the container adds."""

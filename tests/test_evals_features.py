@@ -5,17 +5,18 @@ from collections.abc import Iterator
 import pytest
 import torch
 from tiny import TinyEncoder
-from torch import Tensor
+from torch import Tensor, nn
 
-from benchmark.evals.features import extract, raw_pixels
+from benchmark.evals.features import extract
 from benchmark.nets.encoders import Encoder, ResNet, ViT
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(0, 256, (21, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def normalise(images: Tensor) -> Tensor:
-    return (images - 0.4) / 0.3
+def prepare(images: Tensor, ids: Tensor) -> Tensor:
+    """Normalise, and tell each image by its id: a shuffle between the two would show."""
+    return (images.float() / 255 - 0.4) / 0.3 + ids[:, None, None, None] / 50
 
 
 @pytest.fixture(params=["vit", "resnet", "batch norm"], scope="module")
@@ -31,19 +32,19 @@ def encoder(request: pytest.FixtureRequest) -> Iterator[Encoder]:
 
 def test_features_do_not_depend_on_the_batch(encoder: Encoder) -> None:
     """Oracle: the features of each image alone; a batch norm in train mode or a shuffle would differ."""
-    whole = extract(encoder, IMAGES, normalise, CPU)
+    whole = extract(encoder, IMAGES, prepare, CPU)
     for size in (1, 8, 21):
-        for name, features in extract(encoder, IMAGES, normalise, CPU, batch_size=size).items():
+        for name, features in extract(encoder, IMAGES, prepare, CPU, batch_size=size).items():
             torch.testing.assert_close(features, whole[name], rtol=1e-4, atol=1e-5)
     order = torch.randperm(21, generator=torch.Generator().manual_seed(1))
-    for name, features in extract(encoder, IMAGES[order], normalise, CPU).items():
+    for name, features in extract(encoder, IMAGES[order], lambda images, ids: prepare(images, order[ids]), CPU).items():
         torch.testing.assert_close(features, whole[name][order], rtol=1e-4, atol=1e-5)
 
 
 def test_extraction_leaves_no_trace(encoder: Encoder) -> None:
     """Oracle: every parameter and buffer bit by bit, batch counts included, no gradient, and the mode of before."""
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    features = extract(encoder, IMAGES, normalise, CPU)
+    features = extract(encoder, IMAGES, prepare, CPU)
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
     assert encoder.training
     assert not any(value.requires_grad for value in features.values())
@@ -55,8 +56,8 @@ def test_vit_features_are_token_and_mean() -> None:
     torch.manual_seed(0)
     vit = ViT(16, name="tiny", width=16, depth=1, heads=2, patch=4).eval()
     with torch.no_grad():
-        expected = vit(normalise(IMAGES.float() / 255))
-    found = extract(vit, IMAGES, normalise, CPU)
+        expected = vit(prepare(IMAGES, torch.arange(21)))
+    found = extract(vit, IMAGES, prepare, CPU)
     assert expected.tokens is not None
     torch.testing.assert_close(found["cls"], expected.pooled)
     torch.testing.assert_close(found["mean"], expected.tokens.mean(1))
@@ -64,8 +65,12 @@ def test_vit_features_are_token_and_mean() -> None:
     assert not vit.training
 
 
-def test_raw_pixels_are_the_pixels() -> None:
-    """Oracle: uint8 / 255 in memory order."""
-    (pixels,) = raw_pixels(IMAGES).values()
-    assert pixels.shape == (21, 768)
-    assert pixels[3, 300].item() == pytest.approx(IMAGES[3].flatten()[300].item() / 255)
+def test_projections_are_the_head_on_the_pooled_features() -> None:
+    """Oracle: the head in eval mode on the features of the same call; its own mode and buffers stay."""
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Linear(16, 5), nn.BatchNorm1d(5)).train()
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    found = extract(TinyEncoder(), IMAGES, prepare, CPU, head, batch_size=8)
+    assert head.training
+    assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+    torch.testing.assert_close(found["projection"], head.eval()(found["pooled"]))

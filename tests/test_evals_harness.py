@@ -19,9 +19,27 @@ from benchmark.evals.knn import KNN
 from benchmark.evals.linear import Linear
 from benchmark.evals.scoring import SealedLabels
 from benchmark.training.checkpoint import digest
+from benchmark.views.recipes import ViewLimits
 
 CPU = torch.device("cpu")
+LIMITS = ViewLimits(crop_scale=(0.5, 1.0), flip=False)
 BOTH = (KNN(), Linear())
+
+
+class Spy:
+    """An evaluation that keeps what it was shown."""
+
+    name, version = "spy", 1
+
+    def __init__(self, *, scores: bool = True) -> None:
+        self.banks: list[Bank] = []
+        self.scores = scores
+
+    def __call__(self, bank: Bank) -> Ranking | None:
+        self.banks.append(bank)
+        return (
+            Ranking(torch.zeros(len(next(iter(bank.test.values()))), 4, dtype=torch.int64), {}) if self.scores else None
+        )
 
 
 def split(n: int, seed: int) -> Split:
@@ -56,7 +74,7 @@ def choices(results: Results) -> dict[str, Any]:
 
 def test_pixels_of_an_easy_set_are_told_apart(dataset: Dataset) -> None:
     """Oracle: chance is 25 %; the classes differ in the brightness of a row, which raw pixels show."""
-    results = evaluate_pixels(dataset, BOTH)
+    results = evaluate_pixels(dataset, BOTH, limits=LIMITS)
     assert set(results.metrics) == {"knn", "linear"}
     assert results.metrics["linear"]["top1"] > 0.6
     assert all(found["n"] == 80 and found["choices"]["feature"] == "pixels" for found in results.metrics.values())
@@ -65,8 +83,8 @@ def test_pixels_of_an_easy_set_are_told_apart(dataset: Dataset) -> None:
 def test_test_labels_change_no_choice(dataset: Dataset, encoder: TinyEncoder) -> None:
     """Oracle: poisoned test labels: choices and predictions stay, the scores fall to what random labels allow."""
     random = torch.randint(4, (80,), generator=torch.Generator().manual_seed(3))
-    honest = evaluate_encoder(encoder, dataset, BOTH, CPU)
-    poisoned = evaluate_encoder(encoder, with_test_labels(dataset, random), BOTH, CPU)
+    honest = evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS)
+    poisoned = evaluate_encoder(encoder, with_test_labels(dataset, random), BOTH, CPU, limits=LIMITS)
     assert choices(honest) == choices(poisoned)
     for name, ranking in honest.rankings.items():
         assert torch.equal(ranking, poisoned.rankings[name])
@@ -76,24 +94,17 @@ def test_test_labels_change_no_choice(dataset: Dataset, encoder: TinyEncoder) ->
 def test_test_labels_are_read_once(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the counter of the sealed labels after all evaluations; the bank holds no tensor of that length."""
     made: list[SealedLabels] = []
-    banks: list[Bank] = []
 
     class Counted(SealedLabels):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             made.append(self)
 
-    class Spy:
-        name, version = "spy", 1
-
-        def __call__(self, bank: Bank) -> Ranking:
-            banks.append(bank)
-            return Ranking(torch.zeros(80, 4, dtype=torch.int64), {})
-
+    spy = Spy()
     monkeypatch.setattr(harness, "SealedLabels", Counted)
-    evaluate_pixels(dataset, (KNN(), Spy()))
+    evaluate_pixels(dataset, (KNN(), spy), limits=LIMITS)
     assert [sealed.reads for sealed in made] == [{"knn": 1, "spy": 1}]
-    (bank,) = banks
+    (bank,) = spy.banks
     assert len(bank.labels) == 160
     fit, held = holdout(dataset.train.labels, "toy")  # type: ignore[arg-type]
     assert torch.equal(bank.fit, fit)
@@ -103,7 +114,7 @@ def test_test_labels_are_read_once(dataset: Dataset, monkeypatch: pytest.MonkeyP
 def test_encoder_is_left_alone(dataset: Dataset, encoder: TinyEncoder) -> None:
     """Oracle: the digest of parameters and buffers, for a network with batch norm handed over in train mode."""
     before = digest(encoder.state_dict())
-    evaluate_encoder(encoder, dataset, BOTH, CPU)
+    evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS)
     assert digest(encoder.state_dict()) == before
     assert encoder.training
 
@@ -116,11 +127,11 @@ def test_order_of_train_does_not_matter(
     place = order.argsort()
     assert dataset.train.labels is not None
     permuted = replace(dataset, train=Split(dataset.train.images[order], dataset.train.labels[order]))
-    straight = evaluate_encoder(encoder, dataset, BOTH, CPU)
+    straight = evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS)
     monkeypatch.setattr(
         harness, "holdout", lambda _, name: tuple(place[ids] for ids in holdout(dataset.train.labels, name))
     )
-    turned = evaluate_encoder(encoder, permuted, BOTH, CPU)
+    turned = evaluate_encoder(encoder, permuted, BOTH, CPU, limits=LIMITS)
     for name in ("knn", "linear"):
         assert turned.metrics[name]["top1"] == pytest.approx(straight.metrics[name]["top1"], abs=1 / 80)
         assert turned.metrics[name]["choices"]["feature"] == straight.metrics[name]["choices"]["feature"]
@@ -131,13 +142,13 @@ def test_evaluation_without_labels_is_refused(dataset: Dataset, part: str) -> No
     """Oracle: the message names the evaluations, the split and the way to do without."""
     bare = replace(dataset, **{part: replace(getattr(dataset, part), labels=None)})
     with pytest.raises(ConfigError, match=rf"knn, linear need labels, but the {part} split of toy has none.*--set"):
-        evaluate_pixels(bare, BOTH)
-    assert evaluate_pixels(bare, ()).metrics == {}
+        evaluate_pixels(bare, BOTH, limits=LIMITS)
+    assert evaluate_pixels(bare, (), limits=LIMITS).metrics == {}
 
 
 def test_predictions_are_saved_as_ranked(dataset: Dataset, tmp_path: Path) -> None:
     """Oracle: the file read again; without evaluations there is none."""
-    results = evaluate_pixels(dataset, (KNN(),))
+    results = evaluate_pixels(dataset, (KNN(),), limits=LIMITS)
     entry = results.save(tmp_path / "predictions.safetensors")
     assert entry is not None
     stored = load_file(tmp_path / entry["file"])
@@ -152,5 +163,48 @@ def test_an_encoder_of_nan_is_scored(dataset: Dataset, encoder: TinyEncoder) -> 
     """Oracle: a diverged run is evaluated like any other, and constant answers are chance: 25 % of balanced classes."""
     for parameter in encoder.parameters():
         parameter.data.fill_(float("nan"))
-    for found in evaluate_encoder(encoder, dataset, BOTH, CPU).metrics.values():
+    for found in evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS).metrics.values():
         assert found["top1"] == pytest.approx(0.25)
+
+
+def test_raw_pixels_are_the_pixels(dataset: Dataset) -> None:
+    """Oracle: uint8 / 255 in memory order."""
+    spy = Spy()
+    evaluate_pixels(dataset, (spy,), limits=LIMITS)
+    (bank,) = spy.banks
+    assert bank.train["pixels"].shape == (160, 192)
+    assert bank.train["pixels"][3, 100].item() == pytest.approx(dataset.train.images[3].flatten()[100].item() / 255)
+    assert bank.dataset == "toy"
+    assert bank.projected is None
+
+
+def test_views_of_train_are_random_crops_that_all_share(dataset: Dataset) -> None:
+    """Oracle: the same numbers for the same view, others for the next; no crop where the limits allow none."""
+    spies = Spy(), Spy()
+    for spy in spies:
+        evaluate_pixels(dataset, (spy,), limits=LIMITS)
+    first, second = (spy.banks[0] for spy in spies)
+    assert torch.equal(first.views(0)["pixels"], second.views(0)["pixels"])
+    assert not torch.equal(first.views(0)["pixels"], first.views(1)["pixels"])
+    assert not torch.equal(first.views(0)["pixels"], first.train["pixels"])
+    still = Spy()
+    evaluate_pixels(dataset, (still,), limits=ViewLimits(crop_scale=(1.0, 1.0), flip=False))
+    torch.testing.assert_close(still.banks[0].views(0)["pixels"], still.banks[0].train["pixels"], atol=1e-5, rtol=0)
+
+
+def test_projections_are_apart_from_features(dataset: Dataset, encoder: TinyEncoder) -> None:
+    """Oracle: the head on the features of the bank; nothing chooses among features and projections."""
+    spy, head = Spy(), torch.nn.Linear(16, 3)
+    evaluate_encoder(encoder, dataset, (spy,), CPU, limits=LIMITS, projector=head)
+    (bank,) = spy.banks
+    assert bank.projected is not None
+    assert list(bank.train) == list(bank.test) == ["pooled"]
+    for projected, features in zip(bank.projected, (bank.train["pooled"], bank.test["pooled"]), strict=True):
+        torch.testing.assert_close(projected, head(features).detach())
+
+
+def test_an_evaluation_that_does_not_apply_leaves_no_score(dataset: Dataset) -> None:
+    """Oracle: no metric and no ranking of that name, and the others' as without it."""
+    results = evaluate_pixels(dataset, (Spy(scores=False), KNN()), limits=LIMITS)
+    assert list(results.metrics) == list(results.rankings) == ["knn"]
+    assert results.metrics == evaluate_pixels(dataset, (KNN(),), limits=LIMITS).metrics

@@ -67,7 +67,8 @@ def test_small_temperature_is_one_neighbour() -> None:
 def bank_of(train: dict[str, Tensor], labels: Tensor, test: dict[str, Tensor], classes: int) -> Bank:
     """A bank of which every fifth train sample is held out."""
     held = torch.arange(len(labels)) % 5 == 4
-    return Bank(train, test, labels, (~held).nonzero().flatten(), held.nonzero().flatten(), classes)
+    fit, held = ((~held).nonzero().flatten(), held.nonzero().flatten())
+    return Bank(train, test, labels, fit, held, classes, "toy", lambda number: train)
 
 
 def test_feature_is_chosen_on_the_holdout() -> None:

@@ -82,7 +82,8 @@ def test_probe_equals_sklearn(n: int, dim: int, classes: int, spread: float, cha
 def bank_of(train: dict[str, Tensor], labels: Tensor, test: dict[str, Tensor], classes: int) -> Bank:
     """A bank of which a fifth is held out, of every class."""
     held = torch.arange(len(labels)) // classes % 5 == 4
-    return Bank(train, test, labels, (~held).nonzero().flatten(), held.nonzero().flatten(), classes)
+    fit, held = ((~held).nonzero().flatten(), held.nonzero().flatten())
+    return Bank(train, test, labels, fit, held, classes, "toy", lambda number: train)
 
 
 def test_separable_classes_are_separated() -> None:

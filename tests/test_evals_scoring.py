@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score, top_k_accuracy_score
 
 from benchmark.errors import BenchmarkError
-from benchmark.evals.features import Ranking, best_classes
+from benchmark.evals.features import Neighbours, Ranking, best_classes
 from benchmark.evals.scoring import SealedLabels
 
 
@@ -62,3 +62,53 @@ def test_every_test_image_counts() -> None:
     labels, scores = example(10, 10)
     with pytest.raises(BenchmarkError, match="ranked 399 images; the test set has 400"):
         SealedLabels(labels, 10).score("x", Ranking(best_classes(scores)[:-1], {}))
+
+
+def test_draws_are_averaged() -> None:
+    """Oracle: the scores of each draw alone, and their means."""
+    labels, scores = example(60, 60)
+    rankings = [best_classes(scores), best_classes(scores.roll(1, 1)), best_classes(scores.roll(30, 0))]
+    each = [SealedLabels(labels, 60).score("x", Ranking(ranking, {})) for ranking in rankings]
+    sealed = SealedLabels(labels, 60)
+    found = sealed.score("x", Ranking(torch.stack(rankings), {}))
+    assert found.draws == [score.top1 for score in each]
+    assert each[0].draws == []
+    for name in ("top1", "top5", "macro_f1", "balanced_accuracy"):
+        assert getattr(found, name) == pytest.approx(np.mean([getattr(score, name) for score in each]))
+    assert sealed.reads == {"x": 1}
+
+
+def test_details_are_top1_beside_the_result() -> None:
+    """Oracle: the score of the other ranking alone; the result does not change."""
+    labels, scores = example(10, 10)
+    other = best_classes(-scores)
+    found = SealedLabels(labels, 10).score("x", Ranking(best_classes(scores), {}, details={"worst": other}))
+    assert found.details == {"worst": SealedLabels(labels, 10).score("x", Ranking(other, {})).top1}
+    assert found.top1 == SealedLabels(labels, 10).score("x", Ranking(best_classes(scores), {})).top1
+    with pytest.raises(BenchmarkError, match="ranked 399 images"):
+        SealedLabels(labels, 10).score("x", Ranking(best_classes(scores), {}, details={"short": other[1:]}))
+
+
+def test_retrieval_equals_loops() -> None:
+    """Oracle: recall at k and mean average precision at R by loops, with a class that train lacks."""
+    generator = torch.Generator().manual_seed(0)
+    gallery, queries = torch.randint(0, 3, (40,), generator=generator), torch.randint(0, 4, (25,), generator=generator)
+    order = torch.rand(25, 40, generator=generator).argsort(1)
+    counts = gallery.bincount(minlength=4)
+    neighbours = Neighbours(gallery[order][:, : max(10, int(counts.max()))], counts)
+    classes = gallery[order][:, :1]
+    found = SealedLabels(queries, 4).score("x", Ranking(classes, {}, neighbours=neighbours))
+    precisions, hits = [], {1: 0, 5: 0, 10: 0}
+    for query, ranked in zip(queries.tolist(), gallery[order].tolist(), strict=True):
+        relevant, right, total = ranked.count(query), 0, 0.0
+        for place, label in enumerate(ranked[:relevant], 1):
+            right += label == query
+            total += right / place if label == query else 0.0
+        precisions.append(total / relevant if relevant else 0.0)
+        for k in hits:
+            hits[k] += query in ranked[:k]
+    assert counts[3] == 0
+    assert found.details["map_at_r"] == pytest.approx(np.mean(precisions), rel=1e-6)
+    for k, count in hits.items():
+        assert found.details[f"recall_at_{k}"] == pytest.approx(count / 25)
+    assert found.top1 == pytest.approx(found.details["recall_at_1"])

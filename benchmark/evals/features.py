@@ -1,14 +1,15 @@
 """Frozen features, extracted once per encoder and shared by every frozen evaluation."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.nets.encoders import Encoder
 
-Normalise = Callable[[Tensor], Tensor]
+Prepare = Callable[[Tensor, Tensor], Tensor]
+"""From uint8 images `(batch, 3, height, width)` and their ids `(batch,)` to what the encoder sees."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,9 @@ class Bank:
     """Everything an evaluation may see: train features and labels, the hold-out, test features, no test label.
 
     `train` and `test` map the name of a feature to `(n, dim)` float32; several names are several ways to pool, among
-    which an evaluation chooses on the hold-out. `fit` and `held` are disjoint ids of train samples.
+    which an evaluation chooses on the hold-out. `fit` and `held` are disjoint ids of train samples. `dataset` is the
+    name under which subsets of train are drawn. `views(i)` returns the features of the i-th random crop and flip of
+    every train image. `projected` are the projections of train and test, `(n, dim)`, where a method has a projector.
     """
 
     train: dict[str, Tensor]
@@ -25,15 +28,36 @@ class Bank:
     fit: Tensor
     held: Tensor
     classes: int
+    dataset: str
+    views: Callable[[int], dict[str, Tensor]]
+    projected: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """For each test image the labels of its nearest train images, nearest first, `(n_test, depth)`.
+
+    `counts` `(classes,)` is the number of train images of each class; `depth` is at least the largest.
+    """
+
+    labels: Tensor
+    counts: Tensor
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The outcome of an evaluation before it is scored: the `(n_test, min(5, classes))` best classes, best first."""
+    """The outcome of an evaluation before it is scored.
+
+    `classes` `(n_test, min(5, classes))` are the best classes of each test image, best first, or
+    `(draws, n_test, min(5, classes))` where an evaluation was done on several draws of its training data, whose scores
+    are averaged. `details` are rankings under other settings, of which a record keeps the top-1 beside the result.
+    """
 
     classes: Tensor
     choices: dict[str, str | float | int]
     flags: tuple[str, ...] = ()
+    details: dict[str, Tensor] = field(default_factory=dict)
+    neighbours: Neighbours | None = None
 
 
 def best_classes(scores: Tensor) -> Tensor:
@@ -43,33 +67,38 @@ def best_classes(scores: Tensor) -> Tensor:
 
 @torch.no_grad()
 def extract(
-    encoder: Encoder, images: Tensor, normalise: Normalise, device: torch.device, batch_size: int = 512
+    encoder: Encoder,
+    images: Tensor,
+    prepare: Prepare,
+    device: torch.device,
+    projector: nn.Module | None = None,
+    batch_size: int = 512,
 ) -> dict[str, Tensor]:
     """Return the features of uint8 `images` `(n, 3, height, width)` in eval mode and float32, on the host.
 
     A ViT gives its class token (`cls`), the mean of its patch tokens (`mean`) and both joined (`both`); a
-    convolutional network gives its global average (`pooled`). A row that is not finite becomes 0: a diverged encoder
-    is scored like a constant one.
+    convolutional network gives its global average (`pooled`). With a projector, `projection` is its output. A row that
+    is not finite becomes 0: a diverged encoder is scored like a constant one.
     """
-    training = encoder.training
-    encoder.eval()
+    nets = [encoder, *([projector] if projector else [])]
+    modes = [net.training for net in nets]
+    for net in nets:
+        net.eval()
     parts: list[dict[str, Tensor]] = []
-    for chunk in images.split(batch_size):
-        found = encoder(normalise(chunk.to(device).float() / 255))
+    for ids in torch.arange(len(images)).split(batch_size):
+        found = encoder(prepare(images[ids].to(device), ids))
         pooled = found.pooled.float()
-        if found.tokens is None:
-            parts.append({"pooled": pooled.cpu()})
-        else:
+        part = {"pooled": pooled}
+        if found.tokens is not None:
             mean = found.tokens.float().mean(1)
-            parts.append({"cls": pooled.cpu(), "mean": mean.cpu(), "both": torch.cat([pooled, mean], dim=1).cpu()})
-    encoder.train(training)
+            part = {"cls": pooled, "mean": mean, "both": torch.cat([pooled, mean], dim=1)}
+        if projector:
+            part["projection"] = projector(found.pooled).float()
+        parts.append({name: rows.cpu() for name, rows in part.items()})
+    for net, training in zip(nets, modes, strict=True):
+        net.train(training)
     joined = join(parts)
     return {name: rows.where(rows.isfinite().all(1, keepdim=True), 0.0) for name, rows in joined.items()}
-
-
-def raw_pixels(images: Tensor) -> dict[str, Tensor]:
-    """Return uint8 images as one feature, `pixels`, in [0, 1]: the floor that no encoder stands behind."""
-    return {"pixels": images.flatten(1).float() / 255}
 
 
 def join(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -8,16 +8,18 @@ from typing import Protocol
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.data.sources import Dataset
 from benchmark.data.subsets import holdout
 from benchmark.errors import ConfigError
-from benchmark.evals.features import Bank, Ranking, extract, raw_pixels
+from benchmark.evals.features import Bank, Prepare, Ranking, extract
 from benchmark.evals.scoring import SealedLabels
+from benchmark.method import Draws
 from benchmark.nets.encoders import Encoder
 from benchmark.report.record import Metrics, Predictions
 from benchmark.views.colour import normalise
+from benchmark.views.recipes import DRAWS, View, ViewLimits
 
 
 class Evaluation(Protocol):
@@ -26,8 +28,11 @@ class Evaluation(Protocol):
     name: str
     version: int
 
-    def __call__(self, bank: Bank) -> Ranking:
-        """Make every choice on the hold-out and rank the classes of the test images."""
+    def __call__(self, bank: Bank) -> Ranking | None:
+        """Make every choice on the hold-out and rank the classes of the test images.
+
+        Return None where the encoder lacks what is evaluated, such as a projector.
+        """
         ...
 
 
@@ -39,7 +44,10 @@ class Results:
     rankings: dict[str, Tensor]
 
     def save(self, path: Path) -> Predictions | None:
-        """Write the rankings, `(n_test, up to 5)` int16 per evaluation, for paired tests; None where there are none."""
+        """Write the rankings, int16 `(n_test, up to 5)` or with a dimension of draws before, for paired tests.
+
+        Return None where there are none.
+        """
         if not self.rankings:
             return None
         save_file({name: classes.to(torch.int16).contiguous() for name, classes in self.rankings.items()}, path)
@@ -47,19 +55,32 @@ class Results:
 
 
 def evaluate_encoder(
-    encoder: Encoder, dataset: Dataset, evaluations: Sequence[Evaluation], device: torch.device
+    encoder: Encoder,
+    dataset: Dataset,
+    evaluations: Sequence[Evaluation],
+    device: torch.device,
+    *,
+    limits: ViewLimits,
+    projector: nn.Module | None = None,
 ) -> Results:
-    """Score a frozen encoder on features that are extracted once."""
+    """Score a frozen encoder on features that are extracted once; `limits` hold for random views of train images."""
 
-    def features(images: Tensor) -> dict[str, Tensor]:
-        return extract(encoder, images, lambda batch: normalise(batch, dataset.mean, dataset.std), device)
+    def features(images: Tensor, view: Prepare) -> dict[str, Tensor]:
+        def prepare(batch: Tensor, ids: Tensor) -> Tensor:
+            return normalise(view(batch, ids), dataset.mean, dataset.std)
 
-    return _evaluate(features, dataset, evaluations)
+        return extract(encoder, images, prepare, device, projector)
+
+    return _evaluate(features, dataset, evaluations, limits)
 
 
-def evaluate_pixels(dataset: Dataset, evaluations: Sequence[Evaluation]) -> Results:
-    """Score raw pixels by the same rules: what an encoder has to beat."""
-    return _evaluate(raw_pixels, dataset, evaluations)
+def evaluate_pixels(dataset: Dataset, evaluations: Sequence[Evaluation], *, limits: ViewLimits) -> Results:
+    """Score raw pixels in [0, 1], as the feature `pixels`, by the same rules: what an encoder has to beat."""
+
+    def features(images: Tensor, view: Prepare) -> dict[str, Tensor]:
+        return {"pixels": view(images, torch.arange(len(images))).flatten(1)}
+
+    return _evaluate(features, dataset, evaluations, limits)
 
 
 def check(dataset: Dataset, evaluations: Sequence[Evaluation]) -> None:
@@ -83,7 +104,10 @@ def check(dataset: Dataset, evaluations: Sequence[Evaluation]) -> None:
 
 
 def _evaluate(
-    features: Callable[[Tensor], dict[str, Tensor]], dataset: Dataset, evaluations: Sequence[Evaluation]
+    features: Callable[[Tensor, Prepare], dict[str, Tensor]],
+    dataset: Dataset,
+    evaluations: Sequence[Evaluation],
+    limits: ViewLimits,
 ) -> Results:
     if not evaluations:
         return Results({}, {})
@@ -92,13 +116,26 @@ def _evaluate(
     assert labels is not None
     assert test_labels is not None
     fit, held = holdout(labels, dataset.name)
-    classes = len(dataset.classes)
-    bank = Bank(features(dataset.train.images), features(dataset.test.images), labels, fit, held, classes)
-    sealed = SealedLabels(test_labels, classes)
+    train, test = features(dataset.train.images, _centre), features(dataset.test.images, _centre)
+    projections = [found.pop("projection", None) for found in (train, test)]
+    bank = Bank(
+        train=train,
+        test=test,
+        labels=labels,
+        fit=fit,
+        held=held,
+        classes=len(dataset.classes),
+        dataset=dataset.name,
+        views=lambda number: features(dataset.train.images, _random(dataset, limits, number)),
+        projected=None if projections[0] is None or projections[1] is None else (projections[0], projections[1]),
+    )
+    sealed = SealedLabels(test_labels, bank.classes)
     metrics: dict[str, Metrics] = {}
     rankings = {}
     for evaluation in evaluations:
         ranking = evaluation(bank)
+        if ranking is None:
+            continue
         score = asdict(sealed.score(evaluation.name, ranking))
         metrics[evaluation.name] = {
             **score,  # type: ignore[typeddict-item]
@@ -108,3 +145,15 @@ def _evaluate(
         }
         rankings[evaluation.name] = ranking.classes
     return Results(metrics, rankings)
+
+
+def _centre(images: Tensor, ids: Tensor) -> Tensor:
+    return images.float() / 255
+
+
+def _random(dataset: Dataset, limits: ViewLimits, number: int) -> Prepare:
+    """Return the random crop and flip of each train image that every encoder and seed sees as its `number`-th."""
+    view = limits.apply(View(crop_scale=(0.08, 1.0)))
+    draws = Draws(0, number, len(dataset.train.images))
+    drawn = {name: draws.rows(("evaluation", name), *shape) for name, shape in DRAWS.items()}
+    return lambda images, ids: view(images, dataset.size, lambda name, *shape: drawn[name][ids])

@@ -1,23 +1,29 @@
 """Scores from rankings; the only place that reads test labels."""
 
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from benchmark.errors import BenchmarkError
-from benchmark.evals.features import Ranking
+from benchmark.evals.features import Neighbours, Ranking
 
 
 @dataclass(frozen=True)
 class Score:
-    """Fractions in [0, 1] over `n` test images; `top5` is None below 50 classes, where it says little."""
+    """Fractions in [0, 1] over `n` test images; `top5` is None below 50 classes, where it says little.
+
+    With several draws all are means over draws, and `draws` has the top-1 of each.
+    """
 
     top1: float
     top5: float | None
     macro_f1: float
     balanced_accuracy: float
     n: int
+    draws: list[float]
+    details: dict[str, float]
 
 
 class SealedLabels:
@@ -36,19 +42,52 @@ class SealedLabels:
                 f"validation set; make choices on the hold-out instead."
             )
         self.reads[evaluation] = 1
-        labels, predicted = self._labels, ranking.classes[:, 0]
-        if len(predicted) != len(labels):
-            raise BenchmarkError(f"{evaluation!r} ranked {len(predicted)} images; the test set has {len(labels)}.")
+        draws = ranking.classes if ranking.classes.ndim == 3 else ranking.classes[None]
+        rankings = [*draws, *ranking.details.values()]
+        for classes in (*rankings, *([ranking.neighbours.labels] if ranking.neighbours else [])):
+            if len(classes) != len(self._labels):
+                raise BenchmarkError(
+                    f"{evaluation!r} ranked {len(classes)} images; the test set has {len(self._labels)}."
+                )
+        scores = [self._measure(classes) for classes in draws]
+        details = {name: self._measure(classes)["top1"] for name, classes in ranking.details.items()}
+        if ranking.neighbours:
+            details |= self._retrieval(ranking.neighbours)
+        means = {name: fmean(score[name] for score in scores) for name in scores[0]}
+        return Score(
+            top1=means["top1"],
+            top5=means["top5"] if self._classes >= 50 else None,
+            macro_f1=means["macro_f1"],
+            balanced_accuracy=means["balanced_accuracy"],
+            n=len(self._labels),
+            draws=[score["top1"] for score in scores] if len(scores) > 1 else [],
+            details=details,
+        )
+
+    def _measure(self, ranked: Tensor) -> dict[str, float]:
+        labels, predicted = self._labels, ranked[:, 0]
         confusion = torch.zeros(self._classes, self._classes, dtype=torch.float64)
         confusion.index_put_((labels, predicted), torch.ones(len(labels), dtype=torch.float64), accumulate=True)
         hits, actual, claimed = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
         present = actual > 0
         f1 = 2 * hits / (actual + claimed).clamp(min=1)
-        top5 = (ranking.classes == labels[:, None]).any(1).double().mean()
-        return Score(
-            top1=float(hits.sum() / len(labels)),
-            top5=float(top5) if self._classes >= 50 else None,
-            macro_f1=float(f1[present].mean()),
-            balanced_accuracy=float((hits / actual.clamp(min=1))[present].mean()),
-            n=len(labels),
-        )
+        return {
+            "top1": float(hits.sum() / len(labels)),
+            "top5": float((ranked == labels[:, None]).any(1).double().mean()),
+            "macro_f1": float(f1[present].mean()),
+            "balanced_accuracy": float((hits / actual.clamp(min=1))[present].mean()),
+        }
+
+    def _retrieval(self, neighbours: Neighbours) -> dict[str, float]:
+        """Return recall at 1, 5 and 10, and the mean average precision at R (Musgrave et al. 2020, arXiv:2003.08505).
+
+        R is the number of train images of the query's class; a query whose class has none scores 0.
+        """
+        right = neighbours.labels == self._labels[:, None]
+        relevant = neighbours.counts[self._labels]
+        places = torch.arange(1, right.shape[1] + 1)
+        counted = right & (places <= relevant[:, None])
+        precision = counted.cumsum(1, dtype=torch.float32) / places
+        average = (precision * counted).sum(1, dtype=torch.float64) / relevant.clamp(min=1)
+        recalls = {f"recall_at_{k}": float(right[:, :k].any(1).double().mean()) for k in (1, 5, 10)}
+        return recalls | {"map_at_r": float(average.mean())}

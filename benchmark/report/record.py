@@ -152,7 +152,11 @@ class Training(TypedDict):
 
 
 class Metrics(TypedDict):
-    """One evaluation on `n` test images by `version` of its protocol, what it chose on held-out data, and warnings."""
+    """One evaluation on `n` test images by `version` of its protocol, what it chose on held-out data, and warnings.
+
+    Where it was done on several draws of its training data, `draws` has the top-1 of each, and the others are means.
+    `details` are figures beside the result, for instance top-1 under other settings; none of them ranks.
+    """
 
     version: Count
     top1: Fraction
@@ -160,6 +164,8 @@ class Metrics(TypedDict):
     macro_f1: Fraction
     balanced_accuracy: Fraction
     n: Count
+    draws: list[Fraction]
+    details: dict[str, Fraction]
     choices: dict[str, object]
     flags: list[str]
 
