@@ -113,7 +113,7 @@ def run(
     seconds = time.perf_counter() - begin
     weights = session.export(encoder)
     below = floors.measure(session)
-    budget = session.experiment.budget()
+    budget = session.whole_budget
     stages = [training.method, *([teacher.method] if teacher and teacher.method else [])]
     record = records.seal(
         session.shared(encoder)

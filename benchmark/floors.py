@@ -10,38 +10,51 @@ from benchmark.evals.harness import Results
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
 from benchmark.report.record import Record
-from benchmark.session import Session
+from benchmark.session import Examination
 from benchmark.training.budget import Ledger
 
 
-def measure(session: Session) -> list[Record]:
+def measure(examination: Examination) -> list[Record]:
     """Return the records of the floors under the same rules, from disk where they were measured before."""
-    if not session.evaluations:
+    if not examination.evaluations:
         return []
-    encoder, limits = session.encoder().to(session.device), session.experiment.limits()
+    encoder, limits = examination.encoder().to(examination.device), examination.experiment.limits()
 
     def random_init() -> Results:
-        return harness.evaluate_encoder(encoder, session.dataset, session.evaluations, session.device, limits=limits)
+        return harness.evaluate_encoder(
+            encoder, examination.dataset, examination.evaluations, examination.device, limits=limits
+        )
 
     def raw_pixels() -> Results:
-        return harness.evaluate_pixels(session.dataset, session.evaluations, limits=limits)
+        return harness.evaluate_pixels(examination.dataset, examination.evaluations, limits=limits)
 
-    seed = session.experiment.seed
-    tree = session.config.tree["params"]
+    seed = examination.experiment.seed
+    tree = examination.config.tree["params"]
     return [
-        _floor(session, "random init", encoder, seed, tree["encoder"], random_init),
-        _floor(session, "raw pixels", encoder, 0, None, raw_pixels),
+        _floor(examination, "random init", encoder, seed, tree["encoder"], random_init),
+        _floor(examination, "raw pixels", encoder, 0, None, raw_pixels),
     ]
 
 
 def _floor(
-    session: Session, name: str, encoder: Encoder, seed: int, built_from: object, evaluate: Callable[[], Results]
+    examination: Examination,
+    name: str,
+    encoder: Encoder,
+    seed: int,
+    built_from: object,
+    evaluate: Callable[[], Results],
 ) -> Record:
-    shared = session.shared(encoder)
+    shared = examination.shared(encoder)
     made_by = (shared["code"]["evaluation_sha256"], shared["code"]["protocol_sha256"], shared["environment"]["torch"])
-    settings = (name, built_from, session.config.tree["params"]["evaluations"], session.dataset.fingerprint, *made_by)
+    settings = (
+        name,
+        built_from,
+        examination.config.tree["params"]["evaluations"],
+        examination.dataset.fingerprint,
+        *made_by,
+    )
     key = hashlib.sha256(repr(settings).encode()).hexdigest()
-    folder = session.out / "floors"
+    folder = examination.out / "floors"
     for path in sorted(folder.glob(f"*-s{seed}-{key[:8]}-*.json")):
         return records.read(path)
     begin = time.perf_counter()
@@ -55,7 +68,7 @@ def _floor(
             "board": None,
             "method": {"name": name, "module_sha256": None, "deviations": []},
             "seed": seed,
-            "config": {"key": key, "text": session.config.text, "varied": []},
+            "config": {"key": key, "text": examination.config.text, "varied": []},
             "budget": None,
             "cost": describe.cost(Ledger(), 0, seconds),
             "training": {

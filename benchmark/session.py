@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import gin
 import torch
@@ -38,6 +38,8 @@ from benchmark.views.recipes import View, ViewLimits
 class Experiment:
     """The root of a configuration, as factories: nothing is built before the seed is set.
 
+    Without `pretraining` and `budget` it describes the evaluation of an encoder that exists.
+
     A method that learns from a teacher is built as `method(encoder, teacher)`, both of the same architecture. The
     `teacher` stage is pretrained first, on `teacher_share` of the budget; the student gets what is left. A file of
     weights (`teacher_weights`, the encoder.safetensors of another run) takes its place, leaves the whole budget to the
@@ -46,10 +48,10 @@ class Experiment:
 
     data: Callable[[], Images]
     encoder: Callable[[int], Encoder]
-    pretraining: Callable[[], Pretraining]
     limits: Callable[[], ViewLimits]
-    budget: Callable[[], Budget]
     evaluations: tuple[Callable[[], Evaluation], ...]
+    pretraining: Callable[[], Pretraining] | None = None
+    budget: Callable[[], Budget] | None = None
     teacher: Callable[[], Pretraining] | None = None
     teacher_share: float = 0.5
     teacher_weights: Location | None = None
@@ -66,56 +68,23 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Session:
-    """One stage of pretraining on its way: what was configured, the data it found, and where it writes."""
+class Examination:
+    """An encoder and what it is scored on: the configuration, the data that was found, and where results go."""
 
     config: Config
     experiment: Experiment
-    stage: Pretraining
     dataset: Dataset
     device: torch.device
-    key: str
     out: Path
-    folder: Path
 
     @classmethod
-    def open(cls, config: Config, out: Path) -> "Session":
+    def open(cls, config: Config, out: Path) -> Self:
         """Build the experiment's factories, load the data, and refuse what cannot be evaluated."""
         device = use_device()
         experiment: Experiment = configuration.build(config)
-        stage = experiment.pretraining()
-        dataset = experiment.data()()
-        taught = "" if experiment.teacher_weights is None else _digest_of(experiment.teacher_weights)
-        key = config.key(dataset.fingerprint + taught)
-        folder = out / _name(stage, dataset, experiment.seed, key)
-        session = cls(config, experiment, stage, dataset, device, key, out, folder)
-        harness.check(dataset, session.evaluations)
-        return session
-
-    @cached_property
-    def teacher(self) -> "Session | None":
-        """The stage that comes first, with its part of the budget and a seed of its own; None where there is none.
-
-        Its folder is named by all that its weights depend on, so that experiments share a teacher that is the same.
-        """
-        root = self.experiment
-        if root.teacher is None or root.teacher_weights is not None:
-            return None
-        stage, budget = root.teacher(), root.budget().part(root.teacher_share)
-        own = replace(root, seed=derive(root.seed, "teacher"), teacher=None, budget=lambda: budget, evaluations=())
-        teacher = replace(self, experiment=own, stage=stage)
-        with torch.device("meta"):
-            method, _ = teacher.method()
-        parameters = self.config.identity["params"]
-        names = (
-            [parameters[name] for name in ("teacher", "encoder", "limits")],
-            (budget, root.seed, self.dataset.fingerprint),
-            (code()["protocol_sha256"], describe.method(stage.name, method)["module_sha256"]),
-            (torch.__version__, torch.get_num_threads(), str(self.device)),
-        )
-        key = hashlib.sha256(repr(names).encode()).hexdigest()
-        folder = self.out / "teachers" / _name(stage, self.dataset, root.seed, key)
-        return replace(teacher, key=key, folder=folder)
+        made = cls(config, experiment, experiment.data()(), device, out)
+        harness.check(made.dataset, made.evaluations)
+        return made
 
     @cached_property
     def evaluations(self) -> tuple[Evaluation, ...]:
@@ -123,9 +92,83 @@ class Session:
         return tuple(evaluation() for evaluation in self.experiment.evaluations)
 
     @property
+    def precision(self) -> str:
+        """The precision in which the encoder was trained, as far as this is known."""
+        return "float32"
+
+    def encoder(self) -> Encoder:
+        """Build the encoder from the seed: the same initial weights for every method and for the floor."""
+        torch.manual_seed(derive(self.experiment.seed, "encoder"))
+        return self.experiment.encoder(self.dataset.size)
+
+    def shared(self, encoder: Encoder) -> dict[str, Any]:
+        """Describe what the record of a run and those of its floors have in common."""
+        return {
+            "schema": 1,
+            "created_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "dataset": describe.dataset(self.dataset),
+            "encoder": describe.encoder(encoder),
+            "seed": self.experiment.seed,
+            "code": code(),
+            "environment": environment(self.device, self.precision),
+            "teacher": None,
+        }
+
+
+@dataclass(frozen=True)
+class Session(Examination):
+    """One stage of pretraining on its way, and the examination at its end."""
+
+    @cached_property
+    def stage(self) -> Pretraining:
+        """What this stage trains, and how."""
+        if self.experiment.pretraining is None:
+            raise ConfigError("experiment.pretraining is None: there is nothing to train. Give the file of a method.")
+        return self.experiment.pretraining()
+
+    @property
+    def precision(self) -> str:
+        return self.stage.precision
+
+    @cached_property
+    def key(self) -> str:
+        """What tells this stage from every other but those of other seeds."""
+        taught = self.experiment.teacher_weights
+        return self.config.key(self.dataset.fingerprint + ("" if taught is None else _digest_of(taught)))
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where this stage writes."""
+        return self.out / _name(self.stage, self.dataset, self.experiment.seed, self.key)
+
+    @cached_property
+    def teacher(self) -> "TeacherSession | None":
+        """The stage that comes first, with its part of the budget and a seed of its own; None where there is none."""
+        root = self.experiment
+        if root.teacher is None or root.teacher_weights is not None:
+            return None
+        budget = self.whole_budget.part(root.teacher_share)
+        own = replace(
+            root,
+            pretraining=root.teacher,
+            seed=derive(root.seed, "teacher"),
+            teacher=None,
+            budget=lambda: budget,
+            evaluations=(),
+        )
+        return TeacherSession(self.config, own, self.dataset, self.device, self.out, root.seed)
+
+    @property
+    def whole_budget(self) -> Budget:
+        """What all stages together may spend."""
+        if self.experiment.budget is None:
+            raise ConfigError("experiment.budget is None: say what the run may spend, for instance @Budget.")
+        return self.experiment.budget()
+
+    @property
     def budget(self) -> Budget:
         """What this stage may spend: the experiment's budget without what its teacher spends."""
-        whole = self.experiment.budget()
+        whole = self.whole_budget
         if self.teacher is None:
             return whole
         flops, steps = self.teacher.plan
@@ -136,11 +179,6 @@ class Session:
         """The counted FLOPs of a step, and the steps that the budget buys."""
         flops = count_step(lambda: self.method()[0], self.stage.batch_size, self.dataset.size)
         return flops, self.budget.plan(batch_size=self.stage.batch_size, flops_per_step=flops)
-
-    def encoder(self) -> Encoder:
-        """Build the encoder from the seed: the same initial weights for every method and for the floor."""
-        torch.manual_seed(derive(self.experiment.seed, "encoder"))
-        return self.experiment.encoder(self.dataset.size)
 
     def method(self, teacher: Encoder | None = None) -> tuple[Method, tuple[View, ...]]:
         """Build the method on a fresh encoder, and the recipe of its views; an untrained teacher if none is given."""
@@ -184,19 +222,6 @@ class Session:
             checkpoint_seconds=checkpoint_seconds,
         )
 
-    def shared(self, encoder: Encoder) -> dict[str, Any]:
-        """Describe what the record of a run and those of its floors have in common."""
-        return {
-            "schema": 1,
-            "created_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "dataset": describe.dataset(self.dataset),
-            "encoder": describe.encoder(encoder),
-            "seed": self.experiment.seed,
-            "code": code(),
-            "environment": environment(self.device, self.stage.precision),
-            "teacher": None,
-        }
-
     def claim(self, *, resume: bool, fresh: bool, finished: bool) -> None:
         """Make room for this stage without losing one: an unfinished run is resumed or discarded by name only."""
         begun = any(self.folder.glob("checkpoints/*.pt"))
@@ -219,6 +244,32 @@ class Session:
     def weights(self) -> Path:
         """Where the encoder's weights are written when the stage is done."""
         return self.folder / "encoder.safetensors"
+
+
+@dataclass(frozen=True)
+class TeacherSession(Session):
+    """The stage of a teacher; its folder is named by all that its weights depend on, so that experiments share it."""
+
+    students_seed: int
+
+    @cached_property
+    def key(self) -> str:
+        """What its weights depend on, but for the seed."""
+        with torch.device("meta"):
+            method, _ = self.method()
+        parameters = self.config.identity["params"]
+        names = (
+            [parameters[name] for name in ("teacher", "encoder", "limits")],
+            (self.whole_budget, self.students_seed, self.dataset.fingerprint),
+            (code()["protocol_sha256"], describe.method(self.stage.name, method)["module_sha256"]),
+            (torch.__version__, torch.get_num_threads(), str(self.device)),
+        )
+        return hashlib.sha256(repr(names).encode()).hexdigest()
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the teacher is kept."""
+        return self.out / "teachers" / _name(self.stage, self.dataset, self.students_seed, self.key)
 
 
 def make_folder(folder: Path) -> None:

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from benchmark import config
+from benchmark.digest import digest, flatten
 from benchmark.experiment import Session
 from benchmark.method import Container, Draws, Method, Siamese, Step
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.momentum import MomentumCopy
 from benchmark.nets.queue import KeyQueue
-from benchmark.training import checkpoint
 from benchmark.training.optim import Optimiser
 
 ROOT = Path(__file__).parents[1]
@@ -80,9 +80,9 @@ def train(session: Session, method: Method, optimiser: Optimiser, start: int = 0
         method.after_step(t / STEPS)
 
 
-def digest(method: Method, optimiser: Optimiser) -> str:
+def identity(method: Method, optimiser: Optimiser) -> str:
     state = {"method": method.state_dict(), "optimiser": optimiser.inner.state_dict()}
-    return checkpoint.digest(checkpoint.flatten(state))
+    return digest(flatten(state))
 
 
 def statistics(method: Method) -> set[str]:
@@ -257,7 +257,7 @@ def test_seed_decides_every_bit(session: Session) -> None:
         method = run.method()[0].train()
         inner = optimiser(run, method)
         train(run, method, inner)
-        digests.append(digest(method, inner))
+        digests.append(identity(method, inner))
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -275,7 +275,7 @@ def test_saved_state_continues_identically(session: Session, method: Method) -> 
     other.load_state_dict(state[0])
     resumed.inner.load_state_dict(state[1])
     train(session, other, resumed, start=2)
-    assert digest(other, resumed) == digest(method, whole)
+    assert identity(other, resumed) == identity(method, whole)
 
 
 def test_loss_is_float32_under_autocast(method: Method) -> None:

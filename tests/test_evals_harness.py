@@ -11,6 +11,7 @@ from tiny import TinyEncoder
 
 from benchmark.data.sources import Dataset, Split
 from benchmark.data.subsets import holdout
+from benchmark.digest import digest
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
 from benchmark.evals.features import Bank, Ranking
@@ -18,7 +19,6 @@ from benchmark.evals.harness import Results, evaluate_encoder, evaluate_pixels
 from benchmark.evals.knn import KNN
 from benchmark.evals.linear import Linear
 from benchmark.evals.scoring import SealedLabels
-from benchmark.training.checkpoint import digest
 from benchmark.views.recipes import ViewLimits
 
 CPU = torch.device("cpu")

@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmark.data.resident import Resident
+from benchmark.digest import digest, flatten
 from benchmark.errors import ConfigError, Interrupted
 from benchmark.method import Draws, Method
 from benchmark.randomness import derive
@@ -156,7 +157,7 @@ class Training:
             status="ok" if self._is_finite() else "diverged",
             loss=self._loss(window),
             logs=self._finite_logs(),
-            digest=checkpoint.digest(checkpoint.flatten(self._identity())),
+            digest=digest(flatten(self._identity())),
             health=self.health(),
             checkpoint=self.save(),
         )
