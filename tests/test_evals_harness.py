@@ -208,3 +208,32 @@ def test_an_evaluation_that_does_not_apply_leaves_no_score(dataset: Dataset) -> 
     results = evaluate_pixels(dataset, (Spy(scores=False), KNN()), limits=LIMITS)
     assert list(results.metrics) == list(results.rankings) == ["knn"]
     assert results.metrics == evaluate_pixels(dataset, (KNN(),), limits=LIMITS).metrics
+
+
+def test_cached_features_give_the_same_scores(
+    dataset: Dataset, encoder: TinyEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: results without a cache; the second time no image is encoded, with other weights or inputs all are."""
+    encoded = []
+    forward = TinyEncoder.forward
+    monkeypatch.setattr(TinyEncoder, "forward", lambda net, view: encoded.append(len(view)) or forward(net, view))
+    plain = evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS)
+    for images in (240, 0):
+        encoded.clear()
+        found = evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, cache=tmp_path)
+        assert found.metrics == plain.metrics
+        assert sum(encoded) == images
+    statistics = ((0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
+    evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, cache=tmp_path, statistics=statistics)
+    assert sum(encoded) == 240
+    evaluate_encoder(TinyEncoder(), dataset, BOTH, CPU, limits=LIMITS, cache=tmp_path)
+    assert sum(encoded) == 480
+
+
+def test_statistics_replace_those_of_the_data(dataset: Dataset, encoder: TinyEncoder) -> None:
+    """Oracle: the same encoder on a data set that has these statistics."""
+    statistics = ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+    own = replace(dataset, mean=statistics[0], std=statistics[1])
+    expected = evaluate_encoder(encoder, own, BOTH, CPU, limits=LIMITS)
+    found = evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, statistics=statistics)
+    assert found.metrics == expected.metrics != evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS).metrics

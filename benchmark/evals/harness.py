@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from benchmark.data.sources import Dataset
 from benchmark.data.subsets import holdout
+from benchmark.digest import digest
 from benchmark.errors import ConfigError
+from benchmark.evals.cache import FeatureCache
 from benchmark.evals.features import Bank, Prepare, Ranking, extract
 from benchmark.evals.scoring import SealedLabels
 from benchmark.method import Draws
@@ -20,6 +22,9 @@ from benchmark.nets.encoders import Encoder
 from benchmark.report.record import Metrics, Predictions
 from benchmark.views.colour import normalise
 from benchmark.views.recipes import DRAWS, View, ViewLimits
+
+FEATURES_VERSION = 1  # changes with anything that changes features
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 class Evaluation(Protocol):
@@ -62,16 +67,27 @@ def evaluate_encoder(
     *,
     limits: ViewLimits,
     projector: nn.Module | None = None,
+    statistics: Statistics | None = None,
+    cache: Path | None = None,
 ) -> Results:
-    """Score a frozen encoder on features that are extracted once; `limits` hold for random views of train images."""
+    """Score a frozen encoder on features that are extracted once; `limits` hold for random views of train images.
+
+    `statistics` are the mean and deviation of its inputs where they are not the data set's. With a `cache`, features
+    of whole images are read from that folder, or written there.
+    """
+    mean, std = statistics or (dataset.mean, dataset.std)
 
     def features(images: Tensor, view: Prepare) -> dict[str, Tensor]:
         def prepare(batch: Tensor, ids: Tensor) -> Tensor:
-            return normalise(view(batch, ids), dataset.mean, dataset.std)
+            return normalise(view(batch, ids), mean, std)
 
         return extract(encoder, images, prepare, device, projector)
 
-    return _evaluate(features, dataset, evaluations, limits)
+    stored = None
+    if cache is not None:
+        weights = digest(encoder.state_dict() | (projector.state_dict(prefix="projector.") if projector else {}))
+        stored = FeatureCache(cache, (weights, repr(encoder), mean, std, FEATURES_VERSION, torch.__version__))
+    return _evaluate(features, dataset, evaluations, limits, stored)
 
 
 def evaluate_pixels(dataset: Dataset, evaluations: Sequence[Evaluation], *, limits: ViewLimits) -> Results:
@@ -80,7 +96,7 @@ def evaluate_pixels(dataset: Dataset, evaluations: Sequence[Evaluation], *, limi
     def features(images: Tensor, view: Prepare) -> dict[str, Tensor]:
         return {"pixels": view(images, torch.arange(len(images))).flatten(1)}
 
-    return _evaluate(features, dataset, evaluations, limits)
+    return _evaluate(features, dataset, evaluations, limits, None)
 
 
 def check(dataset: Dataset, evaluations: Sequence[Evaluation]) -> None:
@@ -108,6 +124,7 @@ def _evaluate(
     dataset: Dataset,
     evaluations: Sequence[Evaluation],
     limits: ViewLimits,
+    cache: FeatureCache | None,
 ) -> Results:
     if not evaluations:
         return Results({}, {})
@@ -116,7 +133,14 @@ def _evaluate(
     assert labels is not None
     assert test_labels is not None
     fit, held = holdout(labels, dataset.name)
-    train, test = features(dataset.train.images, _centre), features(dataset.test.images, _centre)
+
+    def whole(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        def make() -> dict[str, Tensor]:
+            return features(images, _centre)
+
+        return cache.get(images, labels, make) if cache else make()
+
+    train, test = whole(dataset.train.images, labels), whole(dataset.test.images, test_labels)
     projections = [found.pop("projection", None) for found in (train, test)]
     bank = Bank(
         train=train,
