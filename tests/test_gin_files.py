@@ -316,8 +316,7 @@ def test_overlays_train_on_the_digits(path: Path, tmp_path: Path) -> None:
 def test_reports_run_at_full_size(path: Path, tmp_path: Path) -> None:
     """Oracle: 20 steps of the command in the head, on files shaped like ImageNet-100, end in a record with accuracies.
 
-    `pytest -m long tests/test_gin_files.py`, over an hour on one core: health is measured after each of so few steps,
-    on all 200 images in float32, which costs several times the training.
+    `pytest -m long tests/test_gin_files.py`, tens of minutes on 2 cores.
     """
     generator = np.random.default_rng(0)
     for split, count in (("train", 2), ("test", 1)):

@@ -185,10 +185,10 @@ def test_a_collapsed_run_is_healthy_otherwise(tmp_path: Path) -> None:
 
 
 def test_measuring_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: the digest of the run that measures health once instead of at every step."""
-    often = training(tmp_path / "often").run(resume=False)
-    monkeypatch.setattr(loop, "MONITORS", 1)
+    """Oracle: the digest of the run that measures health at the end alone instead of at every step."""
     seldom = training(tmp_path / "seldom").run(resume=False)
+    monkeypatch.setattr(loop, "WINDOW", 1)
+    often = training(tmp_path / "often").run(resume=False)
     assert often.digest == seldom.digest
     counts = [sum("effective_rank" in line for line in lines(tmp_path / name)) for name in ("often", "seldom")]
     assert counts == [12, 1]

@@ -32,7 +32,7 @@ from benchmark.views.colour import normalise
 from benchmark.views.recipes import View, ViewLimits
 
 MONITORED = 512  # images of the fixed batch on which health is measured
-MONITORS = 20  # measurements per run
+MONITORS = 20  # measurements per run, fewer where they would be less than a window of 50 steps apart
 WINDOW = 50  # steps at most between two looks at the loss
 
 
@@ -121,11 +121,12 @@ class Training:
         metrics = self.folder / "metrics.jsonl"
         _keep_lines(metrics, self.step)
         window = max(1, min(WINDOW, self.steps // 100))
-        every = max(1, self.steps // MONITORS)
+        every = max(WINDOW, self.steps // MONITORS)
         saved = time.monotonic()
+        measured: Health | None = None
         with self._signals(), metrics.open("a") as log, self._bar() as bar:
             while self.step < self.steps and self._is_finite():
-                begun = self.step
+                begun, measured = self.step, None
                 start = begun - begun % window  # a resumed run completes the window that a signal cut short
                 end = min(start + window, self.steps)
                 speed = (end - begun) * self.data.batch_size / self._advance(end - begun, bar)
@@ -140,7 +141,8 @@ class Training:
                         "train_seconds": self.ledger.train_seconds,
                     }
                     if loss is not None and (start // every != end // every or end == self.steps):
-                        line |= self.health().numbers()
+                        measured = self.health()
+                        line |= measured.numbers()
                     log.write(json.dumps(line) + "\n")
                     log.flush()
                     bar.set_postfix_str(f"loss {self.losses[end - 1]:.4g}, {speed:,.0f} images/s", refresh=False)
@@ -158,7 +160,7 @@ class Training:
             loss=self._loss(window),
             logs=self._finite_logs(),
             digest=digest(flatten(self._identity())),
-            health=self.health(),
+            health=measured or self.health(),
             checkpoint=self.save(),
         )
 
