@@ -81,16 +81,19 @@ def load(
     allow_imports: bool = False,
     root: str = "experiment",
     defaults: Mapping[str, str] = DEFAULTS,
+    stored: str = "",
 ) -> Config:
     """Read gin files, then settings such as `Budget.kind=flops`; what comes later wins.
 
+    `stored` is the canonical text of an earlier configuration, which comes first and of which parts may be idle.
     Executes the imports of the files, those of foreign packages only with `allow_imports`. The module that registers
     the root must have been imported. Leaves the configuration that gin holds alone.
     Raises ConfigError, with file and line, for whatever would not take effect as written.
     """
     trees = read_given(files)
     changes = [parse_setting(setting) for setting in settings]
-    given = [statement for tree in trees for statement in tree]
+    before = list(parse(stored, Source("stored configuration", lenient=True)))
+    given = before + [statement for tree in trees for statement in tree]
     shipped: list[Statement] = []
     notes = []
     for name, path in defaults.items():

@@ -99,6 +99,17 @@ def training(outcome: Outcome) -> record.Training:
     }
 
 
+UNTRAINED: record.Training = {
+    "loss": None,
+    "logs": {},
+    "digest": None,
+    "collapsed": None,
+    "effective_rank": None,
+    "feature_std": None,
+}
+"""What a record says of the training of an encoder that was not trained here."""
+
+
 def weights(path: Path) -> record.Checkpoint:
     """Describe a file of exported weights."""
     content = path.read_bytes()

@@ -7,22 +7,15 @@ from pathlib import Path
 import torch
 
 from benchmark import describe, floors
+from benchmark.conclude import conclude
 from benchmark.config import Config
 from benchmark.data.resident import Resident
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness
-from benchmark.evals.knn import KNN
-from benchmark.evals.linear import Linear
-from benchmark.nets.decoder import PixelDecoder
 from benchmark.report import record as records
 from benchmark.report.record import Record
-from benchmark.report.tables import row
-from benchmark.session import Experiment, Session, make_folder
+from benchmark.session import Session, make_folder
 from benchmark.teacher import teach
-
-__all__ = ["KNN", "Experiment", "Linear", "PixelDecoder", "Session", "dry_run", "run"]  # what gin files may name
-
-SMOKE = {"digits": "The digits are a smoke set: raw pixels reach 97 %, so these numbers rank nothing."}
 
 
 def dry_run(config: Config) -> str:
@@ -142,19 +135,8 @@ def run(
 
 
 def _closing(record: Record, floors: list[Record], folder: Path, publish: Path | None) -> Record:
-    """Write the record, publish it with its floors if asked, and print its row.
-
-    Raises BenchmarkError for a run that diverged, whose record exists all the same.
-    """
-    path = records.write(record, folder)
-    if publish:
-        record = records.seal(record | {"board": publish.name})
-        for published in (*floors, record):
-            path = records.write(published, publish)
-    print(f"\n{row(record, floors)}")
-    if record["dataset"]["name"] in SMOKE:
-        print(SMOKE[record["dataset"]["name"]])
-    print(f"record: {path}")
+    """Conclude the record; raises BenchmarkError for a run that diverged, whose record exists all the same."""
+    record = conclude(record, floors, folder, publish)
     if record["status"] == "diverged":
         assert record["budget"] is not None
         cost, planned = record["cost"], record["budget"]["steps"]

@@ -23,14 +23,30 @@ from benchmark.environment import code, environment, use_device
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
 from benchmark.evals.harness import Evaluation
+from benchmark.evals.knn import KNN
+from benchmark.evals.linear import Linear
+from benchmark.evals.linear_sgd import LinearSGD
 from benchmark.method import Method
 from benchmark.nets.attention import choose_attention
+from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder
+from benchmark.nets.timm_net import Timm
 from benchmark.randomness import derive
 from benchmark.training.budget import Budget
 from benchmark.training.flops import count_step
 from benchmark.training.loop import Pretraining, Training
 from benchmark.views.recipes import View, ViewLimits
+
+__all__ = [  # with what gin files may name
+    "KNN",
+    "Examination",
+    "Experiment",
+    "Linear",
+    "LinearSGD",
+    "PixelDecoder",
+    "Session",
+    "Timm",
+]
 
 
 @gin.register("experiment")

@@ -18,11 +18,11 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from benchmark import config
 from benchmark.digest import digest, flatten
-from benchmark.experiment import Session
 from benchmark.method import Container, Draws, Method, Siamese, Step
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.momentum import MomentumCopy
 from benchmark.nets.queue import KeyQueue
+from benchmark.session import Session
 from benchmark.training.optim import Optimiser
 
 ROOT = Path(__file__).parents[1]

@@ -18,12 +18,12 @@ from torch import nn
 
 from benchmark import config, registry
 from benchmark.errors import ConfigError
-from benchmark.experiment import Experiment
 from benchmark.method import ParamGroup
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.randomness import derive
 from benchmark.report import record as records
 from benchmark.run import main
+from benchmark.session import Experiment
 from benchmark.statements import Binding, Include, Source, Statement, parse
 from benchmark.training.flops import count_step
 
@@ -33,6 +33,7 @@ METHODS = sorted(set(GIN.glob("*.gin")) - set(REPORTS))
 PAPERS = sorted(GIN.glob("paper/*.gin"))
 PROTOCOLS = sorted(GIN.glob("protocol/*.gin"))
 OVERLAYS = [*REPORTS, *PAPERS]
+PRESETS = sorted(GIN.glob("presets/*.gin"))
 STAGE = {"Pretraining.name", "Pretraining.method", "Pretraining.views"}
 TEACHER = {"experiment.teacher", "experiment.teacher_share"}
 
@@ -131,7 +132,7 @@ def test_every_pair_of_data_and_encoder_has_a_file() -> None:
     assert {"resnet18", "vit_micro", "vit_tiny", "vit_small"} <= encoders <= set(ids(ENCODERS))
 
 
-@pytest.mark.parametrize("path", METHODS + PROTOCOLS + OVERLAYS, ids=ids(METHODS + PROTOCOLS + OVERLAYS))
+@pytest.mark.parametrize("path", METHODS + PROTOCOLS + OVERLAYS + PRESETS)
 def test_every_number_names_its_source(path: Path) -> None:
     """Oracle: a line with a number as its value, or in it, ends with a comment."""
     text = path.read_text().splitlines()

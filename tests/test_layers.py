@@ -31,9 +31,12 @@ def test_contracts_are_kept(lint: Callable[[], int], capsys: pytest.CaptureFixtu
     assert "5 kept, 0 broken" in printed
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("benchmark/**/*.py")), ids=lambda path: path.stem)
+HARNESS = sorted(set(ROOT.glob("benchmark/**/*.py")) - {ROOT / "benchmark/evals/layouts.py"})
+
+
+@pytest.mark.parametrize("path", HARNESS, ids=lambda path: path.stem)
 def test_the_harness_names_no_method(path: Path) -> None:
-    """Oracle: the stems of the methods' files, in code, comments and docstrings."""
+    """Oracle: the stems of the methods' files, in code, comments and docstrings; one file knows others' layouts."""
     found = {stem for stem in STEMS if pattern(stem).search(path.read_text())}
     assert not found
 

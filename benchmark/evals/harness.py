@@ -18,13 +18,12 @@ from benchmark.evals.cache import FeatureCache
 from benchmark.evals.features import Bank, Prepare, Ranking, extract
 from benchmark.evals.scoring import SealedLabels
 from benchmark.method import Draws
-from benchmark.nets.encoders import Encoder
+from benchmark.nets.encoders import Encoder, Statistics
 from benchmark.report.record import Metrics, Predictions
 from benchmark.views.colour import normalise
 from benchmark.views.recipes import DRAWS, View, ViewLimits
 
 FEATURES_VERSION = 1  # changes with anything that changes features
-Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 class Evaluation(Protocol):

@@ -25,11 +25,24 @@ class Features:
     visible: Tensor | None = None
 
 
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A timm network: its architecture, the arguments of `create_model`, and lines of Python that change `model`."""
+
+    architecture: str
+    arguments: dict[str, Any]
+    changes: tuple[str, ...] = ()
+
+
 class Encoder(nn.Module):
     """A network from normalised images `(batch, 3, image_size, image_size)` to `Features`.
 
     `n_tokens` and `patch` are None for a convolutional network, which cannot drop tokens. `stem` names the first
-    layers where they depend on the image size.
+    layers where they depend on the image size. `statistics` are the mean and deviation of the inputs that published
+    weights expect; None where the data set's are used. `recipe` builds `net` anew in timm.
     """
 
     net: Any  # a timm module: its parts are typed as tensor or module, which no arithmetic accepts
@@ -39,6 +52,8 @@ class Encoder(nn.Module):
     n_tokens: int | None = None
     patch: int | None = None
     stem: str | None = None
+    statistics: Statistics | None = None
+    recipe: Recipe
 
     def forward(
         self, view: Tensor, visible: Tensor | None = None, fill: tuple[Tensor, Tensor] | None = None
@@ -91,15 +106,17 @@ class ViT(Encoder):
             raise ConfigError(f"ViT.depth = {depth}: a transformer has at least 1 block.")
         if width % 4 or width % heads:
             raise ConfigError(f"ViT.width = {width} must be a multiple of 4 and of ViT.heads = {heads}.")
-        self.net = VisionTransformer(
-            img_size=image_size,
-            patch_size=patch,
-            embed_dim=width,
-            depth=depth,
-            num_heads=heads,
-            num_classes=0,
-            global_pool="token",
-        )
+        shape: dict[str, Any] = {
+            "img_size": image_size,
+            "patch_size": patch,
+            "embed_dim": width,
+            "depth": depth,
+            "num_heads": heads,
+            "num_classes": 0,
+            "global_pool": "token",
+        }
+        self.net = VisionTransformer(**shape)
+        self.recipe = Recipe("vit_base_patch16_224", shape)
         self.name, self.image_size = f"{name}_patch{patch}", image_size
         self.width, self.patch, self.n_tokens = width, patch, (image_size // patch) ** 2
         xavier_(self.net)
@@ -166,14 +183,23 @@ class ResNet(Encoder):
         super().__init__()
         self.net = create_model(name, num_classes=0)
         self.stem = "7x7"
+        changes = []
         if image_size <= 128:
             old = self.net.conv1
+            if not isinstance(old, nn.Conv2d):
+                raise ConfigError(
+                    f"ResNet.name = {name!r} begins with several convolutions, and only a single one can be made fit "
+                    f"for images of {image_size} px. Choose another, such as resnet18."
+                )
             self.net.conv1 = nn.Conv2d(3, old.out_channels, 3, stride=1, padding=1, bias=False)
             nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.stem = "3x3-pool"
+            changes.append(f"model.conv1 = torch.nn.Conv2d(3, {old.out_channels}, 3, stride=1, padding=1, bias=False)")
         if image_size <= 48:
             self.net.maxpool = nn.Identity()
             self.stem = "3x3"
+            changes.append("model.maxpool = torch.nn.Identity()")
+        self.recipe = Recipe(name, {"num_classes": 0}, tuple(changes))
         self.name, self.image_size, self.width = f"{name}_stem{self.stem}", image_size, self.net.num_features
 
     def forward(

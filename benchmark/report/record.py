@@ -198,7 +198,8 @@ class Record(TypedDict):
 
     Every field is required, null only where the type says so. `created_utc` has whole seconds, such as
     2026-01-31T12:00:00Z, so that its order as text is its order in time. `board` is null for a run that is not
-    published, `budget` for a floor (an encoder without pretraining), and `floors` has the ids of the floors' records.
+    published, `budget` for a floor (an encoder without pretraining) and for an encoder of others, and `floors` has the
+    ids of the floors' records.
     """
 
     schema: Literal[1]
@@ -383,8 +384,10 @@ def _constraint_problems(value: Any, constraint: str | tuple[float, float], wher
 
 def _contradictions(record: Record) -> Iterator[str]:
     """Yield what the types of the fields cannot say."""
-    if (record["budget"] is None) != (record["division"] == "floor"):
-        yield "record.budget: expected null for a floor and only for a floor"
+    if record["budget"] is None and record["division"] not in ("floor", "open"):
+        yield "record.budget: expected a budget; only floors and encoders from elsewhere (division open) have none"
+    if record["budget"] is not None and record["division"] == "floor":
+        yield "record.budget: expected null for a floor"
     for name, values in (("mean", record["dataset"]["mean"]), ("std", record["dataset"]["std"])):
         if len(values) != 3:
             yield f"record.dataset.{name}: expected 3 numbers, got {len(values)}"

@@ -229,10 +229,13 @@ def _seeds(cell: Cell) -> list[str]:
 
 
 def _title(setting: Setting) -> str:
-    amount = f"{setting.amount:,.0f} {'images' if setting.budget == 'samples' else 'device seconds'}"
     if setting.budget == "flops":
         unit, divisor = _flops_unit([setting.amount])
         amount = f"{setting.amount / divisor:.2f} {unit}"
+    elif setting.budget:
+        amount = f"{setting.amount:,.0f} {'images' if setting.budget == 'samples' else 'device seconds'}"
+    else:
+        amount = "unknown budgets"
     division = "" if setting.division == "closed" else f", {setting.division} division"
     return _escape(f"{setting.dataset}, {setting.encoder}, {amount}{division}")
 

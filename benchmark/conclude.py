@@ -1,0 +1,23 @@
+"""The end of every run and evaluation: its record is written and published, and its row is printed."""
+
+from pathlib import Path
+
+from benchmark.report import record as records
+from benchmark.report.record import Record
+from benchmark.report.tables import row
+
+SMOKE = {"digits": "The digits are a smoke set: raw pixels reach 97 %, so these numbers rank nothing."}
+
+
+def conclude(record: Record, floors: list[Record], folder: Path, publish: Path | None) -> Record:
+    """Write the record, publish it with its floors if asked, print its row and return it as it was last written."""
+    path = records.write(record, folder)
+    if publish:
+        record = records.seal(record | {"board": publish.name})
+        for published in (*floors, record):
+            path = records.write(published, publish)
+    print(f"\n{row(record, floors)}")
+    if record["dataset"]["name"] in SMOKE:
+        print(SMOKE[record["dataset"]["name"]])
+    print(f"record: {path}")
+    return record

@@ -1,0 +1,263 @@
+"""Weights from elsewhere: where each project keeps those of an encoder, and by which names.
+
+`encoder.net` has timm's names. A layout says what to cut and rename in a file to come to them; then the keys and shapes
+must be exactly the network's, for a partly loaded network gives features like any other, only worse ones. Weights show
+neither the number of attention heads nor a stride, a padding or a pooling: these are the user's to match. This is the
+one file of the harness that names methods and other people's projects.
+"""
+
+import math
+import pickle
+import re
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from benchmark.errors import ConfigError
+from benchmark.nets.encoders import Encoder, Statistics
+from benchmark.statements import suggest
+
+SHOWN = 8  # keys in a message, of each kind
+
+IMAGENET: Statistics = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+TORCHVISION_VIT = (
+    (r"^conv_proj\.", "patch_embed.proj."),
+    (r"^class_token$", "cls_token"),
+    (r"^encoder\.pos_embedding$", "pos_embed"),
+    (r"^encoder\.ln\.", "norm."),
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.ln_", r"blocks.\1.norm"),
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."),
+    (r"\.self_attention\.in_proj_", ".attn.qkv."),
+    (r"\.self_attention\.out_proj\.", ".attn.proj."),
+    (r"\.mlp\.(0|linear_1)\.", ".mlp.fc1."),
+    (r"\.mlp\.(3|linear_2)\.", ".mlp.fc2."),
+)
+
+SEQUENTIAL_RESNET = (  # the children of torchvision's network by number: 2 and 3 are an activation and a pooling
+    (r"^0\.", "conv1."),
+    (r"^1\.", "bn1."),
+    (r"^([4-7])\.", lambda found: f"layer{int(found[1]) - 3}."),
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one project writes an encoder.
+
+    `within`: the entries of the file that may hold its weights, None for the file itself; the first one that does is
+    read. `prefix`: a pattern with which every key of the encoder begins. `beside`: beginnings of the keys without it
+    that are known not to belong to the encoder. `renames`: patterns and replacements that turn the rest of a key into
+    timm's name. `dropped`: beginnings of such names that are in the file beside the encoder's. `statistics`: mean and
+    deviation of the inputs that published weights expect, None where they are the data set's own. `heads`: attention
+    heads by width where the project's differ from timm's.
+    """
+
+    within: tuple[str | None, ...]
+    prefix: str = ""
+    beside: tuple[str, ...] = ()
+    renames: tuple[tuple[str, Any], ...] = ()
+    dropped: tuple[str, ...] = ()
+    statistics: Statistics | None = None
+    heads: Mapping[int, int] = field(default_factory=dict)
+
+
+LAYOUTS = {
+    "run": Layout((None,)),
+    "timm": Layout((None, "model", "state_dict"), r"(module\.)?", dropped=("head.", "fc.", "classifier.")),
+    "mae": Layout(("model",), dropped=("decoder_", "mask_token", "head."), statistics=IMAGENET),
+    "moco_v3": Layout(
+        ("state_dict",),
+        r"module\.base_encoder\.",
+        beside=("module.momentum_encoder.", "module.predictor."),
+        dropped=("head.", "fc."),
+        statistics=IMAGENET,
+        heads={384: 12},
+    ),
+    "moco": Layout(
+        ("state_dict",),
+        r"module\.encoder_q\.",
+        beside=("module.encoder_k.", "module.queue"),
+        dropped=("fc.",),
+        statistics=IMAGENET,
+    ),
+    "dino": Layout(("teacher", None), r"(module\.)?(backbone\.)?", dropped=("head.",), statistics=IMAGENET),
+    "solo_learn": Layout(("state_dict",), r"backbone\.", beside=("",)),
+    "lightly": Layout(
+        ("state_dict", None),
+        r"backbone\.(vit\.)?",
+        beside=("",),
+        renames=TORCHVISION_VIT + SEQUENTIAL_RESNET,
+        dropped=("mask_token", "head.", "heads.", "fc."),
+    ),
+    "torchvision": Layout((None, "model"), renames=TORCHVISION_VIT, dropped=("heads.", "fc."), statistics=IMAGENET),
+}
+"""By name, the layouts that can be read. `run` is the encoder.safetensors of a run of this benchmark."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """What of a file belongs to an encoder, by the encoder's names, and what keeps it from fitting."""
+
+    weights: Mapping[str, Tensor]
+    missing: Sequence[str]
+    left_over: Sequence[str]
+    misshapen: Sequence[str]
+
+
+def statistics(layout: str) -> Statistics | None:
+    """Return (mean, deviation) of the inputs, in [0, 1], that weights of a layout expect, None for the data set's own.
+
+    Raises ConfigError for an unknown layout.
+    """
+    return _known(layout).statistics
+
+
+def load(encoder: Encoder, file: str, layout: str) -> None:
+    """Load a file into `encoder.net`: all of its weights and buffers, or none of them.
+
+    Only tensors and plain values are read: no code in the file runs. Raises ConfigError for an unknown layout, a file
+    that cannot be read, and weights whose names and shapes are not the encoder's, which it lists.
+    """
+    project, contents = _known(layout), _read(file)
+    expected = encoder.net.state_dict()
+    found = _match(contents, project, expected)
+    if found is None or found.missing or found.left_over or found.misshapen:
+        raise ConfigError(
+            f"{file} does not hold the weights of {encoder.name} in the layout {layout!r}, whose keys "
+            f"{_place(project)}.\n{_problems(contents, found)}{_advice(encoder, contents, layout, found)}"
+        )
+    if isinstance(encoder.net, VisionTransformer):
+        attention: Any = encoder.net.blocks[0].attn
+        heads = project.heads.get(encoder.width, attention.num_heads)
+        if heads != attention.num_heads:
+            raise ConfigError(
+                f"{file}: a ViT of width {encoder.width} in the layout {layout!r} has {heads} attention heads, which "
+                f"weights do not show; {encoder.name} has {attention.num_heads}. Set ViT.heads = {heads}."
+            )
+    encoder.net.load_state_dict(found.weights)
+
+
+def _known(layout: str) -> Layout:
+    if layout not in LAYOUTS:
+        raise ConfigError(f"No layout {layout!r}.{suggest(layout, LAYOUTS)} Choose one of {', '.join(LAYOUTS)}.")
+    return LAYOUTS[layout]
+
+
+def _read(file: str) -> dict[str, Any]:
+    """Read a file without running code from it; the arguments that training scripts save along are inert."""
+    inert: list[Any] = [Namespace, (PurePosixPath, "pathlib.PosixPath"), (PurePosixPath, "pathlib._local.PosixPath")]
+    try:
+        if Path(file).suffix == ".safetensors":
+            return dict(load_file(file))
+        with torch.serialization.safe_globals(inert):
+            contents = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as problem:
+        foreign = re.search(r"GLOBAL (\S+)", str(problem))
+        if foreign is None:
+            raise _unreadable(file, "it is not a file of torch.save") from problem
+        raise ConfigError(
+            f"{file} holds an object of {foreign[1]}, which cannot be read without running code from the file. If you "
+            f"trust its source, write the weights alone: contents = torch.load({file!r}, weights_only=False), then "
+            f"torch.save of its entry with the weights under the same key."
+        ) from problem
+    except Exception as problem:  # what a damaged file raises depends on where the damage lies
+        raise _unreadable(file, str(problem)) from problem
+    if not isinstance(contents, dict):
+        raise _unreadable(file, f"it holds a {type(contents).__name__} instead of a dictionary")
+    return contents
+
+
+def _unreadable(file: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"{file} cannot be read: {reason}. Give an existing .safetensors file, or a .pt or .pth file that torch.save "
+        f"wrote; if it was downloaded, check its size."
+    )
+
+
+def _match(contents: Mapping[str, Any], layout: Layout, expected: Mapping[str, Tensor]) -> Match | None:
+    """Turn a file's keys into an encoder's; None where no entry of the layout holds weights."""
+    states = (contents if entry is None else contents.get(entry) for entry in layout.within)
+    state = next((state for state in states if _is_state(state)), None)
+    if state is None:
+        return None
+    weights: dict[str, Tensor] = {}
+    left_over = []
+    for key, tensor in state.items():
+        start = re.match(layout.prefix, key)
+        if start is None:
+            if not key.startswith(layout.beside):
+                left_over.append(key)
+            continue
+        name = key[start.end() :]
+        for pattern, replacement in layout.renames:
+            name = re.sub(pattern, replacement, name)
+        if name in expected and name not in weights:
+            weights[name] = tensor
+        elif name in expected or not name.startswith(layout.dropped):
+            left_over.append(key)
+    counters = {name: expected[name] for name in expected if name.endswith(".num_batches_tracked")}
+    if counters.keys().isdisjoint(weights):  # files of before torch 0.4.1 have none, and no output depends on them
+        weights |= counters
+    shapes = {name: (tuple(weights[name].shape), tuple(expected[name].shape)) for name in expected if name in weights}
+    misshapen = [f"{name} {came} instead of {wanted}" for name, (came, wanted) in shapes.items() if came != wanted]
+    return Match(weights, [name for name in expected if name not in weights], left_over, misshapen)
+
+
+def _is_state(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(key, str) and isinstance(part, Tensor) for key, part in value.items())
+    )
+
+
+def _place(layout: Layout) -> str:
+    """Say where a layout has its keys, to end "whose keys"."""
+    entries = " or ".join("in the file itself" if entry is None else f"under {entry!r}" for entry in layout.within)
+    return f"lie {entries}" + (f" and begin with {layout.prefix}".replace("\\", "") if layout.prefix else "")
+
+
+def _problems(contents: Mapping[str, Any], found: Match | None) -> str:
+    if found is None:
+        return f"There are no weights there; {_listed('the file holds', [str(key) for key in contents])}"
+    return (
+        _listed("missing", found.missing)
+        + _listed("left over", found.left_over)
+        + _listed("of another shape", found.misshapen)
+    )
+
+
+def _listed(what: str, names: Sequence[str]) -> str:
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{what} ({len(names)}): {', '.join(names[:SHOWN])}{more}\n" if names else ""
+
+
+def _advice(encoder: Encoder, contents: Mapping[str, Any], layout: str, found: Match | None) -> str:
+    """Name the layouts that would fit or, where all names do, the encoder that would."""
+    net, expected = encoder.net, encoder.net.state_dict()
+    if found is None or found.missing or found.left_over:
+        others = {name: _match(contents, other, expected) for name, other in LAYOUTS.items() if name != layout}
+        fitting = [name for name, match in others.items() if match and not (match.missing or match.left_over)]
+        if fitting:
+            return f"Its keys would fit the layout {' or '.join(repr(name) for name in fitting)}."
+    elif isinstance(net, VisionTransformer):
+        patch, positions = (found.weights[name] for name in ("patch_embed.proj.weight", "pos_embed"))
+        if positions.ndim == 3 and patch.ndim == 4:
+            here, pixels = net.patch_embed.num_patches, patch.shape[-1]
+            there = here + positions.shape[1] - expected["pos_embed"].shape[1]
+            side = math.isqrt(max(there, 0))
+            if there != here and side**2 == there:
+                return (
+                    f"Its positions are for images of {side * pixels} px in patches of {pixels} px, the encoder's for "
+                    f"{encoder.image_size} px; they are not resampled. Build the encoder for images of that size."
+                )
+    return "Build the encoder with the architecture, patch and image size that the weights were trained with."

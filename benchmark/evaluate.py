@@ -1,0 +1,63 @@
+"""Evaluate an encoder that exists, one of your runs or anyone's checkpoint, by the protocols of the benchmark."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark.errors import BenchmarkError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmark.evaluate",
+        description=__doc__,
+        allow_abbrev=False,
+        epilog="exit codes: 0 done, 1 failed, 2 configuration or weights refused, 3 data or package missing. The "
+        "record is of the division 'open'.",
+    )
+    subject = made.add_mutually_exclusive_group()
+    subject.add_argument("--run", type=Path, metavar="DIR", help="the folder of a finished run: its data and encoder")
+    subject.add_argument("--weights", type=Path, metavar="FILE", help="weights for the encoder that gin files build")
+    made.add_argument("--layout", default="timm", help="how the weights are laid out; a wrong name lists all (timm)")
+    made.add_argument("--name", help="what tables call it (the run's method, the file, or the encoder)")
+    made.add_argument(
+        "--gin", action="append", default=[], metavar="FILE", help="data, encoder and evaluations; the last wins"
+    )
+    made.add_argument(
+        "--set", action="append", default=[], metavar="'NAME.PARAM = VALUE'", help="one binding over all files"
+    )
+    made.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where results are kept (runs)")
+    made.add_argument("--publish", type=Path, metavar="DIR", help="also write the record here, e.g. results/<board>")
+    made.add_argument("--allow-imports", action="store_true", help="let gin files import modules of your own")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    command = parser()
+    given = command.parse_args(arguments)
+    if not given.run and not given.gin:
+        command.error("say what to evaluate: --run DIR, or --gin FILE with data and encoder")
+    try:
+        from benchmark import examine
+
+        if given.run:
+            subject = examine.Subject.of_run(given.run, given.name)
+        else:
+            subject = examine.Subject(given.name, given.weights, given.layout)
+        config = examine.configure(subject, given.gin, given.set, allow_imports=given.allow_imports)
+        for note in config.notes:
+            print(f"note: {note}")
+        examine.examine(config, subject, out=given.out, publish=given.publish)
+    except BenchmarkError as problem:
+        from benchmark.config import unwrapped
+
+        print(f"error: {unwrapped(problem)}", file=sys.stderr)
+        return problem.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

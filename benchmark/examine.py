@@ -1,0 +1,116 @@
+"""Evaluate an encoder that exists: one of our runs, or weights from elsewhere."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from benchmark import config as configuration
+from benchmark import describe, floors
+from benchmark.conclude import conclude
+from benchmark.config import Config
+from benchmark.errors import ConfigError
+from benchmark.evals import harness, layouts
+from benchmark.nets.encoders import Encoder
+from benchmark.report import record as records
+from benchmark.report.record import Method, Record
+from benchmark.session import Examination, make_folder
+from benchmark.training.budget import Ledger
+
+NO_PRETRAINING = ("experiment.pretraining = None", "experiment.budget = None", "experiment.teacher = None")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Whose encoder is evaluated: its name in tables, its weights, how they are laid out, and the run they are of.
+
+    Without weights the encoder is as its configuration builds it, for instance with the weights that timm fetches.
+    Without a name it is called after its run, its file or its architecture.
+    """
+
+    name: str | None = None
+    weights: Path | None = None
+    layout: str = "run"
+    run: Record | None = None
+
+    @classmethod
+    def of_run(cls, folder: Path, name: str | None = None) -> Self:
+        """Find the encoder of a finished run in its folder."""
+        found = [records.read(path) for path in folder.glob("*-s*-*-*.json")]
+        if not found:
+            raise ConfigError(
+                f"{folder} is not the folder of a finished run: it has no record. Give a folder that benchmark.run "
+                f"wrote, such as runs/<method>-<data>-s0-<key>, or finish the run with --resume."
+            )
+        run = max(found, key=lambda record: record["created_utc"])
+        checkpoint = run["checkpoint"]
+        if checkpoint is None:
+            raise ConfigError(f"The run in {folder} exported no encoder.")
+        weights = folder / checkpoint["file"]
+        if not weights.is_file() or hashlib.sha256(weights.read_bytes()).hexdigest() != checkpoint["sha256"]:
+            raise ConfigError(f"{weights} is missing or not the file that the run wrote. Run it again with --resume.")
+        return cls(name, weights, "run", run)
+
+    def named(self, encoder: Encoder) -> Method:
+        """Return what the record says of the method."""
+        if self.run:
+            return {**self.run["method"], "name": self.name or self.run["method"]["name"]}
+        name = self.name or (f"{self.layout}: {self.weights.stem}" if self.weights else encoder.name)
+        return {"name": name, "module_sha256": None, "deviations": []}
+
+
+def configure(subject: Subject, files: Sequence[str], settings: Sequence[str], *, allow_imports: bool) -> Config:
+    """Return the configuration of the evaluation: that of the run, or of the files, without any pretraining."""
+    stored = subject.run["config"]["text"] if subject.run else ""
+    return configuration.load(files, (*NO_PRETRAINING, *settings), allow_imports=allow_imports, stored=stored)
+
+
+def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None = None) -> Record:
+    """Evaluate, record in the division `open`, print the row beside its floors, and return the record."""
+    examination = Examination.open(config, out)
+    encoder = examination.encoder()
+    if not examination.evaluations:
+        raise ConfigError("experiment.evaluations is empty: name what to evaluate, for instance (@KNN, @Linear).")
+    if subject.weights:
+        layouts.load(encoder, str(subject.weights), subject.layout)
+    folder = out / "evaluations"
+    for place in (folder, publish):
+        if place:
+            make_folder(place)
+    encoder.to(examination.device)
+    begin = time.perf_counter()
+    results = harness.evaluate_encoder(
+        encoder,
+        examination.dataset,
+        examination.evaluations,
+        examination.device,
+        limits=examination.experiment.limits(),
+        statistics=layouts.statistics(subject.layout) if subject.weights else encoder.statistics,
+        cache=out / "features",
+    )
+    seconds = time.perf_counter() - begin
+    below = floors.measure(examination)
+    weights = describe.weights(subject.weights) if subject.weights else None
+    key = config.key(examination.dataset.fingerprint + (weights["sha256"] if weights else ""))
+    run = subject.run
+    record = records.seal(
+        examination.shared(encoder)
+        | {
+            "status": run["status"] if run else "ok",
+            "division": "open",
+            "board": None,
+            "method": subject.named(encoder),
+            "config": {"key": key, "text": config.text, "varied": run["config"]["varied"] if run else []},
+            "budget": run["budget"] if run else None,
+            "cost": (run["cost"] if run else describe.cost(Ledger(), 0, 0.0)) | {"evaluation_seconds": seconds},
+            "training": run["training"] if run else describe.UNTRAINED,
+            "teacher": run["teacher"] if run else None,
+            "metrics": results.metrics,
+            "predictions": results.save(folder / f"{key[:16]}.safetensors"),
+            "floors": [floor["id"] for floor in below],
+            "checkpoint": weights,
+        }
+    )
+    return conclude(record, below, folder, publish)

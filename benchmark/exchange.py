@@ -1,0 +1,175 @@
+"""An encoder as a folder that timm loads without this project: weights, configuration and a model card."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmark.conclude import SMOKE
+from benchmark.errors import BenchmarkError, ConfigError
+from benchmark.evals import layouts
+from benchmark.examine import Subject, configure
+from benchmark.nets.encoders import Encoder, Recipe
+from benchmark.report.record import Record
+from benchmark.report.tables import row
+from benchmark.session import Examination
+
+CARD = """\
+---
+library_name: timm
+license: {license}
+tags: [self-supervised, image-feature-extraction]
+---
+# {name} on {dataset}
+
+{encoder}, {parameters:,} parameters, {size} px, {width} features, pretrained without labels by {name} on
+{dataset} (fingerprint {fingerprint}), seed {seed}. Inputs are RGB in [0, 1], normalised with mean {mean} and deviation
+{std}.
+
+```python
+{loading}
+```
+
+{budget}
+
+```
+{row}
+```
+{smoke}
+Record {id}, code {commit}, {processor}.
+
+## How the paper and this run differ
+
+{deviations}
+
+## Configuration
+
+```
+{text}```
+"""
+BUDGET = "Budget: {amount:g} {kind}, {steps:,} steps of {batch_size} images, {flops:.3f} TFLOPs in all."
+
+
+def export(run: Path, folder: Path, license: str) -> Path:  # noqa: A002  the field's name in a model card
+    """Write the encoder of a finished run as a timm folder, and return the folder.
+
+    What was written is loaded again as a stranger would, and must give the same outputs to the last bit. Where timm
+    has no such stem, the model card has the lines that build it, and there is no config.json.
+    Raises ConfigError for a run that is not finished or a folder that holds something, BenchmarkError if the copy
+    differs.
+    """
+    subject = Subject.of_run(run)
+    record = subject.run
+    assert record is not None
+    assert subject.weights is not None
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty. Give --to a folder that does not exist yet.")
+    examination = Examination.open(configure(subject, (), (), allow_imports=False), run.parent)
+    encoder = examination.encoder()
+    layouts.load(encoder, str(subject.weights), subject.layout)
+    recipe = encoder.recipe
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: value.contiguous() for name, value in encoder.net.state_dict().items()}, folder / "model.safetensors"
+    )
+    if not recipe.changes:
+        (folder / "config.json").write_text(json.dumps(_config(record, recipe, license), indent=2) + "\n")
+    (folder / "README.md").write_text(_card(record, recipe, folder, license))
+    _compare(encoder, recipe, folder)
+    return folder
+
+
+def _config(record: Record, recipe: Recipe, license: str) -> dict[str, Any]:  # noqa: A002
+    data = record["dataset"]
+    return {
+        "architecture": recipe.architecture,
+        "num_classes": 0,
+        "model_args": {name: value for name, value in recipe.arguments.items() if name != "num_classes"},
+        "pretrained_cfg": {
+            "tag": f"{record['method']['name']}_{data['name']}_s{record['seed']}_{record['config']['key'][:8]}",
+            "input_size": [3, data["size"], data["size"]],
+            "fixed_input_size": True,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "mean": data["mean"],
+            "std": data["std"],
+            "num_classes": 0,
+            "license": license,
+        },
+    }
+
+
+def _card(record: Record, recipe: Recipe, folder: Path, license: str) -> str:  # noqa: A002
+    data, encoder, budget = record["dataset"], record["encoder"], record["budget"]
+    deviations = "\n".join(f"- {text}" for text in record["method"]["deviations"])
+    spent = BUDGET.format(**budget, flops=record["cost"]["flops"] / 1e12) if budget else ""
+    return CARD.format(
+        license=license,
+        name=record["method"]["name"],
+        dataset=data["name"],
+        encoder=encoder["name"],
+        parameters=encoder["parameters"],
+        size=data["size"],
+        width=encoder["width"],
+        fingerprint=data["fingerprint"][:16],
+        seed=record["seed"],
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        loading="\n".join(_loading(recipe, folder.name)),
+        budget=spent,
+        row=row(record, []),
+        smoke="\n" + SMOKE[data["name"]] + "\n" if data["name"] in SMOKE else "",
+        id=record["id"],
+        commit=(record["code"]["commit"] or record["code"]["version"])[:12],
+        processor=record["environment"]["gpu"] or record["environment"]["processor"],
+        deviations=deviations or "The source of the method states none.",
+        text=record["config"]["text"],
+    )
+
+
+def _loading(recipe: Recipe, folder: str) -> list[str]:
+    """Return the lines of Python that load the folder."""
+    if not recipe.changes:
+        return ["import timm", "", f'model = timm.create_model("local-dir:{folder}", pretrained=True).eval()']
+    arguments = ", ".join(f"{name}={value!r}" for name, value in recipe.arguments.items())
+    return [
+        "import timm",
+        "import torch",
+        "from safetensors.torch import load_file",
+        "",
+        f'model = timm.create_model("{recipe.architecture}", {arguments})',
+        *recipe.changes,
+        f'model.load_state_dict(load_file("{folder}/model.safetensors"))',
+        "model.eval()",
+    ]
+
+
+def _compare(encoder: Encoder, recipe: Recipe, folder: Path) -> None:
+    """Raise BenchmarkError unless what the model card's lines load gives the encoder's outputs, without this project.
+
+    That happens in a process of its own, which sees neither the working directory nor the user's paths.
+    """
+    images = torch.rand(4, 3, encoder.image_size, encoder.image_size, generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
+        save_file({"images": images}, Path(scratch) / "images")
+        lines = [
+            *_loading(recipe, str(folder.resolve())),
+            "import torch",
+            "from safetensors.torch import load_file, save_file",
+            f"torch.set_num_threads({torch.get_num_threads()})",
+            f"images = load_file({scratch + '/images'!r})['images']",
+            f"save_file({{'outputs': model(images).detach().contiguous()}}, {scratch + '/outputs'!r})",
+        ]
+        done = subprocess.run([sys.executable, "-I", "-c", "\n".join(lines)], capture_output=True, text=True)
+        if done.returncode or not torch.equal(
+            load_file(scratch + "/outputs")["outputs"], encoder.eval()(images).pooled.contiguous()
+        ):
+            raise BenchmarkError(
+                f"The exported encoder in {folder} does not give the outputs of the run's encoder; do not use it. "
+                f"{done.stderr[-2000:]}"
+            )

@@ -1,0 +1,42 @@
+"""Write the encoder of a finished run as a folder that timm loads: weights, configuration and model card."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark.errors import BenchmarkError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmark.export",
+        description=__doc__,
+        allow_abbrev=False,
+        epilog="exit codes: 0 done, 1 the copy differs, 2 refused, 3 data missing.",
+    )
+    made.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
+    made.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
+    made.add_argument("--license", default="other", help="of the weights, as the model card names it (other)")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    given = parser().parse_args(arguments)
+    try:
+        from benchmark import exchange
+
+        folder = exchange.export(given.run, given.to, given.license)
+        print(f"{folder}: the same outputs as the run's encoder to the last bit. README.md there says how to load it.")
+    except BenchmarkError as problem:
+        from benchmark.config import unwrapped
+
+        print(f"error: {unwrapped(problem)}", file=sys.stderr)
+        return problem.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

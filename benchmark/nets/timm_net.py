@@ -1,0 +1,79 @@
+"""Any network of timm as an encoder: for evaluation, where nothing has to be masked."""
+
+from typing import Any
+
+import gin
+import torch
+from timm.models import create_model, is_model, list_models
+from torch import Tensor, nn
+
+from benchmark.errors import ConfigError, MissingError
+from benchmark.nets.encoders import Encoder, Features, Recipe
+from benchmark.statements import suggest
+
+
+@gin.register
+class Timm(Encoder):
+    """A timm network under its own name, with or without the weights that timm publishes for it.
+
+    `pooled` is what timm's own classifier would read; `tokens` are the patch tokens after the last layer where the
+    network is a transformer that says how many other tokens precede them, else None. `statistics` are the mean and
+    deviation of the inputs that published weights expect, None without them. Positions of published weights are
+    resampled by timm where `image_size` is not that of their training. Raises ConfigError for a network that timm does
+    not know or cannot build for this size, MissingError for weights that cannot be fetched.
+    """
+
+    def __init__(self, image_size: int, *, name: str, pretrained: bool = False) -> None:
+        super().__init__()
+        if not is_model(name):
+            raise ConfigError(
+                f"Timm.name = {name!r}: timm has no such network.{suggest(name, list_models())} "
+                f"timm.list_models('*resnet*') in Python lists names."
+            )
+        try:
+            self.net, arguments = _created(name, image_size, pretrained)
+            self.width = self._pooled_width(image_size)
+        except OSError as problem:
+            raise MissingError(
+                f"Timm.pretrained = True: the weights of {name} cannot be fetched: {problem} Run once with a "
+                f"connection, or set Timm.pretrained = False and load weights from a file."
+            ) from problem
+        except (AssertionError, RuntimeError, ValueError) as problem:
+            raise ConfigError(
+                f"Timm.name = {name!r} with pretrained = {pretrained} cannot be had for images of {image_size} px: "
+                f"{problem} Choose another network or image size."
+            ) from problem
+        self.name, self.image_size = name, image_size
+        self.recipe = Recipe(name.partition(".")[0], arguments)  # a tag names weights
+        if pretrained:
+            self.statistics = self.net.pretrained_cfg["mean"], self.net.pretrained_cfg["std"]
+
+    def forward(
+        self, view: Tensor, visible: Tensor | None = None, fill: tuple[Tensor, Tensor] | None = None
+    ) -> Features:
+        if visible is not None or fill is not None:
+            raise ConfigError(f"Timm encodes whole images: {self.name} can neither drop nor replace tokens. Use ViT.")
+        features = self.net.forward_features(view)
+        prefix = getattr(self.net, "num_prefix_tokens", None)
+        tokens = features[:, prefix:] if prefix is not None else None
+        return Features(self.net.forward_head(features, pre_logits=True), tokens)
+
+    @torch.no_grad()
+    def _pooled_width(self, image_size: int) -> int:
+        """Encode one image: timm's `num_features` says nothing of the layers that some heads have before the logits."""
+        self.net.eval()
+        width = self(torch.zeros(1, 3, image_size, image_size)).pooled.shape[1]
+        self.net.train()
+        return int(width)
+
+
+def _created(name: str, image_size: int, pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
+    """Build a network for this image size where it depends on one; return it and the arguments that it took."""
+    arguments: dict[str, Any] = {"num_classes": 0, "img_size": image_size}
+    try:
+        return create_model(name, pretrained=pretrained, **arguments), arguments
+    except TypeError as problem:
+        if "img_size" not in str(problem):
+            raise
+    del arguments["img_size"]
+    return create_model(name, pretrained=pretrained, **arguments), arguments

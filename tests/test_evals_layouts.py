@@ -1,0 +1,458 @@
+"""Weights of other projects in our encoders, against the networks that they were taken from."""
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from benchmark.errors import ConfigError
+from benchmark.evals.layouts import IMAGENET, LAYOUTS, load, statistics
+from benchmark.nets.encoders import Encoder, ResNet, ViT
+from benchmark.nets.timm_net import Timm
+
+State = dict[str, Tensor]
+
+
+def vit(seed: int = 0, *, size: int = 16, heads: int = 2) -> ViT:
+    """A ViT whose norms and positions are not at their initial values, so that each parameter shows."""
+    torch.manual_seed(seed)
+    return noisy(ViT(size, name="tiny", width=32, depth=2, heads=heads, patch=4))
+
+
+def resnet(seed: int = 0) -> ResNet:
+    """A residual network without its two large last stages, to keep files small."""
+    torch.manual_seed(seed)
+    encoder = ResNet(16, name="resnet18")
+    encoder.net.layer3 = encoder.net.layer4 = nn.Identity()
+    return noisy(encoder)
+
+
+def noisy(network: Any) -> Any:
+    for tensor in network.state_dict().values():
+        tensor += torch.rand(tensor.shape).mul(0.1) if tensor.is_floating_point() else 7
+    return network.eval()
+
+
+def images() -> Tensor:
+    return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def prefixed(prefix: str, state: State) -> State:
+    return {prefix + key: tensor for key, tensor in state.items()}
+
+
+def some(*keys: str) -> State:
+    """Weights that are not the encoder's."""
+    return {key: torch.ones(3) for key in keys}
+
+
+def indexed(state: State) -> State:
+    """A residual network's keys in `nn.Sequential` of its children."""
+    children = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+    places = {name: str(index) for index, name in enumerate(children)}
+    return {re.sub(r"^\w+", lambda name: places.get(name[0], name[0]), key): state[key] for key in state}
+
+
+def torchvision_keys(state: State, mlp: tuple[str, str] = ("0", "3")) -> State:
+    """A ViT's keys as torchvision writes them; its older releases named the MLP's layers."""
+    pairs = {
+        "cls_token": "class_token",
+        "pos_embed": "encoder.pos_embedding",
+        "patch_embed.proj": "conv_proj",
+        "blocks.": "encoder.layers.encoder_layer_",
+        "norm1": "ln_1",
+        "norm2": "ln_2",
+        "attn.qkv.": "self_attention.in_proj_",
+        "attn.proj": "self_attention.out_proj",
+        "mlp.fc1": f"mlp.{mlp[0]}",
+        "mlp.fc2": f"mlp.{mlp[1]}",
+        "norm.": "encoder.ln.",
+    }
+    renamed = {}
+    for key, tensor in state.items():
+        for old, new in pairs.items():
+            key = key.replace(old, new)
+        renamed[key] = tensor
+    return renamed
+
+
+def lightning(state: State) -> dict[str, Any]:
+    return {"epoch": 3, "pytorch-lightning_version": "2.1.2", "state_dict": state, "hyper_parameters": {"lr": 0.1}}
+
+
+MLP = ("head.mlp.0.weight", "head.last_layer.weight_g")
+
+FILES: dict[str, tuple[str, Callable[[], Encoder], Callable[[State], Any]]] = {
+    "run": ("run", vit, lambda s: s),
+    "run, residual": ("run", resnet, lambda s: s),
+    "timm": ("timm", vit, lambda s: s | some("head.weight", "head.bias")),
+    "timm, model": ("timm", vit, lambda s: {"model": s, "epoch": 1}),
+    "timm, state_dict": ("timm", resnet, lambda s: {"state_dict": prefixed("module.", s | some("fc.bias"))}),
+    "mae": ("mae", vit, lambda s: {"model": s}),
+    "mae, whole": (
+        "mae",
+        vit,
+        lambda s: {
+            "model": s | some("mask_token", "decoder_pos_embed", "decoder_blocks.0.norm1.weight", "head.weight"),
+            "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}},
+            "epoch": 1,
+            "args": argparse.Namespace(lr=0.1, output_dir=Path("out"), device="cuda"),
+        },
+    ),
+    "moco v3": (
+        "moco_v3",
+        vit,
+        lambda s: {
+            "arch": "vit_small",
+            "state_dict": prefixed("module.base_encoder.", s | some("head.0.weight", "head.1.running_mean"))
+            | prefixed("module.momentum_encoder.", s)
+            | some("module.predictor.0.weight"),
+        },
+    ),
+    "moco v3, residual": (
+        "moco_v3",
+        resnet,
+        lambda s: {"state_dict": prefixed("module.base_encoder.", s | some("fc.0.weight"))},
+    ),
+    "moco": (
+        "moco",
+        resnet,
+        lambda s: {
+            "state_dict": prefixed("module.encoder_q.", s | some("fc.0.weight", "fc.2.bias"))
+            | prefixed("module.encoder_k.", s)
+            | some("module.queue", "module.queue_ptr"),
+        },
+    ),
+    "dino": (
+        "dino",
+        vit,
+        lambda s: {
+            "student": prefixed("module.backbone.", s),
+            "teacher": prefixed("backbone.", s) | some(*MLP),
+            "args": argparse.Namespace(arch="vit_small"),
+        },
+    ),
+    "dino, residual": (
+        "dino",
+        resnet,
+        lambda s: {"teacher": prefixed("module.", prefixed("backbone.", s) | some(*MLP))},
+    ),
+    "dino, backbone alone": ("dino", vit, lambda s: s),
+    "solo_learn": (
+        "solo_learn",
+        resnet,
+        lambda s: lightning(prefixed("backbone.", s) | some("classifier.weight", "projector.0.weight")),
+    ),
+    "solo_learn, vit": ("solo_learn", vit, lambda s: lightning(prefixed("backbone.", s))),
+    "lightly": ("lightly", resnet, lambda s: lightning(prefixed("backbone.", s) | some("projection_head.0.weight"))),
+    "lightly, sequential": ("lightly", resnet, lambda s: lightning(prefixed("backbone.", indexed(s)))),
+    "lightly, vit": (
+        "lightly",
+        vit,
+        lambda s: prefixed("backbone.", prefixed("vit.", s | some("head.weight")) | some("mask_token")),
+    ),
+    "lightly, torchvision": (
+        "lightly",
+        vit,
+        lambda s: lightning(prefixed("backbone.vit.", torchvision_keys(s) | some("heads.head.weight"))),
+    ),
+    "torchvision": ("torchvision", resnet, lambda s: s | some("fc.weight", "fc.bias")),
+    "torchvision, vit": (
+        "torchvision",
+        vit,
+        lambda s: {
+            "model": torchvision_keys(s, ("linear_1", "linear_2")) | some("heads.head.weight"),
+            "args": argparse.Namespace(workers=16),
+        },
+    ),
+}
+"""What a project writes, by the keys in its public code: layout, encoder, and the file's contents from its weights."""
+
+each_file = pytest.mark.parametrize(("layout", "build", "write"), FILES.values(), ids=FILES.keys())
+
+
+def saved(contents: Any, folder: Path) -> str:
+    torch.save(contents, folder / "weights.pth")
+    return str(folder / "weights.pth")
+
+
+def same(one: Encoder, other: Encoder) -> bool:
+    """Whether both encoders hold the same weights and give the same features, bit by bit."""
+    pairs = zip(one.net.state_dict().values(), other.net.state_dict().values(), strict=True)
+    with torch.no_grad():
+        return all(torch.equal(a, b) for a, b in pairs) and torch.equal(one(images()).pooled, other(images()).pooled)
+
+
+@each_file
+def test_weights_arrive(
+    layout: str, build: Callable[..., Encoder], write: Callable[[State], Any], tmp_path: Path
+) -> None:
+    """Oracle: the encoder that the file was written from."""
+    source, target = build(0), build(1)
+    assert not same(source, target)
+    load(target, saved(write(source.net.state_dict()), tmp_path), layout)
+    assert same(source, target)
+
+
+def test_every_layout_is_tested() -> None:
+    """Oracle: the table itself."""
+    assert {layout for layout, _, _ in FILES.values()} == set(LAYOUTS)
+
+
+def renamed(state: State, key: str) -> State:
+    return {("odd_" + name if name == key else name): tensor for name, tensor in state.items()}
+
+
+def without(state: State, key: str) -> State:
+    return {name: tensor for name, tensor in state.items() if name != key}
+
+
+def reshaped(state: State, key: str) -> State:
+    return state | {key: torch.zeros(5)}
+
+
+DAMAGES: dict[str, tuple[Callable[[State, str], State], str]] = {
+    "renamed": (renamed, r"missing \(1\): {key}\nleft over \(1\): \S*odd_"),
+    "missing": (without, r"missing \(1\): {key}\n[^l]"),
+    "left over": (lambda s, _: s | some("layer5.norm3.weight"), r"left over \(1\): \S*layer5.norm3.weight"),
+    "misshapen": (reshaped, r"of another shape \(1\): {key} \(5,\) instead of \(\d"),
+}
+
+
+@each_file
+@pytest.mark.parametrize(("damage", "says"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_one_wrong_key_is_refused(
+    layout: str,
+    build: Callable[..., Encoder],
+    write: Callable[[State], Any],
+    damage: Callable[[State, str], State],
+    says: str,
+    tmp_path: Path,
+) -> None:
+    """Oracle: the damage, named by the encoder's key; the encoder is left as it was."""
+    encoder = build()
+    state = {key: tensor.clone() for key, tensor in encoder.net.state_dict().items()}
+    key = [key for key in state if "num_batches" not in key][-1]
+    file = saved(write(damage({name: tensor + 1 for name, tensor in state.items()}, key)), tmp_path)
+    with pytest.raises(ConfigError, match=says.replace("{key}", re.escape(key))) as refusal:
+        load(encoder, file, layout)
+    assert f"layout '{layout}'" in str(refusal.value)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in encoder.net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("layout", "key"),
+    [
+        ("moco_v3", "module.other.weight"),
+        ("moco", "module.decoder.weight"),
+        ("mae", "norm3.weight"),
+        ("run", "head.bias"),
+    ],
+)
+def test_an_unknown_part_is_refused(layout: str, key: str, tmp_path: Path) -> None:
+    """Oracle: a part that the project's own code does not have; a run of ours has no head."""
+    _, build, write = next(row for row in FILES.values() if row[0] == layout)
+    source = build(0)
+    contents = write(source.net.state_dict())
+    entry = LAYOUTS[layout].within[0]
+    (contents if entry is None else contents[entry])[key] = torch.ones(3)
+    with pytest.raises(ConfigError, match=rf"left over \(1\): {key}"):
+        load(source, saved(contents, tmp_path), layout)
+
+
+@pytest.mark.parametrize(
+    ("file", "asked", "fitting"),
+    [
+        ("dino", "mae", {"dino"}),
+        ("moco v3", "timm", {"moco_v3"}),
+        ("moco", "moco_v3", {"moco"}),
+        ("lightly, sequential", "solo_learn", {"lightly"}),
+        ("torchvision, vit", "mae", {"torchvision"}),
+        ("solo_learn", "torchvision", {"solo_learn", "lightly"}),
+        ("run, residual", "moco", {"run", "timm", "dino", "torchvision"}),
+    ],
+)
+def test_the_layout_that_fits_is_named(file: str, asked: str, fitting: set[str], tmp_path: Path) -> None:
+    """Oracle: the project that wrote the file, and those that write the same keys."""
+    _, build, write = FILES[file]
+    source = build(0)
+    with pytest.raises(ConfigError, match="would fit the layout") as refusal:
+        load(source, saved(write(source.net.state_dict()), tmp_path), asked)
+    named = set(re.findall(r"'(\w+)'", str(refusal.value).partition("would fit")[2]))
+    assert named == fitting
+
+
+def test_nothing_is_suggested_where_nothing_fits(tmp_path: Path) -> None:
+    """Oracle: a residual network's file for a ViT: no layout makes one of the other; a long list is cut at 8."""
+    with pytest.raises(ConfigError, match=r"missing \(\d\d\):(?: [\w.]+,){8} and \d+ more\n") as refusal:
+        load(vit(), saved(resnet().net.state_dict(), tmp_path), "run")
+    assert "would fit" not in str(refusal.value)
+    assert "Build the encoder with the architecture" in str(refusal.value)
+
+
+def test_an_entry_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """Oracle: the entries of the file, by hand."""
+    with pytest.raises(
+        ConfigError, match=r"lie under 'model'.\nThere are no weights there; the file holds \(2\): a, b"
+    ):
+        load(vit(), saved({"a": 1, "b": {}}, tmp_path), "mae")
+
+
+def test_positions_of_another_image_size(tmp_path: Path) -> None:
+    """Oracle: arithmetic: 64 patches of 4 px are an image of 32 px."""
+    with pytest.raises(
+        ConfigError, match=r"pos_embed \(1, 65, 32\) instead of \(1, 17, 32\)\n.*32 px.*16 px"
+    ) as refusal:
+        load(vit(), saved(vit(size=32).net.state_dict(), tmp_path), "run")
+    assert "not resampled" in str(refusal.value)
+
+
+def test_two_keys_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Oracle: a file that holds a weight both inside and outside of its backbone."""
+    source = vit()
+    state = prefixed("backbone.", source.net.state_dict())
+    with pytest.raises(ConfigError, match=r"left over \(1\): norm.weight"):
+        load(source, saved(state | {"norm.weight": torch.zeros(32)}, tmp_path), "dino")
+
+
+def test_heads_that_weights_do_not_show(tmp_path: Path) -> None:
+    """Oracle: the public code of the project: 12 heads at width 384, where timm's ViT has 6."""
+    files, encoders = [], {}
+    for heads in (6, 12):
+        encoders[heads] = ViT(16, name="small", width=384, depth=1, heads=heads, patch=8)
+        state = prefixed("module.base_encoder.", encoders[heads].net.state_dict())
+        files.append(saved({"state_dict": state}, tmp_path))
+    load(encoders[12], files[0], "moco_v3")
+    with pytest.raises(ConfigError, match=r"has 12 attention heads.*has 6. Set ViT.heads = 12"):
+        load(encoders[6], files[0], "moco_v3")
+
+
+def test_counters_may_be_absent(tmp_path: Path) -> None:
+    """Oracle: outputs of the source; files from before torch 0.4.1 lack all counters, which no output depends on."""
+    source, target = resnet(0), resnet(1)
+    state = source.net.state_dict()
+    counters = [key for key in state if "num_batches" in key]
+    load(target, saved({key: state[key] for key in state if key not in counters}, tmp_path), "torchvision")
+    assert torch.equal(target(images()).pooled, source(images()).pooled)
+    with pytest.raises(ConfigError, match=rf"missing \(1\): {counters[3]}"):
+        load(target, saved(without(state, counters[3]), tmp_path), "torchvision")
+
+
+def test_torchvision_vit(tmp_path: Path) -> None:
+    """Oracle: torchvision's own forward up to its head."""
+    torch.manual_seed(0)
+    theirs = torchvision.models.VisionTransformer(
+        image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=128
+    )
+    noisy(theirs)
+    ours = vit(1)
+    load(ours, saved(theirs.state_dict(), tmp_path), "torchvision")
+    theirs.heads = nn.Identity()
+    torch.testing.assert_close(ours(images()).pooled, theirs(images()), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["torchvision", "lightly"])
+def test_torchvision_resnet(layout: str, tmp_path: Path) -> None:
+    """Oracle: torchvision's own forward up to its last layer, and the sequence of its children."""
+    torch.manual_seed(0)
+    theirs = noisy(torchvision.models.resnet18())
+    ours = Timm(64, name="resnet18").eval()
+    backbone = nn.Sequential(*list(theirs.children())[:-1])
+    state = theirs.state_dict() if layout == "torchvision" else prefixed("backbone.", backbone.state_dict())
+    load(ours, saved(state, tmp_path), layout)
+    view = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(ours(view).pooled, backbone(view).flatten(1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrapper", ["MaskedVisionTransformerTIMM", "MaskedVisionTransformerTorchvision"])
+def test_lightly_wrapper(wrapper: str, tmp_path: Path) -> None:
+    """Oracle: lightly's own forward; its wrapper has a mask token and keeps the head of the network that it wraps."""
+    modules = pytest.importorskip("lightly.models.modules")
+    torch.manual_seed(0)
+    if "TIMM" in wrapper:
+        inner = vit(0).net
+        inner.reset_classifier(10)
+    else:
+        inner = torchvision.models.VisionTransformer(
+            image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=128
+        )
+    model = nn.Module()
+    model.backbone = noisy(getattr(modules, wrapper)(vit=inner))
+    model.projection_head = nn.Linear(32, 8)
+    ours = vit(1)
+    load(ours, saved({"state_dict": model.state_dict()}, tmp_path), "lightly")
+    torch.testing.assert_close(ours(images()).pooled, model.backbone(images()), rtol=0, atol=1e-5)
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    """Oracle: the encoder that the file was written from."""
+    source, target = vit(0), vit(1)
+    save_file(source.net.state_dict(), tmp_path / "encoder.safetensors")
+    load(target, str(tmp_path / "encoder.safetensors"), "run")
+    assert same(source, target)
+
+
+def test_files_of_old_torch(tmp_path: Path) -> None:
+    """Oracle: the encoder that the file was written from, in the format of torch before 1.6."""
+    source, target = vit(0), vit(1)
+    torch.save(source.net.state_dict(), tmp_path / "w.pth.tar", _use_new_zipfile_serialization=False)
+    load(target, str(tmp_path / "w.pth.tar"), "timm")
+    assert same(source, target)
+
+
+class Configuration:
+    """Something that only its own code can rebuild."""
+
+
+def spoilt(folder: Path, kind: str) -> str:
+    """Write a file that cannot be read and return its path."""
+    file = folder / ("weights.safetensors" if kind == "safetensors" else "weights.pth")
+    if kind == "code":
+        torch.save({"state_dict": {}, "hyper_parameters": Configuration()}, file)
+    elif kind == "truncated":
+        torch.save({"model": vit().net.state_dict()}, file)
+        file.write_bytes(file.read_bytes()[:5000])
+    elif kind == "list":
+        torch.save([torch.ones(2)], file)
+    elif kind == "folder":
+        file.mkdir()
+    elif kind != "absent":
+        file.write_bytes(b"<html>not found</html>")
+    return str(file)
+
+
+@pytest.mark.parametrize("kind", ["absent", "folder", "html", "safetensors", "truncated", "list"])
+def test_unreadable_files(kind: str, tmp_path: Path) -> None:
+    """Oracle: a download that failed in one way or another."""
+    with pytest.raises(ConfigError, match=r"weights\.\w+ cannot be read: .+Give an existing"):
+        load(vit(), spoilt(tmp_path, kind), "mae")
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+    """Oracle: the object's class, named with what to do about it; what is let through stays let in no further."""
+    with pytest.raises(ConfigError, match=r"object of \S*Configuration, .* write the weights alone"):
+        load(vit(), spoilt(tmp_path, "code"), "mae")
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()
+
+
+def test_unknown_layouts() -> None:
+    """Oracle: a near miss by hand."""
+    for ask in (statistics, lambda layout: load(vit(), "none.pth", layout)):
+        with pytest.raises(ConfigError, match=r"No layout 'torchvison'\. Did you mean torchvision"):
+            ask("torchvison")
+
+
+def test_statistics() -> None:
+    """Oracle: ImageNet's mean and deviation as published, for the projects that publish ImageNet weights."""
+    assert IMAGENET == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    own = {"run", "timm", "solo_learn", "lightly"}
+    assert {layout: statistics(layout) for layout in LAYOUTS} == {
+        layout: None if layout in own else IMAGENET for layout in LAYOUTS
+    }

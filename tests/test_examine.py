@@ -1,0 +1,163 @@
+"""Evaluating an encoder that exists: our runs score as they did, and everyone's weights by the same rules."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import SMALL, command
+from torch import Tensor
+
+from benchmark.evaluate import main
+from benchmark.report import record as records
+from benchmark.report.record import Record
+from benchmark.report.tables import render
+from benchmark.run import main as pretrain
+
+ROOT = Path(__file__).parents[1]
+SMALLER = [part for setting in SMALL if setting.startswith("ViT") for part in ("--set", setting)]
+KNN_ONLY = ["--set", "experiment.evaluations=(@KNN,)"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run from the root on one thread; leave torch as it was."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(ROOT)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def run(out: Path) -> Path:
+    """The folder of a finished run of 4 steps."""
+    if not list(out.glob("simclr-*")):
+        assert pretrain(command(out, 4)) == 0
+    return next(out.glob("simclr-*"))
+
+
+def evaluated(out: Path, *arguments: str) -> Record:
+    before = set(out.glob("evaluations/*.json"))
+    assert main([*arguments, "--out", str(out)]) == 0
+    (path,) = set(out.glob("evaluations/*.json")) - before
+    return records.read(path)
+
+
+def of(run: Path) -> Record:
+    return records.read(next(run.glob("*-s*-*-*.json")))
+
+
+def test_a_run_scores_as_it_did(run: Path, out: Path) -> None:
+    """Oracle: the run's own record: metrics, cost and floors; the division says that it was evaluated apart."""
+    found, original = evaluated(out, "--run", str(run)), of(run)
+    assert found["metrics"] == original["metrics"]
+    assert found["floors"] == original["floors"]
+    assert (found["division"], original["division"]) == ("open", "closed")
+    for name in ("method", "budget", "training", "encoder", "dataset", "seed", "checkpoint"):
+        assert found[name] == original[name], name  # type: ignore[literal-required]
+    assert {**found["cost"], "evaluation_seconds": 0} == {**original["cost"], "evaluation_seconds": 0}
+
+
+def test_a_run_is_scored_by_other_evaluations(run: Path, out: Path) -> None:
+    """Oracle: the names and versions of the metrics, another key; nothing of the pretraining is in the text."""
+    found = evaluated(out, "--run", str(run), "--set", "experiment.evaluations=(@Linear,)", "--name", "mine")
+    assert list(found["metrics"]) == ["linear"]
+    assert found["method"]["name"] == "mine"
+    assert found["config"]["key"] != of(run)["config"]["key"]
+    assert "experiment.pretraining = None" in found["config"]["text"]
+    assert "AdamW" not in found["config"]["text"]
+
+
+def plain(weights: dict[str, Tensor]) -> dict[str, object]:
+    return dict(weights)
+
+
+def wrapped(weights: dict[str, Tensor]) -> dict[str, object]:
+    momentum = {f"module.momentum_encoder.{name}": torch.zeros_like(value) for name, value in weights.items()}
+    return {"state_dict": {f"module.base_encoder.{name}": value for name, value in weights.items()} | momentum}
+
+
+@pytest.mark.parametrize(("layout", "lay_out"), [("timm", plain), ("moco_v3", wrapped)])
+def test_weights_from_elsewhere_score_the_same(
+    layout: str, lay_out: Callable[[dict[str, Tensor]], dict[str, object]], run: Path, out: Path, tmp_path: Path
+) -> None:
+    """Oracle: the metrics of the run whose weights these are, on the inputs that the layout's weights expect."""
+    torch.save(lay_out(load_file(run / "encoder.safetensors")), tmp_path / "theirs.pth")
+    arguments = [
+        "--weights",
+        str(tmp_path / "theirs.pth"),
+        "--layout",
+        layout,
+        "--gin",
+        "gin/protocol/digits_vit_micro.gin",
+    ]
+    found = evaluated(out, *arguments, *SMALLER, *KNN_ONLY)
+    same = found["metrics"] == of(run)["metrics"]
+    assert same == (layout == "timm")  # the other layout expects ImageNet's statistics, not the digits'
+    assert found["method"] == {"name": f"{layout}: theirs", "module_sha256": None, "deviations": []}
+    assert found["budget"] is None
+    assert found["cost"]["flops"] == 0
+    assert "unknown budgets, open division" in render([found])
+
+
+def test_an_encoder_without_a_file(out: Path) -> None:
+    """Oracle: the architecture's name, and the statistics that it has no say in without published weights."""
+    settings = ["--set", "experiment.encoder=@Timm", "--set", "Timm.name='resnet10t'"]
+    found = evaluated(out, "--gin", "gin/protocol/digits.gin", *settings, *KNN_ONLY)
+    assert found["method"]["name"] == found["encoder"]["name"] == "resnet10t"
+    assert found["checkpoint"] is None
+
+
+def test_features_are_kept(run: Path, out: Path) -> None:
+    """Oracle: no new file of features for the second evaluation of one encoder."""
+    evaluated(out, "--run", str(run), "--name", "first")
+    before = set(out.glob("features/*"))
+    evaluated(out, "--run", str(run), "--name", "second", "--set", "KNN.k=5")
+    assert set(out.glob("features/*")) == before != set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["--run", "tests"], "is not the folder of a finished run"),
+        (["--weights", "none.pth", "--gin", "gin/protocol/digits_vit_micro.gin"], "none.pth"),
+        (["--weights", "README.md", "--layout", "mea", "--gin", "gin/protocol/digits_vit_micro.gin"], "mea"),
+        (["--gin", "gin/simclr.gin"], "does not use SimCLR"),
+        (["--gin", "gin/protocol/digits_vit_micro.gin", "--set", "experiment.evaluations=()"], "name what to evaluate"),
+    ],
+)
+def test_misuse_is_answered(
+    arguments: list[str], answer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: exit code 2, the sentence that helps, no traceback, nothing written."""
+    assert main([*arguments, "--out", str(tmp_path / "runs")]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert answer in printed
+    assert not (tmp_path / "runs").exists()
+
+
+def test_changed_weights_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the checksum in the run's record."""
+    copy = tmp_path / run.name
+    copy.mkdir()
+    for path in run.glob("*.json"):
+        (copy / path.name).write_bytes(path.read_bytes())
+    weights = load_file(run / "encoder.safetensors")
+    save_file({name: value * 2 for name, value in weights.items()}, copy / "encoder.safetensors")
+    assert main(["--run", str(copy), "--out", str(tmp_path)]) == 2
+    assert "not the file that the run wrote" in capsys.readouterr().err
+
+
+def test_nothing_to_evaluate_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: argparse's code and a sentence."""
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+    assert "say what to evaluate" in capsys.readouterr().err

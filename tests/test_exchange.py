@@ -1,0 +1,117 @@
+"""Exported encoders: a stranger's process loads them and gets the outputs of the run."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import SMALL, command
+
+from benchmark import config
+from benchmark.examine import Subject, configure
+from benchmark.export import main
+from benchmark.nets.encoders import Encoder
+from benchmark.report.tables import row
+from benchmark.run import main as pretrain
+from benchmark.session import Examination
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run from the root on one thread; leave torch as it was."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(ROOT)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(params=["vit", "resnet"])
+def run(request: pytest.FixtureRequest, out: Path) -> Path:
+    """The folder of a finished run of one step on either kind of encoder."""
+    folder = out / request.param
+    if not folder.exists():
+        arguments = command(folder, 1)
+        if request.param == "resnet":
+            settings = [part for setting in SMALL if "ViT" not in setting for part in ("--set", setting)]
+            files = ["--gin", "gin/simclr.gin", "--gin", "gin/protocol/digits_resnet18.gin"]
+            arguments = [
+                *files,
+                *settings,
+                "--set",
+                "Budget.amount=32",
+            ]
+            arguments += ["--out", str(folder)]
+        assert pretrain(arguments) == 0
+    return next(folder.glob("simclr-*"))
+
+
+def encoder_of(run: Path) -> Encoder:
+    subject = Subject.of_run(run)
+    encoder = Examination.open(configure(subject, (), (), allow_imports=False), run.parent).encoder()
+    encoder.net.load_state_dict(load_file(run / "encoder.safetensors"))
+    return encoder.eval()
+
+
+def test_a_stranger_gets_the_same_outputs(run: Path, tmp_path: Path) -> None:
+    """Oracle: the run's encoder, to the last bit; the stranger has the model card and no path to this project."""
+    folder = tmp_path / "exported"
+    assert main([str(run), "--to", str(folder), "--license", "cc-by-4.0"]) == 0
+    card = (folder / "README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert code
+    images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    save_file({"images": images}, tmp_path / "images")
+    lines = [
+        "import sys; sys.modules['benchmark'] = None",
+        code[1],
+        "import torch; from safetensors.torch import load_file, save_file; torch.set_num_threads(1)",
+        "save_file({'outputs': model(load_file('images')['images']).detach().contiguous()}, 'outputs')",
+    ]
+    done = subprocess.run([sys.executable, "-I", "-c", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad():
+        expected = encoder_of(run)(images).pooled
+    assert torch.equal(load_file(tmp_path / "outputs")["outputs"], expected)
+
+
+def test_the_card_says_what_it_is(run: Path, tmp_path: Path) -> None:
+    """Oracle: the record: true statistics, tag and licence, the row, and the configuration, which loads again."""
+    folder = tmp_path / "exported"
+    assert main([str(run), "--to", str(folder), "--license", "cc-by-4.0"]) == 0
+    record = Subject.of_run(run).run
+    assert record is not None
+    card = (folder / "README.md").read_text()
+    assert "license: cc-by-4.0\n" in card
+    assert row(record, []) in card
+    assert str(tuple(record["dataset"]["mean"])) in card
+    assert (
+        config.loads(card.split("## Configuration\n\n```\n")[1].removesuffix("```\n")).text == record["config"]["text"]
+    )
+    if record["encoder"]["patch"] is None:
+        assert not (folder / "config.json").exists()  # timm has no such stem
+        return
+    written = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    assert written["tag"] == f"simclr_digits_s0_{record['config']['key'][:8]}"
+    assert (written["mean"], written["std"]) == (record["dataset"]["mean"], record["dataset"]["std"])
+    assert written["license"] == "cc-by-4.0"
+    assert written["input_size"] == [3, 16, 16]
+
+
+def test_a_folder_in_use_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: exit code 2, and the file that was there."""
+    (tmp_path / "mine.txt").write_text("mine")
+    assert main([str(run), "--to", str(tmp_path)]) == 2
+    assert "is not empty. Give --to a folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
