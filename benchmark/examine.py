@@ -89,6 +89,7 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
         limits=examination.experiment.limits(),
         statistics=layouts.statistics(subject.layout) if subject.weights else encoder.statistics,
         cache=out / "features",
+        folder=folder,
     )
     seconds = time.perf_counter() - begin
     below = floors.measure(examination)

@@ -102,6 +102,7 @@ def run(
         session.device,
         limits=session.experiment.limits(),
         projector=training.method.projection_head(),
+        folder=folder / "evaluations",
     )
     seconds = time.perf_counter() - begin
     weights = session.export(encoder)

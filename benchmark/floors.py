@@ -22,7 +22,12 @@ def measure(examination: Examination) -> list[Record]:
 
     def random_init() -> Results:
         return harness.evaluate_encoder(
-            encoder, examination.dataset, examination.evaluations, examination.device, limits=limits
+            encoder,
+            examination.dataset,
+            examination.evaluations,
+            examination.device,
+            limits=limits,
+            folder=examination.out / "floors" / "evaluations",
         )
 
     def raw_pixels() -> Results:

@@ -237,3 +237,34 @@ def test_statistics_replace_those_of_the_data(dataset: Dataset, encoder: TinyEnc
     expected = evaluate_encoder(encoder, own, BOTH, CPU, limits=LIMITS)
     found = evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, statistics=statistics)
     assert found.metrics == expected.metrics != evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS).metrics
+
+
+def test_an_evaluation_gets_copies_of_the_network(dataset: Dataset, encoder: TinyEncoder, tmp_path: Path) -> None:
+    """Oracle: the encoder's weights, which training a copy leaves alone; raw pixels have no network."""
+    before = digest(encoder.state_dict())
+
+    class Trained(Spy):
+        def __call__(self, bank: Bank) -> Ranking | None:
+            assert bank.network is not None
+            first, second = bank.network.copy(), bank.network.copy()
+            assert digest(first.state_dict()) == before
+            with torch.no_grad():
+                for weight in first.parameters():
+                    weight.zero_()
+            assert digest(second.state_dict()) == before
+            ranking = super().__call__(bank)
+            assert ranking is not None
+            return replace(ranking, curve=(0.25, 0.5), measures={"epochs_to_95": 2.0})
+
+    spy = Trained()
+    found = evaluate_encoder(encoder, dataset, (spy,), CPU, limits=LIMITS, folder=tmp_path)
+    assert digest(encoder.state_dict()) == before
+    (bank,) = spy.banks
+    assert bank.network is not None
+    assert (bank.network.mean, bank.network.limits, bank.network.folder) == (dataset.mean, LIMITS, tmp_path)
+    assert torch.equal(bank.network.train, dataset.train.images)
+    assert found.metrics["spy"]["curve"] == [0.25, 0.5]
+    assert found.metrics["spy"]["details"] == {"epochs_to_95": 2.0}
+    pixels = Spy()
+    evaluate_pixels(dataset, (pixels,), limits=LIMITS)
+    assert pixels.banks[0].network is None

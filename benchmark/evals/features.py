@@ -2,14 +2,35 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.nets.encoders import Encoder
+from benchmark.views.recipes import ViewLimits
 
 Prepare = Callable[[Tensor, Tensor], Tensor]
 """From uint8 images `(batch, 3, height, width)` and their ids `(batch,)` to what the encoder sees."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What an evaluation that trains the encoder itself needs besides labels.
+
+    `copy()` returns a new encoder with the weights to start from. `train` and `test` are uint8 images
+    `(n, 3, size, size)` on the host, normalised by `mean` and `std`; `limits` hold for their random views. An
+    evaluation keeps its state in `folder`, where there is one, and goes on from it after an interruption.
+    """
+
+    copy: Callable[[], Encoder]
+    train: Tensor
+    test: Tensor
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    limits: ViewLimits
+    device: torch.device
+    folder: Path | None
 
 
 @dataclass(frozen=True)
@@ -20,6 +41,7 @@ class Bank:
     which an evaluation chooses on the hold-out. `fit` and `held` are disjoint ids of train samples. `dataset` is the
     name under which subsets of train are drawn. `views(i)` returns the features of the i-th random crop and flip of
     every train image. `projected` are the projections of train and test, `(n, dim)`, where a method has a projector.
+    `network` is the encoder itself; None for raw pixels.
     """
 
     train: dict[str, Tensor]
@@ -31,6 +53,7 @@ class Bank:
     dataset: str
     views: Callable[[int], dict[str, Tensor]]
     projected: tuple[Tensor, Tensor] | None = None
+    network: Network | None = None
 
 
 @dataclass(frozen=True)
@@ -50,13 +73,16 @@ class Ranking:
 
     `classes` `(n_test, min(5, classes))` are the best classes of each test image, best first, or
     `(draws, n_test, min(5, classes))` where an evaluation was done on several draws of its training data, whose scores
-    are averaged. `details` are rankings under other settings, of which a record keeps the top-1 beside the result.
+    are averaged. `details` are rankings under other settings, of which a record keeps the top-1 beside the result, and
+    `measures` are further figures that it keeps. `curve` is the accuracy on the hold-out after each epoch.
     """
 
     classes: Tensor
     choices: dict[str, str | float | int]
     flags: tuple[str, ...] = ()
     details: dict[str, Tensor] = field(default_factory=dict)
+    measures: dict[str, float] = field(default_factory=dict)
+    curve: tuple[float, ...] = ()
     neighbours: Neighbours | None = None
 
 

@@ -1,5 +1,6 @@
 """One harness for every encoder: the same hold-out, the same features, the same rules, one look at the test labels."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from benchmark.data.subsets import holdout
 from benchmark.digest import digest
 from benchmark.errors import ConfigError
 from benchmark.evals.cache import FeatureCache
-from benchmark.evals.features import Bank, Prepare, Ranking, extract
+from benchmark.evals.features import Bank, Network, Prepare, Ranking, extract
 from benchmark.evals.scoring import SealedLabels
 from benchmark.method import Draws
 from benchmark.nets.encoders import Encoder, Statistics
@@ -68,11 +69,13 @@ def evaluate_encoder(
     projector: nn.Module | None = None,
     statistics: Statistics | None = None,
     cache: Path | None = None,
+    folder: Path | None = None,
 ) -> Results:
-    """Score a frozen encoder on features that are extracted once; `limits` hold for random views of train images.
+    """Score an encoder on features that are extracted once; `limits` hold for random views of train images.
 
     `statistics` are the mean and deviation of its inputs where they are not the data set's. With a `cache`, features
-    of whole images are read from that folder, or written there.
+    of whole images are read from that folder, or written there. Evaluations that train the encoder work on copies, and
+    keep their state in `folder`.
     """
     mean, std = statistics or (dataset.mean, dataset.std)
 
@@ -86,7 +89,17 @@ def evaluate_encoder(
     if cache is not None:
         weights = digest(encoder.state_dict() | (projector.state_dict(prefix="projector.") if projector else {}))
         stored = FeatureCache(cache, (weights, repr(encoder), mean, std, FEATURES_VERSION, torch.__version__))
-    return _evaluate(features, dataset, evaluations, limits, stored)
+    network = Network(
+        copy=lambda: copy.deepcopy(encoder),
+        train=dataset.train.images,
+        test=dataset.test.images,
+        mean=mean,
+        std=std,
+        limits=limits,
+        device=device,
+        folder=folder,
+    )
+    return _evaluate(features, dataset, evaluations, limits, stored, network)
 
 
 def evaluate_pixels(dataset: Dataset, evaluations: Sequence[Evaluation], *, limits: ViewLimits) -> Results:
@@ -95,7 +108,7 @@ def evaluate_pixels(dataset: Dataset, evaluations: Sequence[Evaluation], *, limi
     def features(images: Tensor, view: Prepare) -> dict[str, Tensor]:
         return {"pixels": view(images, torch.arange(len(images))).flatten(1)}
 
-    return _evaluate(features, dataset, evaluations, limits, None)
+    return _evaluate(features, dataset, evaluations, limits)
 
 
 def check(dataset: Dataset, evaluations: Sequence[Evaluation]) -> None:
@@ -123,7 +136,8 @@ def _evaluate(
     dataset: Dataset,
     evaluations: Sequence[Evaluation],
     limits: ViewLimits,
-    cache: FeatureCache | None,
+    cache: FeatureCache | None = None,
+    network: Network | None = None,
 ) -> Results:
     if not evaluations:
         return Results({}, {})
@@ -151,6 +165,7 @@ def _evaluate(
         dataset=dataset.name,
         views=lambda number: features(dataset.train.images, _random(dataset, limits, number)),
         projected=None if projections[0] is None or projections[1] is None else (projections[0], projections[1]),
+        network=network,
     )
     sealed = SealedLabels(test_labels, bank.classes)
     metrics: dict[str, Metrics] = {}
@@ -163,6 +178,7 @@ def _evaluate(
         metrics[evaluation.name] = {
             **score,  # type: ignore[typeddict-item]
             "version": evaluation.version,
+            "curve": list(ranking.curve),
             "choices": dict(ranking.choices),
             "flags": list(ranking.flags),
         }

@@ -51,6 +51,7 @@ class SealedLabels:
                 )
         scores = [self._measure(classes) for classes in draws]
         details = {name: self._measure(classes)["top1"] for name, classes in ranking.details.items()}
+        details |= ranking.measures
         if ranking.neighbours:
             details |= self._retrieval(ranking.neighbours)
         means = {name: fmean(score[name] for score in scores) for name in scores[0]}

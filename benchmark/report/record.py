@@ -155,7 +155,8 @@ class Metrics(TypedDict):
     """One evaluation on `n` test images by `version` of its protocol, what it chose on held-out data, and warnings.
 
     Where it was done on several draws of its training data, `draws` has the top-1 of each, and the others are means.
-    `details` are figures beside the result, for instance top-1 under other settings; none of them ranks.
+    `details` are figures beside the result, for instance top-1 under other settings; none of them ranks. `curve` is
+    the accuracy on held-out train images after each epoch of an evaluation that trains, and empty for others.
     """
 
     version: Count
@@ -165,7 +166,8 @@ class Metrics(TypedDict):
     balanced_accuracy: Fraction
     n: Count
     draws: list[Fraction]
-    details: dict[str, Fraction]
+    details: dict[str, Amount]
+    curve: list[Fraction]
     choices: dict[str, object]
     flags: list[str]
 

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmark import checkpoint
 from benchmark.data.resident import Resident
 from benchmark.digest import digest, flatten
 from benchmark.errors import ConfigError, Interrupted
 from benchmark.method import Draws, Method
 from benchmark.randomness import derive
-from benchmark.training import checkpoint
 from benchmark.training.budget import Ledger
 from benchmark.training.monitor import Health, health
 from benchmark.training.optim import Optimiser, Recipe

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from benchmark import checkpoint
+from benchmark.checkpoint import newest, save
 from benchmark.digest import digest, flatten
 from benchmark.errors import BenchmarkError
-from benchmark.training import checkpoint
-from benchmark.training.checkpoint import newest, save
 
 
 def state(step: int, key: str = "key") -> dict[str, Any]:
