@@ -1,0 +1,43 @@
+"""Measure how fast the benchmark is, beside the plain way of doing the same and beside other libraries."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from benchmark.errors import BenchmarkError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmark.speed",
+        description=__doc__,
+        allow_abbrev=False,
+        epilog="Candidates take turns, and ratios are taken within a turn, so a busy machine widens the range and "
+        "moves the median little.",
+    )
+    made.add_argument("part", choices=("evaluation",), help="what to measure")
+    made.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds after a warm-up (5)")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    command = parser()
+    given = command.parse_args(arguments)
+    if given.rounds < 1:
+        command.error(f"--rounds {given.rounds}: measure at least 1 round")
+    try:
+        from benchmark.environment import use_device
+        from benchmark.speeds import evaluation
+
+        use_device()
+        print(evaluation.report(given.rounds))
+    except BenchmarkError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return problem.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
