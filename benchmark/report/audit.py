@@ -1,0 +1,122 @@
+"""What must hold among records and inside each of them: arithmetic, places, and agreement of repeated runs.
+
+`record.read` has made sure that a file is byte for byte what was written. Here numbers are held against each other, as
+a forged or mixed-up record would have consistent bytes.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmark.errors import BenchmarkError
+from benchmark.report.record import Metrics, Record, file_name, read
+
+CHANCE = 1e-9  # of a share of whole images: floats of a sum
+
+
+def audit(folder: Path) -> list[str]:
+    """Return what is wrong with the records below a folder of boards, one sentence with its file per problem."""
+    problems, found = [], {}
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            found[path] = read(path)
+        except BenchmarkError as problem:
+            problems.append(str(problem))
+    records = list(found.values())
+    for path, record in found.items():
+        problems += [f"{path}: {problem}" for problem in (*_misplaced(path, folder, record), *_impossible(record))]
+    problems += _missing_floors(found)
+    problems += _contradictions(records)
+    return problems
+
+
+def _misplaced(path: Path, folder: Path, record: Record) -> Iterator[str]:
+    if path.name != file_name(record):
+        yield f"expected the name {file_name(record)}. Rename it back."
+    board = record["board"]
+    place = path.parent.relative_to(folder).as_posix()
+    if record["division"] != "floor" and board != place:
+        yield f"lies in the folder {place!r}, but was published to {board!r}. Move it back."
+
+
+def _impossible(record: Record) -> Iterator[str]:
+    """Yield the numbers of one record that do not fit together."""
+    for name, result in record["metrics"].items():
+        yield from (f"metrics.{name}: {problem}" for problem in _impossible_metrics(record, result))
+    budget, cost = record["budget"], record["cost"]
+    if budget is None:
+        if record["division"] == "floor" and (cost["flops"] or cost["images"]):
+            yield "a floor costs nothing, but its cost has images or FLOPs."
+        return
+    if record["status"] == "diverged":
+        if cost["flops"] > cost["teacher_flops"] + budget["steps"] * cost["flops_per_step"]:
+            yield "a run that diverged cannot have spent more than its steps."
+    else:
+        flops = cost["teacher_flops"] + budget["steps"] * cost["flops_per_step"]
+        if not math.isclose(cost["flops"], flops, rel_tol=1e-12):
+            yield f"cost.flops: expected {flops:g} from steps and teacher, got {cost['flops']:g}."
+        own = budget["steps"] * budget["batch_size"]
+        if record["teacher"] is None and cost["images"] != own:
+            yield f"cost.images: expected {own:,} from steps and batch, got {cost['images']:,}."
+        if cost["images"] < own:
+            yield f"cost.images: at least {own:,} by the steps, got {cost['images']:,}."
+    if budget["kind"] == "flops" and cost["flops"] > budget["amount"]:
+        yield f"cost.flops: {cost['flops']:g} are more than the budget of {budget['amount']:g}."
+    if budget["kind"] == "flops" and record["status"] == "ok":
+        unspent = budget["amount"] - cost["flops"]
+        if unspent >= cost["flops_per_step"]:
+            yield f"cost.flops: {unspent:g} of the budget are left, which buys another step."
+    if budget["kind"] == "samples" and cost["images"] > budget["amount"]:
+        yield f"cost.images: {cost['images']:,} are more than the budget of {budget['amount']:,.0f}."
+    taught = record["teacher"] is not None and record["teacher"]["key"] is not None
+    if taught != (cost["teacher_flops"] > 0):
+        yield f"cost.teacher_flops: {cost['teacher_flops']:g}, but a teacher was{'' if taught else ' not'} trained here."
+
+
+def _impossible_metrics(record: Record, result: Metrics) -> Iterator[str]:
+    if result["n"] != record["dataset"]["sizes"]["test"]:
+        yield f"n is {result['n']:,}, but the test set has {record['dataset']['sizes']['test']:,} images."
+        return
+    for top1 in result["draws"] or [result["top1"]]:
+        hits = top1 * result["n"]
+        if abs(hits - round(hits)) > CHANCE * max(1, result["n"]):
+            yield f"top1 {top1} is no share of {result['n']:,} images."
+    if result["draws"] and not math.isclose(
+        result["top1"], math.fsum(result["draws"]) / len(result["draws"]), rel_tol=1e-9
+    ):
+        yield "top1 is not the mean of its draws."
+    if result["top5"] is not None and result["top5"] < result["top1"]:
+        yield "top5 is below top1."
+    if (result["top5"] is None) != (record["dataset"]["classes"] < 50):
+        yield "top5 is given from 50 classes up, and only there."
+
+
+def _missing_floors(found: dict[Path, Record]) -> Iterator[str]:
+    known = {record["id"] for record in found.values() if record["division"] == "floor"}
+    for path, record in found.items():
+        for identity in record["floors"]:
+            if identity not in known:
+                yield f"{path}: its floor {identity} is not among the records. Restore it, or publish the run again."
+
+
+def _contradictions(records: Sequence[Record]) -> Iterator[str]:
+    """Yield repeated runs that should be the same and are not, and data sets that go by one name."""
+    repeated, named = defaultdict(list), defaultdict(set)
+    for record in records:
+        environment = record["environment"]
+        machine = (environment["processor"], environment["gpu"], environment["torch"], environment["threads"])
+        code = (record["code"]["protocol_sha256"], record["method"]["module_sha256"])
+        repeated[record["config"]["key"], record["seed"], record["division"], *machine, *code].append(record)
+        named[record["board"], record["dataset"]["name"]].add(record["dataset"]["fingerprint"])
+    for runs in repeated.values():
+        digests = {run["training"]["digest"] for run in runs if run["status"] == "ok"}
+        if len(digests) > 1:
+            ids = ", ".join(sorted(run["id"] for run in runs))
+            yield (
+                f"{ids}: the same configuration, seed, code, versions and machine ended in different weights. Find out "
+                f"which is not what it says; runs are deterministic."
+            )
+    for (board, name), fingerprints in sorted(named.items(), key=str):
+        if len(fingerprints) > 1:
+            yield f"board {board}: {len(fingerprints)} different data sets are called {name}. Give each its own name."

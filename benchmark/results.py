@@ -1,0 +1,58 @@
+"""Check the records of all boards: python -m benchmark.results --base origin/main
+
+Finds files that are damaged, renamed or misplaced, numbers that do not fit together, runs that should be equal and are
+not, and, against a commit, records that were changed or removed, which must never be.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark.errors import BenchmarkError, CheckError, ConfigError
+from benchmark.report.audit import audit
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark.results",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="exit codes: 0 sound, 2 wrong arguments, 4 problems found.",
+    )
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="boards (results)")
+    parser.add_argument("--base", metavar="REF", help="a commit whose records must all be there, unchanged")
+    given = parser.parse_args(arguments)
+    try:
+        if not given.results.is_dir():
+            raise ConfigError(f"There is no folder {given.results}. Give the folder of boards by --results.")
+        problems = [*audit(given.results), *(_rewritten(given.results, given.base) if given.base else [])]
+        if problems:
+            raise CheckError("\n".join([*problems, f"{len(problems)} problems."]))
+    except BenchmarkError as problem:
+        print(problem, file=sys.stderr)
+        return problem.exit_code
+    print(f"{sum(1 for _ in given.results.rglob('*.json'))} records are sound.")
+    return 0
+
+
+def _rewritten(folder: Path, base: str) -> list[str]:
+    """Return the records that the commit `base` has and that are changed or gone."""
+    command = ["git", "-C", str(folder), "diff", "--no-renames", "--name-status", "--relative", base, "--", "*.json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ConfigError(f"--base {base}: git says: {done.stderr.strip()}")
+    states = (line.split("\t") for line in done.stdout.splitlines())
+    words = {"M": "was changed", "D": "was removed"}
+    return [
+        f"{folder / path}: {words.get(state, 'differs')} since {base}. Records are never rewritten; restore it."
+        for state, path in states
+        if state != "A"
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""The audit of records: sound boards pass, and every corruption of a catalogue is found."""
+
+import copy
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_records import make, metrics
+
+from benchmark.report.audit import audit
+from benchmark.report.record import Record, file_name, seal, write
+from benchmark.results import main
+
+FLOOR = make(
+    method__name="random init",
+    division="floor",
+    budget=None,
+    board=None,
+    teacher=None,
+    cost__images=0,
+    cost__views=0,
+    cost__flops=0.0,
+    cost__flops_per_step=0.0,
+)
+SOUND = make(teacher=None, floors=[FLOOR["id"]])
+TAUGHT = make(
+    method__name="taught",
+    config__key="fedcba9876543210",
+    cost__flops=2e12,
+    cost__teacher_flops=1e12,
+    budget__steps=100,
+    cost__images=25_600,
+    floors=[FLOOR["id"]],
+)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A folder with a sound board."""
+    folder = tmp_path / "results"
+    for record in (FLOOR, SOUND, TAUGHT):
+        write(record, folder / "small")
+    return folder
+
+
+def test_a_sound_board_passes(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: no problem, exit code 0, and the count."""
+    assert audit(results) == []
+    assert main(["--results", str(results)]) == 0
+    assert "3 records are sound." in capsys.readouterr().out
+
+
+def altered(record: Record, path: str, value: Any) -> Record:
+    """Return the record with one field changed and sealed anew, as by a careful forger."""
+    changed: Any = copy.deepcopy(record)
+    *parents, name = path.split(".")
+    place = changed
+    for parent in parents:
+        place = place[parent]
+    place[name] = value(place[name]) if callable(value) else value
+    return seal(changed)
+
+
+FORGED: dict[str, tuple[Record, str, Any, str]] = {
+    "top-1 between two images": (SOUND, "metrics.linear.top1", 0.9011, "is no share of 500 images"),
+    "fewer test images": (SOUND, "metrics.linear.n", 499, "the test set has 500"),
+    "top-5 with ten classes": (SOUND, "metrics.linear.top5", 0.95, "from 50 classes up"),
+    "top-5 missing with a hundred classes": (SOUND, "dataset.classes", 100, "from 50 classes up"),
+    "mean apart from its draws": (SOUND, "metrics.linear.draws", [0.5, 0.6], "not the mean of its draws"),
+    "a draw between two images": (SOUND, "metrics.linear.draws", [0.90001, 0.89999], "is no share"),
+    "more FLOPs than the budget": (SOUND, "cost.flops", 2.1e12, "cost.flops"),
+    "fewer FLOPs than the steps": (SOUND, "cost.flops", 1.9e12, "expected 2e+12 from steps"),
+    "more images than the steps": (SOUND, "cost.images", 30_000, "expected 25,600 from steps"),
+    "a larger budget claimed": (SOUND, "budget.amount", 3e12, "buys another step"),
+    "a smaller budget claimed": (SOUND, "budget.amount", 1e12, "more than the budget"),
+    "more steps than charged": (SOUND, "budget.steps", 400, "from steps"),
+    "a teacher forgotten": (TAUGHT, "teacher", None, "was not trained here"),
+    "a teacher for nothing": (TAUGHT, "cost.teacher_flops", 0.0, "from steps and teacher"),
+    "a floor not published": (SOUND, "floors", ["0" * 16], "its floor 0000000000000000 is not among"),
+    "a floor that trained": (FLOOR, "cost.images", 5, "a floor costs nothing"),
+    "another board": (SOUND, "board", "large", "was published to 'large'"),
+    "another data set of the name": (SOUND, "dataset.fingerprint", "beef", "2 different data sets are called digits"),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_forged_numbers_are_found(case: str, results: Path) -> None:
+    """Oracle: a record that is valid by itself and in which one number was changed."""
+    record, field, value, problem = FORGED[case]
+    (results / "small" / file_name(record)).unlink()
+    write(altered(record, field, value), results / "small")
+    found = audit(results)
+    assert any(problem in text for text in found), found
+
+
+def test_a_repeated_run_with_other_weights_is_found(results: Path) -> None:
+    """Oracle: the same run an hour later with another digest; with the same digest, or other versions, all is well."""
+    later = "2026-01-31T13:00:00Z"
+    write(altered(SOUND, "created_utc", later), results / "small")
+    write(altered(altered(SOUND, "training.digest", "9" * 64), "environment.torch", "2.16.0"), results / "small")
+    assert audit(results) == []
+    write(altered(altered(SOUND, "training.digest", "0" * 64), "created_utc", later), results / "small")
+    assert "ended in different weights" in " ".join(audit(results))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def touched(path: Path) -> None:
+    record = json.loads(path.read_text())
+    record["metrics"]["linear"]["top1"] = 0.99
+    path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+
+def reordered(path: Path) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=4) + "\n")
+
+
+def renamed(path: Path) -> None:
+    path.rename(path.with_name("best.json"))
+
+
+def moved(path: Path) -> None:
+    (path.parents[1] / "other").mkdir()
+    path.rename(path.parents[1] / "other" / path.name)
+
+
+@pytest.mark.parametrize("damage", [cut, touched, reordered, renamed, moved])
+def test_damaged_files_are_found(
+    damage: Callable[[Path], None], results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: a file cut short, edited by hand, formatted anew, renamed or moved; exit code 4 and its name."""
+    path = results / "small" / file_name(SOUND)
+    damage(path)
+    assert main(["--results", str(results)]) == 4
+    printed = capsys.readouterr().err
+    assert path.name in printed
+    assert "problems." in printed
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("change", ["changed", "removed"])
+def test_records_are_never_rewritten(change: str, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: a repository whose last commit has the records; a new record is no problem."""
+    git(results.parent, "init", "-q")
+    git(results.parent, "add", ".")
+    git(results.parent, "commit", "-qm", "Publish")
+    write(make(teacher=None, seed=1, floors=[FLOOR["id"]]), results / "small")
+    git(results.parent, "add", ".")
+    assert main(["--results", str(results), "--base", "HEAD"]) == 0
+    path = results / "small" / file_name(SOUND)
+    path.unlink()
+    if change == "changed":
+        forged = altered(SOUND, "metrics.linear", metrics(0.92))
+        path.write_bytes((json.dumps(forged, indent=2, sort_keys=True) + "\n").encode())
+    assert main(["--results", str(results), "--base", "HEAD"]) == 4
+    assert f"{path}: was {change} since HEAD" in capsys.readouterr().err
+
+
+def test_wrong_arguments_are_answered(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: exit code 2 and what is missing."""
+    assert main(["--results", str(results / "none")]) == 2
+    assert "There is no folder" in capsys.readouterr().err
+    git(results.parent, "init", "-q")
+    assert main(["--results", str(results), "--base", "nowhere"]) == 2
+    assert "--base nowhere" in capsys.readouterr().err
