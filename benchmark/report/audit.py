@@ -71,7 +71,8 @@ def _impossible(record: Record) -> Iterator[str]:
         yield f"cost.images: {cost['images']:,} are more than the budget of {budget['amount']:,.0f}."
     taught = record["teacher"] is not None and record["teacher"]["key"] is not None
     if taught != (cost["teacher_flops"] > 0):
-        yield f"cost.teacher_flops: {cost['teacher_flops']:g}, but a teacher was{'' if taught else ' not'} trained here."
+        was = "" if taught else " not"
+        yield f"cost.teacher_flops: {cost['teacher_flops']:g}, but a teacher was{was} trained here."
 
 
 def _impossible_metrics(record: Record, result: Metrics) -> Iterator[str]:
