@@ -18,10 +18,13 @@ from benchmark.session import Session, make_folder
 from benchmark.teacher import teach
 
 
-def dry_run(config: Config) -> str:
-    """Return what a run would do: resolved configuration, data found, parameters, and what the budget buys."""
-    session = Session.open(config, Path())
-    flops, steps = session.plan
+def dry_run(config: Config, out: Path) -> str:
+    """Return what a run would do: resolved configuration, data found, parameters, and what the budget buys.
+
+    For a budget in device seconds the step is calibrated, and the result kept in `out` for the run.
+    """
+    session = Session.open(config, out)
+    flops, steps = session.price.flops, session.steps
     with torch.device("meta"):
         method, _ = session.method()
     data, batch = session.dataset, session.stage.batch_size
@@ -53,7 +56,7 @@ def _teacher_stage(session: Session) -> str:
         return f"weights of {session.experiment.teacher_weights}"
     if session.teacher is None:
         return ""
-    flops, steps = session.teacher.plan
+    flops, steps = session.teacher.price.flops, session.teacher.steps
     return f"{session.teacher.stage.name}, {steps:,} steps first, {steps * flops / 1e12:.3f} TFLOPs of the budget"
 
 
@@ -82,7 +85,7 @@ def run(
         print("This run is finished; it is not repeated.")
         record = max(finished, key=lambda run: run["created_utc"])
         return _closing(record, floors.measure(session), folder, publish)
-    flops, steps = session.plan
+    flops, steps = session.price.flops, session.steps
     training = session.training(checkpoint_seconds)  # before anything is written, as it refuses what cannot be built
     if publish:
         make_folder(publish)
@@ -108,11 +111,12 @@ def run(
     weights = session.export(encoder)
     below = floors.measure(session)
     budget = session.whole_budget
+    cost = describe.cost(training.ledger, flops, seconds, teacher.ledger if teacher else None)
     stages = [training.method, *([teacher.method] if teacher and teacher.method else [])]
     record = records.seal(
         session.shared(encoder)
         | {
-            "status": outcome.status,
+            "status": budget.verdict(cost["train_seconds"]) if outcome.status == "ok" else outcome.status,
             "division": "open" if session.experiment.teacher_weights else "closed",
             "board": None,
             "method": describe.method(session.stage.name, *stages),
@@ -123,7 +127,7 @@ def run(
                 "steps": steps,
                 "batch_size": session.stage.batch_size,
             },
-            "cost": describe.cost(training.ledger, flops, seconds, teacher.ledger if teacher else None),
+            "cost": cost,
             "training": describe.training(outcome),
             "metrics": results.metrics,
             "predictions": results.save(folder / "predictions.safetensors"),
@@ -136,17 +140,23 @@ def run(
 
 
 def _closing(record: Record, floors: list[Record], folder: Path, publish: Path | None) -> Record:
-    """Conclude the record; raises BenchmarkError for a run that diverged, whose record exists all the same."""
+    """Conclude the record; raises BenchmarkError for a run that did not end as planned, whose record exists anyway."""
     record = conclude(record, floors, folder, publish)
+    if record["status"] == "ok":
+        return record
+    assert record["budget"] is not None
+    cost, planned = record["cost"], record["budget"]["steps"]
     if record["status"] == "diverged":
-        assert record["budget"] is not None
-        cost, planned = record["cost"], record["budget"]["steps"]
         taken = int((cost["flops"] - cost["teacher_flops"]) // cost["flops_per_step"])
         raise BenchmarkError(
             f"The loss was not finite before step {taken} of {planned}; the record says 'diverged'. Lower the "
             f"base_rate of the optimiser, or look at {folder / 'metrics.jsonl'}."
         )
-    return record
+    raise BenchmarkError(
+        f"The run took {cost['train_seconds']:.1f} s of a budget of {record['budget']['amount']:g} s; the record says "
+        f"{record['status']!r} and is not ranked. The device was busier, or freer, than when the step was calibrated: "
+        f"remove {folder.parent / 'calibrations'} and run with --fresh while nothing else runs."
+    )
 
 
 def _opening(session: Session, flops: int, steps: int) -> str:

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for note in loaded.notes:
             print(f"note: {note}")
         if given.dry_run:
-            print(experiment.dry_run(loaded))
+            print(experiment.dry_run(loaded, given.out))
         else:
             experiment.run(
                 loaded,

@@ -1,6 +1,7 @@
 """An experiment on its way: what was configured, built from the seed, and what its budget buys."""
 
 import hashlib
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -32,7 +33,8 @@ from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.timm_net import Timm
 from benchmark.randomness import derive
-from benchmark.training.budget import Budget
+from benchmark.training import calibration
+from benchmark.training.budget import Budget, Price
 from benchmark.training.flops import count_step
 from benchmark.training.loop import Pretraining, Training
 from benchmark.views.recipes import View, ViewLimits
@@ -187,14 +189,29 @@ class Session(Examination):
         whole = self.whole_budget
         if self.teacher is None:
             return whole
-        flops, steps = self.teacher.plan
-        return whole.without(steps, batch_size=self.teacher.stage.batch_size, flops_per_step=flops)
+        return whole.without(self.teacher.steps, self.teacher.price)
 
     @cached_property
-    def plan(self) -> tuple[int, int]:
-        """The counted FLOPs of a step, and the steps that the budget buys."""
-        flops = count_step(lambda: self.method()[0], self.stage.batch_size, self.dataset.size)
-        return flops, self.budget.plan(batch_size=self.stage.batch_size, flops_per_step=flops)
+    def price(self) -> Price:
+        """What a step costs: its FLOPs counted and, for a budget in seconds, its seconds calibrated on this device."""
+        batch = self.stage.batch_size
+        flops = count_step(lambda: self.method()[0], batch, self.dataset.size)
+        if self.whole_budget.kind != "device_seconds":
+            return Price(batch, flops)
+        machine = environment(self.device, self.precision)
+        names = (self.key, *(machine[name] for name in ("gpu", "driver", "processor", "threads", "torch", "timm")))
+        file = hashlib.sha256(repr((*names, code()["protocol_sha256"])).encode()).hexdigest()[:32]
+
+        def build() -> Training:
+            return self._training(calibration.WHOLE, flops, math.inf, math.inf, None)
+
+        found = calibration.stored(self.out / "calibrations" / f"{file}.json", build)
+        return Price(batch, flops, found.seconds)
+
+    @cached_property
+    def steps(self) -> int:
+        """The steps that the budget of this stage buys."""
+        return self.budget.plan(self.price)
 
     def method(self, teacher: Encoder | None = None) -> tuple[Method, tuple[View, ...]]:
         """Build the method on a fresh encoder, and the recipe of its views; an untrained teacher if none is given."""
@@ -213,7 +230,11 @@ class Session(Examination):
 
     def training(self, checkpoint_seconds: float, teacher: Encoder | None = None) -> Training:
         """Build the whole state of this stage, on its device."""
-        flops, steps = self.plan
+        return self._training(self.steps, self.price.flops, checkpoint_seconds, self.budget.most_seconds, teacher)
+
+    def _training(
+        self, steps: int, flops: int, checkpoint_seconds: float, most_seconds: float, teacher: Encoder | None
+    ) -> Training:
         method, views = self.method(teacher)
         data = Resident(self.dataset.pretrain, self.stage.batch_size, self.experiment.seed, self.device)
         optimiser = self.stage.optimiser()
@@ -236,6 +257,7 @@ class Session(Examination):
             folder=self.folder,
             key=f"{self.key}-s{self.experiment.seed}",
             checkpoint_seconds=checkpoint_seconds,
+            most_seconds=most_seconds,
         )
 
     def claim(self, *, resume: bool, fresh: bool, finished: bool) -> None:

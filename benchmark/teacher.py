@@ -37,7 +37,7 @@ def teach(session: Session, *, resume: bool, fresh: bool, checkpoint_seconds: fl
         return None
     finished = stage.weights.is_file()
     stage.claim(resume=resume or finished, fresh=fresh, finished=finished)
-    flops, steps = stage.plan
+    flops, steps = stage.price.flops, stage.steps
     print(f"teacher: {stage.stage.name}, {steps:,} steps, {steps * flops / 1e12:.3f} TFLOPs; writing to {stage.folder}")
     training = stage.training(checkpoint_seconds)
     training.run(resume or finished)

@@ -180,4 +180,4 @@ def test_impossible_combinations_are_refused() -> None:
 def test_a_base_is_needed() -> None:
     """Oracle: the refusal of the configuration names the setting, before anything is built."""
     with pytest.raises(ConfigError, match=r"MACRL\.base"):
-        experiment.dry_run(config.load([str(GIN / "macrl.gin")], ("MACRL.base=None",)))
+        experiment.dry_run(config.load([str(GIN / "macrl.gin")], ("MACRL.base=None",)), Path())

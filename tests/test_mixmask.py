@@ -307,4 +307,4 @@ def test_impossible_mixtures_are_refused() -> None:
 def test_a_base_is_needed() -> None:
     """Oracle: the refusal of the configuration names the setting, before anything is built."""
     with pytest.raises(ConfigError, match=r"Mixture\.base"):
-        experiment.dry_run(config.load([str(GIN / "mixmask_moco.gin")], ("Mixture.base=None",)))
+        experiment.dry_run(config.load([str(GIN / "mixmask_moco.gin")], ("Mixture.base=None",)), Path())

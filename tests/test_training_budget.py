@@ -4,17 +4,24 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from benchmark.errors import ConfigError
-from benchmark.training.budget import MOST_STEPS, Budget, Ledger
+from benchmark.errors import BenchmarkError, ConfigError
+from benchmark.training.budget import MOST_STEPS, Budget, Ledger, Price
 
 
 @pytest.mark.parametrize(
     ("kind", "amount", "steps"),
-    [("samples", 640, 20), ("samples", 671, 20), ("samples", 32, 1), ("flops", 1e6, 1000), ("flops", 1999, 1)],
+    [
+        ("samples", 640, 20),
+        ("samples", 671, 20),
+        ("samples", 32, 1),
+        ("flops", 1e6, 1000),
+        ("flops", 1999, 1),
+        ("device_seconds", 60, 240),
+    ],
 )
 def test_plan_buys_whole_steps(kind: str, amount: float, steps: int) -> None:
-    """Oracle: division by hand, with 32 images and 1000 FLOPs a step."""
-    assert Budget(kind=kind, amount=amount).plan(batch_size=32, flops_per_step=1000) == steps  # type: ignore[arg-type]
+    """Oracle: division by hand, with 32 images, 1000 FLOPs and a quarter of a second a step."""
+    assert Budget(kind=kind, amount=amount).plan(Price(32, 1000, 0.25)) == steps  # type: ignore[arg-type]
 
 
 @given(st.integers(1, 10**18), st.integers(1, 10**13))
@@ -22,7 +29,7 @@ def test_plan_never_overspends(amount: int, price: int) -> None:
     """Oracle: the plan's cost is at most the amount and one more step would exceed it, up to float rounding."""
     assume(amount // price < MOST_STEPS)
     try:
-        steps = Budget(kind="flops", amount=amount).plan(batch_size=1, flops_per_step=price)
+        steps = Budget(kind="flops", amount=amount).plan(Price(1, price))
     except ConfigError:
         steps = 0
     assert steps * price <= amount * (1 + 1e-15)
@@ -33,7 +40,7 @@ def test_plan_never_overspends(amount: int, price: int) -> None:
 def test_budget_below_a_step_is_refused(amount: float) -> None:
     """Oracle: a step of 32 images costs 32; the message names amount, price and remedy."""
     with pytest.raises(ConfigError, match=r"buys no step: one step of 32 images costs 32 samples. Give a larger"):
-        Budget(kind="samples", amount=amount).plan(batch_size=32, flops_per_step=1)
+        Budget(kind="samples", amount=amount).plan(Price(32, 1))
 
 
 def test_ledger_adds_up() -> None:
@@ -45,14 +52,43 @@ def test_ledger_adds_up() -> None:
     assert (ledger.images, ledger.views, ledger.flops, ledger.train_seconds) == (40, 80, 400, 0.75)
 
 
-@given(st.sampled_from(["samples", "flops"]), st.floats(1e6, 1e9), st.floats(0.1, 0.9), st.integers(1, 999))
+@given(
+    st.sampled_from(["samples", "flops", "device_seconds"]),
+    st.floats(1e6, 1e9),
+    st.floats(0.1, 0.9),
+    st.integers(1, 999),
+)
 def test_two_stages_spend_one_budget(kind: str, amount: float, share: float, price: int) -> None:
     """Oracle: the sum of both stages' costs: at most the budget, and short of it by less than a step of the second."""
     whole = Budget(kind=kind, amount=amount)  # type: ignore[arg-type]
-    first = whole.part(share).plan(batch_size=7 * price, flops_per_step=7 * price)
+    first = whole.part(share).plan(Price(7 * price, 7 * price, 7 * price))
     assert first * 7 * price <= amount * share * (1 + 1e-12)
-    second = whole.without(first, batch_size=7 * price, flops_per_step=7 * price).plan(
-        batch_size=price, flops_per_step=price
-    )
+    second = whole.without(first, Price(7 * price, 7 * price, 7 * price)).plan(Price(price, price, price))
     spent = (first * 7 + second) * price
     assert amount - price * (1 + 1e-6) < spent <= amount * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "verdict"),
+    [
+        (97.0, "ok"),
+        (103.0, "ok"),
+        (96.9, "budget_miss"),
+        (103.1, "budget_miss"),
+        (150.0, "budget_miss"),
+        (151.0, "overtime"),
+    ],
+)
+def test_seconds_are_held_against_the_clock(seconds: float, verdict: str) -> None:
+    """Oracle: 3 % of 100 s either way, and half as much again; other budgets do not look at the clock."""
+    budget = Budget(kind="device_seconds", amount=100.0)
+    assert budget.verdict(seconds) == verdict
+    assert (seconds > budget.most_seconds) == (verdict == "overtime")
+    assert Budget(kind="flops", amount=100.0).verdict(seconds) == "ok"
+    assert Budget(kind="samples", amount=100.0).most_seconds == float("inf")
+
+
+def test_seconds_need_a_calibration() -> None:
+    """Oracle: a price without seconds buys nothing by the clock."""
+    with pytest.raises(BenchmarkError, match="needs a calibrated step"):
+        Budget(kind="device_seconds", amount=60.0).plan(Price(32, 1000))

@@ -49,9 +49,9 @@ def _impossible(record: Record) -> Iterator[str]:
         if record["division"] == "floor" and (cost["flops"] or cost["images"]):
             yield "a floor costs nothing, but its cost has images or FLOPs."
         return
-    if record["status"] == "diverged":
+    if record["status"] in ("diverged", "overtime"):
         if cost["flops"] > cost["teacher_flops"] + budget["steps"] * cost["flops_per_step"]:
-            yield "a run that diverged cannot have spent more than its steps."
+            yield "a run that ended early cannot have spent more than its steps."
     else:
         flops = cost["teacher_flops"] + budget["steps"] * cost["flops_per_step"]
         if not math.isclose(cost["flops"], flops, rel_tol=1e-12):

@@ -80,7 +80,7 @@ class Pretraining:
 class Outcome:
     """How a run of pretraining ended."""
 
-    status: Literal["ok", "diverged"]
+    status: Literal["ok", "diverged", "overtime"]
     loss: float | None
     logs: dict[str, float]
     digest: str
@@ -106,6 +106,7 @@ class Training:
     folder: Path
     key: str
     checkpoint_seconds: float
+    most_seconds: float = math.inf
     step: int = 0
     ledger: Ledger = field(default_factory=Ledger)
 
@@ -125,11 +126,11 @@ class Training:
         saved = time.monotonic()
         measured: Health | None = None
         with self._signals(), metrics.open("a") as log, self._bar() as bar:
-            while self.step < self.steps and self._is_finite():
+            while self.step < self.steps and self._is_finite() and self.ledger.train_seconds <= self.most_seconds:
                 begun, measured = self.step, None
                 start = begun - begun % window  # a resumed run completes the window that a signal cut short
                 end = min(start + window, self.steps)
-                speed = (end - begun) * self.data.batch_size / self._advance(end - begun, bar)
+                speed = (end - begun) * self.data.batch_size / self.advance(end - begun, bar)
                 if self.step == end:
                     loss = self._loss(window)
                     line: dict[str, Any] = {
@@ -156,7 +157,7 @@ class Training:
                     self.save()
                     saved = time.monotonic()
         return Outcome(
-            status="ok" if self._is_finite() else "diverged",
+            status=self._status(),
             loss=self._loss(window),
             logs=self._finite_logs(),
             digest=digest(flatten(self._identity())),
@@ -164,13 +165,14 @@ class Training:
             checkpoint=self.save(),
         )
 
-    def _advance(self, count: int, bar: "tqdm[Any]") -> float:
+    def advance(self, count: int, bar: "tqdm[Any] | None" = None) -> float:
         """Take up to `count` steps, fewer when a signal asks to stop; charge and return their wall-clock seconds."""
         self.method.train()
         begin, start = time.perf_counter(), self.step
         while self.step < start + count and (self._stop is None or self.step == start):
             self._take()
-            bar.update()
+            if bar is not None:
+                bar.update()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         seconds = time.perf_counter() - begin
@@ -206,6 +208,11 @@ class Training:
         self.losses[self.step] = step.loss.detach()
         self.logs = step.logs
         self.step += 1
+
+    def _status(self) -> Literal["ok", "diverged", "overtime"]:
+        if not self._is_finite():
+            return "diverged"
+        return "ok" if self.step == self.steps else "overtime"
 
     def _is_finite(self) -> bool:
         return bool(self.losses[: self.step].isfinite().all())

@@ -1,0 +1,125 @@
+"""Calibration of a step, and runs whose budget is in seconds, by a clock that the tests move."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import SMALL, training
+
+from benchmark.report import record as records
+from benchmark.report.record import Record
+from benchmark.run import main
+from benchmark.training import calibration, loop
+from benchmark.training.calibration import WHOLE, Calibration
+from benchmark.training.loop import Training
+
+ROOT = Path(__file__).parents[1]
+
+
+class Clock:
+    """Seconds that pass only in steps: `durations[i]` in the i-th step that any run takes, the last from then on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *durations: float) -> None:
+        self.now, self.steps, self.durations = 0.0, 0, durations
+        take = Training._take
+
+        def slow(training: Training) -> None:
+            take(training)
+            self.now += self.durations[min(self.steps, len(self.durations) - 1)]
+            self.steps += 1
+
+        monkeypatch.setattr(Training, "_take", slow)
+        monkeypatch.setattr(loop.time, "perf_counter", lambda: self.now)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run from the root on one thread; leave torch as it was."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(ROOT)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_windows_are_timed_after_the_warmup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: ten slow steps, then windows of 20 steps of 2, 1, 4, 3 and 9 s each: median 3, least 1, most 9."""
+    Clock(monkeypatch, *[50.0] * 10, *(s for s in (2.0, 1.0, 4.0, 3.0, 9.0) for _ in range(20)))
+    found = Calibration.measure(training(tmp_path, steps=WHOLE))
+    assert found == Calibration(3.0, 1.0, 9.0)
+
+
+def test_a_calibration_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the count of steps, and the numbers of the file."""
+    clock = Clock(monkeypatch, 0.5)
+    path = tmp_path / "calibrations" / "x.json"
+    first = calibration.stored(path, lambda: training(tmp_path / "scratch", steps=WHOLE))
+    assert clock.steps == WHOLE == 110
+    assert calibration.stored(path, lambda: training(tmp_path / "scratch", steps=WHOLE)) == first
+    assert clock.steps == WHOLE
+    assert json.loads(path.read_text()) == {"seconds": 0.5, "least": 0.5, "most": 0.5}
+
+
+def arguments(out: Path, seconds: float, *more: str, gin: str = "gin/simclr.gin", seed: int = 0) -> list[str]:
+    settings = [setting for setting in SMALL if not setting.startswith("Budget")]
+    settings += ["Budget.kind=device_seconds", f"Budget.amount={seconds}"]
+    parts = [part for setting in settings for part in ("--set", setting)]
+    return ["--gin", gin, *parts, "--seed", str(seed), "--out", str(out), *more]
+
+
+def newest(out: Path, method: str) -> Record:
+    return records.read(max(out.glob(f"{method}-*/*.json"), key=lambda path: path.stat().st_mtime_ns))
+
+
+def test_seconds_become_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: 10 s at half a second a step buy 20 steps, whatever the seed; the calibration is no part of the cost."""
+    clock = Clock(monkeypatch, 0.5)
+    assert main(arguments(tmp_path, 10.2)) == 0
+    record = newest(tmp_path, "simclr")
+    assert record["budget"] == {"kind": "device_seconds", "amount": 10.2, "steps": 20, "batch_size": 32}
+    assert (record["status"], record["cost"]["train_seconds"], clock.steps) == ("ok", 10.0, WHOLE + 20)
+    assert main(arguments(tmp_path, 10.2, seed=1)) == 0
+    assert clock.steps == WHOLE + 40
+    assert newest(tmp_path, "simclr")["budget"] == record["budget"]
+
+
+def test_calibration_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the digest of a run of as many steps whose budget is in images."""
+    Clock(monkeypatch, 0.5)
+    assert main(arguments(tmp_path, 4.0)) == 0
+    settings = [part for setting in (*SMALL, "Budget.amount=256") for part in ("--set", setting)]
+    assert main(["--gin", "gin/simclr.gin", *settings, "--out", str(tmp_path / "images")]) == 0
+    found, expected = newest(tmp_path, "simclr"), newest(tmp_path / "images", "simclr")
+    assert found["budget"] is not None
+    assert found["budget"]["steps"] == 8
+    assert found["training"]["digest"] == expected["training"]["digest"]
+
+
+@pytest.mark.parametrize(("slower", "status", "taken"), [(0.53, "budget_miss", 20), (2.0, "overtime", 8)])
+def test_a_slower_run_is_marked(
+    slower: float,
+    status: str,
+    taken: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Oracle: 20 steps planned at 0.5 s: 6 % over is marked, four times as slow is stopped at 15 s."""
+    Clock(monkeypatch, *[0.5] * WHOLE, slower)
+    assert main(arguments(tmp_path, 10.0)) == 1
+    record = newest(tmp_path, "simclr")
+    assert record["status"] == status
+    assert record["cost"]["images"] == 32 * taken
+    assert "while nothing else runs" in capsys.readouterr().err
+    assert record["metrics"]["knn"]["n"] == 355
+
+
+def test_two_stages_spend_one_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: at 0.5 s a step of either stage, 10 s are 10 steps for the teacher and 10 for the student."""
+    Clock(monkeypatch, 0.5)
+    assert main(arguments(tmp_path, 10.0, gin="gin/mimco.gin")) == 0
+    record = newest(tmp_path, "mimco")
+    assert record["cost"]["train_seconds"] == 10.0
+    assert record["cost"]["images"] == 20 * 32
+    assert record["status"] == "ok"
