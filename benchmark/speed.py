@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from benchmark.errors import BenchmarkError
 
@@ -16,8 +17,16 @@ def parser() -> argparse.ArgumentParser:
         epilog="Candidates take turns, and ratios are taken within a turn, so a busy machine widens the range and "
         "moves the median little.",
     )
-    made.add_argument("part", choices=("evaluation",), help="what to measure")
+    made.add_argument(
+        "part",
+        choices=("evaluation", "costs"),
+        help="evaluation: frozen protocols beside the published formula; costs: counted FLOPs of all methods, into a page",
+    )
     made.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds after a warm-up (5)")
+    made.add_argument(
+        "--page", type=Path, default=Path("README.md"), help="where the table of costs stands (README.md)"
+    )
+    made.add_argument("--check", action="store_true", help="costs: write nothing; exit 4 if the page is stale")
     return made
 
 
@@ -29,10 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.error(f"--rounds {given.rounds}: measure at least 1 round")
     try:
         from benchmark.environment import use_device
-        from benchmark.speeds import evaluation
+        from benchmark.speeds import costs, evaluation
 
         use_device()
-        print(evaluation.report(given.rounds))
+        if given.part == "costs":
+            costs.update(given.page, check=given.check)
+        else:
+            print(evaluation.report(given.rounds))
     except BenchmarkError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return problem.exit_code

@@ -1,0 +1,80 @@
+"""What an image costs under each method, and how many images one budget buys: why equal epochs are not equal compute."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmark import config as configuration
+from benchmark.errors import CheckError, ConfigError
+from benchmark.method import Method
+from benchmark.session import Experiment
+from benchmark.statements import shipped_folder
+from benchmark.training.flops import count_step
+from benchmark.training.loop import Pretraining
+
+BEGIN, END = "<!-- costs: written by python -m benchmark.speed costs -->", "<!-- end of costs -->"
+BUDGET = 1e16  # FLOPs
+PROTOCOLS = ("gin/protocol/cifar10_vit_tiny.gin", "gin/protocol/cifar10_resnet18.gin")
+
+
+def update(page: Path, *, check: bool) -> None:
+    """Write the table of all shipped methods between the marks of a page, or raise CheckError where it is stale."""
+    # the report's configurations are methods of the others, on an encoder of their own
+    methods = [path for path in sorted(shipped_folder().glob("*.gin")) if not path.stem.startswith("report_")]
+    old = page.read_text(encoding="utf-8")
+    new = inserted(old, table(methods, PROTOCOLS))
+    if not check:
+        page.write_text(new, encoding="utf-8")
+    elif new != old:
+        raise CheckError(f"The table of costs in {page} is stale. Run `python -m benchmark.speed costs` and commit it.")
+
+
+def flops_per_image(method: str, protocol: str) -> float | None:
+    """Return the training FLOPs per image that a method's file spends, None where it refuses the encoder.
+
+    With a teacher: of the images of both stages, which share the budget as configured.
+    """
+    loaded = configuration.load((method, protocol))
+    experiment: Experiment = configuration.build(loaded)
+    size = loaded.tree["params"]["data"]["params"]["size"]
+    assert experiment.pretraining is not None
+    try:
+        own = _of_stage(experiment, experiment.pretraining(), size, taught=experiment.teacher is not None)
+        if experiment.teacher is None:
+            return own
+        teachers = _of_stage(experiment, experiment.teacher(), size, taught=False)
+    except ConfigError:
+        return None
+    return 1 / (experiment.teacher_share / teachers + (1 - experiment.teacher_share) / own)
+
+
+def table(methods: Iterable[Path], protocols: Sequence[str]) -> str:
+    """Return a Markdown table: a line for each file of a method, the cheapest first; for each protocol two columns."""
+    costs = {path.stem: [flops_per_image(str(path), protocol) for protocol in protocols] for path in methods}
+    names = [Path(protocol).stem for protocol in protocols]
+    heads = [head for name in names for head in (f"GFLOPs an image, {name}", "images for 10 PFLOPs")]
+    lines = [["method", *heads], [":--", *["--:"] * len(heads)]]
+    for name, values in sorted(costs.items(), key=lambda item: [value or 0.0 for value in item[1]]):
+        cells = [cell for value in values for cell in _cells(value)]
+        lines.append([f"`{name}`", *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def inserted(page: str, text: str) -> str:
+    """Return the page with the text between its marks. Raises ConfigError for a page without them."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ConfigError(f"The page has no place for the table: expected the lines {BEGIN} and {END}.")
+    return f"{before}{begin}\n{text}\n{end}{after}"
+
+
+def _of_stage(experiment: Experiment, stage: Pretraining, size: int, *, taught: bool) -> float:
+    def build() -> Method:
+        encoders = [experiment.encoder(size) for _ in range(1 + taught)]
+        return stage.method(*encoders)
+
+    return count_step(build, stage.batch_size, size) / stage.batch_size
+
+
+def _cells(value: float | None) -> tuple[str, str]:
+    return ("n/a", "n/a") if value is None else (f"{value / 1e9:.3f}", f"{BUDGET / value:,.0f}")
