@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "part",
         choices=("evaluation", "costs"),
-        help="evaluation: frozen protocols beside the published formula; costs: counted FLOPs of all methods, into a page",
+        help="evaluation: frozen protocols beside the published formula; costs: FLOPs of all methods, into a page",
     )
     made.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds after a warm-up (5)")
     made.add_argument(

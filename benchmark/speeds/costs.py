@@ -1,4 +1,4 @@
-"""What an image costs under each method, and how many images one budget buys: why equal epochs are not equal compute."""
+"""What an image costs under each method, and how many one budget buys: why equal epochs are not equal compute."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
