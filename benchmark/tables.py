@@ -1,5 +1,7 @@
 """Regenerate the leaderboards from the records: `python -m benchmark.tables [--results results] [--check]`.
 
+With `--format latex`, `csv` or `json` the boards are printed instead, for a paper, a spreadsheet or a program.
+
 Where a folder `gin` with a `provenance.toml` lies beside the folder of records, as it does in a checkout, the page on
 the provenance of the numbers, `docs/provenance.md`, is regenerated too.
 """
@@ -13,6 +15,7 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError, CheckError
 from benchmark.report import provenance
+from benchmark.report.formats import FORMATS
 from benchmark.report.provenance import Bound, GinFile
 from benchmark.report.store import load
 from benchmark.report.tables import render
@@ -28,11 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 4 if a page is stale")
+    parser.add_argument("--format", choices=tuple(FORMATS), help="print the boards in this form, and write nothing")
     arguments = parser.parse_args(argv)
     folder, check = arguments.results, arguments.check
     command = f"python -m benchmark.tables --results {folder}"
     try:
         records = load(folder)
+        if arguments.format:
+            print(FORMATS[arguments.format](records), end="")
+            return 0
         _update(folder / "README.md", render(records), f"{len(records)} records", command, check=check)
         table = folder.resolve().parent / "gin" / "provenance.toml"
         if table.is_file():

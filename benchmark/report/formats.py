@@ -1,0 +1,140 @@
+"""The boards for papers, spreadsheets and programs: LaTeX, CSV and JSON of the same sections as the page."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmark.report.record import Record
+from benchmark.report.sections import Section, Value, sections
+from benchmark.report.tables import flops_unit, percent, rank, title
+
+LATEX = {  # what LaTeX would read as a command
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "\u00b1": r"$\pm$",
+}
+
+
+def latex(records: Sequence[Record]) -> str:
+    """Return a table for each setting, for the package booktabs: bold is the best, underlined what is tied with it."""
+    return "\n".join(_latex_table(section) for section in sections(records))
+
+
+def comma_separated(records: Sequence[Record]) -> str:
+    """Return a line for each method, or floor, and evaluation; numbers are fractions, FLOPs and seconds."""
+    found = [entry for section in sections(records) for entry in _entries(section)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(found[0]) if found else ["board"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _harmless(value) for name, value in entry.items()} for entry in found)
+    return text.getvalue()
+
+
+def as_json(records: Sequence[Record]) -> str:
+    """Return the lines of `comma_separated` as a list of objects."""
+    found = [entry for section in sections(records) for entry in _entries(section)]
+    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+FORMATS: Mapping[str, Callable[[Sequence[Record]], str]] = {"latex": latex, "csv": comma_separated, "json": as_json}
+
+
+def _entries(section: Section) -> list[dict[str, Any]]:
+    setting = section.setting
+    shared = {name: value or None for name, value in setting._asdict().items()}
+    entries = []
+    for line in section.lines:
+        first, last = line.rank or (None, None)
+        for column, value in zip(section.columns, line.values, strict=True):
+            if value is None:
+                continue
+            summary = value.summary
+            entries.append(
+                {
+                    **shared,
+                    "method": line.cell.method,
+                    "varied": line.cell.varied,
+                    "key": line.cell.key,
+                    "is_floor": line.is_floor,
+                    "rank_first": first,
+                    "rank_last": last,
+                    "evaluation": column.evaluation,
+                    "version": column.version,
+                    "mean": summary.mean,
+                    "std": summary.std,
+                    "half_width": summary.half_width,
+                    "seeds": summary.n,
+                    "standing": value.standing or None,
+                    "images": line.cost.images,
+                    "flops": line.cost.flops,
+                    "device_seconds": line.cost.device_seconds,
+                    "peak_bytes": line.cost.peak_bytes,
+                    "endings": ", ".join(f"{count} {status}" for status, count in line.endings.items()),
+                }
+            )
+    return entries
+
+
+def _harmless(value: Any) -> Any:
+    """Keep a spreadsheet from taking a name for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def _latex_table(section: Section) -> str:
+    unit, divisor = flops_unit(run["cost"]["flops"] for run in section.runs)
+    headings = ["", "method", *(column.heading for column in section.columns), unit, "device min.", "seeds"]
+    floors_begin = next((place for place, line in enumerate(section.lines) if line.is_floor), None)
+    lines = []
+    for place, line in enumerate(section.lines):
+        if place == floors_begin:
+            lines.append(r"\midrule")
+        costs = ["", ""]
+        if not line.is_floor:
+            costs = [f"{line.cost.flops / divisor:.2f}", f"{line.cost.device_seconds / 60:.1f}"]
+        cells = [
+            rank(line),
+            _tex(line.name),
+            *(_tex_value(value) for value in line.values),
+            *costs,
+            str(len(line.cell.runs)),
+        ]
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join(
+        [
+            rf"% {' '.join(title(section.setting).splitlines())}",
+            rf"\begin{{tabular}}{{rl{'r' * (len(headings) - 2)}}}",
+            r"\toprule",
+            " & ".join(map(_tex, headings)) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def _tex_value(value: Value | None) -> str:
+    if value is None:
+        return ""
+    spread = "" if value.summary.half_width is None else rf" $\pm$ {percent(value.summary.half_width)}"
+    text = percent(value.summary.mean) + spread
+    return {"best": rf"\textbf{{{text}}}", "tied": rf"\underline{{{text}}}", "": text}[value.standing]
+
+
+def _tex(text: str) -> str:
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return "".join(LATEX.get(character, character) for character in printable)

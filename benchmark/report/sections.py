@@ -1,0 +1,198 @@
+"""The boards as data: which lines each table has, in which order, and what may be claimed of them.
+
+Every rendering, Markdown, LaTeX, CSV or JSON, is a function of these sections, and these of the records alone.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import fmean
+from typing import Literal, NamedTuple
+
+from benchmark.report.record import Metrics, Record
+from benchmark.report.statistics import Comparison, Summary, compare, summarise
+from benchmark.report.store import Cell, Setting, group
+
+LEADING = {  # the evaluations that come first, and rank, and their headings
+    "linear": "linear",
+    "knn": "kNN",
+    "semi_probe_1": "1 % labels",
+    "semi_probe_10": "10 % labels",
+    "finetune": "fine-tuned",
+}
+UNRANKED = ("overtime", "budget_miss")  # runs that spent another budget than the rest of their table
+Ranking = Comparison[tuple[str, str]]  # of cells by their entry
+
+
+class Column(NamedTuple):
+    """One evaluation in one version of its protocol; versions never share a column."""
+
+    evaluation: str
+    version: int
+
+    @property
+    def heading(self) -> str:
+        return f"{LEADING.get(self.evaluation, self.evaluation)} v{self.version}"
+
+
+@dataclass(frozen=True)
+class Value:
+    """The top-1 of a line in a column over seeds, whether it is the best or tied with it, and warnings."""
+
+    summary: Summary
+    standing: Literal["best", "tied", ""]
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Means over the runs of a line, and the highest peak memory, None where no run knows it."""
+
+    images: float
+    flops: float
+    device_seconds: float
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method or a floor: its name, the range of its rank, a value per column, costs and what became of its runs."""
+
+    cell: Cell
+    name: str
+    is_floor: bool
+    rank: tuple[int, int] | None
+    values: tuple[Value | None, ...]
+    cost: Cost
+    endings: dict[str, int]
+
+    @property
+    def deviations(self) -> list[str]:
+        """How its runs differ from the paper."""
+        return [text for run in self.cell.runs for text in run["method"]["deviations"]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table: the lines that share data set, encoder, budget and division."""
+
+    setting: Setting
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    ranking: Ranking | None
+    missing_floors: tuple[str, ...]
+
+    @property
+    def runs(self) -> list[Record]:
+        """The runs of the methods, without the floors."""
+        return [run for line in self.lines if not line.is_floor for run in line.cell.runs]
+
+
+def sections(records: Sequence[Record]) -> list[Section]:
+    """Return the tables of all boards in a fixed order; none where there are floors alone."""
+    cells = group(record for record in records if record["division"] != "floor")
+    by_id = {record["id"]: record for record in records}
+    return [_section(list(of_setting), by_id) for _, of_setting in groupby(cells, key=lambda cell: cell.setting)]
+
+
+def columns_of(records: Iterable[Record]) -> list[Column]:
+    """Return the evaluations present, those that rank first, then by name; the newest version of each first."""
+    present = {Column(name, result["version"]) for record in records for name, result in record["metrics"].items()}
+    leading = list(LEADING)
+
+    def order(column: Column) -> tuple[int, str, int]:
+        place = leading.index(column.evaluation) if column.evaluation in LEADING else len(leading)
+        return place, column.evaluation, -column.version
+
+    return sorted(present, key=order)
+
+
+def result(run: Record, column: Column) -> Metrics | None:
+    """Return the metrics of a run in a column."""
+    found = run["metrics"].get(column.evaluation)
+    return found if found and found["version"] == column.version else None
+
+
+def _section(cells: Sequence[Cell], by_id: Mapping[str, Record]) -> Section:
+    runs = [run for cell in cells for run in cell.runs]
+    named = sorted({identity for run in runs for identity in run["floors"]})
+    floors = group(by_id[identity] for identity in named if identity in by_id)
+    columns = columns_of(runs)
+    ranked = [cell for cell in cells if columns and _is_ranked(cell, columns[0])]
+    unranked = [cell for cell in cells if cell not in ranked]
+    comparisons = [_compare(ranked, column) for column in columns]
+    ranking = comparisons[0] if ranked else None
+    if ranking:
+        ranked.sort(key=lambda cell: (-ranking.means[cell.entry], cell.entry))
+    every = [*ranked, *unranked, *floors]
+    repeated = {entry for entry, count in Counter((cell.method, cell.varied) for cell in every).items() if count > 1}
+    lines = []
+    for cell in every:
+        is_floor = cell in floors
+        own = [None] * len(columns) if is_floor else comparisons
+        values = [_value(cell, column, comparison) for column, comparison in zip(columns, own, strict=True)]
+        details = [
+            part for part in (cell.varied, cell.key[:8] if (cell.method, cell.varied) in repeated else "") if part
+        ]
+        lines.append(
+            Line(
+                cell=cell,
+                name=f"{cell.method} ({', '.join(details)})" if details else cell.method,
+                is_floor=is_floor,
+                rank=None if is_floor or ranking is None else ranking.ranks.get(cell.entry),
+                values=tuple(values),
+                cost=_cost(cell),
+                endings=_endings(cell),
+            )
+        )
+    missing = tuple(identity for identity in named if identity not in by_id)
+    return Section(cells[0].setting, tuple(columns), tuple(lines), ranking, missing)
+
+
+def _scores(cell: Cell, column: Column) -> dict[int, float]:
+    results = {run["seed"]: result(run, column) for run in cell.runs}
+    return {seed: found["top1"] for seed, found in results.items() if found}
+
+
+def _is_ranked(cell: Cell, column: Column) -> bool:
+    return len(_scores(cell, column)) == len(cell.runs) and not any(run["status"] in UNRANKED for run in cell.runs)
+
+
+def _compare(cells: Sequence[Cell], column: Column) -> Ranking | None:
+    """Compare the cells of which every run has this evaluation."""
+    scores = {cell.entry: _scores(cell, column) for cell in cells if _is_ranked(cell, column)}
+    return compare(scores) if scores else None
+
+
+def _value(cell: Cell, column: Column, comparison: Ranking | None) -> Value | None:
+    scores = _scores(cell, column)
+    if not scores:
+        return None
+    results = (result(run, column) for run in cell.runs)
+    flags = tuple(f"{column.heading}: {flag}" for found in results if found for flag in found["flags"])
+    standing: Literal["best", "tied", ""] = ""
+    if comparison and cell.entry in comparison.ranks:
+        if comparison.means[cell.entry] == max(comparison.means.values()):
+            standing = "best"
+        elif comparison.ranks[cell.entry][0] == 1:
+            standing = "tied"
+    return Value(summarise(list(scores.values())), standing, flags)
+
+
+def _cost(cell: Cell) -> Cost:
+    costs = [run["cost"] for run in cell.runs]
+    memory = [cost["peak_memory_bytes"] for cost in costs if cost["peak_memory_bytes"] is not None]
+    return Cost(
+        images=fmean(cost["images"] for cost in costs),
+        flops=fmean(cost["flops"] for cost in costs),
+        device_seconds=fmean(cost["train_seconds"] * cost["devices"] for cost in costs),
+        peak_bytes=max(memory) if memory else None,
+    )
+
+
+def _endings(cell: Cell) -> dict[str, int]:
+    """Count the runs that did not end well, by how they ended."""
+    counts = Counter(run["status"].replace("_", " ") for run in cell.runs if run["status"] != "ok")
+    counts["collapsed"] = sum(bool(run["training"]["collapsed"]) for run in cell.runs)
+    return {status: count for status, count in sorted(counts.items()) if count}
