@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_records import make, metrics
+from report_records import make
 
 from benchmark.report.audit import audit
 from benchmark.report.record import Record, file_name, seal, write
@@ -111,9 +111,7 @@ def cut(path: Path) -> None:
 
 
 def touched(path: Path) -> None:
-    record = json.loads(path.read_text())
-    record["metrics"]["linear"]["top1"] = 0.99
-    path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+    path.write_text(path.read_text().replace('"top1": 0.9', '"top1": 0.99'))
 
 
 def reordered(path: Path) -> None:
@@ -159,8 +157,7 @@ def test_records_are_never_rewritten(change: str, results: Path, capsys: pytest.
     path = results / "small" / file_name(SOUND)
     path.unlink()
     if change == "changed":
-        forged = altered(SOUND, "metrics.linear", metrics(0.92))
-        path.write_bytes((json.dumps(forged, indent=2, sort_keys=True) + "\n").encode())
+        touched(write(SOUND, results / "small"))
     assert main(["--results", str(results), "--base", "HEAD"]) == 4
     assert f"{path}: was {change} since HEAD" in capsys.readouterr().err
 
