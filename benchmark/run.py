@@ -23,7 +23,6 @@ def parser() -> argparse.ArgumentParser:
         "--gin_files",
         action="append",
         default=[],
-        required=True,
         metavar="FILE",
         help="a gin file, as given or among the shipped ones; repeat it, the last binding wins",
     )
@@ -49,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--dry-run", action="store_true", help="show configuration, data and what the budget buys")
     made.add_argument("--resume", action="store_true", help="continue an interrupted run")
     made.add_argument("--fresh", action="store_true", help="start over, discarding an unfinished run")
+    made.add_argument("--reproduce", type=Path, metavar="RECORD", help="make a recorded run again, and compare")
     made.add_argument(
         "--checkpoint-seconds", type=float, default=600, metavar="S", help="between two checkpoints (600)"
     )
@@ -58,10 +58,15 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    given = parser().parse_args(arguments)
+    command = parser()
+    given = command.parse_args(arguments)
+    if not given.gin and not given.reproduce:
+        command.error("the following arguments are required: --gin (or --reproduce)")
     try:
         from benchmark import config, experiment
 
+        if given.reproduce:
+            return _reproduce(given)
         settings = [*given.set, *given.vary, *([] if given.seed is None else [f"experiment.seed = {given.seed}"])]
         loaded = config.load(given.gin, settings, allow_imports=given.allow_imports)
         for note in loaded.notes:
@@ -83,6 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"error: {unwrapped(problem)}", file=sys.stderr)
         return problem.exit_code
+    return 0
+
+
+def _reproduce(given: argparse.Namespace) -> int:
+    from benchmark.reproduce import reproduce
+
+    print(reproduce(given.reproduce, out=given.out, settings=given.set, allow_imports=given.allow_imports))
     return 0
 
 

@@ -50,7 +50,7 @@ def summarise(values: Sequence[float]) -> Summary:
     if n == 1:
         return Summary(values[0], None, 1, None)
     std = stdev(values)
-    return Summary(fmean(values), std, n, _t_quantile(n - 1) * std / math.sqrt(n))
+    return Summary(fmean(values), std, n, t_quantile(n - 1) * std / math.sqrt(n))
 
 
 def compare(scores: Mapping[K, Mapping[int, float]]) -> Comparison[K]:
@@ -94,7 +94,8 @@ def _tukey_margin(table: Sequence[Sequence[float]]) -> float:
 
 
 @cache
-def _t_quantile(df: int) -> float:
+def t_quantile(df: int) -> float:
+    """Return the quantile of Student's t that leaves 2.5 % above."""
     from scipy.stats import t
 
     return float(t.ppf(0.5 + CONFIDENCE / 2, df))

@@ -1,0 +1,107 @@
+"""Make a recorded run again and hold the outcome against its record: the same bits, or inside what seeds leave open."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+from benchmark import config as configuration
+from benchmark import experiment
+from benchmark.environment import code
+from benchmark.errors import CheckError, ConfigError
+from benchmark.report import record as records
+from benchmark.report.record import Record
+from benchmark.report.statistics import t_quantile
+
+MACHINE = ("processor", "processor_flags", "gpu", "driver", "threads")
+VERSIONS = ("python", "torch", "torchvision", "timm", "cuda", "cudnn")
+
+
+def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_imports: bool = False) -> str:
+    """Run the configuration of a record again and return a sentence on how far it agrees.
+
+    `settings` may say where data lie. Where machine, versions and code are those of the record, the weights must be the
+    same to the bit; elsewhere each score must lie in the 95 % prediction interval for one more run of its cell, which
+    needs records of at least two seeds beside it.
+    Raises ConfigError where the code has changed since, CheckError where the run does not agree.
+    """
+    old = records.read(path)
+    if old["division"] in ("floor", "open"):
+        raise ConfigError(
+            f"{path} is of the division {old['division']!r}: nothing was pretrained that could be repeated."
+        )
+    _require_same_code(old)
+    config = configuration.load(
+        (), (*_frozen(old), *settings), stored=old["config"]["text"], allow_imports=allow_imports
+    )
+    new = experiment.run(config, out=out / "reproduced", fresh=True)
+    if new["method"]["module_sha256"] != old["method"]["module_sha256"]:
+        raise ConfigError(_changed("the file of the method", old))
+    apart = [name for name in (*MACHINE, *VERSIONS) if _of(new, name) != _of(old, name)]
+    if not apart:
+        return _same_bits(old, new)
+    return f"Differs from the record's machine in {', '.join(apart)}. {_inside(path, old, new)}"
+
+
+def _require_same_code(old: Record) -> None:
+    now = code()
+    for name, part in (("protocol_sha256", "pretraining"), ("evaluation_sha256", "evaluation")):
+        if now[name] != old["code"][name]:  # type: ignore[literal-required]
+            raise ConfigError(_changed(f"the code of the {part}", old))
+
+
+def _changed(part: str, old: Record) -> str:
+    commit = old["code"]["commit"]
+    place = f"git checkout {commit}" if commit else f"version {old['code']['version']}"
+    dirty = " (its tree had changes that were not committed)" if old["code"]["dirty"] else ""
+    return f"{part} is not that of the record any more: the run cannot be repeated here. Use {place}{dirty}."
+
+
+def _frozen(old: Record) -> tuple[str, ...]:
+    """Return the settings that hold a budget in seconds to the steps that were taken."""
+    budget = old["budget"]
+    assert budget is not None
+    if budget["kind"] != "device_seconds":
+        return ()
+    if old["teacher"]:
+        raise ConfigError("A budget in seconds that two stages shared cannot be repeated step by step.")
+    return ("Budget.kind = 'samples'", f"Budget.amount = {budget['steps'] * budget['batch_size']}")
+
+
+def _of(record: Record, name: str) -> object:
+    return record["environment"][name]  # type: ignore[literal-required]
+
+
+def _same_bits(old: Record, new: Record) -> str:
+    if old["training"]["digest"] != new["training"]["digest"]:
+        raise CheckError(
+            f"Machine, versions and code are those of the record, but the weights differ: expected the digest "
+            f"{old['training']['digest']}, got {new['training']['digest']}."
+        )
+    if moved := [name for name, found in old["metrics"].items() if new["metrics"].get(name) != found]:
+        raise CheckError(f"The weights are the same, but {', '.join(moved)} gave other scores.")
+    return "The same bits: weights and scores are those of the record."
+
+
+def _inside(path: Path, old: Record, new: Record) -> str:
+    """Hold the new scores against the interval for one more run of the cell of the record."""
+    cell = [
+        record
+        for record in map(records.read, sorted(path.parent.glob("*.json")))
+        if (record["method"]["name"], record["config"]["key"]) == (old["method"]["name"], old["config"]["key"])
+    ]
+    if len(cell) < 2:
+        raise CheckError("One record gives no interval: at least two seeds of this configuration must lie beside it.")
+    parts, outside = [], []
+    for name, found in sorted(new["metrics"].items()):
+        scores = [record["metrics"][name]["top1"] for record in cell if name in record["metrics"]]
+        if len(scores) < 2:
+            continue
+        half = t_quantile(len(scores) - 1) * stdev(scores) * math.sqrt(1 + 1 / len(scores))
+        low, high = fmean(scores) - half, fmean(scores) + half
+        parts.append(f"{name} {100 * found['top1']:.2f} in [{100 * low:.2f}, {100 * high:.2f}]")
+        if not low <= found["top1"] <= high:
+            outside.append(name)
+    if outside:
+        raise CheckError(f"Outside the prediction interval: {', '.join(outside)}. {'; '.join(parts)}.")
+    return f"Inside the 95 % prediction interval for one more run: {'; '.join(parts)}."

@@ -1,0 +1,101 @@
+"""Making a recorded run again: the same bits here, the interval elsewhere, a clear word where the code is another."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import command
+
+from benchmark.report import record as records
+from benchmark.report.record import Record, file_name, seal, write
+from benchmark.run import main
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run from the root on one thread; leave torch as it was."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(ROOT)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def made(out: Path) -> Path:
+    """The record of a run of 4 steps."""
+    if not list(out.glob("simclr-*")):
+        assert main(command(out, 4)) == 0
+    return next(out.glob("simclr-*/*.json"))
+
+
+def altered(record: Record, **changes: Any) -> Record:
+    changed: Any = copy.deepcopy(record)
+    for path, value in changes.items():
+        *parents, name = path.split("__")
+        place = changed
+        for parent in parents:
+            place = place[parent]
+        place[name] = value
+    return seal(changed)
+
+
+def again(path: Path, out: Path) -> int:
+    return main(["--reproduce", str(path), "--out", str(out)])
+
+
+def test_the_same_bits_here(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the record made a moment before."""
+    assert again(made, tmp_path) == 0
+    assert "The same bits: weights and scores are those of the record." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        ({"training__digest": "0" * 64}, "but the weights differ"),
+        ({"metrics__knn__top1": 0.5}, "knn gave other scores"),
+        ({"code__protocol_sha256": "0" * 64}, "the code of the pretraining is not that of the record"),
+        ({"code__evaluation_sha256": "0" * 64}, "the code of the evaluation is not that of the record"),
+        ({"method__module_sha256": "0" * 64}, "the file of the method is not that of the record"),
+        ({"division": "floor", "budget": None}, "nothing was pretrained"),
+        ({"environment__torch": "1.0.0"}, "One record gives no interval"),
+    ],
+)
+def test_what_cannot_agree_says_why(
+    change: dict[str, Any], answer: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: one field of the record changed: an exit code above 0 and the reason."""
+    path = write(altered(records.read(made), **change), tmp_path / "board")
+    assert again(path, tmp_path) in (2, 4)
+    assert answer in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("spread", "code"), [(0.05, 0), (0.0001, 4)])
+def test_elsewhere_the_interval_decides(
+    spread: float, code: int, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: three seeds of another machine around a mean 2 points off: inside a wide spread, outside a narrow one."""
+    record = records.read(made)
+    centre = record["metrics"]["knn"]["top1"] + 0.02
+    for seed, step in enumerate((-1, 0, 1)):
+        top1 = centre + step * spread
+        other = altered(record, seed=seed, environment__processor="Another", metrics__knn__top1=top1)
+        write(other, tmp_path / "board")
+    path = tmp_path / "board" / file_name(other)
+    assert again(path, tmp_path) == code
+    printed = capsys.readouterr()
+    text = printed.out + printed.err
+    half = 4.302652729911275 * spread * (4 / 3) ** 0.5
+    assert f"[{100 * (centre - half):.2f}, {100 * (centre + half):.2f}]" in text
+    assert ("Differs from the record's machine in processor. Inside the 95 %" in text) == (code == 0)
+    assert ("Outside the prediction interval: knn" in text) == (code == 4)
