@@ -24,9 +24,11 @@ from benchmark.environment import code, environment, use_device
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
 from benchmark.evals.harness import Evaluation
-from benchmark.evals.knn import KNN
+from benchmark.evals.knn import KNN, KNNProjection
 from benchmark.evals.linear import Linear
 from benchmark.evals.linear_sgd import LinearSGD
+from benchmark.evals.retrieval import Retrieval
+from benchmark.evals.semi import SemiProbe
 from benchmark.method import Method
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.decoder import PixelDecoder
@@ -43,9 +45,12 @@ __all__ = [  # with what gin files may name
     "KNN",
     "Examination",
     "Experiment",
+    "KNNProjection",
     "Linear",
     "LinearSGD",
     "PixelDecoder",
+    "Retrieval",
+    "SemiProbe",
     "Session",
     "Timm",
 ]

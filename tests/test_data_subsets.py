@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.data.subsets import hashed_order, holdout
+from benchmark.data.subsets import hashed_order, holdout, labelled
 
 LABELS = torch.arange(60) % 3
 
@@ -57,3 +57,56 @@ def test_holdout_is_a_stratified_partition(labels: torch.Tensor) -> None:
         n = int((labels == label).sum())
         expected = 0 if n == 1 else max(1, round(n / 10))
         assert int((labels[held] == label).sum()) == expected
+
+
+def test_labelled_subsets_are_written_down() -> None:
+    """Oracle: the ids as first published, for 1000 samples in 10 classes: of each class 1 at 1 % and 10 at 10 %."""
+    golden = torch.arange(1000) % 10
+    assert labelled(golden, "golden", 0.01, 0).tolist() == [210, 31, 632, 333, 4, 395, 96, 797, 178, 859]
+    assert labelled(golden, "golden", 0.01, 1).tolist() == [640, 481, 802, 843, 234, 995, 356, 227, 498, 869]
+    assert labelled(golden, "golden", 0.1, 0)[:20].tolist() == [
+        210,
+        160,
+        290,
+        580,
+        260,
+        150,
+        780,
+        340,
+        420,
+        820,
+        31,
+        101,
+        761,
+        831,
+        971,
+        541,
+        421,
+        61,
+        561,
+        461,
+    ]
+
+
+@given(labels, st.sampled_from([0.01, 0.1, 0.5, 1.0]), st.integers(0, 4))
+def test_labelled_subsets_are_balanced(labels: torch.Tensor, fraction: float, draw: int) -> None:
+    """Oracle: of each class present the fraction, at least one, each id once and class after class."""
+    ids = labelled(labels, "x", fraction, draw)
+    assert len(ids.unique()) == len(ids)
+    assert labels[ids].tolist() == sorted(labels[ids].tolist())
+    for label in labels.unique().tolist():
+        assert int((labels[ids] == label).sum()) == max(1, round(fraction * int((labels == label).sum())))
+
+
+@given(labels, st.integers(0, 4))
+def test_labelled_subsets_are_nested(labels: torch.Tensor, draw: int) -> None:
+    """Oracle: each fraction's subset contains those of the smaller ones; all of train is the last."""
+    parts = [set(labelled(labels, "x", fraction, draw).tolist()) for fraction in (0.01, 0.1, 0.5, 1.0)]
+    assert parts[0] <= parts[1] <= parts[2] <= parts[3] == set(range(len(labels)))
+
+
+def test_labelled_subsets_differ_by_draw_and_from_the_holdout() -> None:
+    """Oracle: two of 20 choose 5 subsets are equal only if they are the same."""
+    subsets = [set(labelled(LABELS, "x", 0.25, draw).tolist()) for draw in range(3)]
+    subsets += [set(labelled(LABELS, "y", 0.25, 0).tolist()), set(holdout(LABELS, "x", 0.25)[1].tolist())]
+    assert len({frozenset(subset) for subset in subsets}) == 5

@@ -1,5 +1,6 @@
 """Weighted nearest neighbours against the definition written as loops."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -8,9 +9,9 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import ConfigError
-from benchmark.evals import knn
+from benchmark.evals import neighbours
 from benchmark.evals.features import Bank
-from benchmark.evals.knn import KNN
+from benchmark.evals.knn import KNN, KNNProjection
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -52,8 +53,8 @@ def test_result_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> No
     """Oracle: one chunk for all queries; the last chunk is shorter."""
     keys, queries, labels = normal(50, 6), normal(23, 6, seed=1), torch.arange(50) % 4
     whole = KNN().scores(keys, labels, queries, 4)
-    monkeypatch.setattr(knn, "CHUNK", 5)
-    torch.testing.assert_close(KNN().scores(keys, labels, queries, 4), whole, rtol=1e-5, atol=1e-7)
+    monkeypatch.setattr(neighbours, "CELLS", 8 * 5 * 50)
+    assert torch.equal(KNN().scores(keys, labels, queries, 4), whole)
 
 
 def test_small_temperature_is_one_neighbour() -> None:
@@ -91,8 +92,56 @@ def test_the_bank_is_all_of_train() -> None:
     assert ranking.classes[0, 0] == 4
 
 
+def test_details_are_the_usual_other_settings() -> None:
+    """Oracle: an evaluation of its own for each; the choice among features stays that of the result's k."""
+    labels = torch.arange(300) % 4
+    bank = bank_of(
+        {"a": normal(300, 6), "b": normal(300, 5, seed=1)}, labels, {"a": normal(20, 6), "b": normal(20, 5)}, 4
+    )
+    ranking = KNN()(bank)
+    feature = str(ranking.choices["feature"])
+    alone = bank_of({feature: bank.train[feature]}, labels, {feature: bank.test[feature]}, 4)
+    settings = {"k=1": (1, 0.07), "k=10": (10, 0.07), "k=200": (200, 0.07), "k=200, t=0.1": (200, 0.1)}
+    assert list(ranking.details) == list(settings)
+    for name, (k, temperature) in settings.items():
+        assert torch.equal(ranking.details[name], KNN(k=k, temperature=temperature)(alone).classes), name
+    assert torch.equal(ranking.classes, KNN()(alone).classes)
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "temperature", "names"),
+    [
+        (300, 10, 0.07, ["k=1", "k=200", "k=200, t=0.1"]),
+        (300, 200, 0.1, ["k=1", "k=10"]),
+        (300, 20, 0.1, ["k=1", "k=10", "k=200"]),
+        (20, 20, 0.07, ["k=1", "k=10", "k=200, t=0.1"]),
+        (5, 20, 0.07, ["k=1", "k=200, t=0.1"]),
+        (1, 1, 0.1, []),
+    ],
+)
+def test_details_repeat_nothing(n: int, k: int, temperature: float, names: list[str]) -> None:
+    """Oracle: the settings by hand that neither are the result nor, with all keys voting, come to the same."""
+    bank = bank_of({"x": normal(n, 6)}, torch.arange(n) % 4, {"x": normal(8, 6, seed=1)}, 4)
+    assert list(KNN(k=k, temperature=temperature)(bank).details) == names
+
+
+def test_projections_have_a_row_of_their_own() -> None:
+    """Oracle: `KNN` with these settings on the projections as features; without a projector there is no row."""
+    labels = torch.arange(300) % 4
+    bank = bank_of({"x": normal(300, 6)}, labels, {"x": normal(20, 6, seed=1)}, 4)
+    assert KNNProjection()(bank) is None
+    projected = normal(300, 3, seed=2), normal(20, 3, seed=3)
+    ranking = KNNProjection()(dataclasses.replace(bank, projected=projected))
+    other = bank_of({"x": projected[0]}, labels, {"x": projected[1]}, 4)
+    assert ranking is not None
+    assert torch.equal(ranking.classes, KNN(k=200, temperature=0.1)(other).classes)
+    assert ranking.choices == {"k": 200, "temperature": 0.1}
+    assert KNNProjection.name == "knn_projection"
+
+
+@pytest.mark.parametrize("kind", [KNN, KNNProjection])
 @pytest.mark.parametrize("settings", [{"k": 0}, {"temperature": 0.0}, {"temperature": -1.0}])
-def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, float], kind: type) -> None:
     """Oracle: the documented ranges."""
     with pytest.raises(ConfigError, match="k of at least 1 and a temperature above 0"):
-        KNN(**settings)  # type: ignore[arg-type]
+        kind(**settings)

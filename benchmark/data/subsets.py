@@ -33,3 +33,12 @@ def holdout(labels: Tensor, name: str, fraction: float = 0.1) -> tuple[Tensor, T
         held.append(order[:n])
         fit.append(order[n:])
     return torch.cat(fit).sort().values, torch.cat(held).sort().values
+
+
+def labelled(labels: Tensor, name: str, fraction: float, draw: int) -> Tensor:
+    """Return the train ids of a labelled subset, class after class: of each a `fraction`, at least one.
+
+    The ids of a class are a prefix of its hashed order, so that a draw's subsets are nested in the fraction.
+    """
+    orders = hashed_order(labels, name, f"labelled {draw}")
+    return torch.cat([order[: max(1, round(fraction * len(order)))] for order in orders])

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 
 import gin
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.errors import ConfigError
 from benchmark.evals.features import Bank, Ranking, best_classes
+from benchmark.evals.neighbours import nearest
 
-CHUNK = 1024  # queries per similarity matrix
+OTHERS = (1, 10, 200)  # the values of k whose top-1 stands beside the result
 
 
 @gin.register
@@ -19,7 +18,7 @@ class KNN:
     """Cosine-weighted k nearest neighbours (Wu et al. 2018, arXiv:1805.01978, section 3.4).
 
     The bank is all of train, each image once; each of the `k` nearest votes exp(similarity / temperature) for its
-    class. Which feature is used is chosen on the hold-out.
+    class. Which feature is used is chosen on the hold-out. The details have the usual other settings.
     """
 
     k: int = 20
@@ -29,17 +28,29 @@ class KNN:
     version = 1
 
     def __post_init__(self) -> None:
-        if self.k < 1 or self.temperature <= 0:
-            raise ConfigError(
-                f"KNN needs k of at least 1 and a temperature above 0; got {self.k} and {self.temperature}."
-            )
+        _check(self.k, self.temperature)
 
     def __call__(self, bank: Bank) -> Ranking:
         """Choose the feature on the hold-out, then rank the classes of the test images."""
         names = list(bank.train)
         chosen = names[0] if len(names) == 1 else max(names, key=lambda name: self._hits(bank.train[name], bank))
-        scores = self.scores(bank.train[chosen], bank.labels, bank.test[chosen], bank.classes)
-        return Ranking(best_classes(scores), {"feature": chosen, "k": self.k, "temperature": self.temperature})
+        keys = bank.train[chosen]
+        similarity, ids = nearest(bank.test[chosen], keys, max(self.k, *OTHERS))
+        labels = bank.labels[ids]
+
+        def ranked(k: int, temperature: float) -> Tensor:
+            return best_classes(votes(similarity[:, :k], labels[:, :k], bank.classes, temperature))
+
+        settings = {f"k={k}": (k, self.temperature) for k in OTHERS} | {"k=200, t=0.1": (200, 0.1)}
+        done, details = {(min(self.k, len(keys)), self.temperature)}, {}
+        for name, (k, temperature) in settings.items():
+            setting = min(k, len(keys)), temperature
+            if setting not in done:
+                details[name] = ranked(*setting)
+            done.add(setting)
+        choices: dict[str, str | float | int] = {"feature": chosen, "k": self.k}
+        choices["temperature"] = self.temperature
+        return Ranking(ranked(self.k, self.temperature), choices, details=details)
 
     def _hits(self, features: Tensor, bank: Bank) -> int:
         scores = self.scores(features[bank.fit], bank.labels[bank.fit], features[bank.held], bank.classes)
@@ -47,12 +58,40 @@ class KNN:
 
     def scores(self, keys: Tensor, labels: Tensor, queries: Tensor, classes: int) -> Tensor:
         """Return the votes `(n_queries, classes)`; with fewer than `k` keys, all of them vote."""
-        keys = F.normalize(keys.float(), dim=1)
-        queries = F.normalize(queries.float(), dim=1)
-        votes = []
-        for chunk in queries.split(CHUNK):
-            similarity, nearest = (chunk @ keys.T).topk(min(self.k, len(keys)), dim=1)
-            # relative to the nearest, so that a small temperature cannot overflow
-            weights = ((similarity - similarity[:, :1]) / self.temperature).exp()
-            votes.append(weights.new_zeros(len(chunk), classes).scatter_add(1, labels[nearest], weights))
-        return torch.cat(votes)
+        similarity, ids = nearest(queries, keys, self.k)
+        return votes(similarity, labels[ids], classes, self.temperature)
+
+
+@gin.register
+@dataclass(frozen=True, kw_only=True)
+class KNNProjection:
+    """Nearest neighbours as `KNN` among a projector's outputs, which some papers report; None without a projector."""
+
+    k: int = 200
+    temperature: float = 0.1
+
+    name = "knn_projection"
+    version = 1
+
+    def __post_init__(self) -> None:
+        _check(self.k, self.temperature)
+
+    def __call__(self, bank: Bank) -> Ranking | None:
+        """Rank the classes of the test images; there is nothing to choose."""
+        if bank.projected is None:
+            return None
+        keys, queries = bank.projected
+        similarity, ids = nearest(queries, keys, self.k)
+        scores = votes(similarity, bank.labels[ids], bank.classes, self.temperature)
+        return Ranking(best_classes(scores), {"k": self.k, "temperature": self.temperature})
+
+
+def votes(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
+    """Return the votes `(n, classes)` of neighbours `(n, k)`, nearest first, relative to the vote of the nearest."""
+    weights = ((similarity - similarity[:, :1]) / temperature).exp()  # so that a small temperature cannot overflow
+    return weights.new_zeros(len(weights), classes).scatter_add(1, labels, weights)
+
+
+def _check(k: int, temperature: float) -> None:
+    if k < 1 or temperature <= 0:
+        raise ConfigError(f"KNN needs k of at least 1 and a temperature above 0; got {k} and {temperature}.")

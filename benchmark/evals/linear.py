@@ -14,7 +14,9 @@ STRONGER = tuple(10.0 ** (1 + 8 * i / 11) for i in (3, 2, 1))
 WEAKER = tuple(10.0 ** (-7 - 8 * i / 11) for i in (1, 2, 3))
 PATIENCE = 3  # strengths in a row with fewer hits than the best end the search: the weakest are by far the slowest
 ITERATIONS = 1000
+EDGE = "the best L2 strength lies at the edge of the grid"
 TOLERANCE = 1e-5  # of the gradient's largest entry, relative to that at zero weights
+ROUNDING = 1e-7  # what float32 leaves of a gradient that is zero, as that of features without a signal
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Linear:
         _, strength, edge = found[chosen]
         probe = fit(bank.train[chosen], bank.labels, bank.classes, strength)
         scores = probe.scores(bank.test[chosen])
-        flags = ["the best L2 strength lies at the edge of the grid"] if edge else []
+        flags = [EDGE] if edge else []
         if not probe.converged:
             flags.append(f"the fit ended at its limit of {ITERATIONS} iterations")
         return Ranking(best_classes(scores), {"feature": chosen, "strength": strength}, tuple(flags))
@@ -112,9 +114,22 @@ class Standard:
 def fit(features: Tensor, labels: Tensor, classes: int, strength: float) -> Probe:
     """Fit a probe on raw `(n, dim)` features; standardisation is folded into its weights."""
     standard = Standard.of(features)
-    solution, converged = Regression(standard.apply(features), labels, classes).minimise(strength)
-    weight = solution[:-1] * standard.scale[:, None]
+    inputs, basis = span(standard.apply(features))
+    solution, converged = Regression(inputs, labels, classes).minimise(strength)
+    weight = (basis @ solution[:-1]) * standard.scale[:, None]
     return Probe(weight, solution[-1] - standard.mean @ weight, converged)
+
+
+def span(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return coordinates `(n, rank)` of the rows of `(n, dim)` inputs and their orthonormal basis `(dim, rank)`.
+
+    L2-regularised weights lie in the span of the rows, so a fit on the coordinates loses nothing. Unless the rows are
+    at most half as many as the dimensions, which makes it worth while, they are their own coordinates.
+    """
+    if 2 * len(inputs) > inputs.shape[1]:
+        return inputs, torch.eye(inputs.shape[1])
+    basis, triangle = torch.linalg.qr(inputs.T)
+    return triangle.T.contiguous(), basis
 
 
 class Regression:
@@ -127,19 +142,22 @@ class Regression:
 
     def __init__(self, inputs: Tensor, labels: Tensor, classes: int) -> None:
         self.inputs, self.labels, self.classes = inputs, labels, classes
+        self.outputs = classes
         self.targets = F.one_hot(labels, classes).float()
         spectrum, self.axes = torch.linalg.eigh(inputs.T @ inputs / len(inputs))
         self.curvature = spectrum.clamp(min=1e-7 * float(spectrum[-1])) / classes
 
-    def minimise(self, strength: float, start: Tensor | None = None) -> tuple[Tensor, bool]:
+    def minimise(
+        self, strength: float, start: Tensor | None = None, tolerance: float = TOLERANCE
+    ) -> tuple[Tensor, bool]:
         """Minimise mean cross entropy + strength / 2 * ||weights||^2, the bias free.
 
-        Return `(dim + 1, classes)`, of which the last row is the bias, and whether the limit of iterations sufficed.
+        Return `(dim + 1, outputs)`, of which the last row is the bias, and whether the limit of iterations sufficed.
         L-BFGS with strong Wolfe steps and history 10, from `start` or from zero; the gradient is written out, which
         halves the cost of autograd.
         """
         stretch = (self.curvature + strength).rsqrt()[:, None]
-        solution = torch.zeros(self.inputs.shape[1] + 1, self.classes)
+        solution = torch.zeros(self.inputs.shape[1] + 1, self.outputs)
         if start is not None:
             solution[:-1], solution[-1] = self.axes.T @ start[:-1] / stretch, start[-1]
 
@@ -153,7 +171,7 @@ class Regression:
             slope = stretch * (self.axes.T @ (slope + strength * weight))
             return loss + strength / 2 * weight.square().sum(), torch.cat([slope, bias[None]])
 
-        tolerance = TOLERANCE * float(gradient(torch.zeros_like(solution))[1].abs().max())
+        tolerance = max(ROUNDING, tolerance * float(gradient(torch.zeros_like(solution))[1].abs().max()))
         solution.requires_grad_()
         optimiser = torch.optim.LBFGS(
             [solution],
