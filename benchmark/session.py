@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,12 +24,14 @@ from benchmark.data.sources import Dataset, Images
 from benchmark.environment import code, environment, use_device
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
+from benchmark.evals.finetune import ConvNetTuning, FineTune, ViTTuning
 from benchmark.evals.harness import Evaluation
 from benchmark.evals.knn import KNN, KNNProjection
 from benchmark.evals.linear import Linear
 from benchmark.evals.linear_sgd import LinearSGD
 from benchmark.evals.retrieval import Retrieval
 from benchmark.evals.semi import SemiProbe
+from benchmark.evals.semi_finetune import SemiFineTune
 from benchmark.method import Method
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.decoder import PixelDecoder
@@ -43,16 +46,20 @@ from benchmark.views.recipes import View, ViewLimits
 
 __all__ = [  # with what gin files may name
     "KNN",
+    "ConvNetTuning",
     "Examination",
     "Experiment",
+    "FineTune",
     "KNNProjection",
     "Linear",
     "LinearSGD",
     "PixelDecoder",
     "Retrieval",
+    "SemiFineTune",
     "SemiProbe",
     "Session",
     "Timm",
+    "ViTTuning",
 ]
 
 
@@ -276,6 +283,7 @@ class Session(Examination):
         if not resume:
             for old in [*self.folder.glob("checkpoints/*.pt"), self.folder / "metrics.jsonl"]:
                 old.unlink(missing_ok=True)
+            shutil.rmtree(self.folder / "evaluations", ignore_errors=True)
         make_folder(self.folder)
 
     def export(self, encoder: Encoder) -> Path:

@@ -20,7 +20,7 @@ from benchmark.randomness import derive
 from benchmark.session import Experiment
 
 GIN = Path(__file__).parents[1] / "gin"
-PRESETS = sorted(GIN.glob("presets/*.gin"))
+PRESETS = sorted(set(GIN.glob("presets/*.gin")) - {GIN / "presets" / "frozen.gin", GIN / "presets" / "trained.gin"})
 SHORT = LinearSGD(rates=(0.1, 1.0), batch_size=64, epochs=6)
 
 

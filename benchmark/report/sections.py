@@ -20,6 +20,8 @@ LEADING = {  # the evaluations that come first, and rank, and their headings
     "semi_probe_1": "1 % labels",
     "semi_probe_10": "10 % labels",
     "finetune": "fine-tuned",
+    "semi_finetune_1": "fine-tuned on 1 %",
+    "semi_finetune_10": "fine-tuned on 10 %",
 }
 UNRANKED = ("overtime", "budget_miss")  # runs that spent another budget than the rest of their table
 Ranking = Comparison[tuple[str, str]]  # of cells by their entry

@@ -1,0 +1,390 @@
+"""Fine-tuning: what moves and how fast, what a choice may see, and that an interruption changes nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from tuned import Toy, convnet, vit
+
+from benchmark import config
+from benchmark.data.resident import epoch_order
+from benchmark.digest import digest
+from benchmark.errors import ConfigError
+from benchmark.evals import classifier
+from benchmark.evals.classifier import Classifier, Recipe, Trainer, _Run, drop_paths_
+from benchmark.evals.features import Ranking
+from benchmark.evals.finetune import ConvNetTuning, FineTune, Tuning, ViTTuning, speed
+from benchmark.nets.encoders import ResNet, ViT
+from benchmark.session import Experiment
+from benchmark.views.recipes import View, ViewLimits
+
+GIN = Path(__file__).parents[1] / "gin"
+SHORT = FineTune(epochs=3, select_epochs=1, batch_size=16, curve=True)
+PLAIN = ViTTuning(rate=0.05, mixup=0.0, cutmix=0.0, magnitude=0.0)
+ENCODERS = pytest.mark.parametrize("encoder", [vit, convnet])
+
+
+def ranked(toy: Toy, evaluation: FineTune = SHORT) -> Ranking:
+    ranking = evaluation(toy.bank)
+    assert ranking is not None
+    return ranking
+
+
+def run_of(toy: Toy, recipe: Recipe, rows: Tensor, steps: int = 4, batch_size: int = 16) -> _Run:
+    assert toy.bank.network is not None
+    return _Run(Trainer("test", recipe, toy.bank, toy.bank.network), recipe, rows, steps, batch_size, 5)
+
+
+@pytest.mark.parametrize("decay", [0.75, 1.0])
+def test_layers_have_their_rates(decay: float) -> None:
+    """Oracle: the shares by hand for a depth of 3; decay spares vectors, class token and positions (He et al. 2022)."""
+    net = ViT(8, name="vit", width=16, depth=3, heads=2, patch=2)
+    model = Classifier(net, 16, 4)
+    groups = ViTTuning(layer_decay=decay, weight_decay=0.05).optimiser(model).param_groups
+    found = {id(p): (group["scale"], group["weight_decay"]) for group in groups for p in group["params"]}
+    shares = {"encoder.net.blocks.0": 3, "encoder.net.blocks.1": 2, "encoder.net.blocks.2": 1, "head": 0}
+    shares |= {"encoder.net.patch_embed": 4, "encoder.net.cls_token": 4, "encoder.net.norm": 1}
+    expected = {}
+    for name, parameter in model.named_parameters():
+        if name != "encoder.net.pos_embed":
+            (power,) = (power for prefix, power in shares.items() if name.startswith(prefix))
+            weight = parameter.ndim > 1 and "cls_token" not in name
+            expected[id(parameter)] = (pytest.approx(decay**power), 0.05 if weight else 0.0)
+    assert found == expected
+
+
+def test_all_weights_of_a_convolutional_network_have_one_rate() -> None:
+    """Oracle: torch's SGD on all parameters, of which weights of more than one dimension decay."""
+    model = Classifier(convnet(), 16, 4)
+    optimiser = ConvNetTuning(weight_decay=0.01).optimiser(model)
+    assert isinstance(optimiser, torch.optim.SGD)
+    found = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    assert found == {id(p): 0.01 if p.ndim > 1 else 0.0 for p in model.parameters()}
+    assert all((g["scale"], g["momentum"], g["nesterov"]) == (1.0, 0.9, True) for g in optimiser.param_groups)
+
+
+def test_rate_rises_and_falls() -> None:
+    """Oracle: by hand: 0 at first, the peak of 256 images times 2 after the warm-up, the floor at the end."""
+    recipe = ViTTuning(rate=1e-3, warmup=0.2)
+    assert recipe.rate_at(0.0, 512) == 0
+    assert recipe.rate_at(0.1, 512) == pytest.approx(1e-3)
+    assert recipe.rate_at(0.2, 512) == pytest.approx(2e-3)
+    assert recipe.rate_at(0.6, 512) == pytest.approx((2e-3 + 1e-6) / 2)
+    assert recipe.rate_at(1.0, 512) == pytest.approx(1e-6)
+    assert ConvNetTuning(rate=0.05).rate_at(0.5, 256) == pytest.approx(0.025)
+
+
+def test_paths_are_dropped_as_timm_does() -> None:
+    """Oracle: the blocks of timm's network built with that rate."""
+    theirs = VisionTransformer(img_size=8, patch_size=2, embed_dim=16, depth=4, num_heads=2, drop_path_rate=0.3)
+    encoder = ViT(8, name="vit", width=16, depth=4, heads=2, patch=2)
+    before = set(encoder.state_dict())
+    drop_paths_(encoder, 0.3)
+    for ours, expected in zip(encoder.net.blocks, theirs.blocks, strict=True):
+        for name in ("drop_path1", "drop_path2"):
+            rate = getattr(getattr(expected, name), "drop_prob", 0.0)
+            assert getattr(ours, name).drop_prob == pytest.approx(rate)
+    assert set(encoder.state_dict()) == before
+
+
+def test_training_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: torch's SGD and cosine on whole, normalised images in the order of the epochs, two and a half epochs.
+
+    The views are whole images, so that the transcription needs none.
+    """
+    monkeypatch.setattr(classifier, "View", lambda crop_scale: View(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0)))
+    toy = Toy(convnet(), limits=ViewLimits(flip=False))
+    rows, bank = torch.arange(0, 120, 2), toy.bank
+    run = run_of(toy, ConvNetTuning(rate=2.0, weight_decay=0.01), rows, steps=7, batch_size=20)
+    model = Classifier(convnet(), 16, 4)
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    optimiser = torch.optim.SGD(
+        [{"params": weights, "weight_decay": 0.01}, {"params": vectors}], lr=2.0 * 20 / 256, momentum=0.9, nesterov=True
+    )
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=7)
+    for step in range(7):
+        run.take()
+        ids = rows[epoch_order(5, step // 3, 60)[step % 3 * 20 : step % 3 * 20 + 20]]
+        inputs = (bank.network.train[ids] / 255 - 0.4) / 0.2  # type: ignore[union-attr]
+        optimiser.zero_grad()
+        F.cross_entropy(model(inputs), bank.labels[ids]).backward()
+        optimiser.step()
+        cosine.step()
+    for name, value in run.classifier.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-3, atol=1e-5)
+
+
+@ENCODERS
+def test_all_that_may_move_moves_in_copies(encoder: Any) -> None:
+    """Oracle: every parameter of the copy that was trained last; fixed positions and the bank's own encoder stay.
+
+    A bias before a batch norm moves no output, so it may stay.
+    """
+    toy = Toy(encoder())
+    start = {name: value.clone() for name, value in toy.encoder.state_dict().items()}
+    ranked(toy)
+    assert all(torch.equal(value, start[name]) for name, value in toy.encoder.state_dict().items())
+    for name, parameter in toy.copies[-1].named_parameters():
+        assert torch.equal(parameter, start[name]) != parameter.requires_grad or name == "net.0.bias", name
+    assert not any(copied is toy.encoder for copied in toy.copies)
+
+
+@ENCODERS
+def test_an_easy_set_is_learnt(encoder: Any) -> None:
+    """Oracle: chance is 25 %, and the classes differ in the brightness of a row; a convnet's average is blind to it."""
+    toy = Toy(encoder())
+    evaluation = FineTune(epochs=15, select_epochs=4, batch_size=16, vit=lambda: PLAIN, convnet=ConvNetTuning)
+    ranking = ranked(toy, evaluation)
+    assert (ranking.classes[:, 0] == toy.answers).double().mean() > (0.7 if encoder is vit else 0.4)
+    assert ranking.classes.shape == (40, 4)
+    assert ranking.choices["feature"] == ("mean" if encoder is vit else "pooled")
+
+
+def test_residual_networks_are_trained() -> None:
+    """Oracle: the recipe for convolutional networks moves every weight of a ResNet-18 by finite amounts.
+
+    Four steps: a head of zeros lets no gradient through, nor do last norms of zeros after that.
+    """
+    torch.manual_seed(0)
+    toy = Toy(ResNet(8, name="resnet18"), train=40)
+    evaluation = FineTune(epochs=2, select_epochs=1, batch_size=16, convnet=lambda: ConvNetTuning(rate=1.0))
+    assert ranked(toy, evaluation).choices["feature"] == "pooled"
+    start = dict(toy.encoder.named_parameters())
+    for name, parameter in toy.copies[-1].named_parameters():
+        assert parameter.isfinite().all()
+        assert not torch.equal(parameter, start[name]), name
+
+
+def test_test_images_change_no_choice() -> None:
+    """Oracle: another test set: choices, flags, curve and trained weights stay, the ranking does not."""
+    toy, other = Toy(vit()), Toy(vit())
+    noise = torch.randint(0, 256, other.asked.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    other.bank = replace(other.bank, network=replace(other.bank.network, test=noise))  # type: ignore[type-var]
+    one, two = ranked(toy), ranked(other)
+    assert (one.choices, one.flags, one.curve) == (two.choices, two.flags, two.curve)
+    assert toy.digest() == other.digest()
+    assert not torch.equal(one.classes, two.classes)
+
+
+def test_choices_are_made_on_the_hold_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the rows, rates, lengths and images of each training: three and the curve on the fitting part."""
+    seen = []
+    train = Trainer.train
+
+    def spy(trainer: Trainer, part: str, recipe: Tuning, rows: Tensor, asked: Tensor, **length: Any) -> Any:
+        assert torch.equal(asked, toy.asked if part == "final" else toy.bank.network.train[toy.bank.held])  # type: ignore[union-attr]
+        assert torch.equal(rows, torch.arange(120) if part == "final" else toy.bank.fit)
+        seen.append((part, recipe.rate, length["steps"] // (len(rows) // length["batch_size"])))
+        return train(trainer, part, recipe, rows, asked, **length)
+
+    toy = Toy(vit())
+    monkeypatch.setattr(Trainer, "train", spy)
+    ranking = ranked(toy)
+    rate, rates = ranking.choices["rate"], [recipe[1] for recipe in seen[:3]]
+    assert rates == [pytest.approx(r) for r in (1e-3, 1e-3 / 3, 3e-3)]
+    assert [epochs for _, _, epochs in seen[:3]] == [1, 1, 1]
+    assert seen[3:] == [("curve", rate, 3), ("final", rate, 3)]
+
+
+@pytest.mark.parametrize(
+    ("hits", "factor"), [((3, 1, 2), 1.0), ((2, 3, 2), 1 / 3), ((1, 2, 3), 3.0), ((2, 2, 2), 1.0), ((1, 2, 2), 1 / 3)]
+)
+def test_best_rate_is_taken_and_an_end_flagged(
+    hits: tuple[int, ...], factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: planted hits of 1, 1/3 and 3 times the rate; of equals the middle one, then the smaller."""
+    toy = Toy(vit())
+    given = iter(hits)
+
+    def look(run: _Run, asked: Tensor) -> None:
+        held, n = toy.bank.labels[toy.bank.held], next(given, 0)
+        run.looks.append(torch.where(torch.arange(len(held)) < n, held, (held + 1) % 4)[:, None])
+        run.times.append(0.0)
+
+    monkeypatch.setattr(_Run, "look", look)
+    monkeypatch.setattr(_Run, "take", lambda run: setattr(run, "step", run.step + 1))
+    ranking = ranked(toy, replace(SHORT, curve=False))
+    assert ranking.choices["rate"] == pytest.approx(1e-3 * factor)
+    assert ranking.flags == (() if factor == 1 else ("the best learning rate lies at the edge of the grid",))
+    assert ranking.measures == {}
+
+
+def test_last_epoch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: planted looks: right after every epoch but the last, where all is wrong; the curve has each epoch."""
+    toy = Toy(vit())
+
+    def look(run: _Run, asked: Tensor) -> None:
+        labels = toy.answers if len(asked) == 40 else toy.bank.labels[toy.bank.held]
+        run.looks.append(((labels + (run.step == run.steps)) % 4)[:, None])
+        run.times.append(float(run.step))
+
+    monkeypatch.setattr(_Run, "look", look)
+    monkeypatch.setattr(_Run, "take", lambda run: setattr(run, "step", run.step + 1))
+    ranking = ranked(toy)
+    assert ranking.curve == (1.0, 1.0, 0.0)
+    assert not (ranking.classes[:, 0] == toy.answers).any()
+
+
+def test_speed_is_counted_to_the_first_epoch_that_reaches_a_share() -> None:
+    """Oracle: by hand: 90, 95 and 99 % of 0.8 are 0.72, 0.76 and 0.792."""
+    measures = speed([0.5, 0.72, 0.78, 0.7, 0.8], [2.0, 4.0, 6.0, 8.0, 10.0])
+    assert {name: value for name, value in measures.items() if name.startswith("epochs")} == {
+        "epochs_to_90": 2,
+        "epochs_to_95": 3,
+        "epochs_to_99": 5,
+    }
+    assert measures["seconds_to_90"] == 4.0
+    assert measures["seconds_to_99"] == 10.0
+
+
+def test_measured_seconds_grow() -> None:
+    """Oracle: each epoch of training takes time; the curve has as many points as epochs."""
+    ranking = ranked(Toy(vit()))
+    assert len(ranking.curve) == 3
+    assert 0 < ranking.measures["seconds_to_90"] <= ranking.measures["seconds_to_99"] < 60
+
+
+@ENCODERS
+def test_interrupted_is_uninterrupted(encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: an evaluation that was not interrupted, bit by bit: ranking, curve, choices and trained weights.
+
+    Stopped three times: in the choice, in the curve and in the last training; nothing is left of its state.
+    """
+    whole = Toy(encoder())
+    expected = ranked(whole)
+    monkeypatch.setattr(classifier, "SAVE_SECONDS", -1.0)
+    take = _Run.take
+    taken = 0
+
+    def interrupted(run: _Run) -> None:
+        nonlocal taken
+        taken += 1
+        if taken in (9, 26, 50):
+            raise KeyboardInterrupt
+        take(run)
+
+    monkeypatch.setattr(_Run, "take", interrupted)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            ranked(Toy(encoder(), tmp_path))
+        assert list(tmp_path.glob("finetune-*/step-*.pt"))
+    toy = Toy(encoder(), tmp_path)
+    found = ranked(toy)
+    assert taken == 3 * 6 + 3 * 6 + 3 * 7 + 3  # no step was taken twice
+    assert torch.equal(found.classes, expected.classes)
+    assert (found.choices, found.flags, found.curve) == (expected.choices, expected.flags, expected.curve)
+    assert toy.digest() == whole.digest()
+    assert not list(tmp_path.iterdir())
+
+
+def test_state_of_other_settings_is_not_continued(tmp_path: Path) -> None:
+    """Oracle: the key differs with the recipe, the weights, the labels and the data set, and else does not."""
+
+    def key(toy: Toy, settings: object = PLAIN, **changes: Any) -> str:
+        bank = replace(toy.bank, **changes)
+        assert bank.network is not None
+        return Trainer("finetune", settings, bank, bank.network).key
+
+    toy, other = Toy(vit(), tmp_path), Toy(vit(), tmp_path)
+    nn.init.ones_(other.encoder.net.norm.bias)
+    assert key(toy) == key(Toy(vit(), tmp_path))
+    keys = {key(toy), key(other), key(toy, replace(PLAIN, rate=0.1)), key(toy, dataset="another")}
+    assert len(keys | {key(toy, labels=toy.bank.labels.flip(0))}) == 5
+
+
+@pytest.mark.parametrize("recipe", [ViTTuning(), PLAIN])
+def test_no_seed_is_involved(recipe: ViTTuning) -> None:
+    """Oracle: the same weights to the bit after other seeds of both generators."""
+    digests = set()
+    for seed in (1, 2):
+        toy = Toy(vit())
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        ranked(toy, replace(SHORT, vit=lambda: recipe))
+        digests.add(toy.digest())
+    assert len(digests) == 1
+    assert digests != {digest(vit().state_dict())}
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.8])
+@pytest.mark.parametrize("cutmix", [0.0, 1.0])
+def test_targets_are_distributions(mixup: float, cutmix: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: rows sum to 1; without mixing labels are classes, and torch's loss smooths them by the same share."""
+    seen: list[tuple[Tensor, float]] = []
+
+    def spy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+        seen.append((targets, label_smoothing))
+        return logits.square().mean()
+
+    monkeypatch.setattr(classifier.F, "cross_entropy", spy)
+    run = run_of(Toy(vit()), ViTTuning(mixup=mixup, cutmix=cutmix, smoothing=0.2), torch.arange(120))
+    for _ in range(4):
+        run.take()
+    for targets, smoothing in seen:
+        if mixup or cutmix:
+            torch.testing.assert_close(targets.sum(1), torch.ones(16))
+            assert targets.min() >= 0.05 - 1e-6
+            assert smoothing == 0
+            assert ((targets > 0.0501).sum(1) > 1).any() or targets.max() > 0.8
+        else:
+            assert targets.dtype == torch.int64
+            assert smoothing == 0.2
+
+
+def test_limits_hold() -> None:
+    """Oracle: the crop scale of the data, no flip where it forbids one, and the recipe's where it says nothing."""
+    free, bound = ViewLimits(), ViewLimits(crop_scale=(0.3, 0.9), flip=False)
+    views = [run_of(Toy(vit(), limits=limits), PLAIN, torch.arange(60)).view for limits in (free, bound)]
+    assert [(view.crop_scale, view.flip) for view in views] == [((0.5, 1.0), 0.5), ((0.3, 0.9), 0.0)]
+    assert all(view.jitter_p == view.grey_p == view.blur_p == view.solarize_p == 0 for view in views)
+
+
+def test_a_diverged_training_is_ranked() -> None:
+    """Oracle: a rate at which weights overflow leaves a constant classifier, and no error."""
+    ranking = ranked(Toy(convnet()), replace(SHORT, convnet=lambda: ConvNetTuning(rate=1e30)))
+    assert torch.equal(ranking.classes, torch.arange(4).expand(40, 4))
+
+
+def test_raw_pixels_are_left_out() -> None:
+    """Oracle: None, which the harness takes for an evaluation that does not apply."""
+    assert SHORT(replace(Toy(vit()).bank, network=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (FineTune, {"epochs": 10, "select_epochs": 11}, "select_epochs from 1 to the epochs; got 11 and 10"),
+        (FineTune, {"select_epochs": 0}, "select_epochs from 1"),
+        (FineTune, {"batch_size": 15}, "must be even.*got 15"),
+        (FineTune, {"batch_size": 0}, "must be even"),
+        (ViTTuning, {"rate": 0.0}, "a rate above 0"),
+        (ConvNetTuning, {"weight_decay": -1.0}, "weight_decay of at least 0"),
+        (ConvNetTuning, {"crop_scale": (0.5, 1.1)}, "0 < low <= high <= 1"),
+        (ViTTuning, {"layer_decay": 0.0}, r"must lie in \(0, 1\]"),
+        (ViTTuning, {"drop_path": 1.0}, r"drop_path must lie in \[0, 1\)"),
+        (ViTTuning, {"warmup": 1.0}, r"warmup must lie in \[0, 1\)"),
+        (ViTTuning, {"smoothing": -0.1}, r"smoothing must lie in \[0, 1\)"),
+        (ViTTuning, {"magnitude": 11.0}, "a magnitude from 0 to 10"),
+        (ViTTuning, {"mixup": -0.1}, "at least 0"),
+    ],
+)
+def test_impossible_settings_are_refused(kind: Any, settings: dict[str, Any], message: str) -> None:
+    """Oracle: the documented ranges."""
+    with pytest.raises(ConfigError, match=message):
+        kind(**settings)
+
+
+def test_gin_reaches_the_recipes() -> None:
+    """Oracle: a rate bound for the recipe is that of the recipe which the evaluation builds, without a line for it."""
+    settings = ("experiment.evaluations=(@FineTune,)", "ViTTuning.rate=0.5", "FineTune.epochs=30")
+    experiment: Experiment = config.build(config.load([str(GIN / "simclr.gin")], settings))
+    (made,) = (evaluation() for evaluation in experiment.evaluations)
+    assert isinstance(made, FineTune)
+    assert (made.epochs, made.vit().rate, made.convnet().rate) == (30, 0.5, 0.05)

@@ -1,0 +1,203 @@
+"""Fine-tuning on a few labels: which labels are used for what, and that an interruption changes nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from tuned import Toy, convnet, vit
+
+from benchmark.data.subsets import labelled
+from benchmark.errors import ConfigError
+from benchmark.evals import classifier, semi_finetune
+from benchmark.evals.classifier import Classifier, Trained, Trainer, _Run
+from benchmark.evals.features import Ranking
+from benchmark.evals.semi import SemiProbe
+from benchmark.evals.semi_finetune import GRID, SemiFineTune, TwoRates
+
+TENTH = SemiFineTune(fraction=0.1, draws=2, trunk_rate=0.01, head_rate=0.1, steps=4, batch_size=8)
+SINGLE = replace(TENTH, fraction=0.01)  # one label of each class
+
+
+def ranked(toy: Toy, evaluation: SemiFineTune = TENTH) -> Ranking:
+    ranking = evaluation(toy.bank)
+    assert ranking is not None
+    return ranking
+
+
+def test_encoder_and_head_have_their_own_rates() -> None:
+    """Oracle: SGD without decay; the peak of each group whatever the batch, and nothing that is fixed."""
+    model = Classifier(vit(), 16, 4)
+    recipe = TwoRates(0.02, 5.0)
+    optimiser = recipe.optimiser(model)
+    assert isinstance(optimiser, torch.optim.SGD)
+    found = {id(p): recipe.rate_at(0, 13) * group["scale"] for group in optimiser.param_groups for p in group["params"]}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert found == {id(p): pytest.approx(5.0 if name.startswith("head") else 0.02) for name, p in trained.items()}
+    for group in optimiser.param_groups:
+        assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 0.0, False)
+
+
+def test_draws_are_the_probes_and_draw_0_is_for_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the probe's own ids; 9 trainings on four fifths of draw 0, all of draws 1 and 2 for the test images."""
+    seen: list[tuple[Tensor, Tensor, TwoRates]] = []
+
+    def train(trainer: Trainer, part: str, recipe: TwoRates, rows: Tensor, asked: Tensor, **length: Any) -> Trained:
+        seen.append((rows, asked, recipe))
+        assert length["steps"] == 4
+        return Trained(torch.zeros(1, len(asked), 4, dtype=torch.int64), torch.zeros(1))
+
+    toy = Toy(vit(), train=400)
+    monkeypatch.setattr(Trainer, "train", train)
+    ranked(toy, TENTH)
+    probe = SemiProbe(fraction=0.1, draws=3)
+    zero, one, two = (probe._ids(toy.bank, draw) for draw in range(3))
+    assert len(zero) == 40
+    network = toy.bank.network
+    assert network is not None
+    for rows, asked, _ in seen[:9]:
+        held = next(iter([set(zero.tolist()) - set(rows.tolist())]))
+        assert len(rows) == 32
+        assert set(rows.tolist()) < set(zero.tolist())
+        assert {int(toy.bank.labels[i]) for i in held} == {0, 1, 2, 3}
+        assert sorted(network.train[torch.tensor(sorted(held))].sum((1, 2, 3)).tolist()) == sorted(
+            asked.sum((1, 2, 3)).tolist()
+        )
+    assert {(recipe.rate, recipe.head_rate) for *_, recipe in seen[:9]} == {
+        (0.01 * trunk, 0.1 * head) for trunk in (0.1, 1.0, 10.0) for head in (0.1, 1.0, 10.0)
+    }
+    assert [torch.equal(rows, expected) for (rows, *_), expected in zip(seen[9:], (one, two), strict=True)] == [
+        True
+    ] * 2
+    assert all(asked is toy.asked for _, asked, _ in seen[9:])
+
+
+@pytest.mark.parametrize("best", [0, 4, 8])
+def test_best_pair_is_taken_and_an_end_flagged(best: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: planted predictions of which those of one pair are right; of equally good ones the middle pair."""
+    toy = Toy(vit(), train=400)
+    given = iter(range(9))
+    used = []
+
+    def train(trainer: Trainer, part: str, recipe: TwoRates, rows: Tensor, asked: Tensor, **length: Any) -> Trained:
+        right = next(given, None) == best
+        used.append(recipe)
+        labels = held_labels if right else held_labels + 1
+        return Trained((labels % 4)[None, :, None], torch.zeros(1))
+
+    zero = labelled(toy.bank.labels, "toy", 0.1, 0)
+    held_labels = toy.bank.labels[zero][semi_finetune.holdout(toy.bank.labels[zero], "toy", 0.2)[1]]
+    monkeypatch.setattr(Trainer, "train", train)
+    ranking = ranked(toy)
+    trunk, head = GRID[best]
+    assert ranking.choices["trunk_rate"] == pytest.approx(0.01 * trunk)
+    assert ranking.choices["head_rate"] == pytest.approx(0.1 * head)
+    assert {(recipe.rate, recipe.head_rate) for recipe in used[9:]} == {(0.01 * trunk, 0.1 * head)}
+    assert ranking.flags == (() if best == 0 else ("the best pair of learning rates lies at the edge of the grid",))
+
+
+def test_single_labels_leave_no_choice() -> None:
+    """Oracle: with one label a class the middle pair, a flag, and two trainings, of draws 1 and 2."""
+    toy = Toy(vit())
+    ranking = ranked(toy, SINGLE)
+    assert (ranking.choices["trunk_rate"], ranking.choices["head_rate"]) == (0.01, 0.1)
+    assert len(ranking.flags) == 1
+    assert "one label a class" in ranking.flags[0]
+    assert len(toy.copies) == 3  # one for the digest of the start
+
+
+@pytest.mark.parametrize("encoder", [vit, convnet])
+def test_an_easy_set_is_learnt_from_few_labels(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: chance is 25 %; rankings of each draw, which differ, and no encoder but copies moves."""
+    monkeypatch.setattr(semi_finetune, "GRID", [(1.0, 1.0)])
+    toy = Toy(encoder())
+    before = {name: value.clone() for name, value in toy.encoder.state_dict().items()}
+    ranking = ranked(toy, replace(TENTH, fraction=0.2, trunk_rate=0.1, steps=80, batch_size=24))
+    assert ranking.classes.shape == (2, 40, 4)
+    assert not torch.equal(*ranking.classes)
+    assert (ranking.classes[:, :, 0] == toy.answers).double().mean() > (0.6 if encoder is vit else 0.45)
+    assert all(torch.equal(value, before[name]) for name, value in toy.encoder.state_dict().items())
+
+
+def test_test_images_change_no_choice() -> None:
+    """Oracle: another test set: choices, flags and trained weights stay, the ranking does not."""
+    toy, other = Toy(vit()), Toy(vit())
+    noise = torch.randint(0, 256, other.asked.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    other.bank = replace(other.bank, network=replace(other.bank.network, test=noise))  # type: ignore[type-var]
+    one, two = ranked(toy), ranked(other)
+    assert (one.choices, one.flags) == (two.choices, two.flags)
+    assert toy.digest() == other.digest()
+    assert not torch.equal(one.classes, two.classes)
+
+
+def test_interrupted_is_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: an evaluation that was not interrupted, bit by bit; stopped in the choice and in a draw."""
+    whole = Toy(convnet())
+    expected = ranked(whole)
+    monkeypatch.setattr(classifier, "SAVE_SECONDS", -1.0)
+    take = _Run.take
+    taken = 0
+
+    def interrupted(run: _Run) -> None:
+        nonlocal taken
+        taken += 1
+        if taken in (7, 42):
+            raise KeyboardInterrupt
+        take(run)
+
+    monkeypatch.setattr(_Run, "take", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            ranked(Toy(convnet(), tmp_path))
+    toy = Toy(convnet(), tmp_path)
+    found = ranked(toy)
+    assert taken == 11 * 4 + 2  # no step was taken twice
+    assert torch.equal(found.classes, expected.classes)
+    assert (found.choices, found.flags) == (expected.choices, expected.flags)
+    assert toy.digest() == whole.digest()
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_seed_is_involved() -> None:
+    """Oracle: the same weights to the bit after another seed."""
+    digests = set()
+    for seed in (1, 2):
+        toy = Toy(vit())
+        torch.manual_seed(seed)
+        ranked(toy, SINGLE)
+        digests.add(toy.digest())
+    assert len(digests) == 1
+
+
+def test_names_tell_the_fractions() -> None:
+    """Oracle: percent."""
+    assert [replace(TENTH, fraction=fraction).name for fraction in (0.01, 0.1, 0.005)] == [
+        "semi_finetune_1",
+        "semi_finetune_10",
+        "semi_finetune_0.5",
+    ]
+
+
+def test_raw_pixels_are_left_out() -> None:
+    """Oracle: None, which the harness takes for an evaluation that does not apply."""
+    assert TENTH(replace(Toy(vit()).bank, network=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fraction": 0.0}, "a fraction above 0 and up to 1"),
+        ({"fraction": 1.5}, "a fraction above 0 and up to 1"),
+        ({"trunk_rate": 0.0}, "rates above 0"),
+        ({"head_rate": -1.0}, "rates above 0"),
+        ({"draws": 0}, "of at least 1"),
+        ({"steps": 0}, "of at least 1"),
+        ({"batch_size": 0}, "of at least 1"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    """Oracle: the documented ranges."""
+    with pytest.raises(ConfigError, match=message):
+        replace(TENTH, **settings)

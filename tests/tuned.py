@@ -1,0 +1,68 @@
+"""An easy set of images of 8 px and encoders for the tests of the evaluations that train the encoder."""
+
+import copy
+from pathlib import Path
+
+import torch
+from tiny import TinyEncoder
+from torch import Tensor
+
+from benchmark.data.subsets import holdout
+from benchmark.digest import digest
+from benchmark.evals.features import Bank, Network
+from benchmark.nets.encoders import Encoder, ViT
+from benchmark.views.recipes import ViewLimits
+
+WHOLE = ViewLimits(crop_scale=(0.9, 1.0), flip=False)
+
+
+def vit() -> ViT:
+    torch.manual_seed(0)
+    return ViT(8, name="vit", width=16, depth=2, heads=2, patch=2)
+
+
+def convnet() -> TinyEncoder:
+    torch.manual_seed(0)
+    return TinyEncoder()
+
+
+def split(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Images in 4 classes, each brighter in one of four pairs of rows, under noise; and their labels."""
+    labels = torch.arange(n) % 4
+    images = torch.randint(0, 100, (n, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    for image, label in zip(images, labels.tolist(), strict=True):
+        image[:, 2 * label : 2 * label + 2] += 120
+    return images, labels
+
+
+class Toy:
+    """A bank around an encoder, and the copies of it that were asked for."""
+
+    def __init__(
+        self, encoder: Encoder, folder: Path | None = None, *, train: int = 120, limits: ViewLimits = WHOLE
+    ) -> None:
+        self.encoder, self.copies = encoder, list[Encoder]()
+        images, labels = split(train, 0)
+        self.asked, self.answers = split(40, 1)
+        features = torch.zeros(train, encoder.width)
+        name = "pooled" if encoder.n_tokens is None else "mean"
+        fit, held = holdout(labels, "toy")
+        network = Network(
+            copy=self._copy,
+            train=images,
+            test=self.asked,
+            mean=(0.4, 0.4, 0.4),
+            std=(0.2, 0.2, 0.2),
+            limits=limits,
+            device=torch.device("cpu"),
+            folder=folder,
+        )
+        self.bank = Bank({name: features}, {}, labels, fit, held, 4, "toy", lambda number: {}, network=network)
+
+    def _copy(self) -> Encoder:
+        self.copies.append(copy.deepcopy(self.encoder))
+        return self.copies[-1]
+
+    def digest(self) -> str:
+        """The weights of the copy that was trained last."""
+        return digest(self.copies[-1].state_dict())
