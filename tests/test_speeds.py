@@ -99,7 +99,7 @@ def test_a_stale_page_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "| `simclr` |" in text
     costs.update(page, check=True)
     page.write_text(text.replace("| `simclr` | ", "| `simclr` | 9"))
-    with pytest.raises(CheckError, match="is stale. Run `python -m benchmark.speed costs`"):
+    with pytest.raises(CheckError, match=r"is stale. Run `python -m benchmark.speed costs`"):
         costs.update(page, check=True)
     page.write_text("nothing")
     with pytest.raises(ConfigError, match="no place for the table"):

@@ -1,4 +1,4 @@
-"""How long a step takes on this device: measured before a run whose budget is in seconds, on one that is thrown away."""
+"""How long a step takes on this device: measured before a run whose budget is in seconds, on one that is discarded."""
 
 import json
 import os
