@@ -920,7 +920,7 @@ MUTATIONS = (
         "teacher",
         "student gets the whole budget",
         "benchmark/session.py",
-        "return whole.without(steps, batch_size=self.teacher.stage.batch_size, flops_per_step=flops)",
+        "return whole.without(self.teacher.steps, self.teacher.price)",
         "return whole",
     ),
     Mutation(
@@ -958,8 +958,8 @@ MUTATIONS = (
         "teacher",
         "foreign weights not in the key",
         "benchmark/session.py",
-        "dataset.fingerprint + taught",
-        "dataset.fingerprint",
+        'self.dataset.fingerprint + ("" if taught is None else _digest_of(taught))',
+        "self.dataset.fingerprint",
     ),
     Mutation(
         "teacher",
