@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import gin
-from torch import nn
+from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
 from benchmark.method import Container, Draws, Siamese, Step, Views
@@ -71,8 +71,7 @@ class MACRL(Container):
         self.contrast_weight = contrast_weight
 
     def forward(self, views: Views, draws: Draws) -> Step:
-        tokens = self.restore.tokens
-        visible = [visible_tokens(draws.rows(("mask", k), tokens), ratio) for k, ratio in enumerate(self.mask_ratios)]
+        tokens, visible = self.restore.tokens, self._visible(draws)
         online, targets = self.base.passes(views, draws, visible)
         contrast = self.base.objective(online, targets)
         restored = self.restore(views[0], online[0].features)
@@ -80,3 +79,10 @@ class MACRL(Container):
         for name, ratio in zip(("mask_ratio", "key_mask_ratio"), self.mask_ratios, strict=True):
             logs[name] = contrast.new_full((), 1 - kept(tokens, ratio) / tokens)
         return Step(self.contrast_weight * contrast + restored, logs, self.base.carry(targets))
+
+    def pictures(self, views: Views, draws: Draws) -> dict[str, Tensor]:
+        return self.restore.pictures(views[0], self.encoder(views[0], self._visible(draws)[0]))
+
+    def _visible(self, draws: Draws) -> list[Tensor | None]:
+        tokens = self.restore.tokens
+        return [visible_tokens(draws.rows(("mask", k), tokens), ratio) for k, ratio in enumerate(self.mask_ratios)]

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 import gin
-from torch import nn
+from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
 from benchmark.method import Draws, Method, Step, Views
-from benchmark.nets.encoders import Encoder
+from benchmark.nets.encoders import Encoder, Features
 from benchmark.nets.masking import visible_tokens
 from benchmark.nets.restoration import Restoration
 
@@ -34,5 +34,12 @@ class MAE(Method):
         self.mask_ratio = self.restore.check(mask_ratio, "MAE.mask_ratio")
 
     def forward(self, views: Views, draws: Draws) -> Step:
+        return Step(self.restore(views[0], self._encode(views, draws)))
+
+    def pictures(self, views: Views, draws: Draws) -> dict[str, Tensor]:
+        return self.restore.pictures(views[0], self._encode(views, draws))
+
+    def _encode(self, views: Views, draws: Draws) -> Features:
         visible = visible_tokens(draws.rows(("mask", 0), self.restore.tokens), self.mask_ratio)
-        return Step(self.restore(views[0], self.encoder(views[0], visible)))
+        features: Features = self.encoder(views[0], visible)
+        return features

@@ -4,7 +4,7 @@
 `Erase`, the comparison in which the masked pixels are not filled by another image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -18,6 +18,7 @@ from benchmark.nets.encoders import Encoder
 from benchmark.nets.mixing import GridMask, Pattern, box_map
 
 Permutation = Literal["reverse", "random"]
+Ratio = float | tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,7 @@ class MixMask:
     """
 
     def __init__(
-        self,
-        image_size: int,
-        *,
-        grid: int,
-        pattern: Pattern,
-        mask_ratio: float | tuple[float, float],
-        permutation: Permutation,
+        self, image_size: int, *, grid: int, pattern: Pattern, mask_ratio: Ratio, permutation: Permutation
     ) -> None:
         self.mask = GridMask(image_size, grid=grid, pattern=pattern, ratio=mask_ratio)
         self.permutation = permutation
@@ -89,13 +84,7 @@ class Erase:
     """Fills the masked cells of each image with the data set's mean colour, or with Gaussian noise (section 4.2)."""
 
     def __init__(
-        self,
-        image_size: int,
-        *,
-        grid: int,
-        pattern: Pattern,
-        mask_ratio: float | tuple[float, float],
-        fill: Literal["mean", "noise"],
+        self, image_size: int, *, grid: int, pattern: Pattern, mask_ratio: Ratio, fill: Literal["mean", "noise"]
     ) -> None:
         self.mask = GridMask(image_size, grid=grid, pattern=pattern, ratio=mask_ratio)
         self.fill = fill
@@ -160,13 +149,23 @@ class Mixture(Container):
         online, targets = self.base.passes(views, draws)
         base = self.base.objective(online, targets)
         loss, logs = base, {"base_loss": base.detach()}
-        for place, mixer in enumerate(self.mixers):
-            mixed = mixer(views[0], draws, place)
+        for place, mixed in enumerate(self._mixed(views, draws)):
             (branch,) = self.base.encode([mixed.view])
             for k in self.compared:
                 loss = loss + self._term(branch.prediction, targets[k], mixed)
             logs |= {f"own_share_{place}": mixed.own_share, f"mask_ratio_{place}": 1 - mixed.own_share}
         return Step(loss, logs | {"mixture_loss": (loss - base).detach()}, self.base.carry(targets))
+
+    def pictures(self, views: Views, draws: Draws) -> dict[str, Tensor]:
+        shown = {"mixtures/view": views[0]}
+        for place, (mixer, mixed) in enumerate(zip(self.mixers, self._mixed(views, draws), strict=True), start=1):
+            if mixed.inverse is not None:
+                shown[f"mixtures/filler {place}"] = views[0][mixed.inverse.argsort()]
+            shown[f"mixtures/{type(mixer).__name__} {place}"] = mixed.view
+        return shown
+
+    def _mixed(self, views: Views, draws: Draws) -> Iterator[Mixed]:
+        return (mixer(views[0], draws, place) for place, mixer in enumerate(self.mixers))
 
     def _term(self, prediction: Tensor, target: Tensor, mixed: Mixed) -> Tensor:
         own = self.base.compare(prediction, target)

@@ -5,7 +5,7 @@ from typing import Literal
 
 import gin
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
 from benchmark.method import Container, Draws, Siamese, Step, Views
@@ -58,9 +58,7 @@ class MRCL(Container):
         self.n_views = 1 if base is None else 2
 
     def forward(self, views: Views, draws: Draws) -> Step:
-        visible = [
-            visible_tokens(draws.rows(("mask", k), self.restore.tokens), self.mask_ratio) for k in range(self.n_views)
-        ]
+        visible = self._visible(draws)
         if self.base is None:
             loss = self.restore(views[0], self.encoder(views[0], visible[0]))
             return Step(loss, {"reconstruction_loss": loss.detach()})
@@ -69,3 +67,11 @@ class MRCL(Container):
         restored = torch.stack([self.restore(views[k], branch.features) for k, branch in online.items()]).sum()
         logs = {"base_loss": base.detach(), "reconstruction_loss": restored.detach()}
         return Step(base + restored, logs, self.base.carry(targets))
+
+    def pictures(self, views: Views, draws: Draws) -> dict[str, Tensor]:
+        return self.restore.pictures(views[0], self.encoder(views[0], self._visible(draws)[0]))
+
+    def _visible(self, draws: Draws) -> list[Tensor | None]:
+        return [
+            visible_tokens(draws.rows(("mask", k), self.restore.tokens), self.mask_ratio) for k in range(self.n_views)
+        ]

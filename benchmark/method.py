@@ -88,6 +88,13 @@ class Method(nn.Module):
         """Return the module from pooled features `(batch, width)` to projections, None where there is none."""
         return None
 
+    def pictures(self, views: Views, draws: Draws) -> dict[str, Tensor]:
+        """Return images to look at, made of views as in `forward`, by `figure/row`; most methods make none.
+
+        They are `(batch, 3, height, width)`, normalised as the views are, NaN where there is nothing to see.
+        """
+        return {}
+
 
 @dataclass(frozen=True)
 class Branch:

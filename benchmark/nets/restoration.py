@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
 from benchmark.nets.encoders import Encoder, Features
-from benchmark.nets.masking import kept, masked_tokens, patchify
+from benchmark.nets.masking import kept, masked_tokens, patchify, unpatchify
 from benchmark.objectives import reconstruction
 
 
@@ -58,3 +59,24 @@ class Restoration(nn.Module):
             reduction=self.reduction,
             standardised=self.standardised,
         )
+
+    def pictures(self, view: Tensor, features: Features) -> dict[str, Tensor]:
+        """Return the view, what the encoder saw of it, and the same with masked patches restored.
+
+        A patch that was standardised in the loss gets the mean and variance of the original. There are no pictures
+        where nothing is masked or the decoder did not learn to restore it. Names and images are as for
+        `benchmark.method.Method.pictures`.
+        """
+        if features.visible is None or not self.masked_weight:
+            return {}
+        masked = masked_tokens(features.visible, len(view), self.tokens, view.device)[..., None].bool()
+        patches, restored = patchify(view, self.patch), self.decoder(features)
+        if self.standardised:
+            variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+            restored = restored * (variance + 1e-6).sqrt() + mean
+        seen, whole = patches.masked_fill(masked, torch.nan), torch.where(masked, restored, patches)
+        return {
+            "reconstructions/original": view,
+            "reconstructions/visible": unpatchify(seen, self.patch),
+            "reconstructions/restored": unpatchify(whole, self.patch),
+        }

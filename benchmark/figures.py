@@ -1,0 +1,43 @@
+"""Draw what the encoder of a finished run has learned, and what its method makes of images: PNG files to look at."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark.errors import BenchmarkError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmark.figures",
+        description=__doc__,
+        allow_abbrev=False,
+        epilog="exit codes: 0 done, 2 refused, 3 data or matplotlib missing. Figures illustrate and score nothing; in "
+        "them, test labels choose the images, colour points and mark hits.",
+    )
+    made.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
+    made.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
+    made.add_argument("--allow-imports", action="store_true", help="let the run import modules of your own")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    given = parser().parse_args(arguments)
+    try:
+        from benchmark import pictures
+
+        for line in pictures.draw(given.run, given.to, allow_imports=given.allow_imports):
+            print(line, flush=True)
+    except BenchmarkError as problem:
+        from benchmark.config import unwrapped
+
+        print(f"error: {unwrapped(problem)}", file=sys.stderr)
+        return problem.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
