@@ -4,6 +4,8 @@ import hashlib
 import time
 from collections.abc import Callable
 
+from timm.models import create_model
+
 from benchmark import describe
 from benchmark.evals import harness
 from benchmark.evals.harness import Results
@@ -18,7 +20,7 @@ def measure(examination: Examination) -> list[Record]:
     """Return the records of the floors under the same rules, from disk where they were measured before."""
     if not examination.evaluations:
         return []
-    encoder, limits = examination.encoder().to(examination.device), examination.experiment.limits()
+    encoder, limits = _untrained(examination).to(examination.device), examination.experiment.limits()
 
     def random_init() -> Results:
         return harness.evaluate_encoder(
@@ -39,6 +41,14 @@ def measure(examination: Examination) -> list[Record]:
         _floor(examination, "random init", encoder, seed, tree["encoder"], random_init),
         _floor(examination, "raw pixels", encoder, 0, None, raw_pixels),
     ]
+
+
+def _untrained(examination: Examination) -> Encoder:
+    """Build the encoder with random weights, also where its configuration fetches those that others trained."""
+    encoder = examination.encoder()
+    if encoder.statistics is not None:
+        encoder.net = create_model(encoder.recipe.architecture, **encoder.recipe.arguments)
+    return encoder
 
 
 def _floor(

@@ -10,6 +10,7 @@ from tiny import SMALL, command
 from torch import Tensor
 
 from benchmark.evaluate import main
+from benchmark.nets import timm_net
 from benchmark.report import record as records
 from benchmark.report.record import Record
 from benchmark.report.tables import render
@@ -112,6 +113,31 @@ def test_an_encoder_without_a_file(out: Path) -> None:
     found = evaluated(out, "--gin", "gin/protocol/digits.gin", *settings, *KNN_ONLY)
     assert found["method"]["name"] == found["encoder"]["name"] == "resnet10t"
     assert found["checkpoint"] is None
+
+
+def test_the_floor_of_published_weights_is_random(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the floor of the same network without weights; a stand-in for what timm fetches is all zero."""
+    create = timm_net.create_model
+
+    def fetched(name: str, *, pretrained: bool, **arguments: object) -> torch.nn.Module:
+        model: torch.nn.Module = create(name, pretrained=False, **arguments)
+        for weight in model.parameters() if pretrained else ():
+            weight.data.zero_()
+        return model
+
+    monkeypatch.setattr(timm_net, "create_model", fetched)
+    settings = ["--set", "experiment.encoder=@Timm", "--set", "Timm.name='resnet10t'", *KNN_ONLY]
+    plain = evaluated(out, "--gin", "gin/protocol/digits.gin", *settings, "--name", "plain")
+    found = evaluated(out, "--gin", "gin/protocol/digits.gin", *settings, "--set", "Timm.pretrained=True")
+    floors = {
+        record["id"]: record
+        for record in map(records.read, out.glob("floors/*.json"))
+        if record["id"] in found["floors"]
+    }
+    (floor,) = (record for record in floors.values() if record["method"]["name"] == "random init")
+    assert found["metrics"]["knn"]["top1"] < 0.2
+    assert floor["metrics"]["knn"]["top1"] > 0.3
+    assert plain["metrics"]["knn"]["top1"] > 0.3
 
 
 def test_features_are_kept(run: Path, out: Path) -> None:
