@@ -19,6 +19,8 @@ from benchmark.evals.harness import Results, evaluate_encoder, evaluate_pixels
 from benchmark.evals.knn import KNN
 from benchmark.evals.linear import Linear
 from benchmark.evals.scoring import SealedLabels
+from benchmark.nets.attention import set_fused
+from benchmark.nets.encoders import ViT
 from benchmark.views.recipes import ViewLimits
 
 CPU = torch.device("cpu")
@@ -268,3 +270,16 @@ def test_an_evaluation_gets_copies_of_the_network(dataset: Dataset, encoder: Tin
     pixels = Spy()
     evaluate_pixels(dataset, (pixels,), limits=LIMITS)
     assert pixels.banks[0].network is None
+
+
+def test_the_kernel_of_training_does_not_show(dataset: Dataset) -> None:
+    """Oracle: features of one ViT, to the last bit, after training with either kernel of attention."""
+    torch.manual_seed(0)
+    vit = ViT(8, name="tiny", width=32, depth=3, heads=2, patch=2)
+    banks = []
+    for fused in (True, False):
+        set_fused(vit, fused)
+        spy = Spy()
+        evaluate_encoder(vit, dataset, (spy,), CPU, limits=LIMITS)
+        banks += spy.banks
+    assert all(torch.equal(banks[0].train[name], banks[1].train[name]) for name in ("cls", "mean", "both"))

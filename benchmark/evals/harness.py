@@ -19,6 +19,7 @@ from benchmark.evals.cache import FeatureCache
 from benchmark.evals.features import Bank, Network, Prepare, Ranking, extract
 from benchmark.evals.scoring import SealedLabels
 from benchmark.method import Draws
+from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder, Statistics
 from benchmark.report.record import Metrics, Predictions
 from benchmark.views.colour import normalise
@@ -78,6 +79,7 @@ def evaluate_encoder(
     keep their state in `folder`.
     """
     mean, std = statistics or (dataset.mean, dataset.std)
+    choose_attention(encoder, device, "float32")  # whatever it was trained with: the last bits decide weak probes
 
     def features(images: Tensor, view: Prepare) -> dict[str, Tensor]:
         def prepare(batch: Tensor, ids: Tensor) -> Tensor:
