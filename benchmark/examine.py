@@ -13,10 +13,10 @@ from benchmark.conclude import conclude
 from benchmark.config import Config
 from benchmark.errors import ConfigError
 from benchmark.evals import harness, layouts
+from benchmark.examination import Examination, make_folder
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
 from benchmark.report.record import Method, Record
-from benchmark.session import Examination, make_folder
 from benchmark.training.budget import Ledger
 
 NO_PRETRAINING = ("experiment.pretraining = None", "experiment.budget = None", "experiment.teacher = None")

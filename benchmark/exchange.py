@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from benchmark.conclude import SMOKE
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import layouts
+from benchmark.examination import Examination
 from benchmark.examine import Subject, configure
 from benchmark.nets.encoders import Encoder, Recipe
 from benchmark.report.record import Record
 from benchmark.report.tables import row
-from benchmark.session import Examination
 
 CARD = """\
 ---

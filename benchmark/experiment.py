@@ -12,9 +12,10 @@ from benchmark.config import Config
 from benchmark.data.resident import Resident
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness
+from benchmark.examination import make_folder
 from benchmark.report import record as records
 from benchmark.report.record import Record
-from benchmark.session import Session, make_folder
+from benchmark.session import Session
 from benchmark.teacher import teach
 
 

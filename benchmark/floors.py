@@ -9,10 +9,10 @@ from timm.models import create_model
 from benchmark import describe
 from benchmark.evals import harness
 from benchmark.evals.harness import Results
+from benchmark.examination import Examination
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
 from benchmark.report.record import Record
-from benchmark.session import Examination
 from benchmark.training.budget import Ledger
 
 

@@ -88,8 +88,8 @@ class Scene:
         subject = Subject.of_run(run)
         record = subject.run
         assert record is not None
-        if record["status"] != "ok":
-            raise ConfigError(f"The run in {run} {record['status']}: its weights show nothing. Draw another run.")
+        if record["status"] == "diverged":
+            raise ConfigError(f"The run in {run} diverged: its weights show nothing. Draw another run.")
         config = configuration.load((), (), allow_imports=allow_imports, stored=record["config"]["text"])
         session = Session.open(config, run.parent)
         encoder = session.encoder()
@@ -133,7 +133,7 @@ class Scene:
         """Return the method as it was when the run ended, heads and decoders included."""
         folder = self.run / "checkpoints"
         try:
-            state, _ = checkpoint.newest(folder, f"{self.record['config']['key']}-s{self.record['seed']}")
+            state, _ = checkpoint.newest(folder, self.session.checkpoint_key)
         except BenchmarkError as problem:
             raise LeftOut(f"no checkpoint in {folder} is sound and of this run") from problem
         if state is None:

@@ -4,145 +4,28 @@ import hashlib
 import math
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
 
-import gin
 import torch
 from safetensors.torch import save_file
 
-from benchmark import config as configuration
 from benchmark import describe
-from benchmark.annotations import Location
-from benchmark.config import Config
 from benchmark.data.resident import Resident
-from benchmark.data.sources import Dataset, Images
-from benchmark.environment import code, environment, use_device
+from benchmark.data.sources import Dataset
+from benchmark.environment import code, environment
 from benchmark.errors import ConfigError
-from benchmark.evals import harness
-from benchmark.evals.finetune import ConvNetTuning, FineTune, ViTTuning
-from benchmark.evals.harness import Evaluation
-from benchmark.evals.knn import KNN, KNNProjection
-from benchmark.evals.linear import Linear
-from benchmark.evals.linear_sgd import LinearSGD
-from benchmark.evals.retrieval import Retrieval
-from benchmark.evals.semi import SemiProbe
-from benchmark.evals.semi_finetune import SemiFineTune
+from benchmark.examination import Examination, make_folder
 from benchmark.method import Method
 from benchmark.nets.attention import choose_attention
-from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder
-from benchmark.nets.timm_net import Timm
 from benchmark.randomness import derive
 from benchmark.training import calibration
 from benchmark.training.budget import Budget, Price
 from benchmark.training.flops import count_step
 from benchmark.training.loop import Pretraining, Training
-from benchmark.views.recipes import View, ViewLimits
-
-__all__ = [  # with what gin files may name
-    "KNN",
-    "ConvNetTuning",
-    "Examination",
-    "Experiment",
-    "FineTune",
-    "KNNProjection",
-    "Linear",
-    "LinearSGD",
-    "PixelDecoder",
-    "Retrieval",
-    "SemiFineTune",
-    "SemiProbe",
-    "Session",
-    "Timm",
-    "ViTTuning",
-]
-
-
-@gin.register("experiment")
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """The root of a configuration, as factories: nothing is built before the seed is set.
-
-    Without `pretraining` and `budget` it describes the evaluation of an encoder that exists.
-
-    A method that learns from a teacher is built as `method(encoder, teacher)`, both of the same architecture. The
-    `teacher` stage is pretrained first, on `teacher_share` of the budget; the student gets what is left. A file of
-    weights (`teacher_weights`, the encoder.safetensors of another run) takes its place, leaves the whole budget to the
-    student, and puts the run into the division `open`, since what the teacher cost is not counted.
-    """
-
-    data: Callable[[], Images]
-    encoder: Callable[[int], Encoder]
-    limits: Callable[[], ViewLimits]
-    evaluations: tuple[Callable[[], Evaluation], ...]
-    pretraining: Callable[[], Pretraining] | None = None
-    budget: Callable[[], Budget] | None = None
-    teacher: Callable[[], Pretraining] | None = None
-    teacher_share: float = 0.5
-    teacher_weights: Location | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"experiment.seed = {self.seed}: a seed is a whole number from 0 to 2^63 - 1.")
-        if not 0 < self.teacher_share < 1:
-            raise ConfigError(
-                f"experiment.teacher_share = {self.teacher_share}: the teacher's part of the budget is above 0 and "
-                f"below 1, so that something is left for the student."
-            )
-
-
-@dataclass(frozen=True)
-class Examination:
-    """An encoder and what it is scored on: the configuration, the data that was found, and where results go."""
-
-    config: Config
-    experiment: Experiment
-    dataset: Dataset
-    device: torch.device
-    out: Path
-
-    @classmethod
-    def open(cls, config: Config, out: Path) -> Self:
-        """Build the experiment's factories, load the data, and refuse what cannot be evaluated."""
-        device = use_device()
-        experiment: Experiment = configuration.build(config)
-        made = cls(config, experiment, experiment.data()(), device, out)
-        harness.check(made.dataset, made.evaluations)
-        return made
-
-    @cached_property
-    def evaluations(self) -> tuple[Evaluation, ...]:
-        """The evaluations of the experiment."""
-        return tuple(evaluation() for evaluation in self.experiment.evaluations)
-
-    @property
-    def precision(self) -> str:
-        """The precision in which the encoder was trained, as far as this is known."""
-        return "float32"
-
-    def encoder(self) -> Encoder:
-        """Build the encoder from the seed: the same initial weights for every method and for the floor."""
-        torch.manual_seed(derive(self.experiment.seed, "encoder"))
-        return self.experiment.encoder(self.dataset.size)
-
-    def shared(self, encoder: Encoder) -> dict[str, Any]:
-        """Describe what the record of a run and those of its floors have in common."""
-        return {
-            "schema": 1,
-            "created_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "dataset": describe.dataset(self.dataset),
-            "encoder": describe.encoder(encoder),
-            "seed": self.experiment.seed,
-            "code": code(),
-            "environment": environment(self.device, self.precision),
-            "teacher": None,
-        }
+from benchmark.views.recipes import View
 
 
 @dataclass(frozen=True)
@@ -165,6 +48,11 @@ class Session(Examination):
         """What tells this stage from every other but those of other seeds."""
         taught = self.experiment.teacher_weights
         return self.config.key(self.dataset.fingerprint + ("" if taught is None else _digest_of(taught)))
+
+    @property
+    def checkpoint_key(self) -> str:
+        """What a checkpoint must be of to be gone on with: this stage and seed."""
+        return f"{self.key}-s{self.experiment.seed}"
 
     @cached_property
     def folder(self) -> Path:
@@ -267,7 +155,7 @@ class Session(Examination):
             precision=self.stage.precision,
             device=self.device,
             folder=self.folder,
-            key=f"{self.key}-s{self.experiment.seed}",
+            key=self.checkpoint_key,
             checkpoint_seconds=checkpoint_seconds,
             most_seconds=most_seconds,
         )
@@ -321,16 +209,6 @@ class TeacherSession(Session):
     def folder(self) -> Path:
         """Where the teacher is kept."""
         return self.out / "teachers" / _name(self.stage, self.dataset, self.students_seed, self.key)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder to write to, before anything is trained."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise ConfigError(
-            f"{folder} cannot be made a folder: {problem}. Give another place by --out or --publish."
-        ) from problem
 
 
 def _name(stage: Pretraining, dataset: Dataset, seed: int, key: str) -> str:

@@ -18,12 +18,12 @@ from torch import nn
 
 from benchmark import config, registry
 from benchmark.errors import ConfigError
+from benchmark.examination import Experiment
 from benchmark.method import ParamGroup
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.randomness import derive
 from benchmark.report import record as records
 from benchmark.run import main
-from benchmark.session import Experiment
 from benchmark.statements import Binding, Include, Source, Statement, parse
 from benchmark.training.flops import count_step
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from benchmark import config as configuration
 from benchmark.errors import CheckError, ConfigError
+from benchmark.examination import Experiment
 from benchmark.method import Method
-from benchmark.session import Experiment
 from benchmark.statements import shipped_folder
 from benchmark.training.flops import count_step
 from benchmark.training.loop import Pretraining
