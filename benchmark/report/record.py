@@ -9,14 +9,13 @@ import json
 import math
 import os
 import re
-import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Literal, TypedDict, cast
 
 from benchmark.errors import BenchmarkError
+from benchmark.report.schema import checker
 
 SLUG_LENGTH = 24  # three slugs, a 63-bit seed and two short hashes stay within 120 characters
 
@@ -24,9 +23,6 @@ Count = Annotated[int, (0, 2**63 - 1)]
 Amount = Annotated[float, (0.0, math.inf)]
 Fraction = Annotated[float, (0.0, 1.0)]
 Sha256 = Annotated[str, r"[0-9a-f]{64}"]
-
-Problems = Sequence[tuple[str, str]]  # where in a value, and what is wrong there
-Check = Callable[[Any], Problems]
 
 
 class Method(TypedDict):
@@ -240,7 +236,7 @@ def seal(record: Mapping[str, object]) -> Record:
 
 def validate(record: object) -> list[str]:
     """Return what is wrong with a sealed record, one sentence per problem; an empty list if it is valid."""
-    problems = [f"record{where}: {text}" for where, text in _check(Record)(record)]
+    problems = [f"record{where}: {text}" for where, text in checker(Record)(record)]
     return problems or list(_contradictions(cast(Record, record)))
 
 
@@ -328,80 +324,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@cache
-def _check(kind: Any) -> Check:
-    """Compile an annotation: a record has a hundred fields and a board thousands of records."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if is_typeddict(kind):
-        return partial(
-            _check_object, {name: _check(hint) for name, hint in get_type_hints(kind, None, None, True).items()}
-        )
-    if origin is Annotated:
-        return partial(_check_constraint, _check(arguments[0]), arguments[1])
-    if type(None) in arguments:
-        inner = _check(arguments[0])
-        return lambda value: () if value is None else inner(value)
-    if origin is Literal:
-        return partial(_check_choice, arguments)
-    if origin is list:
-        return partial(_check_list, _check(arguments[0]))
-    if origin is dict:
-        return partial(_check_mapping, _check(arguments[1]))
-    if kind is float:
-        return _check_number
-    return (lambda value: ()) if kind is object else partial(_check_type, kind)
-
-
-def _check_object(fields: Mapping[str, Check], value: object) -> Problems:
-    if not isinstance(value, dict):
-        return [("", f"expected an object, got {value!r}")]
-    problems = [(f".{name}", "missing") for name in fields if name not in value]
-    for name, item in value.items():
-        if name in fields:
-            problems += [(f".{name}{where}", text) for where, text in fields[name](item)]
-        else:
-            problems.append((f".{name}", "unknown field"))
-    return problems
-
-
-def _check_mapping(inner: Check, value: object) -> Problems:
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        return [("", f"expected an object, got {value!r}")]
-    return [(f".{name}{where}", text) for name, item in value.items() for where, text in inner(item)]
-
-
-def _check_list(inner: Check, value: object) -> Problems:
-    if not isinstance(value, list):
-        return [("", f"expected a list, got {value!r}")]
-    return [(f"[{place}]{where}", text) for place, item in enumerate(value) for where, text in inner(item)]
-
-
-def _check_choice(choices: tuple[Any, ...], value: object) -> Problems:
-    if type(value) is type(choices[0]) and value in choices:
-        return ()
-    return [("", f"expected {' or '.join(map(repr, choices))}, got {value!r}")]
-
-
-def _check_number(value: object) -> Problems:
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
-        return ()
-    return [("", f"expected a finite number, got {value!r}")]
-
-
-def _check_type(kind: type, value: object) -> Problems:
-    return () if type(value) is kind else [("", f"expected {kind.__name__}, got {value!r}")]
-
-
-def _check_constraint(base: Check, constraint: str | tuple[float, float], value: Any) -> Problems:
-    if problems := base(value):
-        return problems
-    if isinstance(constraint, str):
-        fits = re.fullmatch(constraint, value, re.ASCII)
-        return () if fits else [("", f"expected text like {constraint}, got {value!r}")]
-    least, most = constraint
-    return () if least <= value <= most else [("", f"expected {least} to {most}, got {value!r}")]
 
 
 def _contradictions(record: Record) -> Iterator[str]:
