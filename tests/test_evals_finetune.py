@@ -20,8 +20,8 @@ from benchmark.evals import classifier
 from benchmark.evals.classifier import Classifier, Recipe, Trainer, _Run, drop_paths_
 from benchmark.evals.features import Ranking
 from benchmark.evals.finetune import ConvNetTuning, FineTune, Tuning, ViTTuning, speed
+from benchmark.examination import Experiment
 from benchmark.nets.encoders import ResNet, ViT
-from benchmark.session import Experiment
 from benchmark.views.recipes import View, ViewLimits
 
 GIN = Path(__file__).parents[1] / "gin"

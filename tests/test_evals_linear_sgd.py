@@ -16,8 +16,8 @@ from benchmark.errors import ConfigError
 from benchmark.evals.features import Bank
 from benchmark.evals.linear import Linear
 from benchmark.evals.linear_sgd import Heads, LinearSGD
+from benchmark.examination import Experiment
 from benchmark.randomness import derive
-from benchmark.session import Experiment
 
 GIN = Path(__file__).parents[1] / "gin"
 PRESETS = sorted(set(GIN.glob("presets/*.gin")) - {GIN / "presets" / "frozen.gin", GIN / "presets" / "trained.gin"})

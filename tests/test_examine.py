@@ -1,6 +1,6 @@
 """Evaluating an encoder that exists: our runs score as they did, and everyone's weights by the same rules."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,18 +16,10 @@ from benchmark.report.record import Record
 from benchmark.report.tables import render
 from benchmark.run import main as pretrain
 
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALLER = [part for setting in SMALL if setting.startswith("ViT") for part in ("--set", setting)]
 KNN_ONLY = ["--set", "experiment.evaluations=(@KNN,)"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run from the root on one thread; leave torch as it was."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(ROOT)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="module")

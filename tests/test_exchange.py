@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,23 +12,14 @@ from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
 
 from benchmark import config
+from benchmark.examination import Examination
 from benchmark.examine import Subject, configure
 from benchmark.export import main
 from benchmark.nets.encoders import Encoder
 from benchmark.report.tables import row
 from benchmark.run import main as pretrain
-from benchmark.session import Examination
 
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run from the root on one thread; leave torch as it was."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(ROOT)
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

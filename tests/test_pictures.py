@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -36,19 +36,11 @@ from benchmark import pictures  # noqa: E402
 from benchmark.pictures import FIGURES, Scene, class_attention, class_maps, spread  # noqa: E402
 from benchmark.sheet import BLANK, Scatter, Sheet, Tile, columns  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DECODER = partial(PixelDecoder, width=16, depth=1, heads=2)
 MOCO = partial(MoCo, temperature=0.2, momentum=0.9, queue_size=16, projector_width=6, symmetric=False, splits=1)
 ALWAYS = {"tsne.png", "neighbours.png", "attention.png", "views.png"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run from the root on one thread; leave torch as it was."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(ROOT)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="module")

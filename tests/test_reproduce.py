@@ -1,28 +1,17 @@
 """Making a recorded run again: the same bits here, the interval elsewhere, a clear word where the code is another."""
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tiny import command
 
 from benchmark.report import record as records
 from benchmark.report.record import Record, file_name, seal, write
 from benchmark.run import main
 
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run from the root on one thread; leave torch as it was."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(ROOT)
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

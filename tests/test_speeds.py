@@ -1,6 +1,5 @@
 """The measurements of speed: what is timed, how often, and that the candidates do the same work."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,9 @@ from benchmark.speeds import costs, evaluation
 from benchmark.speeds.evaluation import Size, bank, ours_knn, published_knn
 from benchmark.speeds.rounds import Rounds, interleave
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = Size(300, 40, 16, 5)
-
-
-@pytest.fixture(autouse=True)
-def from_the_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run from the root; leave torch as it was."""
-    monkeypatch.chdir(Path(__file__).parents[1])
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def test_candidates_take_turns() -> None:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,9 @@ from benchmark.report.record import Record
 from benchmark.run import main
 from benchmark.training.loop import Training
 
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GIN = "gin/mimco.gin"
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run from the root on one thread; leave torch as it was."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(ROOT)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def arguments(folder: Path, *more: str, steps: int = 8, seed: int = 0) -> list[str]:

@@ -1,11 +1,9 @@
 """Calibration of a step, and runs whose budget is in seconds, by a clock that the tests move."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from tiny import SMALL, training
 
 from benchmark.report import record as records
@@ -15,7 +13,7 @@ from benchmark.training import calibration, loop
 from benchmark.training.calibration import WHOLE, Calibration
 from benchmark.training.loop import Training
 
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Clock:
@@ -32,15 +30,6 @@ class Clock:
 
         monkeypatch.setattr(Training, "_take", slow)
         monkeypatch.setattr(loop.time, "perf_counter", lambda: self.now)
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run from the root on one thread; leave torch as it was."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(ROOT)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def test_windows_are_timed_after_the_warmup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
