@@ -1,5 +1,7 @@
 """A board: which methods, protocols, seeds and variations, as a plan of runs that is carried out one after another.
 
+In the division `tuned` each method's rate is chosen before, from trials that never see the test set.
+
 Each run is a process of its own, by the command that a user would type, so that one that fails takes no other along.
 What is finished is known by the records of the board alone.
 """
@@ -15,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import median
+from typing import Literal, NamedTuple
 
 import gin
 
@@ -23,10 +26,21 @@ from benchmark import config as configuration
 from benchmark.errors import ConfigError
 from benchmark.report.record import Record
 from benchmark.report.store import load
+from benchmark.report.tuning import FACTORS, SHARE, Contest, contests, factor
 
 INTERRUPTED = 75
+TRIAL_SEED = 1000  # of all trials; the runs that follow have fresh seeds
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 Value = int | float | str | bool | None | tuple[int | float, ...]
+Division = Literal["closed", "trial", "tuned"]
+
+
+class Entry(NamedTuple):
+    """What enters a board: a method under a protocol, at a point of the sweep; stems of files and bindings."""
+
+    protocol: str
+    method: str
+    point: tuple[str, ...]
 
 
 @gin.register("suite")
@@ -35,7 +49,8 @@ class Suite:
     """What makes a board: every method under every protocol, for every seed and every point of the sweep.
 
     `methods` and `protocols` are the stems of files in `gin/` and `gin/protocol/`. `settings` hold for all runs, as
-    `--set` does. `sweep` maps a binding to the values that it takes; several bindings make a grid.
+    `--set` does. `sweep` maps a binding to the values that it takes; several bindings make a grid. In the division
+    `tuned`, `chosen_by` is the evaluation on whose score, on a hold-out of train, rates are chosen.
     """
 
     methods: tuple[str, ...]
@@ -43,12 +58,17 @@ class Suite:
     seeds: tuple[int, ...]
     settings: tuple[str, ...] = ()
     sweep: dict[str, tuple[Value, ...]] = field(default_factory=dict)
+    chosen_by: str = "@Linear"
 
     def __post_init__(self) -> None:
         for name in ("methods", "protocols", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ConfigError(f"suite.{name} = {values!r}: name at least one, and each once.")
+        if TRIAL_SEED in self.seeds:
+            raise ConfigError(
+                f"suite.seeds = {self.seeds!r}: {TRIAL_SEED} is the seed of trials; runs have fresh ones."
+            )
         if empty := [binding for binding, values in self.sweep.items() if not values]:
             raise ConfigError(f"suite.sweep gives {empty[0]} no value; give at least one.")
 
@@ -57,15 +77,50 @@ class Suite:
 
         Raises ConfigError where a run's configuration is refused, before any of them is started.
         """
+        for seed, entry in product(self.seeds, self._entries()):
+            yield self._planned("closed", entry, seed)
+
+    def trials(self) -> Iterator["Planned"]:
+        """Yield the trials of each entry: the recipe's rate times each factor, on a share of the budget."""
+        for entry, each in product(self._entries(), FACTORS):
+            yield self._planned(
+                "trial",
+                entry,
+                TRIAL_SEED,
+                "experiment.is_trial = True",
+                f"experiment.budget_share = {SHARE!r}",
+                f"experiment.evaluations = ({self.chosen_by},)",
+                f"experiment.rate_factor = {each!r}",
+            )
+
+    def tuned(self, records: Sequence[Record]) -> Iterator["Planned"]:
+        """Yield the runs of the division `tuned` whose rates the trials among the records have chosen."""
+        known = contests(records)
+        recipes = {
+            record["config"]["text"]: record["tuning"]["recipe"]
+            for record in records
+            if record["division"] == "trial" and record["tuning"]
+        }
+        trials: dict[Entry, Planned] = {trial.entry: trial for trial in self.trials()}
+        for seed, entry in product(self.seeds, self._entries()):
+            contest = known.get(recipes.get(trials[entry].text, ""), Contest(()))
+            if contest.is_complete:
+                yield self._planned("tuned", entry, seed, f"experiment.rate_factor = {factor(contest.winner)!r}")
+
+    def _entries(self) -> list[Entry]:
         points = [
             tuple(f"{binding} = {value!r}" for binding, value in zip(self.sweep, values, strict=True))
             for values in product(*self.sweep.values())
         ]
-        for seed, protocol, method, point in product(self.seeds, self.protocols, self.methods, points):
-            files = (f"gin/{method}.gin", f"gin/protocol/{protocol}.gin")
-            text = configuration.load(files, (*self.settings, *point, f"experiment.seed = {seed}")).text
-            label = "/".join([protocol, method, *point, f"seed {seed}"])
-            yield Planned(label, files, self.settings, point, seed, text)
+        return [Entry(*found) for found in product(self.protocols, self.methods, points)]
+
+    def _planned(self, division: Division, entry: Entry, seed: int, *settings: str) -> "Planned":
+        files = (f"gin/{entry.method}.gin", f"gin/protocol/{entry.protocol}.gin")
+        settings = (*self.settings, *settings)
+        text = configuration.load(files, (*settings, *entry.point, f"experiment.seed = {seed}")).text
+        last = settings[-1].partition(".")[2] if division == "trial" else f"seed {seed}"
+        label = "/".join([entry.protocol, entry.method, *entry.point, *([division] * (division != "closed")), last])
+        return Planned(label, division, entry, files, settings, seed, text)
 
 
 @dataclass(frozen=True)
@@ -73,17 +128,20 @@ class Planned:
     """A run to come; `text` is the canonical configuration, by which its record is recognised."""
 
     label: str
+    division: Division
+    entry: Entry
     files: tuple[str, ...]
     settings: tuple[str, ...]
-    varied: tuple[str, ...]
     seed: int
     text: str
 
     def command(self, out: Path, publish: Path) -> list[str]:
         """Return the command that makes this run, or goes on with it where it was interrupted."""
         parts = [sys.executable, "-m", "benchmark.run"]
-        for option, values in (("--gin", self.files), ("--set", self.settings), ("--vary", self.varied)):
+        for option, values in (("--gin", self.files), ("--set", self.settings), ("--vary", self.entry.point)):
             parts += [part for value in values for part in (option, value)]
+        if self.division == "tuned":
+            parts += ["--trials", str(publish)]
         return [*parts, "--seed", str(self.seed), "--out", str(out), "--publish", str(publish), "--resume"]
 
 
@@ -107,15 +165,24 @@ class Board:
 
     def missing(self) -> list[Planned]:
         """Return the runs without a record."""
-        known = {record["config"]["text"] for record in self.records() if record["division"] != "floor"}
-        return [run for run in self.runs if run.text not in known]
+        entered = {"open": "closed"}  # with a teacher from elsewhere
+        known = {
+            (entered.get(record["division"], record["division"]), record["config"]["text"]) for record in self.records()
+        }
+        return [run for run in self.runs if (run.division, run.text) not in known]
+
+    def planned(self, suite: Suite, *, tuned: bool) -> "Board":
+        """Return the board with the runs of a suite: in the division `tuned` the trials and what follows from them."""
+        runs = [*suite.trials(), *suite.tuned(self.records())] if tuned else list(suite.runs())
+        return Board(self.name, runs, self.out, self.results)
 
     def selected(self, pattern: str | None, seeds: Sequence[int]) -> "Board":
         """Return the board with the runs whose label matches the pattern and whose seed is named, if any is."""
         kept = [
             run
             for run in self.runs
-            if (pattern is None or fnmatch.fnmatch(run.label, f"*{pattern}*")) and (not seeds or run.seed in seeds)
+            if (pattern is None or fnmatch.fnmatch(run.label, f"*{pattern}*"))
+            and (not seeds or run.seed in (*seeds, TRIAL_SEED))
         ]
         if not kept:
             labels = "\n  ".join(run.label for run in self.runs)
@@ -124,15 +191,20 @@ class Board:
 
     def estimate(self) -> float | None:
         """Return the seconds of training that the missing runs will take, at the median of those measured here."""
-        seconds = [record["cost"]["train_seconds"] for record in self.records() if record["division"] != "floor"]
-        return median(seconds) * len(self.missing()) if seconds else None
+        measured = [
+            (record["division"] == "trial", record["cost"]["train_seconds"])
+            for record in self.records()
+            if record["division"] != "floor"
+        ]
+        whole = [seconds * (1 / SHARE if is_trial else 1) for is_trial, seconds in measured]
+        left = sum(SHARE if run.division == "trial" else 1 for run in self.missing())
+        return median(whole) * left if whole else None
 
-    def carry_out(self, time_limit: float | None) -> list[str]:
+    def carry_out(self, deadline: float | None) -> list[str]:
         """Make the missing runs in order and return the labels of those that failed.
 
-        Raises KeyboardInterrupt after `time_limit` seconds, or on a signal to the run, with its state saved.
+        Raises KeyboardInterrupt at `deadline` of the monotonic clock, or on a signal to the run, with its state saved.
         """
-        deadline = None if time_limit is None else time.monotonic() + time_limit
         failed = []
         missing = self.missing()
         for number, run in enumerate(missing, 1):

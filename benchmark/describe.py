@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
+from benchmark.checkout import HERE, code_hash
 from benchmark.data.sources import Dataset
-from benchmark.environment import HERE, code_hash
 from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record
@@ -54,7 +54,8 @@ def method(name: str, *stages: Method) -> record.Method:
         if not source.is_relative_to(HERE):
             files.add(source)
             deviations += deviations_of(kind)
-    return {"name": name, "module_sha256": code_hash(files), "deviations": deviations}
+    names = [str(file.relative_to(HERE.parent) if file.is_relative_to(HERE.parent) else file.name) for file in files]
+    return {"name": name, "files": sorted(names), "module_sha256": code_hash(files), "deviations": deviations}
 
 
 def deviations_of(kind: type[Method]) -> list[str]:

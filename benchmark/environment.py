@@ -1,24 +1,16 @@
-"""What a run ran on: hardware, versions and the code itself, as the record states them."""
+"""What a run ran on: hardware and versions, as the record states them."""
 
-import ast
-import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 import torchvision
 
-import benchmark
-from benchmark.report.record import Code, Environment
+from benchmark.report.record import Environment
 
-HERE = Path(__file__).parent
-PROTOCOL = ("data", "nets", "training", "views", "method.py", "objectives.py", "randomness.py")
-EVALUATION = ("evals", "data/subsets.py")
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")  # what decides which kernels run
 
 
@@ -56,51 +48,6 @@ def environment(device: torch.device, precision: str) -> Environment:
     }
 
 
-def code() -> Code:
-    """Describe the code that runs: version, state of the checkout, and what its protocol and evaluation say."""
-    root = HERE.parent
-    commit = dirty = changes = None
-    if (root / ".git").exists():
-        commit = _git("rev-parse", "HEAD") or None
-        status = _git("status", "--porcelain")
-        dirty = bool(status)
-        if dirty:
-            changes = hashlib.sha256(f"{status}\n{_git('diff', 'HEAD')}".encode()).hexdigest()
-    return {
-        "version": benchmark.__version__,
-        "commit": commit,
-        "dirty": dirty,
-        "diff_sha256": changes,
-        "protocol_sha256": code_hash(HERE / part for part in PROTOCOL),
-        "evaluation_sha256": code_hash(HERE / part for part in EVALUATION),
-    }
-
-
-def code_hash(places: Iterable[Path]) -> str:
-    """Hash what Python files (or all of a folder) do: comments, docstrings and layout do not count."""
-    files = sorted(file for place in places for file in (place.rglob("*.py") if place.is_dir() else [place]))
-    total = hashlib.sha256()
-    for file in files:
-        total.update(f"{file.name}\n{_skeleton(ast.parse(file.read_text()))}\n".encode())
-    return total.hexdigest()
-
-
-def _skeleton(node: Any) -> Any:
-    """Return a syntax tree as nested lists, without docstrings and without the fields that a Python version adds."""
-    if isinstance(node, list):
-        return [_skeleton(item) for item in node]
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = dict(ast.iter_fields(node))
-    body = fields.get("body")
-    if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-        fields["body"] = body[1:]
-    return [
-        type(node).__name__,
-        *((name, _skeleton(value)) for name, value in fields.items() if value not in (None, [])),
-    ]
-
-
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -120,11 +67,3 @@ def _driver() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[0] or None
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _git(*arguments: str) -> str:
-    try:
-        command = ["git", "-C", str(HERE.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""

@@ -1,7 +1,8 @@
 """What is examined: a configuration, the data it found, its encoder and evaluations, trained here or elsewhere."""
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +14,11 @@ import torch
 from benchmark import config as configuration
 from benchmark import describe
 from benchmark.annotations import Location
+from benchmark.checkout import code
 from benchmark.config import Config
-from benchmark.data.sources import Dataset, Images
-from benchmark.environment import code, environment, use_device
+from benchmark.data.sources import Dataset, Images, Split
+from benchmark.data.subsets import holdout
+from benchmark.environment import environment, use_device
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
 from benchmark.evals.finetune import ConvNetTuning, FineTune, ViTTuning
@@ -64,6 +67,9 @@ class Experiment:
     `teacher` stage is pretrained first, on `teacher_share` of the budget; the student gets what is left. A file of
     weights (`teacher_weights`, the encoder.safetensors of another run) takes its place, leaves the whole budget to the
     student, and puts the run into the division `open`, since what the teacher cost is not counted.
+
+    Every stage trains at `rate_factor` times the rates of its recipe, and all of them together on `budget_share` of
+    the budget. A trial, from which rates are chosen, never sees the test set: a hold-out of train takes its place.
     """
 
     data: Callable[[], Images]
@@ -75,11 +81,20 @@ class Experiment:
     teacher: Callable[[], Pretraining] | None = None
     teacher_share: float = 0.5
     teacher_weights: Location | None = None
+    rate_factor: float = 1.0
+    budget_share: float = 1.0
+    is_trial: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"experiment.seed = {self.seed}: a seed is a whole number from 0 to 2^63 - 1.")
+        if not self.rate_factor > 0:
+            raise ConfigError(f"experiment.rate_factor = {self.rate_factor}: a rate is above 0; 1.0 is the recipe's.")
+        if not 0 < self.budget_share <= 1:
+            raise ConfigError(
+                f"experiment.budget_share = {self.budget_share}: a run spends a part of its budget above 0 and up to 1."
+            )
         if not 0 < self.teacher_share < 1:
             raise ConfigError(
                 f"experiment.teacher_share = {self.teacher_share}: the teacher's part of the budget is above 0 and "
@@ -102,7 +117,8 @@ class Examination:
         """Build the experiment's factories, load the data, and refuse what cannot be evaluated."""
         device = use_device()
         experiment: Experiment = configuration.build(config)
-        made = cls(config, experiment, experiment.data()(), device, out)
+        dataset = experiment.data()()
+        made = cls(config, experiment, without_test(dataset) if experiment.is_trial else dataset, device, out)
         harness.check(made.dataset, made.evaluations)
         return made
 
@@ -131,8 +147,30 @@ class Examination:
             "seed": self.experiment.seed,
             "code": code(),
             "environment": environment(self.device, self.precision),
+            "tuning": None,
             "teacher": None,
         }
+
+
+def without_test(dataset: Dataset) -> Dataset:
+    """Return the data set for choices: a tenth of train is the test split, and nothing is trained on it."""
+    labels = dataset.train.labels
+    if labels is None:
+        raise ConfigError(f"{dataset.name} has no labels to choose by. Name their column: --set Images.label=...")
+    fit, held = holdout(labels, dataset.name)
+    train = Split(dataset.train.images[fit], labels[fit])
+    return replace(
+        dataset,
+        fingerprint=fingerprint_without_test(dataset.fingerprint),
+        pretrain=train.images if dataset.pretrain is dataset.train.images else dataset.pretrain,
+        train=train,
+        test=Split(dataset.train.images[held], labels[held]),
+    )
+
+
+def fingerprint_without_test(fingerprint: str) -> str:
+    """Return the fingerprint of a data set's form for choices."""
+    return hashlib.sha256(f"{fingerprint} without test".encode()).hexdigest()
 
 
 def make_folder(folder: Path) -> None:

@@ -58,7 +58,7 @@ class Subject:
         if self.run:
             return {**self.run["method"], "name": self.name or self.run["method"]["name"]}
         name = self.name or (f"{self.layout}: {self.weights.stem}" if self.weights else encoder.name)
-        return {"name": name, "module_sha256": None, "deviations": []}
+        return {"name": name, "files": [], "module_sha256": None, "deviations": []}
 
 
 def configure(subject: Subject, files: Sequence[str], settings: Sequence[str], *, allow_imports: bool) -> Config:

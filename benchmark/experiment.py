@@ -12,9 +12,11 @@ from benchmark.config import Config
 from benchmark.data.resident import Resident
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness
-from benchmark.examination import make_folder
+from benchmark.examination import fingerprint_without_test, make_folder
 from benchmark.report import record as records
-from benchmark.report.record import Record
+from benchmark.report.record import Record, Tuning
+from benchmark.report.store import load
+from benchmark.report.tuning import Contest, contests
 from benchmark.session import Session
 from benchmark.teacher import teach
 
@@ -70,21 +72,26 @@ def run(
     checkpoint_seconds: float = 600.0,
     publish: Path | None = None,
     varied: Sequence[str] = (),
+    trials: Path | None = None,
 ) -> Record:
     """Pretrain, evaluate and record one experiment; print its row and return its record.
 
     `varied` are those bindings of the configuration that a table shall name, since they tell this run from others of
-    its method.
-    Raises ConfigError where an unfinished run of the same configuration and seed lies in the way.
+    its method. `trials` is a folder with the records of those that the rate was chosen from, which puts the run into
+    the division `tuned`.
+    Raises ConfigError where an unfinished run of the same configuration and seed lies in the way, or where the trials
+    are not all there or chose another rate.
     """
     if resume and fresh:
         raise ConfigError("--resume continues a run and --fresh starts it over; give one of them.")
     session = Session.open(config, out)
+    division, tuning = _entered(session, trials)
     folder = session.folder
     finished = [records.read(path) for path in folder.glob("*-s*-*-*.json")]
     if resume and finished:
         print("This run is finished; it is not repeated.")
         record = max(finished, key=lambda run: run["created_utc"])
+        record = records.seal(record | {"division": division, "tuning": tuning})
         return _closing(record, floors.measure(session), folder, publish)
     flops, steps = session.price.flops, session.steps
     training = session.training(checkpoint_seconds)  # before anything is written, as it refuses what cannot be built
@@ -118,7 +125,8 @@ def run(
         session.shared(encoder)
         | {
             "status": budget.verdict(cost["train_seconds"]) if outcome.status == "ok" else outcome.status,
-            "division": "open" if session.experiment.teacher_weights else "closed",
+            "division": division,
+            "tuning": tuning,
             "board": None,
             "method": describe.method(session.stage.name, *stages),
             "config": {"key": session.key, "text": config.text, "varied": list(varied)},
@@ -138,6 +146,34 @@ def run(
         }
     )
     return _closing(record, below, folder, publish)
+
+
+def _entered(session: Session, trials: Path | None) -> tuple[str, Tuning | None]:
+    """Return the division that a run enters, and how its rate was chosen."""
+    experiment = session.experiment
+    if experiment.is_trial:
+        if trials:
+            raise ConfigError("experiment.is_trial: a trial does not follow from other trials; leave --trials out.")
+        return "trial", {
+            "recipe": session.recipe,
+            "factor": experiment.rate_factor,
+            "trials": [],
+            "flops": 0.0,
+            "seconds": 0.0,
+        }
+    if trials is None:
+        return ("open" if experiment.teacher_weights else "closed"), None
+    if experiment.teacher_weights:
+        raise ConfigError("--trials: with teacher_weights a run is of the division open, whatever its rate.")
+    seen = fingerprint_without_test(session.dataset.fingerprint)
+    found = contests(record for record in load(trials) if record["dataset"]["fingerprint"] == seen)
+    chosen = found.get(session.recipe, Contest(())).tuning
+    if chosen["factor"] != experiment.rate_factor:
+        raise ConfigError(
+            f"experiment.rate_factor = {experiment.rate_factor:g}, but the trials in {trials} chose "
+            f"{chosen['factor']:g}. Bind that, or leave --trials out."
+        )
+    return "tuned", chosen
 
 
 def _closing(record: Record, floors: list[Record], folder: Path, publish: Path | None) -> Record:

@@ -18,7 +18,7 @@ from benchmark.training.budget import Ledger
 
 def measure(examination: Examination) -> list[Record]:
     """Return the records of the floors under the same rules, from disk where they were measured before."""
-    if not examination.evaluations:
+    if not examination.evaluations or examination.experiment.is_trial:
         return []
     encoder, limits = _untrained(examination).to(examination.device), examination.experiment.limits()
 
@@ -81,7 +81,7 @@ def _floor(
             "status": "ok",
             "division": "floor",
             "board": None,
-            "method": {"name": name, "module_sha256": None, "deviations": []},
+            "method": {"name": name, "files": [], "module_sha256": None, "deviations": []},
             "seed": seed,
             "config": {"key": key, "text": examination.config.text, "varied": []},
             "budget": None,

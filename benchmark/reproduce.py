@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 from benchmark import config as configuration
 from benchmark import experiment
-from benchmark.environment import code
+from benchmark.checkout import changed
 from benchmark.errors import CheckError, ConfigError
 from benchmark.report import record as records
 from benchmark.report.record import Record
@@ -44,10 +44,8 @@ def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_impo
 
 
 def _require_same_code(old: Record) -> None:
-    now = code()
-    for name, part in (("protocol_sha256", "pretraining"), ("evaluation_sha256", "evaluation")):
-        if now[name] != old["code"][name]:  # type: ignore[literal-required]
-            raise ConfigError(_changed(f"the code of the {part}", old))
+    if parts := changed(old):
+        raise ConfigError(_changed(f"the code of the {' and of the '.join(parts)}", old))
 
 
 def _changed(part: str, old: Record) -> str:
@@ -65,7 +63,8 @@ def _frozen(old: Record) -> tuple[str, ...]:
         return ()
     if old["teacher"]:
         raise ConfigError("A budget in seconds that two stages shared cannot be repeated step by step.")
-    return ("Budget.kind = 'samples'", f"Budget.amount = {budget['steps'] * budget['batch_size']}")
+    whole = ("Budget.kind = 'samples'", "experiment.budget_share = 1.0")
+    return (*whole, f"Budget.amount = {budget['steps'] * budget['batch_size']}")
 
 
 def _of(record: Record, name: str) -> object:

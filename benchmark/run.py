@@ -42,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="'NAME.PARAM = VALUE'",
         help="as --set, and tables name it beside the method, as for a point of a sweep",
     )
+    made.add_argument(
+        "--trials", type=Path, metavar="DIR", help="records of the trials that the rate was chosen from: division tuned"
+    )
     made.add_argument("--seed", type=int, help="short for --set experiment.seed=SEED (default 0)")
     made.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
     made.add_argument("--publish", type=Path, metavar="DIR", help="also write the record here, e.g. results/<board>")
@@ -82,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 checkpoint_seconds=given.checkpoint_seconds,
                 publish=given.publish,
                 varied=given.vary,
+                trials=given.trials,
             )
     except BenchmarkError as problem:
         from benchmark.config import unwrapped

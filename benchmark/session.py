@@ -1,6 +1,7 @@
 """An experiment on its way: what was configured, built from the seed, and what its budget buys."""
 
 import hashlib
+import json
 import math
 import re
 import shutil
@@ -12,9 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from benchmark import describe
+from benchmark.checkout import code
 from benchmark.data.resident import Resident
 from benchmark.data.sources import Dataset
-from benchmark.environment import code, environment
+from benchmark.environment import environment
 from benchmark.errors import ConfigError
 from benchmark.examination import Examination, make_folder
 from benchmark.method import Method
@@ -26,6 +28,8 @@ from benchmark.training.budget import Budget, Price
 from benchmark.training.flops import count_step
 from benchmark.training.loop import Pretraining, Training
 from benchmark.views.recipes import View
+
+NOT_OF_A_RECIPE = ("rate_factor", "budget_share", "is_trial", "evaluations")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,12 @@ class Session(Examination):
         """What tells this stage from every other but those of other seeds."""
         taught = self.experiment.teacher_weights
         return self.config.key(self.dataset.fingerprint + ("" if taught is None else _digest_of(taught)))
+
+    @cached_property
+    def recipe(self) -> str:
+        """What this run has in common with the trials from which its rate is chosen."""
+        own = {name: value for name, value in self.config.identity["params"].items() if name not in NOT_OF_A_RECIPE}
+        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
     @property
     def checkpoint_key(self) -> str:
@@ -72,6 +82,7 @@ class Session(Examination):
             seed=derive(root.seed, "teacher"),
             teacher=None,
             budget=lambda: budget,
+            budget_share=1.0,
             evaluations=(),
         )
         return TeacherSession(self.config, own, self.dataset, self.device, self.out, root.seed)
@@ -81,7 +92,7 @@ class Session(Examination):
         """What all stages together may spend."""
         if self.experiment.budget is None:
             raise ConfigError("experiment.budget is None: say what the run may spend, for instance @Budget.")
-        return self.experiment.budget()
+        return self.experiment.budget().part(self.experiment.budget_share)
 
     @property
     def budget(self) -> Budget:
@@ -137,14 +148,16 @@ class Session(Examination):
     ) -> Training:
         method, views = self.method(teacher)
         data = Resident(self.dataset.pretrain, self.stage.batch_size, self.experiment.seed, self.device)
-        optimiser = self.stage.optimiser()
+        recipe = self.stage.optimiser()
         method.to(self.device)
         choose_attention(method, self.device, self.stage.precision)
         if method.encoder.n_tokens is None:
             method.to(memory_format=torch.channels_last)
+        optimiser = recipe.build(method.param_groups(), self.stage.batch_size)
+        optimiser.scale(self.experiment.rate_factor)
         return Training(
             method=method,
-            optimiser=optimiser.build(method.param_groups(), self.stage.batch_size),
+            optimiser=optimiser,
             views=views,
             data=data,
             mean=self.dataset.mean,
@@ -198,7 +211,7 @@ class TeacherSession(Session):
             method, _ = self.method()
         parameters = self.config.identity["params"]
         names = (
-            [parameters[name] for name in ("teacher", "encoder", "limits")],
+            [parameters[name] for name in ("teacher", "encoder", "limits", "rate_factor")],
             (self.whole_budget, self.students_seed, self.dataset.fingerprint),
             (code()["protocol_sha256"], describe.method(self.stage.name, method)["module_sha256"]),
             (torch.__version__, torch.get_num_threads(), str(self.device)),

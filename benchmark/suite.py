@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--only", metavar="PATTERN", help="only runs whose label matches, for instance 'resnet18'")
     made.add_argument("--seeds", type=int, nargs="+", default=[], metavar="SEED", help="only runs of these seeds")
     made.add_argument("--time-limit", type=float, metavar="S", help="stop after S seconds, with the state saved")
+    made.add_argument(
+        "--tune",
+        action="store_true",
+        help="division tuned: choose each method's rate on a hold-out of train by short trials, then make the runs",
+    )
     made.add_argument("--dry-run", action="store_true", help="show the runs, which are done, and what is left")
     return made
 
@@ -46,8 +52,12 @@ def _suite(given: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is a stop by hand
     suite: board.Suite = config.build(config.load([given.gin], root="suite", defaults={}))
-    whole = board.Board(Path(given.gin).stem, list(suite.runs()), given.out, given.results)
-    chosen = whole.selected(given.only, given.seeds)
+    whole = board.Board(Path(given.gin).stem, [], given.out, given.results)
+
+    def planned() -> board.Board:
+        return whole.planned(suite, tuned=given.tune).selected(given.only, given.seeds)
+
+    chosen = planned()
     missing = chosen.missing()
     estimate = chosen.estimate()
     if given.dry_run:
@@ -55,12 +65,17 @@ def _suite(given: argparse.Namespace) -> int:
             print(f"{'missing' if run in missing else 'done   '}  {run.label}")
     cost = f", about {estimate / 60:,.0f} minutes of training" if estimate is not None else ""
     print(f"{whole.name}: {len(chosen.runs)} runs, {len(missing)} missing{cost}")
+    if given.tune and any(run.division == "trial" for run in missing):
+        print("More runs follow when their rates are chosen from the trials.")
     if given.dry_run:
         return 0
+    deadline = None if given.time_limit is None else time.monotonic() + given.time_limit
     try:
-        failed = chosen.carry_out(given.time_limit)
+        failed = chosen.carry_out(deadline)
+        if given.tune:
+            failed = planned().carry_out(deadline)
     except KeyboardInterrupt:
-        left = len(chosen.missing())
+        left = len(planned().missing())
         raise Interrupted(f"Stopped with {left} runs missing. The same command goes on where it was.") from None
     print(f"\n{render(whole.records())}")
     if failed:

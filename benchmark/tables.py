@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from itertools import groupby, takewhile
 from pathlib import Path
 
+from benchmark.checkout import changed
 from benchmark.errors import BenchmarkError, CheckError
 from benchmark.report import provenance
 from benchmark.report.formats import FORMATS
@@ -38,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         records = load(folder)
         if arguments.format:
-            print(FORMATS[arguments.format](records), end="")
+            print(FORMATS[arguments.format](records, changed), end="")
             return 0
-        _update(folder / "README.md", render(records), f"{len(records)} records", command, check=check)
+        _update(folder / "README.md", render(records, changed), f"{len(records)} records", command, check=check)
         table = folder.resolve().parent / "gin" / "provenance.toml"
         if table.is_file():
             page = table.parents[1] / "docs" / "provenance.md"

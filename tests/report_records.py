@@ -21,7 +21,7 @@ EXAMPLE: dict[str, Any] = {
     "status": "ok",
     "division": "closed",
     "board": "small",
-    "method": {"name": "alpha", "module_sha256": "a" * 64, "deviations": []},
+    "method": {"name": "alpha", "files": ["baselines/alpha.py"], "module_sha256": "a" * 64, "deviations": []},
     "dataset": {
         "name": "digits",
         "fingerprint": "feedc0de00",
@@ -35,6 +35,7 @@ EXAMPLE: dict[str, Any] = {
     "encoder": {"name": "vit_micro", "parameters": 345_678, "image_size": 16, "patch": 4, "stem": None, "width": 64},
     "seed": 0,
     "config": {"key": "0123456789abcdef", "text": "experiment.seed = 0\n", "varied": []},
+    "tuning": None,
     "code": {
         "version": "0.1.0",
         "commit": "b" * 40,

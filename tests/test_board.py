@@ -1,6 +1,9 @@
 """The plan of a board and its runs: what is made, what is skipped, what a failure, a deadline and a kill leave."""
 
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,8 +13,10 @@ from tiny import SMALL
 
 from benchmark import config
 from benchmark.board import Board, Suite
+from benchmark.report.audit import audit
 from benchmark.report.record import Record
 from benchmark.report.store import load
+from benchmark.run import main as run_one
 from benchmark.suite import main
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +71,7 @@ def test_plan_is_a_product_with_seeds_outermost() -> None:
     assert plan == list(suite(sweep={"AdamW.betas": ((0.9, 0.9), (0.9, 0.99)), "KNN.temperature": (0.5,)}).runs())
     assert "experiment.seed = 1" in plan[-1].text
     assert "AdamW.betas = (0.9, 0.99)" in plan[-1].text
-    assert plan[0].varied == ("AdamW.betas = (0.9, 0.9)", "KNN.temperature = 0.5")
+    assert plan[0].entry.point == ("AdamW.betas = (0.9, 0.9)", "KNN.temperature = 0.5")
 
 
 @pytest.mark.parametrize(
@@ -75,6 +80,7 @@ def test_plan_is_a_product_with_seeds_outermost() -> None:
         ({"seeds": ()}, "suite.seeds = .*at least one"),
         ({"methods": ("byol", "byol")}, "suite.methods = .*each once"),
         ({"sweep": {"ViT.depth": ()}}, "gives ViT.depth no value"),
+        ({"seeds": (0, 1000)}, "is the seed of trials"),
         ({"methods": ("bylo",)}, "Did you mean"),
         ({"protocols": ("digits_vit_mirco",)}, "Did you mean"),
         ({"sweep": {"ViT.dpeth": (1,)}}, "Did you mean depth"),
@@ -146,6 +152,81 @@ def test_nothing_selected_is_refused(written: Callable[..., list[str]], capsys: 
         "No run of small is left by --only and --seeds. It has:\n  digits_vit_micro/simclr" in capsys.readouterr().err
     )
     assert main([*written(), "--seeds", "7"]) == 2
+
+
+def test_a_tuned_board_chooses_rates_first(
+    written: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: five trials on the hold-out, then the run at the winner's rate, which names them; then nothing is left.
+
+    Runs are made in this process by the commands of the plan; another rate, and a trial on top of trials, is refused.
+    """
+    plan = suite(methods=("simclr",), seeds=(0,), settings=(*SETTINGS[:-2], "Budget.amount=1024"), chosen_by="@KNN")
+    board = Board("small", [], tmp_path / "runs", tmp_path / "results").planned(plan, tuned=True)
+    assert [run.label.rpartition("/")[2] for run in board.runs] == [
+        f"rate_factor = {factor}" for factor in (0.25, 0.5, 1.0, 2.0, 4.0)
+    ]
+    for run in board.missing():
+        assert run_one(run.command(board.out, board.folder)[3:]) == 0
+    board = board.planned(plan, tuned=True)
+    (tuned,) = board.missing()
+    assert tuned.label == "digits_vit_micro/simclr/tuned/seed 0"
+    command = tuned.command(board.out, board.folder)[3:]
+    capfd.readouterr()
+    assert run_one([*command, "--set", "experiment.rate_factor = 3.0"]) == 2
+    assert "the trials in" in capfd.readouterr().err
+    assert run_one([*command, "--set", "experiment.is_trial = True"]) == 2
+    assert "does not follow from other trials" in capfd.readouterr().err
+    assert run_one(command) == 0
+    assert board.planned(plan, tuned=True).missing() == []
+    assert audit(tmp_path / "results") == []
+    found = runs(tmp_path)
+    trials = {record["id"]: record for record in found if record["division"] == "trial"}
+    (record,) = (record for record in found if record["division"] == "tuned")
+    assert record["tuning"] is not None
+    assert set(record["tuning"]["trials"]) == set(trials)
+    best = max(trial["metrics"]["knn"]["top1"] for trial in trials.values())
+    winners = {
+        trial["tuning"]["factor"]
+        for trial in trials.values()
+        if trial["tuning"] and trial["metrics"]["knn"]["top1"] == best
+    }
+    assert record["tuning"]["factor"] in winners
+    assert {trial["budget"]["steps"] for trial in trials.values() if trial["budget"]} == {2}
+    assert {trial["dataset"]["sizes"]["test"] for trial in trials.values()} == {143}
+    assert len(board.planned(plan, tuned=False).missing()) == 1
+
+
+def test_a_killed_board_ends_with_the_same_weights(written: Callable[..., list[str]], tmp_path: Path) -> None:
+    """Oracle: the digest of the same run undisturbed; the suite dies by SIGKILL while its run trains."""
+    arguments = written(settings=(*SETTINGS[:-2], "Budget.amount=25600", "KNN.k=3"))
+    suite_process = subprocess.Popen([sys.executable, "-m", "benchmark.suite", *arguments], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size for path in tmp_path.glob("runs/simclr-*/metrics.jsonl")):
+        assert time.monotonic() < deadline
+        assert suite_process.poll() is None
+        time.sleep(0.02)
+    suite_process.kill()
+    suite_process.wait()
+    while not list(tmp_path.glob("runs/simclr-*/checkpoints/*.pt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert runs(tmp_path) == []
+    (planned,) = (
+        Board("small", [], tmp_path / "runs", tmp_path / "results")
+        .planned(
+            suite(methods=("simclr",), seeds=(0,), settings=(*SETTINGS[:-2], "Budget.amount=25600", "KNN.k=3")),
+            tuned=False,
+        )
+        .missing()
+    )
+    assert run_one(planned.command(tmp_path / "runs", tmp_path / "results" / "small")[3:]) == 0
+    assert run_one(planned.command(tmp_path / "apart", tmp_path / "undisturbed")[3:]) == 0
+    (resumed,) = runs(tmp_path)
+    (whole,) = (record for record in load(tmp_path / "undisturbed") if record["division"] != "floor")
+    assert resumed["cost"]["resumes"] == 1
+    assert resumed["training"]["digest"] == whole["training"]["digest"]
+    assert resumed["metrics"] == whole["metrics"]
 
 
 def test_estimate_is_the_median_of_what_was_measured(tmp_path: Path) -> None:

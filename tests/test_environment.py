@@ -1,98 +1,23 @@
-"""What a record says of the machine and of the code."""
+"""What a record says of the machine."""
 
-import ast
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from report_records import EXAMPLE
 
 from benchmark import environment
-from benchmark.environment import EVALUATION, HERE, PROTOCOL, code, code_hash
 from benchmark.report.record import seal, validate
-
-CODE = '''"""A module."""
-
-def f(x):
-    """Double."""
-    return 2 * x  # twice
-'''
-
-
-def hashed(folder: Path, text: str, name: str = "m.py") -> str:
-    (folder / name).write_text(text)
-    return code_hash([folder / name])
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda text: text.replace("# twice", "# two times"),
-        lambda text: text.replace('"""Double."""', '"""Multiply."""'),
-        lambda text: text.replace('    """Double."""\n', ""),
-        lambda text: text.replace('"""A module."""\n\n', ""),
-        lambda text: text.replace("2 * x", "(2\n        * x)"),
-    ],
-    ids=["comment", "docstring", "no docstring", "no module docstring", "layout"],
-)
-def test_code_hash_does_not_see_prose(tmp_path: Path, change: object) -> None:
-    """Oracle: the two texts differ and do the same."""
-    changed = change(CODE)  # type: ignore[operator]
-    assert changed != CODE
-    assert hashed(tmp_path, changed) == hashed(tmp_path, CODE)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda text: text.replace("2 * x", "x * 2"),
-        lambda text: text.replace("2 *", "2.0 *"),
-        lambda text: text.replace("2 *", "3 *"),
-        lambda text: text.replace("2 *", "'2' *"),
-        lambda text: text.replace("f(x)", "f(x=1)"),
-        lambda text: text + "\nf(0)\n",
-    ],
-    ids=["order", "type", "value", "text", "default", "statement"],
-)
-def test_code_hash_sees_what_runs(tmp_path: Path, change: object) -> None:
-    """Oracle: the two texts are different programs."""
-    changed = change(CODE)  # type: ignore[operator]
-    ast.parse(changed)
-    assert hashed(tmp_path, changed) != hashed(tmp_path, CODE)
-
-
-def test_code_hash_of_a_folder_is_that_of_its_files(tmp_path: Path) -> None:
-    """Oracle: the files one by one, in any order; a renamed file is another program."""
-    hashed(tmp_path, CODE, "a.py")
-    hashed(tmp_path, "x = 1\n", "b.py")
-    whole = code_hash([tmp_path])
-    assert whole == code_hash([tmp_path / "b.py", tmp_path / "a.py"])
-    (tmp_path / "b.py").rename(tmp_path / "c.py")
-    assert code_hash([tmp_path]) != whole
-
-
-def test_hashed_parts_exist() -> None:
-    """Oracle: the folder of the package; a name that is gone would silently hash nothing."""
-    assert all((HERE / part).exists() for part in (*PROTOCOL, *EVALUATION))
 
 
 def test_description_is_valid_in_a_record() -> None:
     """Oracle: the schema of records, on the types that JSON keeps."""
     found = environment.environment(torch.device("cpu"), "float32")
-    record = seal(EXAMPLE | {"environment": found, "code": code()})
+    record = seal(EXAMPLE | {"environment": found})
     assert validate(record) == []
     assert json.loads(json.dumps(found)) == found
     assert found["threads"] == torch.get_num_threads()
     assert found["gpu"] is None
-
-
-def test_code_outside_a_checkout_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: null means unknown; in a checkout without changes there would be no hash of changes."""
-    monkeypatch.setattr(environment, "HERE", shutil.copytree(HERE, tmp_path / "benchmark"))
-    found = code()
-    assert (found["commit"], found["dirty"], found["diff_sha256"]) == (None, None, None)
 
 
 def test_threads_follow_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:

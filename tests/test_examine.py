@@ -93,7 +93,7 @@ def test_weights_from_elsewhere_score_the_same(
     found = evaluated(out, *arguments, *SMALLER, *KNN_ONLY)
     same = found["metrics"] == of(run)["metrics"]
     assert same == (layout == "timm")  # the other layout expects ImageNet's statistics, not the digits'
-    assert found["method"] == {"name": f"{layout}: theirs", "module_sha256": None, "deviations": []}
+    assert found["method"] == {"name": f"{layout}: theirs", "files": [], "module_sha256": None, "deviations": []}
     assert found["budget"] is None
     assert found["cost"]["flops"] == 0
     assert "unknown budgets, open division" in render([found])

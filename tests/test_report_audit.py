@@ -12,6 +12,7 @@ from report_records import make
 
 from benchmark.report.audit import audit
 from benchmark.report.record import Record, file_name, seal, write
+from benchmark.report.tuning import FACTORS, contests
 from benchmark.results import main
 
 FLOOR = make(
@@ -36,12 +37,31 @@ TAUGHT = make(
     floors=[FLOOR["id"]],
 )
 
+TRIALS = [
+    make(
+        division="trial",
+        teacher=None,
+        seed=1000,
+        config__key=f"{number:08x}",
+        tuning={"recipe": "ab" * 32, "factor": factor, "trials": [], "flops": 0.0, "seconds": 0.0},
+        dataset__fingerprint="0ddba11",
+    )
+    for number, factor in enumerate(FACTORS)
+]
+TUNED = make(
+    division="tuned",
+    teacher=None,
+    floors=[FLOOR["id"]],
+    config__key="ba5eba11",
+    tuning=contests(TRIALS)["ab" * 32].tuning,
+)
+
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """A folder with a sound board."""
     folder = tmp_path / "results"
-    for record in (FLOOR, SOUND, TAUGHT):
+    for record in (FLOOR, SOUND, TAUGHT, TUNED, *TRIALS):
         write(record, folder / "small")
     return folder
 
@@ -50,7 +70,7 @@ def test_a_sound_board_passes(results: Path, capsys: pytest.CaptureFixture[str])
     """Oracle: no problem, exit code 0, and the count."""
     assert audit(results) == []
     assert main(["--results", str(results)]) == 0
-    assert "3 records are sound." in capsys.readouterr().out
+    assert "9 records are sound." in capsys.readouterr().out
 
 
 def altered(record: Record, path: str, value: Any) -> Record:
@@ -81,6 +101,10 @@ FORGED: dict[str, tuple[Record, str, Any, str]] = {
     "a teacher for nothing": (TAUGHT, "cost.teacher_flops", 0.0, "from steps and teacher"),
     "a floor not published": (SOUND, "floors", ["0" * 16], "its floor 0000000000000000 is not among"),
     "a floor that trained": (FLOOR, "cost.images", 5, "a floor costs nothing"),
+    "a trial not published": (TUNED, "tuning.trials", ["0" * 16], "its trials 0000000000000000 are not among"),
+    "trials left out": (TUNED, "tuning.trials", lambda ids: ids[:4], "does not follow from the trials"),
+    "another rate than the trials chose": (TUNED, "tuning.factor", 4.0, "does not follow from the trials"),
+    "trials that cost nothing": (TUNED, "tuning.flops", 0.0, "does not follow from the trials"),
     "another board": (SOUND, "board", "large", "was published to 'large'"),
     "another data set of the name": (SOUND, "dataset.fingerprint", "beef", "2 different data sets are called digits"),
 }

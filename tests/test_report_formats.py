@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from report_records import floor, make, metrics, run
 
+from benchmark.checkout import changed
 from benchmark.report.formats import FORMATS, as_json, comma_separated, latex
 from benchmark.report.record import Record, write
 from benchmark.tables import main
@@ -96,5 +97,5 @@ def test_the_command_prints_and_writes_nothing(tmp_path: Path, capsys: pytest.Ca
     before = sorted(tmp_path.rglob("*"))
     for form, render in FORMATS.items():
         assert main(["--results", str(tmp_path), "--format", form]) == 0
-        assert capsys.readouterr().out == render(board())
+        assert capsys.readouterr().out == render(board(), changed)
     assert sorted(tmp_path.rglob("*")) == before

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from report_records import floor, make, metrics, run
 
+from benchmark.checkout import changed
 from benchmark.report.record import Record, write
 from benchmark.report.tables import render, row
 from benchmark.tables import main
@@ -168,7 +169,7 @@ def test_command_writes_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main([*options, "--check"]) == 4
     assert not (tmp_path / "README.md").exists()
     assert main(options) == 0
-    assert (tmp_path / "README.md").read_bytes() == render(board()).encode()
+    assert (tmp_path / "README.md").read_bytes() == render(board(), changed).encode()
     assert main([*options, "--check"]) == 0
     write(run("omega", 0, 0.4), tmp_path / "small")
     capsys.readouterr()

@@ -55,7 +55,7 @@ def test_the_same_bits_here(made: Path, tmp_path: Path, capsys: pytest.CaptureFi
         ({"metrics__knn__top1": 0.5}, "knn gave other scores"),
         ({"code__protocol_sha256": "0" * 64}, "the code of the pretraining is not that of the record"),
         ({"code__evaluation_sha256": "0" * 64}, "the code of the evaluation is not that of the record"),
-        ({"method__module_sha256": "0" * 64}, "the file of the method is not that of the record"),
+        ({"method__module_sha256": "0" * 64}, "the code of the method is not that of the record"),
         ({"division": "floor", "budget": None}, "nothing was pretrained"),
         ({"environment__torch": "1.0.0"}, "One record gives no interval"),
     ],

@@ -233,3 +233,16 @@ def test_impossible_numbers_are_refused(kind: Callable[..., Recipe], settings: d
     """Oracle: the message names the setting, what it may be and what came."""
     with pytest.raises(ConfigError, match=message):
         kind(**{"base_rate": 1.0, "weight_decay": 0.0} | settings)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.05, 0.5, 0.99])
+def test_scaled_rates_are_multiples(progress: float) -> None:
+    """Oracle: the rate of an optimiser that was not scaled, times the factor."""
+    rates = []
+    for factor in (1.0, 0.25):
+        weight = torch.nn.Parameter(torch.ones(2, 2))
+        optimiser = AdamW(base_rate=0.1, weight_decay=0.0).build([ParamGroup([weight])], 256)
+        optimiser.scale(factor)
+        optimiser.step(progress)
+        rates.append(optimiser.inner.param_groups[0]["lr"])
+    assert rates[1] == pytest.approx(0.25 * rates[0])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError
 from benchmark.report.record import Metrics, Record, file_name, read
+from benchmark.report.tuning import Contest, contests
 
 CHANCE = 1e-9  # of a share of whole images: floats of a sum
 
@@ -27,6 +28,7 @@ def audit(folder: Path) -> list[str]:
     for path, record in found.items():
         problems += [f"{path}: {problem}" for problem in (*_misplaced(path, folder, record), *_impossible(record))]
     problems += _missing_floors(found)
+    problems += _unfounded_rates(found)
     problems += _contradictions(records)
     return problems
 
@@ -101,6 +103,21 @@ def _missing_floors(found: dict[Path, Record]) -> Iterator[str]:
                 yield f"{path}: its floor {identity} is not among the records. Restore it, or publish the run again."
 
 
+def _unfounded_rates(found: dict[Path, Record]) -> Iterator[str]:
+    """Yield the runs of the division tuned whose rate does not follow from the trials that they name."""
+    trials = {record["id"]: record for record in found.values() if record["division"] == "trial"}
+    for path, record in found.items():
+        tuning = record["tuning"]
+        if tuning is None or record["division"] != "tuned":
+            continue
+        if missing := [identity for identity in tuning["trials"] if identity not in trials]:
+            yield f"{path}: its trials {', '.join(missing)} are not among the records. Restore them, or tune again."
+            continue
+        named = contests(trials[identity] for identity in tuning["trials"]).get(tuning["recipe"], Contest(()))
+        if not named.is_complete or named.tuning != tuning:
+            yield f"{path}: its rate, factor {tuning['factor']:g}, does not follow from the trials that it names."
+
+
 def _contradictions(records: Sequence[Record]) -> Iterator[str]:
     """Yield repeated runs that should be the same and are not, and data sets that go by one name."""
     repeated, named = defaultdict(list), defaultdict(set)
@@ -109,7 +126,8 @@ def _contradictions(records: Sequence[Record]) -> Iterator[str]:
         machine = (environment["processor"], environment["gpu"], environment["torch"], environment["threads"])
         code = (record["code"]["protocol_sha256"], record["method"]["module_sha256"])
         repeated[record["config"]["key"], record["seed"], record["division"], *machine, *code].append(record)
-        named[record["board"], record["dataset"]["name"]].add(record["dataset"]["fingerprint"])
+        if record["division"] != "trial":  # which have another test split
+            named[record["board"], record["dataset"]["name"]].add(record["dataset"]["fingerprint"])
     for runs in repeated.values():
         digests = {run["training"]["digest"] for run in runs if run["status"] == "ok"}
         if len(digests) > 1:

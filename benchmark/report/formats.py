@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmark.report.record import Record
-from benchmark.report.sections import Section, Value, sections
+from benchmark.report.sections import Changed, Section, Value, sections, unchanged
 from benchmark.report.tables import flops_unit, percent, rank, title
 
 LATEX = {  # what LaTeX would read as a command
@@ -28,14 +28,14 @@ LATEX = {  # what LaTeX would read as a command
 }
 
 
-def latex(records: Sequence[Record]) -> str:
+def latex(records: Sequence[Record], changed: Changed = unchanged) -> str:
     """Return a table for each setting, for the package booktabs: bold is the best, underlined what is tied with it."""
-    return "\n".join(_latex_table(section) for section in sections(records))
+    return "\n".join(_latex_table(section) for section in sections(records, changed))
 
 
-def comma_separated(records: Sequence[Record]) -> str:
+def comma_separated(records: Sequence[Record], changed: Changed = unchanged) -> str:
     """Return a line for each method, or floor, and evaluation; numbers are fractions, FLOPs and seconds."""
-    found = [entry for section in sections(records) for entry in _entries(section)]
+    found = [entry for section in sections(records, changed) for entry in _entries(section)]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(found[0]) if found else ["board"], lineterminator="\n")
     writer.writeheader()
@@ -43,13 +43,17 @@ def comma_separated(records: Sequence[Record]) -> str:
     return text.getvalue()
 
 
-def as_json(records: Sequence[Record]) -> str:
+def as_json(records: Sequence[Record], changed: Changed = unchanged) -> str:
     """Return the lines of `comma_separated` as a list of objects."""
-    found = [entry for section in sections(records) for entry in _entries(section)]
+    found = [entry for section in sections(records, changed) for entry in _entries(section)]
     return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-FORMATS: Mapping[str, Callable[[Sequence[Record]], str]] = {"latex": latex, "csv": comma_separated, "json": as_json}
+FORMATS: Mapping[str, Callable[[Sequence[Record], Changed], str]] = {
+    "latex": latex,
+    "csv": comma_separated,
+    "json": as_json,
+}
 
 
 def _entries(section: Section) -> list[dict[str, Any]]:
@@ -68,6 +72,7 @@ def _entries(section: Section) -> list[dict[str, Any]]:
                     "method": line.cell.method,
                     "varied": line.cell.varied,
                     "key": line.cell.key,
+                    "rate_factor": line.rate_factor,
                     "is_floor": line.is_floor,
                     "rank_first": first,
                     "rank_last": last,
@@ -83,6 +88,7 @@ def _entries(section: Section) -> list[dict[str, Any]]:
                     "device_seconds": line.cost.device_seconds,
                     "peak_bytes": line.cost.peak_bytes,
                     "endings": ", ".join(f"{count} {status}" for status, count in line.endings.items()),
+                    "stale": ", ".join(line.stale),
                 }
             )
     return entries

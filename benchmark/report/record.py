@@ -26,9 +26,10 @@ Sha256 = Annotated[str, r"[0-9a-f]{64}"]
 
 
 class Method(TypedDict):
-    """The method, the hash of its source file and its deviations from the paper, one sentence each."""
+    """The method, its source files and their hash, and its deviations from the paper, one sentence each."""
 
     name: str
+    files: list[str]
     module_sha256: Sha256 | None
     deviations: list[str]
 
@@ -74,6 +75,20 @@ class Config(TypedDict):
     key: Annotated[str, r"[0-9a-f]{8,64}"]
     text: str
     varied: list[str]
+
+
+class Tuning(TypedDict):
+    """How the rate of a run was chosen: `factor` times the rate of the recipe.
+
+    `recipe` is what a run has in common with its trials, which have themselves no `trials`. `flops` and `seconds` are
+    what all of them cost, beyond the budget of the run.
+    """
+
+    recipe: Sha256
+    factor: Amount
+    trials: list[str]
+    flops: Amount
+    seconds: Amount
 
 
 class Code(TypedDict):
@@ -199,20 +214,21 @@ class Record(TypedDict):
     Every field is required, null only where the type says so. `created_utc` has whole seconds, such as
     2026-01-31T12:00:00Z, so that its order as text is its order in time. `board` is null for a run that is not
     published, `budget` for a floor (an encoder without pretraining) and for an encoder of others, and `floors` has the
-    ids of the floors' records.
+    ids of the floors' records. A `trial` was scored on a hold-out of train in place of the test set.
     """
 
     schema: Literal[1]
     id: Annotated[str, r"[0-9a-f]{16}"]
     created_utc: Annotated[str, r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"]
     status: Literal["ok", "diverged", "failed", "overtime", "budget_miss"]
-    division: Literal["closed", "tuned", "open", "floor"]
+    division: Literal["closed", "tuned", "open", "floor", "trial"]
     board: str | None
     method: Method
     dataset: Dataset
     encoder: Encoder
     seed: Count
     config: Config
+    tuning: Tuning | None
     code: Code
     budget: Budget | None
     cost: Cost
@@ -332,6 +348,11 @@ def _contradictions(record: Record) -> Iterator[str]:
         yield "record.budget: expected a budget; only floors and encoders from elsewhere (division open) have none"
     if record["budget"] is not None and record["division"] == "floor":
         yield "record.budget: expected null for a floor"
+    tuning = record["tuning"]
+    if (tuning is not None) != (record["division"] in ("tuned", "trial")):
+        yield f"record.tuning: expected it for the divisions tuned and trial alone, got {record['division']}"
+    elif tuning is not None and bool(tuning["trials"]) != (record["division"] == "tuned"):
+        yield "record.tuning.trials: expected some for the division tuned, none for a trial"
     for name, values in (("mean", record["dataset"]["mean"]), ("std", record["dataset"]["std"])):
         if len(values) != 3:
             yield f"record.dataset.{name}: expected 3 numbers, got {len(values)}"

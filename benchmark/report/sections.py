@@ -4,7 +4,7 @@ Every rendering, Markdown, LaTeX, CSV or JSON, is a function of these sections, 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
@@ -23,7 +23,9 @@ LEADING = {  # the evaluations that come first, and rank, and their headings
     "semi_finetune_1": "fine-tuned on 1 %",
     "semi_finetune_10": "fine-tuned on 10 %",
 }
+DIVISIONS = ("tuned", "closed", "open")  # boards lead with rates that were chosen alike
 UNRANKED = ("overtime", "budget_miss")  # runs that spent another budget than the rest of their table
+Changed = Callable[[Record], Sequence[str]]  # to the parts of the code that made a record and are not the same now
 Ranking = Comparison[tuple[str, str]]  # of cells by their entry
 
 
@@ -68,6 +70,13 @@ class Line:
     values: tuple[Value | None, ...]
     cost: Cost
     endings: dict[str, int]
+    stale: tuple[str, ...]
+
+    @property
+    def rate_factor(self) -> float | None:
+        """The rate that its trials chose, as a multiple of the recipe's; None where none was chosen."""
+        tuning = self.cell.runs[0]["tuning"]
+        return tuning["factor"] if tuning else None
 
     @property
     def deviations(self) -> list[str]:
@@ -91,11 +100,21 @@ class Section:
         return [run for line in self.lines if not line.is_floor for run in line.cell.runs]
 
 
-def sections(records: Sequence[Record]) -> list[Section]:
-    """Return the tables of all boards in a fixed order; none where there are floors alone."""
-    cells = group(record for record in records if record["division"] != "floor")
+def unchanged(record: Record) -> Sequence[str]:
+    """Take every record for one of this code."""
+    return ()
+
+
+def sections(records: Sequence[Record], changed: Changed = unchanged) -> list[Section]:
+    """Return the tables of all boards in a fixed order; none where there are floors and trials alone."""
+    cells = group(record for record in records if record["division"] in DIVISIONS)
+    cells.sort(
+        key=lambda cell: (cell.setting._replace(division=str(DIVISIONS.index(cell.setting.division))), cell.entry)
+    )
     by_id = {record["id"]: record for record in records}
-    return [_section(list(of_setting), by_id) for _, of_setting in groupby(cells, key=lambda cell: cell.setting)]
+    return [
+        _section(list(of_setting), by_id, changed) for _, of_setting in groupby(cells, key=lambda cell: cell.setting)
+    ]
 
 
 def columns_of(records: Iterable[Record]) -> list[Column]:
@@ -116,7 +135,7 @@ def result(run: Record, column: Column) -> Metrics | None:
     return found if found and found["version"] == column.version else None
 
 
-def _section(cells: Sequence[Cell], by_id: Mapping[str, Record]) -> Section:
+def _section(cells: Sequence[Cell], by_id: Mapping[str, Record], changed: Changed) -> Section:
     runs = [run for cell in cells for run in cell.runs]
     named = sorted({identity for run in runs for identity in run["floors"]})
     floors = group(by_id[identity] for identity in named if identity in by_id)
@@ -146,6 +165,7 @@ def _section(cells: Sequence[Cell], by_id: Mapping[str, Record]) -> Section:
                 values=tuple(values),
                 cost=_cost(cell),
                 endings=_endings(cell),
+                stale=tuple(sorted({part for run in cell.runs for part in changed(run)})),
             )
         )
     missing = tuple(identity for identity in named if identity not in by_id)

@@ -11,8 +11,9 @@ from tabulate import tabulate
 
 from benchmark.report.overall import standings
 from benchmark.report.record import Record
-from benchmark.report.sections import Column, Line, Section, Value, columns_of, result, sections
+from benchmark.report.sections import Changed, Column, Line, Section, Value, columns_of, result, sections, unchanged
 from benchmark.report.store import Setting, hardware
+from benchmark.report.tuning import FACTORS, SHARE, contests, factor, score, spent
 
 TERA = 1e12
 ESCAPED = {ord(character): f"\\{character}" for character in "\\`*_[]|~$"} | {
@@ -42,20 +43,23 @@ Top-1 accuracy on the test set in %, as mean ± half width of the 95 % t interva
 interval. Each column head names the version of the evaluation. The best mean is **bold**; <u>underlined</u> means are
 not distinguishable from it (Tukey's range test at 5 %, seeds as blocks), and ranks are given as the range that this
 leaves. Runs that diverged or collapsed count as they are. A method is not ranked if a run lacks the ranking
-evaluation or missed the budget. Floors, in italics, are encoders without pretraining.
+evaluation or missed the budget. Floors, in italics, are encoders without pretraining. In the tuned division the rate
+of each method was chosen from the same multiples of its recipe's, by short trials on a hold-out of train. Stale lines
+were made by code that has changed since.
 """
 
 
-def render(records: Sequence[Record]) -> str:
+def render(records: Sequence[Record], changed: Changed = unchanged) -> str:
     """Return the page with one table for each setting, or with the way to the first record."""
-    found = sections(records)
+    found = sections(records, changed)
     if not found:
         return INTRODUCTION + EMPTY
     parts = [INTRODUCTION + READING]
     for board, of_board in groupby(found, key=lambda section: section.setting.board):
         parts.append(f"## {_escape(board or 'Single runs')}\n")
         tables = list(of_board)
-        parts.extend(_section(section) for section in tables)
+        for section in tables:
+            parts += [_section(section), *_trials(section, records)]
         for division, alike in groupby(tables, key=lambda section: section.setting.division):
             parts.extend(_overall(list(alike), division))
     return "\n".join(parts)
@@ -89,6 +93,7 @@ def _section(section: Section) -> str:
     """Return heading, caption, table and notes of one setting."""
     unit, divisor = flops_unit(run["cost"]["flops"] for run in section.runs)
     footnotes: dict[str, int] = {}
+    is_tuned = section.setting.division == "tuned"
     lines = []
     for line in section.lines:
         name = _escape(line.name) + _marks(line.deviations, footnotes)
@@ -98,16 +103,47 @@ def _section(section: Section) -> str:
             for text, value in zip(values, line.values, strict=True)
         ]
         costs = [""] * 4 if line.is_floor else _costs(line, divisor)
-        endings = ", ".join(f"{count} {status}" for status, count in line.endings.items())
+        endings = [f"{count} {status}" for status, count in line.endings.items()]
+        if line.stale:
+            endings.append(f"stale ({', '.join(line.stale)})")
         start = [rank(line), f"*{name}*" if line.is_floor else name]
-        lines.append([*start, *values, *costs, str(len(line.cell.runs)), endings])
-    headings = ["rank", "method", *(_escape(column.heading) for column in section.columns)]
+        if is_tuned:
+            start.append("" if line.rate_factor is None else f"{line.rate_factor:g}")
+        lines.append([*start, *values, *costs, str(len(line.cell.runs)), ", ".join(endings)])
+    headings = ["rank", "method", *["rate x"] * is_tuned, *(_escape(column.heading) for column in section.columns)]
     headings += ["images", unit, "device minutes", "peak GiB", "seeds", "notes"]
     notes = [f"{number}. {text}" for text, number in footnotes.items()]
     table = _markdown(headings, lines)
     caption = _escape(_caption(section.runs, section.columns))
     blocks = [f"### {_escape(title(section.setting))}", caption, table, "\n".join(notes), _remarks(section)]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _trials(section: Section, records: Sequence[Record]) -> list[str]:
+    """Return the table of the trials behind a section of the tuned division, nothing for another."""
+    tunings = {
+        line.name: line.cell.runs[0]["tuning"] for line in section.lines if line.cell.runs[0]["tuning"] is not None
+    }
+    found = contests(record for record in records if record["board"] == (section.setting.board or None))
+    lines = []
+    for name, tuning in sorted(tunings.items()):
+        contest = found.get(tuning["recipe"])
+        if contest is None:
+            continue
+        scores = {factor(trial): percent(score(trial)) for trial in contest.trials}
+        marked = [f"**{scores[each]}**" if each == tuning["factor"] else scores.get(each, "") for each in FACTORS]
+        lines.append([_escape(name), *marked])
+    if not lines:
+        return []
+    flops, seconds = spent(list(tunings.values()))
+    unit, divisor = flops_unit([flops])
+    evaluation = columns_of(next(iter(found.values())).trials)[0].heading
+    caption = (
+        f"Trials of the rate, as multiples of the recipe's: {_escape(evaluation)} top-1 in % on a hold-out of train "
+        f"after {SHARE:g} of the budget, one seed; the rate chosen is **bold**. All trials together took "
+        f"{flops / divisor:.2f} {unit} and {seconds / 60:,.1f} device minutes, which the table above leaves out."
+    )
+    return [f"{caption}\n\n{_markdown(['method', *(f'{each:g}' for each in FACTORS)], lines)}\n"]
 
 
 def _overall(alike: Sequence[Section], division: str) -> list[str]:

@@ -175,6 +175,11 @@ class Optimiser:
         self.inner = inner
         self.warmup = warmup
 
+    def scale(self, factor: float) -> None:
+        """Make all rates `factor` times what they are."""
+        for group in self.inner.param_groups:
+            group["peak"] *= factor
+
     def step(self, progress: float) -> None:
         """Take one step at `progress` in [0, 1) and clear the gradients."""
         factor = schedule(progress, self.warmup)

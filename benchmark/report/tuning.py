@@ -1,0 +1,80 @@
+"""How rates are chosen: the same five for every method, each tried on a part of the budget, without the test set."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from benchmark.errors import BenchmarkError
+from benchmark.report.record import Record, Tuning
+from benchmark.report.sections import columns_of, result
+
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the rate of the recipe
+SHARE = 1 / 16  # of the budget, for each trial
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The trials of one recipe in the order of their factors, the newest of each."""
+
+    trials: tuple[Record, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every factor was tried."""
+        return tuple(map(factor, self.trials)) == FACTORS
+
+    @property
+    def winner(self) -> Record:
+        """The trial with the best score; of equals the one nearest to the recipe, then the slower rate."""
+        return max(self.trials, key=lambda trial: (score(trial), -abs(math.log(factor(trial))), -factor(trial)))
+
+    @property
+    def tuning(self) -> Tuning:
+        """What the record of a run with the chosen rate says. Raises BenchmarkError where trials are missing."""
+        if not self.is_complete:
+            tried = ", ".join(f"{factor(trial):g}" for trial in self.trials) or "none"
+            raise BenchmarkError(
+                f"A rate is chosen from trials at {', '.join(f'{each:g}' for each in FACTORS)} times the recipe's, but "
+                f"there are: {tried}. Make them with python -m benchmark.suite --tune."
+            )
+        return {
+            "recipe": _tuning(self.winner)["recipe"],
+            "factor": factor(self.winner),
+            "trials": [trial["id"] for trial in self.trials],
+            "flops": math.fsum(trial["cost"]["flops"] for trial in self.trials),
+            "seconds": math.fsum(trial["cost"]["train_seconds"] for trial in self.trials),
+        }
+
+
+def contests(records: Iterable[Record]) -> dict[str, Contest]:
+    """Return the contests among the records by their recipe."""
+    newest: dict[str, dict[float, Record]] = defaultdict(dict)
+    for record in sorted(records, key=lambda record: (record["created_utc"], record["id"])):
+        if record["division"] == "trial":
+            newest[_tuning(record)["recipe"]][factor(record)] = record
+    return {recipe: Contest(tuple(found[each] for each in sorted(found))) for recipe, found in sorted(newest.items())}
+
+
+def factor(record: Record) -> float:
+    """Return how many times the rate of its recipe a trial or a tuned run was trained at."""
+    return _tuning(record)["factor"]
+
+
+def score(trial: Record) -> float:
+    """Return the top-1 on the hold-out by which a trial is judged."""
+    columns = columns_of([trial])
+    found = result(trial, columns[0]) if columns else None
+    return found["top1"] if found else 0.0
+
+
+def _tuning(record: Record) -> Tuning:
+    tuning = record["tuning"]
+    assert tuning is not None
+    return tuning
+
+
+def spent(tunings: Sequence[Tuning]) -> tuple[float, float]:
+    """Return FLOPs and seconds of all trials behind some runs, each contest once."""
+    once = {tuning["recipe"]: tuning for tuning in tunings}.values()
+    return math.fsum(tuning["flops"] for tuning in once), math.fsum(tuning["seconds"] for tuning in once)

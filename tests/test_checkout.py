@@ -1,0 +1,104 @@
+"""What a record says of the code, and whether the code has changed since."""
+
+import ast
+import shutil
+from pathlib import Path
+
+import pytest
+from report_records import EXAMPLE, make
+
+from benchmark import checkout
+from benchmark.checkout import EVALUATION, HERE, PROTOCOL, changed, code, code_hash
+from benchmark.report.record import seal, validate
+
+CODE = '''"""A module."""
+
+def f(x):
+    """Double."""
+    return 2 * x  # twice
+'''
+
+
+def hashed(folder: Path, text: str, name: str = "m.py") -> str:
+    (folder / name).write_text(text)
+    return code_hash([folder / name])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("# twice", "# two times"),
+        lambda text: text.replace('"""Double."""', '"""Multiply."""'),
+        lambda text: text.replace('    """Double."""\n', ""),
+        lambda text: text.replace('"""A module."""\n\n', ""),
+        lambda text: text.replace("2 * x", "(2\n        * x)"),
+    ],
+    ids=["comment", "docstring", "no docstring", "no module docstring", "layout"],
+)
+def test_code_hash_does_not_see_prose(tmp_path: Path, change: object) -> None:
+    """Oracle: the two texts differ and do the same."""
+    changed = change(CODE)  # type: ignore[operator]
+    assert changed != CODE
+    assert hashed(tmp_path, changed) == hashed(tmp_path, CODE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("2 * x", "x * 2"),
+        lambda text: text.replace("2 *", "2.0 *"),
+        lambda text: text.replace("2 *", "3 *"),
+        lambda text: text.replace("2 *", "'2' *"),
+        lambda text: text.replace("f(x)", "f(x=1)"),
+        lambda text: text + "\nf(0)\n",
+    ],
+    ids=["order", "type", "value", "text", "default", "statement"],
+)
+def test_code_hash_sees_what_runs(tmp_path: Path, change: object) -> None:
+    """Oracle: the two texts are different programs."""
+    changed = change(CODE)  # type: ignore[operator]
+    ast.parse(changed)
+    assert hashed(tmp_path, changed) != hashed(tmp_path, CODE)
+
+
+def test_code_hash_of_a_folder_is_that_of_its_files(tmp_path: Path) -> None:
+    """Oracle: the files one by one, in any order; a renamed file is another program."""
+    hashed(tmp_path, CODE, "a.py")
+    hashed(tmp_path, "x = 1\n", "b.py")
+    whole = code_hash([tmp_path])
+    assert whole == code_hash([tmp_path / "b.py", tmp_path / "a.py"])
+    (tmp_path / "b.py").rename(tmp_path / "c.py")
+    assert code_hash([tmp_path]) != whole
+
+
+def test_hashed_parts_exist() -> None:
+    """Oracle: the folder of the package; a name that is gone would silently hash nothing."""
+    assert all((HERE / part).exists() for part in (*PROTOCOL, *EVALUATION))
+
+
+def test_description_is_valid_in_a_record() -> None:
+    """Oracle: the schema of records."""
+    assert validate(seal(EXAMPLE | {"code": code()})) == []
+
+
+def test_code_outside_a_checkout_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: null means unknown; in a checkout without changes there would be no hash of changes."""
+    monkeypatch.setattr(checkout, "HERE", shutil.copytree(HERE, tmp_path / "benchmark"))
+    found = code()
+    assert (found["commit"], found["dirty"], found["diff_sha256"]) == (None, None, None)
+
+
+def test_changed_names_the_part_that_is_not_the_same() -> None:
+    """Oracle: the present hashes are unchanged; each of them replaced names its part; strange files are not judged."""
+    name = "baselines/simclr.py"
+    now = {f"code__{part}": value for part, value in code().items() if part.endswith("_sha256") and value}
+    own = {"method__files": [name], "method__module_sha256": code_hash([HERE.parent / name])}
+    assert changed(make(**now, **own)) == ()
+    for field, part in (
+        ("code__protocol_sha256", "pretraining"),
+        ("code__evaluation_sha256", "evaluation"),
+        ("method__module_sha256", "method"),
+    ):
+        assert changed(make(**(now | own | {field: "0" * 64}))) == (part,)
+    assert changed(make(**now, method__files=["elsewhere.py"], method__module_sha256="0" * 64)) == ()
+    assert changed(make(**now, method__files=[], method__module_sha256=None)) == ()

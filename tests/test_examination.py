@@ -1,0 +1,122 @@
+"""What an experiment is opened with: the form of the data for choices, shares of budgets, factors of rates."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import SMALL
+
+from benchmark import config, experiment
+from benchmark.data.sources import Dataset, Images, Split
+from benchmark.errors import ConfigError
+from benchmark.examination import fingerprint_without_test, without_test
+from benchmark.session import Session
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return Images(name="digits", source="sklearn:digits", size=8)()
+
+
+def session(tmp_path: Path, *settings: str, gin: str = "gin/simclr.gin") -> Session:
+    return Session.open(config.load([gin], (*SMALL, "Budget.amount=3200", *settings)), tmp_path)
+
+
+def test_the_form_for_choices_has_no_test_image(digits: Dataset) -> None:
+    """Oracle: train splits into two parts, a tenth and the rest, that share no id and of which none is pretrained on
+    twice; the pixels of the test split are in neither."""
+    found = without_test(digits)
+    images = torch.cat([found.train.images, found.test.images])
+    assert len(images) == len(digits.train.images)
+    assert sorted(image.numpy().tobytes() for image in images) == sorted(
+        image.numpy().tobytes() for image in digits.train.images
+    )
+    assert len(found.test.images) == pytest.approx(0.1 * len(images), abs=5)
+    assert found.pretrain is found.train.images
+    assert found.train.labels is not None
+    assert found.test.labels is not None
+    whole = {(image.numpy().tobytes(), int(label)) for image, label in zip(*_split(digits.train), strict=True)}
+    assert {(i.numpy().tobytes(), int(n)) for i, n in zip(*_split(found.test), strict=True)} <= whole
+    assert found.fingerprint == fingerprint_without_test(digits.fingerprint) != digits.fingerprint
+    extra = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    assert without_test(replace(digits, pretrain=extra)).pretrain is extra
+
+
+def _split(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+    assert split.labels is not None
+    return split.images, split.labels
+
+
+def test_choices_need_labels(digits: Dataset) -> None:
+    """Oracle: the sentence that says how to name them."""
+    with pytest.raises(ConfigError, match="no labels to choose by"):
+        without_test(replace(digits, train=Split(digits.train.images, None)))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("experiment.rate_factor = 0.0", "a rate is above 0"),
+        ("experiment.budget_share = 0.0", "above 0 and up to 1"),
+        ("experiment.budget_share = 1.5", "above 0 and up to 1"),
+    ],
+)
+def test_impossible_parts_are_refused(setting: str, message: str, tmp_path: Path) -> None:
+    """Oracle: the sentence for each."""
+    with pytest.raises(ConfigError, match=message):
+        session(tmp_path, setting)
+
+
+def test_a_share_of_the_budget_buys_its_part(tmp_path: Path) -> None:
+    """Oracle: 3,200 images are 100 steps of 32; a quarter is 25, of which a teacher's half is 12."""
+    assert session(tmp_path).steps == 100
+    assert session(tmp_path, "experiment.budget_share = 0.25").steps == 25
+    taught = session(tmp_path, "experiment.budget_share = 0.25", gin="gin/mimco.gin")
+    assert taught.teacher is not None
+    assert (taught.teacher.steps, taught.steps) == (12, 13)
+
+
+def test_every_stage_trains_at_the_factor(tmp_path: Path) -> None:
+    """Oracle: the peak rates of the recipe times the factor, for the method and for its teacher."""
+    whole, half = (
+        session(tmp_path, f"experiment.rate_factor = {factor}", gin="gin/mimco.gin") for factor in (1.0, 0.5)
+    )
+    assert whole.teacher is not None
+    assert half.teacher is not None
+    for ours, theirs in ((whole, half), (whole.teacher, half.teacher)):
+        config.build(ours.config)
+        peaks = [
+            [group["peak"] for group in stage.training(600).optimiser.inner.param_groups] for stage in (ours, theirs)
+        ]
+        assert peaks[1] == pytest.approx([0.5 * peak for peak in peaks[0]])
+    assert whole.teacher.key != half.teacher.key
+
+
+def test_a_recipe_is_what_trials_and_runs_share(tmp_path: Path) -> None:
+    """Oracle: the parts in which they differ change nothing, any other does."""
+    own = session(tmp_path).recipe
+    trial = (
+        "experiment.is_trial = True",
+        "experiment.rate_factor = 2.0",
+        "experiment.budget_share = 0.0625",
+        "experiment.evaluations = (@Linear,)",
+        "experiment.seed = 1000",
+    )
+    assert session(tmp_path, *trial).recipe == own
+    assert session(tmp_path, "AdamW.base_rate = 1.0").recipe != own
+    assert session(tmp_path, "Budget.amount = 6400").recipe != own
+    assert session(tmp_path, gin="gin/moco_v3.gin").recipe != own
+
+
+def test_a_trial_has_no_floors_and_its_own_division(tmp_path: Path) -> None:
+    """Oracle: the record: division, factor, no floor, the hold-out in place of the test set."""
+    trial = config.load(["gin/simclr.gin"], (*SMALL, "Budget.amount=64", "experiment.is_trial=True"))
+    record = experiment.run(trial, out=tmp_path)
+    assert (record["division"], record["floors"]) == ("trial", [])
+    assert record["tuning"] is not None
+    assert (record["tuning"]["factor"], record["tuning"]["trials"]) == (1.0, [])
+    assert record["dataset"]["sizes"] == {"pretrain": 1299, "train": 1299, "test": 143}
+    assert not (tmp_path / "floors").exists()
