@@ -1,5 +1,7 @@
 """Regenerate the leaderboards from the records: `python -m benchmark.tables [--results results] [--check]`.
 
+Results of others, from `published.csv` in the folder of records, stand beside the boards of their data sets.
+
 With `--format latex`, `csv` or `json` the boards are printed instead, for a paper, a spreadsheet or a program.
 
 Where a folder `gin` with a `provenance.toml` lies beside the folder of records, as it does in a checkout, the page on
@@ -14,7 +16,7 @@ from itertools import groupby, takewhile
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError, CheckError
-from benchmark.report import provenance
+from benchmark.report import provenance, published
 from benchmark.report.formats import FORMATS
 from benchmark.report.provenance import Bound, GinFile
 from benchmark.report.store import load
@@ -37,10 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = f"python -m benchmark.tables --results {folder}"
     try:
         records = load(folder)
+        elsewhere = published.load(folder / published.FILE)
         if arguments.format:
-            print(FORMATS[arguments.format](records), end="")
+            print(FORMATS[arguments.format](records, elsewhere), end="")
             return 0
-        _update(folder / "README.md", render(records), f"{len(records)} records", command, check=check)
+        _update(folder / "README.md", render(records, elsewhere), f"{len(records)} records", command, check=check)
         table = folder.resolve().parent / "gin" / "provenance.toml"
         if table.is_file():
             page = table.parents[1] / "docs" / "provenance.md"

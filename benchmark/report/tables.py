@@ -9,12 +9,15 @@ from itertools import groupby
 
 from tabulate import tabulate
 
+from benchmark.report.block import Block
+from benchmark.report.contents import contents
 from benchmark.report.overall import standings
+from benchmark.report.published import Result
 from benchmark.report.record import Record
 from benchmark.report.sections import Column, Line, Section, Value, columns_of, result, sections
 from benchmark.report.store import Setting, hardware
+from benchmark.report.units import TERA, amount, flops_unit, percent, spread
 
-TERA = 1e12
 ESCAPED = {ord(character): f"\\{character}" for character in "\\`*_[]|~$"} | {
     ord("&"): "&amp;",
     ord("<"): "&lt;",
@@ -46,8 +49,8 @@ evaluation or missed the budget. Floors, in italics, are encoders without pretra
 """
 
 
-def render(records: Sequence[Record]) -> str:
-    """Return the page with one table for each setting, or with the way to the first record."""
+def render(records: Sequence[Record], published: Sequence[Result] = ()) -> str:
+    """Return the page with one table for each setting and what stands beside, or with the way to the first record."""
     found = sections(records)
     if not found:
         return INTRODUCTION + EMPTY
@@ -55,7 +58,9 @@ def render(records: Sequence[Record]) -> str:
     for board, of_board in groupby(found, key=lambda section: section.setting.board):
         parts.append(f"## {_escape(board or 'Single runs')}\n")
         tables = list(of_board)
-        parts.extend(_section(section) for section in tables)
+        parts.extend(
+            _block(shown) if isinstance(shown, Block) else _section(shown) for shown in contents(tables, published)
+        )
         for division, alike in groupby(tables, key=lambda section: section.setting.division):
             parts.extend(_overall(list(alike), division))
     return "\n".join(parts)
@@ -110,6 +115,12 @@ def _section(section: Section) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
+def _block(block: Block) -> str:
+    headings, *lines = ([_escape(cell) for cell in line] for line in [block.headings, *block.lines])
+    table = _aligned(headings, block.alignment, lines)
+    return f"### {_escape(block.title)}\n\n{_escape(block.caption)}\n\n{table}\n"
+
+
 def _overall(alike: Sequence[Section], division: str) -> list[str]:
     """Return the table over the data sets of a board in one division, nothing where there is one or none in common."""
     found = standings(alike) if len({section.setting.dataset for section in alike}) > 1 else []
@@ -135,10 +146,7 @@ def _between(value: float, interval: tuple[float, float] | None) -> str:
 def _value(value: Value | None, line: Line) -> str:
     if value is None:
         return ""
-    summary = value.summary
-    text = f"{percent(summary.mean)} ± {percent(summary.half_width)}"
-    if summary.half_width is None:
-        text = f"{percent(summary.mean)} (1 seed)"
+    text = spread(value.summary)
     if line.is_floor:
         return f"*{text}*"
     return {"best": f"**{text}**", "tied": f"<u>{text}</u>", "": text}[value.standing]
@@ -164,15 +172,8 @@ def _costs(line: Line, divisor: float) -> list[str]:
 
 def title(setting: Setting) -> str:
     """Return what the lines of a table share, in a few words."""
-    if setting.budget == "flops":
-        unit, divisor = flops_unit([setting.amount])
-        amount = f"{setting.amount / divisor:.2f} {unit}"
-    elif setting.budget:
-        amount = f"{setting.amount:,.0f} {'images' if setting.budget == 'samples' else 'device seconds'}"
-    else:
-        amount = "unknown budgets"
     division = "" if setting.division == "closed" else f", {setting.division} division"
-    return f"{setting.dataset}, {setting.encoder}, {amount}{division}"
+    return f"{setting.dataset}, {setting.encoder}, {amount(setting)}{division}"
 
 
 def _caption(runs: Sequence[Record], columns: Sequence[Column]) -> str:
@@ -219,23 +220,12 @@ def _marks(texts: Iterable[str], footnotes: dict[str, int]) -> str:
     return f" <sup>{', '.join(map(str, numbers))}</sup>" if numbers else ""
 
 
-def flops_unit(amounts: Iterable[float]) -> tuple[str, float]:
-    """Return the unit in which the largest amount is at least 1, and its size in FLOPs."""
-    largest = max(amounts)
-    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", TERA)):
-        if largest >= size:
-            return f"{prefix}FLOPs", size
-    return "GFLOPs", 1e9
-
-
-def percent(fraction: float | None) -> str:
-    """Return a fraction in % with two decimals, nothing for None."""
-    return "" if fraction is None else f"{100 * fraction:.2f}"
-
-
 def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    left = ("method", "notes")
-    ruler = [":--" if heading in left else "--:" for heading in headings]
+    return _aligned(headings, "".join("l" if heading in ("method", "notes") else "r" for heading in headings), lines)
+
+
+def _aligned(headings: Sequence[str], alignment: str, lines: Sequence[Sequence[str]]) -> str:
+    ruler = [{"l": ":--", "r": "--:"}[side] for side in alignment]
     return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ruler, *lines])
 
 

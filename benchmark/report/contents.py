@@ -1,0 +1,17 @@
+"""What a board shows, in order: the ranking tables, and beside them what is not ranked."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from benchmark.report import published
+from benchmark.report.block import Block
+from benchmark.report.published import Result
+from benchmark.report.sections import Section
+
+
+def contents(board: Sequence[Section], results: Sequence[Result]) -> Iterator[Section | Block]:
+    """Yield the tables of one board and the blocks that belong to them."""
+    for _, of_dataset in groupby(board, key=lambda section: section.setting.dataset):
+        alike = list(of_dataset)
+        yield from alike
+        yield from published.beside(alike, results)
