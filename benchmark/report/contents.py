@@ -5,6 +5,7 @@ from itertools import groupby
 
 from benchmark.report import published
 from benchmark.report.block import Block
+from benchmark.report.ladders import ladders
 from benchmark.report.published import Result
 from benchmark.report.sections import Section
 
@@ -15,3 +16,4 @@ def contents(board: Sequence[Section], results: Sequence[Result]) -> Iterator[Se
         alike = list(of_dataset)
         yield from alike
         yield from published.beside(alike, results)
+    yield from ladders(board)
