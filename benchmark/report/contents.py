@@ -8,12 +8,15 @@ from benchmark.report.block import Block
 from benchmark.report.ladders import ladders
 from benchmark.report.published import Result
 from benchmark.report.sections import Section
+from benchmark.report.targets import targets
 
 
 def contents(board: Sequence[Section], results: Sequence[Result]) -> Iterator[Section | Block]:
     """Yield the tables of one board and the blocks that belong to them."""
     for _, of_dataset in groupby(board, key=lambda section: section.setting.dataset):
         alike = list(of_dataset)
-        yield from alike
+        for section in alike:
+            yield section
+            yield from targets(section)
         yield from published.beside(alike, results)
     yield from ladders(board)
