@@ -1,5 +1,7 @@
 """Regenerate the leaderboards from the records: `python -m benchmark.tables [--results results] [--check]`.
 
+Results of others, from `published.csv` in the folder of records, stand beside the boards of their data sets.
+
 With `--format latex`, `csv` or `json` the boards are printed instead, for a paper, a spreadsheet or a program.
 
 Where a folder `gin` with a `provenance.toml` lies beside the folder of records, as it does in a checkout, the page on
@@ -15,7 +17,7 @@ from pathlib import Path
 
 from benchmark.checkout import changed
 from benchmark.errors import BenchmarkError, CheckError
-from benchmark.report import provenance
+from benchmark.report import provenance, published
 from benchmark.report.formats import FORMATS
 from benchmark.report.provenance import Bound, GinFile
 from benchmark.report.store import load
@@ -38,14 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = f"python -m benchmark.tables --results {folder}"
     try:
         records = load(folder)
+        elsewhere = published.load(folder / published.FILE)
         if arguments.format:
-            print(FORMATS[arguments.format](records, changed), end="")
+            print(FORMATS[arguments.format](records, elsewhere, changed), end="")
             return 0
-        _update(folder / "README.md", render(records, changed), f"{len(records)} records", command, check=check)
+        _update(
+            folder / "README.md", render(records, elsewhere, changed), f"{len(records)} records", command, check=check
+        )
         table = folder.resolve().parent / "gin" / "provenance.toml"
         if table.is_file():
-            page = table.parents[1] / "docs" / "provenance.md"
-            _update(page, provenance_page(table), str(table), command, check=check)
+            file = table.parents[1] / "docs" / "provenance.md"
+            _update(file, provenance_page(table), str(table), command, check=check)
     except BenchmarkError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -97,5 +97,5 @@ def test_the_command_prints_and_writes_nothing(tmp_path: Path, capsys: pytest.Ca
     before = sorted(tmp_path.rglob("*"))
     for form, render in FORMATS.items():
         assert main(["--results", str(tmp_path), "--format", form]) == 0
-        assert capsys.readouterr().out == render(board(), changed)
+        assert capsys.readouterr().out == render(board(), changed=changed)
     assert sorted(tmp_path.rglob("*")) == before

@@ -169,7 +169,7 @@ def test_command_writes_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main([*options, "--check"]) == 4
     assert not (tmp_path / "README.md").exists()
     assert main(options) == 0
-    assert (tmp_path / "README.md").read_bytes() == render(board(), changed).encode()
+    assert (tmp_path / "README.md").read_bytes() == render(board(), changed=changed).encode()
     assert main([*options, "--check"]) == 0
     write(run("omega", 0, 0.4), tmp_path / "small")
     capsys.readouterr()

@@ -4,11 +4,16 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
+from benchmark.report.block import Block
+from benchmark.report.contents import contents
+from benchmark.report.published import Result, select
 from benchmark.report.record import Record
 from benchmark.report.sections import Changed, Section, Value, sections, unchanged
-from benchmark.report.tables import flops_unit, percent, rank, title
+from benchmark.report.tables import rank, title
+from benchmark.report.units import flops_unit, percent
 
 LATEX = {  # what LaTeX would read as a command
     "\\": r"\textbackslash{}",
@@ -28,14 +33,21 @@ LATEX = {  # what LaTeX would read as a command
 }
 
 
-def latex(records: Sequence[Record], changed: Changed = unchanged) -> str:
+def latex(records: Sequence[Record], published: Sequence[Result] = (), changed: Changed = unchanged) -> str:
     """Return a table for each setting, for the package booktabs: bold is the best, underlined what is tied with it."""
-    return "\n".join(_latex_table(section) for section in sections(records, changed))
+    return "\n".join(
+        _latex_block(shown) if isinstance(shown, Block) else _latex_table(shown)
+        for _, board in groupby(sections(records, changed), key=lambda section: section.setting.board)
+        for shown in contents(list(board), published)
+    )
 
 
-def comma_separated(records: Sequence[Record], changed: Changed = unchanged) -> str:
-    """Return a line for each method, or floor, and evaluation; numbers are fractions, FLOPs and seconds."""
-    found = [entry for section in sections(records, changed) for entry in _entries(section)]
+def comma_separated(records: Sequence[Record], published: Sequence[Result] = (), changed: Changed = unchanged) -> str:
+    """Return a line for each method, or floor, and evaluation; numbers are fractions, FLOPs and seconds.
+
+    Published results are of the division "published"; they alone have epochs and a source, and they have no rank.
+    """
+    found = _all_entries(records, published, changed)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(found[0]) if found else ["board"], lineterminator="\n")
     writer.writeheader()
@@ -43,17 +55,44 @@ def comma_separated(records: Sequence[Record], changed: Changed = unchanged) -> 
     return text.getvalue()
 
 
-def as_json(records: Sequence[Record], changed: Changed = unchanged) -> str:
+def as_json(records: Sequence[Record], published: Sequence[Result] = (), changed: Changed = unchanged) -> str:
     """Return the lines of `comma_separated` as a list of objects."""
-    found = [entry for section in sections(records, changed) for entry in _entries(section)]
+    found = _all_entries(records, published, changed)
     return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-FORMATS: Mapping[str, Callable[[Sequence[Record], Changed], str]] = {
+FORMATS: Mapping[str, Callable[[Sequence[Record], Sequence[Result], Changed], str]] = {
     "latex": latex,
     "csv": comma_separated,
     "json": as_json,
 }
+
+
+def _all_entries(records: Sequence[Record], published: Sequence[Result], changed: Changed) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    for (board, dataset), alike in groupby(
+        sections(records, changed), lambda table: (table.setting.board, table.setting.dataset)
+    ):
+        tables = list(alike)
+        entries += [entry | {"epochs": None, "source": None} for table in tables for entry in _entries(table)]
+        blank = dict.fromkeys(entries[-1]) if entries else {}
+        entries += [
+            blank
+            | {
+                "board": board or None,
+                "dataset": dataset,
+                "encoder": result.backbone or None,
+                "division": "published",
+                "method": result.method,
+                "is_floor": False,
+                "evaluation": result.protocol,
+                "mean": result.value / 100,
+                "epochs": result.epochs or None,
+                "source": result.source,
+            }
+            for result in select(tables, published)
+        ]
+    return entries
 
 
 def _entries(section: Section) -> list[dict[str, Any]]:
@@ -118,19 +157,20 @@ def _latex_table(section: Section) -> str:
             str(len(line.cell.runs)),
         ]
         lines.append(" & ".join(cells) + r" \\")
-    return "\n".join(
-        [
-            rf"% {' '.join(title(section.setting).splitlines())}",
-            rf"\begin{{tabular}}{{rl{'r' * (len(headings) - 2)}}}",
-            r"\toprule",
-            " & ".join(map(_tex, headings)) + r" \\",
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
-    )
+    heading = " & ".join(map(_tex, headings)) + r" \\"
+    comment = [f"% {' '.join(title(section.setting).splitlines())}"]
+    return _tabular(comment, f"rl{'r' * (len(headings) - 2)}", heading, *lines)
+
+
+def _tabular(comment: Sequence[str], alignment: str, heading: str, *lines: str) -> str:
+    rules = [r"\toprule", heading, r"\midrule", *lines, r"\bottomrule"]
+    return "\n".join([*comment, rf"\begin{{tabular}}{{{alignment}}}", *rules, r"\end{tabular}", ""])
+
+
+def _latex_block(block: Block) -> str:
+    comment = [f"% {' '.join(text.splitlines())}" for text in (block.title, block.caption)]
+    lines = (" & ".join(map(_tex, line)) + r" \\" for line in [block.headings, *block.lines])
+    return _tabular(comment, block.alignment, *lines)
 
 
 def _tex_value(value: Value | None) -> str:

@@ -86,13 +86,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """One table: the lines that share data set, encoder, budget and division."""
+    """One table: the lines that share data set, encoder, budget and division, and the trials of their rates."""
 
     setting: Setting
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     ranking: Ranking | None
     missing_floors: tuple[str, ...]
+    trials: tuple[Record, ...]
 
     @property
     def runs(self) -> list[Record]:
@@ -169,7 +170,9 @@ def _section(cells: Sequence[Cell], by_id: Mapping[str, Record], changed: Change
             )
         )
     missing = tuple(identity for identity in named if identity not in by_id)
-    return Section(cells[0].setting, tuple(columns), tuple(lines), ranking, missing)
+    chosen_by = sorted({identity for run in runs if run["tuning"] for identity in run["tuning"]["trials"]})
+    trials = tuple(by_id[identity] for identity in chosen_by if identity in by_id)
+    return Section(cells[0].setting, tuple(columns), tuple(lines), ranking, missing, trials)
 
 
 def _scores(cell: Cell, column: Column) -> dict[int, float]:

@@ -9,13 +9,15 @@ from itertools import groupby
 
 from tabulate import tabulate
 
+from benchmark.report.block import Block
+from benchmark.report.contents import contents
 from benchmark.report.overall import standings
+from benchmark.report.published import Result
 from benchmark.report.record import Record
 from benchmark.report.sections import Changed, Column, Line, Section, Value, columns_of, result, sections, unchanged
 from benchmark.report.store import Setting, hardware
-from benchmark.report.tuning import FACTORS, SHARE, contests, factor, score, spent
+from benchmark.report.units import TERA, amount, flops_unit, percent, spread
 
-TERA = 1e12
 ESCAPED = {ord(character): f"\\{character}" for character in "\\`*_[]|~$"} | {
     ord("&"): "&amp;",
     ord("<"): "&lt;",
@@ -49,8 +51,8 @@ were made by code that has changed since.
 """
 
 
-def render(records: Sequence[Record], changed: Changed = unchanged) -> str:
-    """Return the page with one table for each setting, or with the way to the first record."""
+def render(records: Sequence[Record], published: Sequence[Result] = (), changed: Changed = unchanged) -> str:
+    """Return the page with one table for each setting and what stands beside, or with the way to the first record."""
     found = sections(records, changed)
     if not found:
         return INTRODUCTION + EMPTY
@@ -58,8 +60,9 @@ def render(records: Sequence[Record], changed: Changed = unchanged) -> str:
     for board, of_board in groupby(found, key=lambda section: section.setting.board):
         parts.append(f"## {_escape(board or 'Single runs')}\n")
         tables = list(of_board)
-        for section in tables:
-            parts += [_section(section), *_trials(section, records)]
+        parts.extend(
+            _block(shown) if isinstance(shown, Block) else _section(shown) for shown in contents(tables, published)
+        )
         for division, alike in groupby(tables, key=lambda section: section.setting.division):
             parts.extend(_overall(list(alike), division))
     return "\n".join(parts)
@@ -119,31 +122,10 @@ def _section(section: Section) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _trials(section: Section, records: Sequence[Record]) -> list[str]:
-    """Return the table of the trials behind a section of the tuned division, nothing for another."""
-    tunings = {
-        line.name: line.cell.runs[0]["tuning"] for line in section.lines if line.cell.runs[0]["tuning"] is not None
-    }
-    found = contests(record for record in records if record["board"] == (section.setting.board or None))
-    lines = []
-    for name, tuning in sorted(tunings.items()):
-        contest = found.get(tuning["recipe"])
-        if contest is None:
-            continue
-        scores = {factor(trial): percent(score(trial)) for trial in contest.trials}
-        marked = [f"**{scores[each]}**" if each == tuning["factor"] else scores.get(each, "") for each in FACTORS]
-        lines.append([_escape(name), *marked])
-    if not lines:
-        return []
-    flops, seconds = spent(list(tunings.values()))
-    unit, divisor = flops_unit([flops])
-    evaluation = columns_of(next(iter(found.values())).trials)[0].heading
-    caption = (
-        f"Trials of the rate, as multiples of the recipe's: {_escape(evaluation)} top-1 in % on a hold-out of train "
-        f"after {SHARE:g} of the budget, one seed; the rate chosen is **bold**. All trials together took "
-        f"{flops / divisor:.2f} {unit} and {seconds / 60:,.1f} device minutes, which the table above leaves out."
-    )
-    return [f"{caption}\n\n{_markdown(['method', *(f'{each:g}' for each in FACTORS)], lines)}\n"]
+def _block(block: Block) -> str:
+    headings, *lines = ([_escape(cell) for cell in line] for line in [block.headings, *block.lines])
+    table = _aligned(headings, block.alignment, lines)
+    return f"### {_escape(block.title)}\n\n{_escape(block.caption)}\n\n{table}\n"
 
 
 def _overall(alike: Sequence[Section], division: str) -> list[str]:
@@ -171,10 +153,7 @@ def _between(value: float, interval: tuple[float, float] | None) -> str:
 def _value(value: Value | None, line: Line) -> str:
     if value is None:
         return ""
-    summary = value.summary
-    text = f"{percent(summary.mean)} ± {percent(summary.half_width)}"
-    if summary.half_width is None:
-        text = f"{percent(summary.mean)} (1 seed)"
+    text = spread(value.summary)
     if line.is_floor:
         return f"*{text}*"
     return {"best": f"**{text}**", "tied": f"<u>{text}</u>", "": text}[value.standing]
@@ -200,15 +179,8 @@ def _costs(line: Line, divisor: float) -> list[str]:
 
 def title(setting: Setting) -> str:
     """Return what the lines of a table share, in a few words."""
-    if setting.budget == "flops":
-        unit, divisor = flops_unit([setting.amount])
-        amount = f"{setting.amount / divisor:.2f} {unit}"
-    elif setting.budget:
-        amount = f"{setting.amount:,.0f} {'images' if setting.budget == 'samples' else 'device seconds'}"
-    else:
-        amount = "unknown budgets"
     division = "" if setting.division == "closed" else f", {setting.division} division"
-    return f"{setting.dataset}, {setting.encoder}, {amount}{division}"
+    return f"{setting.dataset}, {setting.encoder}, {amount(setting)}{division}"
 
 
 def _caption(runs: Sequence[Record], columns: Sequence[Column]) -> str:
@@ -255,23 +227,12 @@ def _marks(texts: Iterable[str], footnotes: dict[str, int]) -> str:
     return f" <sup>{', '.join(map(str, numbers))}</sup>" if numbers else ""
 
 
-def flops_unit(amounts: Iterable[float]) -> tuple[str, float]:
-    """Return the unit in which the largest amount is at least 1, and its size in FLOPs."""
-    largest = max(amounts)
-    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", TERA)):
-        if largest >= size:
-            return f"{prefix}FLOPs", size
-    return "GFLOPs", 1e9
-
-
-def percent(fraction: float | None) -> str:
-    """Return a fraction in % with two decimals, nothing for None."""
-    return "" if fraction is None else f"{100 * fraction:.2f}"
-
-
 def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    left = ("method", "notes")
-    ruler = [":--" if heading in left else "--:" for heading in headings]
+    return _aligned(headings, "".join("l" if heading in ("method", "notes") else "r" for heading in headings), lines)
+
+
+def _aligned(headings: Sequence[str], alignment: str, lines: Sequence[Sequence[str]]) -> str:
+    ruler = [{"l": ":--", "r": "--:"}[side] for side in alignment]
     return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ruler, *lines])
 
 

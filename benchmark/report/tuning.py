@@ -2,15 +2,20 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from benchmark.errors import BenchmarkError
+from benchmark.report.block import Block
 from benchmark.report.record import Record, Tuning
-from benchmark.report.sections import columns_of, result
+from benchmark.report.sections import Section, columns_of, result
+from benchmark.report.units import flops_unit, percent
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the rate of the recipe
 SHARE = 1 / 16  # of the budget, for each trial
+CAPTION = """\
+{evaluation} top-1 in % on a hold-out of {n:,} images of train after {share:g} of the budget, one seed, at multiples of
+the recipe's rate. The trials took {flops} and {minutes:,.1f} device minutes, which the table above leaves out."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,31 @@ def _tuning(record: Record) -> Tuning:
     return tuning
 
 
-def spent(tunings: Sequence[Tuning]) -> tuple[float, float]:
-    """Return FLOPs and seconds of all trials behind some runs, each contest once."""
-    once = {tuning["recipe"]: tuning for tuning in tunings}.values()
-    return math.fsum(tuning["flops"] for tuning in once), math.fsum(tuning["seconds"] for tuning in once)
+def trials(section: Section) -> Iterator[Block]:
+    """Yield the table of the trials behind a table of the division tuned, nothing for another."""
+    known = contests(section.trials)
+    tunings = {line.name: run["tuning"] for line in section.lines for run in line.cell.runs if run["tuning"]}
+    shown = {name: known[tuning["recipe"]] for name, tuning in sorted(tunings.items()) if tuning["recipe"] in known}
+    if not shown:
+        return
+    spent = {tuning["recipe"]: tuning for tuning in tunings.values()}.values()
+    flops = math.fsum(tuning["flops"] for tuning in spent)
+    unit, divisor = flops_unit([flops])
+    first = next(iter(shown.values())).trials[0]
+    yield Block(
+        title=f"{section.setting.dataset}, {section.setting.encoder}, trials of the rate",
+        caption=CAPTION.format(
+            evaluation=columns_of([first])[0].heading,
+            n=first["dataset"]["sizes"]["test"],
+            share=SHARE,
+            flops=f"{flops / divisor:.2f} {unit}",
+            minutes=math.fsum(tuning["seconds"] for tuning in spent) / 60,
+        ),
+        alignment="l" + "r" * (len(FACTORS) + 1),
+        headings=("method", *(f"{each:g}" for each in FACTORS), "chosen"),
+        lines=tuple(
+            (name, *(percent(score(trial)) for trial in contest.trials), f"{factor(contest.winner):g}")
+            for name, contest in shown.items()
+            if contest.is_complete
+        ),
+    )

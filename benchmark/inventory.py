@@ -1,0 +1,197 @@
+"""What can be run and what has been, read from gin files, records and folders of runs; nothing is built or imported."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from benchmark.report.record import read as read_record
+from benchmark.report.sections import columns_of, result
+from benchmark.report.store import load
+from benchmark.statements import Binding, Source, Statement, parse, read, shipped_folder
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method: its gin file, its name in tables, its recipe of views, and the first line of the file."""
+
+    gin: str
+    name: str
+    views: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set: its protocol, its name, where it comes from, and the size of its images in pixels."""
+
+    gin: str
+    name: str
+    source: str
+    size: int
+    about: str
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A complete protocol, which has data and encoder, and the budget that it sets."""
+
+    gin: str
+    data: str
+    encoder: str
+    budget: str
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """A file that says how encoders are scored."""
+
+    gin: str
+    evaluations: tuple[str, ...]
+    about: str
+
+
+@dataclass(frozen=True)
+class Board:
+    """A board: its suite, the runs that the suite asks for, and the runs that have a record.
+
+    Records that were published one by one make a board without a suite.
+    """
+
+    name: str
+    gin: str | None
+    runs: int | None
+    records: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: how it ended, "unfinished" if it has no record, and its top-1, a fraction, in the leading evaluation."""
+
+    folder: str
+    method: str
+    seed: int
+    status: str
+    evaluation: str | None
+    top1: float | None
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All there is, each kind in the order of its names."""
+
+    methods: tuple[Method, ...]
+    data: tuple[Data, ...]
+    protocols: tuple[Protocol, ...]
+    evaluations: tuple[Evaluations, ...]
+    boards: tuple[Board, ...]
+    runs: tuple[Run, ...]
+
+
+def take(out: Path, results: Path) -> Inventory:
+    """Look through the shipped gin files, the folder of runs and the folder of boards; either may not exist.
+
+    Raises ConfigError for a gin file that cannot be parsed, BenchmarkError for a record that was damaged.
+    """
+    return Inventory(
+        methods=tuple(_methods()),
+        data=tuple(_data()),
+        protocols=tuple(_protocols()),
+        evaluations=tuple(_evaluations()),
+        boards=tuple(_boards(results)),
+        runs=tuple(_runs(out)),
+    )
+
+
+def _methods() -> Iterator[Method]:
+    for path, statements in _files("*.gin"):
+        views = _text(statements, "Pretraining.views")
+        yield Method(_label(path), _text(statements, "Pretraining.name"), views, _about(path))
+
+
+def _data() -> Iterator[Data]:
+    for path, statements in _files("protocol/*.gin"):
+        if _value(statements, "experiment.data") is not None and _value(statements, "experiment.encoder") is None:
+            name, source = _text(statements, "Images.name"), _text(statements, "Images.source")
+            yield Data(_label(path), name, source, _value(statements, "Images.size"), _about(path))
+
+
+def _protocols() -> Iterator[Protocol]:
+    for path, statements in _files("protocol/*_*.gin"):
+        encoder = _value(statements, "experiment.encoder")
+        if _value(statements, "experiment.data") is not None and encoder is not None:
+            kind, amount = _text(statements, "Budget.kind"), _value(statements, "Budget.amount")
+            name = _text(statements, f"{encoder.name}.name")
+            yield Protocol(_label(path), _text(statements, "Images.name"), name, f"{amount:g} {kind}")
+
+
+def _evaluations() -> Iterator[Evaluations]:
+    for pattern in ("protocol/shared.gin", "presets/*.gin"):
+        for path, statements in _files(pattern):
+            names = tuple(str(name).removeprefix("@") for name in _value(statements, "experiment.evaluations"))
+            yield Evaluations(_label(path), names, _about(path))
+
+
+def _boards(results: Path) -> Iterator[Board]:
+    suites = {path.stem: (path, statements) for path, statements in _files("suites/*.gin")}
+    published = {path.parent.name for path in results.glob("*/*.json")}
+    for name in sorted(suites.keys() | published):
+        records = load(results / name) if name in published else []
+        made = len({record["config"]["text"] for record in records if record["division"] != "floor"})
+        if name in suites:
+            path, statements = suites[name]
+            yield Board(name, _label(path), _planned(statements), made)
+        else:
+            yield Board(name, None, None, made)
+
+
+def _planned(statements: Sequence[Statement]) -> int:
+    """Return the number of runs of a suite: a grid of everything that it varies."""
+    axes = [_value(statements, f"suite.{axis}") for axis in ("methods", "protocols", "seeds")]
+    axes += (_value(statements, "suite.sweep") or {}).values()
+    return prod(map(len, axes))
+
+
+def _runs(out: Path) -> Iterator[Run]:
+    for config in sorted(out.glob("*/config.gin")):
+        folder = config.parent
+        records = [read_record(path) for path in folder.glob("*-s*-*-*.json")]
+        if not records:
+            text = config.read_text(encoding="utf-8")
+            statements = list(parse(text, Source(str(config), config)))
+            name, seed = _text(statements, "Pretraining.name"), _value(statements, "experiment.seed")
+            yield Run(str(folder), name, seed, "unfinished", None, None)
+            continue
+        run = max(records, key=lambda record: record["created_utc"])
+        column = next(iter(columns_of([run])), None)
+        found = result(run, column) if column else None
+        heading, top1 = (column.heading, found["top1"]) if column and found else (None, None)
+        yield Run(str(folder), run["method"]["name"], run["seed"], run["status"], heading, top1)
+
+
+def _files(pattern: str) -> Iterator[tuple[Path, list[Statement]]]:
+    """Yield the shipped files of a pattern with their statements, those of their includes among them."""
+    for path in sorted(shipped_folder().resolve().glob(pattern)):
+        yield path, read(path)
+
+
+def _value(statements: Sequence[Statement], name: str) -> Any:
+    """Return what the last unscoped line for `name` binds it to, None without one."""
+    bound = (line.value for line in reversed(statements) if isinstance(line, Binding) and line.binds(name))
+    return next(bound, None)
+
+
+def _text(statements: Sequence[Statement], name: str) -> str:
+    return str(_value(statements, name) or "").removeprefix("@")
+
+
+def _label(path: Path) -> str:
+    return f"gin/{path.relative_to(shipped_folder().resolve()).as_posix()}"
+
+
+def _about(path: Path) -> str:
+    """Return the first line of a file's head comment."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next((line[2:].rstrip(":") for line in takewhile(lambda line: line.startswith("# "), lines)), "")

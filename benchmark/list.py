@@ -1,0 +1,70 @@
+"""Show what can be run and what has been: methods, data, protocols, evaluations, boards and runs."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from benchmark.errors import BenchmarkError
+from benchmark.report.units import percent
+
+COMMANDS = {  # what to do with an entry of each kind
+    "methods": "python -m benchmark.run --gin gin/<method>.gin",
+    "data": "python -m benchmark.run --gin gin/<method>.gin --gin <data> --gin gin/protocol/<encoder>.gin",
+    "protocols": "python -m benchmark.run --gin gin/<method>.gin --gin <protocol>",
+    "evaluations": "python -m benchmark.evaluate --run runs/<run> --gin <preset>",
+    "boards": "python -m benchmark.suite --gin <suite>",
+    "runs": "python -m benchmark.run --gin gin/<method>.gin; with --resume it goes on where it was interrupted",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark.list",
+        description=__doc__,
+        allow_abbrev=False,
+        epilog="exit codes: 0 done, 1 a record is damaged, 2 a gin file cannot be parsed, 3 a package is missing.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="boards (results)")
+    given = parser.parse_args(arguments)
+    try:
+        from benchmark import inventory
+
+        found = inventory.take(given.out, given.results)
+    except BenchmarkError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return problem.exit_code
+    kinds = asdict(found)
+    print(
+        json.dumps(kinds, indent=2, ensure_ascii=False)
+        if given.json
+        else "\n\n".join(map(_table, kinds, kinds.values()))
+    )
+    return 0
+
+
+def _table(kind: str, entries: Sequence[dict[str, Any]]) -> str:
+    if not entries:
+        return f"No {kind} found. Start with: {COMMANDS[kind]}"
+    lines = [[_cell(name, value) for name, value in entry.items()] for entry in entries]
+    return f"{kind}: {COMMANDS[kind]}\n{tabulate(lines, list(entries[0]), tablefmt='simple', disable_numparse=True)}"
+
+
+def _cell(name: str, value: Any) -> str:
+    if name == "top1":
+        return percent(value)
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return "" if value is None else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Published results beside a board: other budgets and other code, hence never ranked with its runs.
+
+They lie in `published.csv` in the folder of the boards, a row for each value with its source.
+"""
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import takewhile
+from pathlib import Path
+
+from benchmark.errors import BenchmarkError
+from benchmark.report.block import Block
+from benchmark.report.sections import Section
+
+FILE = "published.csv"
+PROTOCOLS: Mapping[str, str | None] = {  # of a published result: the evaluation of a record that comes nearest
+    "linear": "linear",
+    "online_linear": "linear",
+    "knn": "knn",
+    "online_knn": "knn",
+    "finetune": "finetune",
+    "semi_finetune_1": "semi_finetune_1",
+    "semi_finetune_10": "semi_finetune_10",
+    "semi_1": None,
+    "semi_10": None,
+    "supervised": None,
+    "detection": None,
+    "segmentation": None,
+}
+METRICS = ("top1", "top5", "box_ap", "box_ap50", "box_ap75", "mask_ap", "miou")
+EPOCHS = re.compile(r"(\d+( of \d+|-\d+)?)?")
+CAPTION = """\
+Top-1 in % by the protocols nearest to the ranking one, on the same data set and family of encoders: the highest value
+of each method, encoder and protocol after a whole schedule of pretraining."""
+
+
+@dataclass(frozen=True, order=True)
+class Result:
+    """One published value, in % or points of average precision.
+
+    Attributes:
+        epochs: of pretraining; "20 of 1000" inside a longer schedule, "300-800" a range, empty if not stated.
+        protocol: one of `PROTOCOLS`; `setting` is how the source describes it, empty where that says no more.
+        doubt: why the value is not to be relied on, empty if nothing speaks against it.
+    """
+
+    dataset: str
+    method: str
+    backbone: str
+    epochs: str
+    protocol: str
+    setting: str
+    metric: str
+    value: float
+    source: str
+    doubt: str
+
+
+def load(path: Path) -> list[Result]:
+    """Read published results; a file that does not exist has none. Raises BenchmarkError with file and line."""
+    if not path.is_file():
+        return []
+    names = [field.name for field in fields(Result)]
+    found: dict[Result, int] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file, strict=True)
+        try:
+            heading = next(rows, None)
+            if heading != names:
+                raise BenchmarkError(
+                    f"{path}:1: expected the heading {','.join(names)}, got {','.join(heading or [])}."
+                )
+            for row in rows:
+                where = f"{path}:{rows.line_num}"
+                result = _result(dict(zip(names, row, strict=True)), where)
+                if result in found:
+                    raise BenchmarkError(f"{where}: the row of line {found[result]} again. Remove one.")
+                found[result] = rows.line_num
+        except (csv.Error, ValueError) as error:
+            raise BenchmarkError(f"{path}:{rows.line_num}: expected {len(names)} values: {error}.") from None
+    return list(found)
+
+
+def select(sections: Sequence[Section], results: Sequence[Result]) -> list[Result]:
+    """Return the results that belong beside the tables of one data set, sorted by method."""
+    wanted = {(section.setting.dataset, section.columns[0].evaluation) for section in sections if section.columns}
+    families = {"", *(_family(section.setting.encoder) for section in sections)}
+    best: dict[tuple[str, str, str], Result] = {}
+    for result in sorted(results):
+        comparable = (result.dataset, PROTOCOLS[result.protocol]) in wanted and _family(result.backbone) in families
+        whole = " of " not in result.epochs and result.epochs != "0"
+        if comparable and whole and result.metric == "top1" and not result.doubt:
+            place = (result.method, result.backbone, result.protocol)
+            if place not in best or result.value > best[place].value:
+                best[place] = result
+    return sorted(best.values(), key=lambda result: (result.method.casefold(), result))
+
+
+def beside(sections: Sequence[Section], results: Sequence[Result]) -> Iterator[Block]:
+    """Yield the block of published results of one data set, nothing where there are none."""
+    found = select(sections, results)
+    if found:
+        yield Block(
+            title=f"{sections[0].setting.dataset}, published elsewhere (not ranked: other budgets, other code)",
+            caption=CAPTION,
+            alignment="llrlrl",
+            headings=("method", "encoder", "epochs", "protocol", "top-1", "source"),
+            lines=tuple(
+                (
+                    result.method,
+                    result.backbone,
+                    result.epochs,
+                    f"{result.protocol.replace('_', ' ')}: {result.setting}".removesuffix(": "),
+                    f"{result.value:g}",
+                    result.source,
+                )
+                for result in found
+            ),
+        )
+
+
+def _result(row: Mapping[str, str], where: str) -> Result:
+    """Return the result of a row whose values are plausible."""
+    for name in ("dataset", "method", "source"):
+        if not row[name].strip():
+            raise BenchmarkError(f"{where}: {name} is empty. Every value needs a {name}.")
+    for name, known in (("protocol", tuple(PROTOCOLS)), ("metric", METRICS)):
+        if row[name] not in known:
+            raise BenchmarkError(f"{where}: {name}: expected one of {', '.join(known)}, got {row[name]!r}.")
+    if not EPOCHS.fullmatch(row["epochs"]):
+        raise BenchmarkError(
+            f"{where}: epochs: expected '800', '20 of 800', '300-800' or nothing, got {row['epochs']!r}."
+        )
+    try:
+        value = float(row["value"])
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise BenchmarkError(f"{where}: value: expected a number from 0 to 100, got {row['value']!r}.")
+    return Result(**{name: text for name, text in row.items() if name != "value"}, value=value)
+
+
+def _family(encoder: str) -> str:
+    """Return the letters that an encoder's name begins with: "vit" of "vit_micro" and of "ViT-B/16"."""
+    return "".join(takewhile(str.isalpha, encoder.lower()))

@@ -1,0 +1,105 @@
+"""What there is: shipped files by their names and by the configuration itself, runs and boards made by hand."""
+
+from pathlib import Path
+
+import pytest
+from report_records import floor, make, metrics, run
+
+from benchmark import config
+from benchmark.board import Suite
+from benchmark.errors import BenchmarkError
+from benchmark.inventory import Board, Run, take
+from benchmark.report.record import write
+
+ROOT = Path(__file__).parents[1]
+NOWHERE = Path("nowhere")
+
+
+def test_methods_are_the_gin_files() -> None:
+    """Oracle: the files; one of them by hand. A teacher's lines are in a scope and hide nothing."""
+    methods = take(NOWHERE, NOWHERE).methods
+    assert [method.gin for method in methods] == sorted(f"gin/{path.name}" for path in ROOT.glob("gin/*.gin"))
+    assert all(method.name and method.views and method.about for method in methods)
+    by_name = {method.name: method for method in methods}
+    assert by_name["simclr"].about == "SimCLR, arXiv:2002.05709"
+    assert by_name["mimco"].views == "crop_flip"
+    assert by_name["macrl"].gin == "gin/macrl.gin"
+
+
+def test_protocols_have_data_and_encoder() -> None:
+    """Oracle: the name of each file, which joins those of its data and its encoder."""
+    found = take(NOWHERE, NOWHERE)
+    assert {Path(protocol.gin).stem for protocol in found.protocols} == {
+        f"{protocol.data}_{protocol.encoder}" for protocol in found.protocols
+    }
+    assert len(found.protocols) == 16
+    assert {protocol.budget for protocol in found.protocols if protocol.data == "digits"} == {"1.2e+13 flops"}
+    assert [(data.name, data.size) for data in found.data] == [
+        ("cifar10", 32),
+        ("cifar100", 32),
+        ("digits", 16),
+        ("imagenet100", 224),
+        ("imagenette96", 96),
+    ]
+
+
+def test_evaluations_are_named_by_file() -> None:
+    """Oracle: the tuple of the preset by hand, and the number of presets."""
+    found = {Path(entry.gin).stem: entry for entry in take(NOWHERE, NOWHERE).evaluations}
+    assert found["trained"].evaluations == ("FineTune", "one_percent/SemiFineTune", "ten_percent/SemiFineTune")
+    assert set(found) == {"shared", *(path.stem for path in ROOT.glob("gin/presets/*.gin"))}
+    assert found["frozen"].about == "Every evaluation of frozen features, on any run or encoder"
+
+
+def test_suites_are_counted_as_they_run() -> None:
+    """Oracle: the runs that the suite itself plans."""
+    boards = take(NOWHERE, NOWHERE).boards
+    assert [f"{board.name}.gin" for board in boards] == sorted(path.name for path in ROOT.glob("gin/suites/*.gin"))
+    for board in boards:
+        assert board.gin is not None
+        suite: Suite = config.build(config.load([board.gin], root="suite", defaults={}))
+        assert board.runs == len(list(suite.runs()))
+        assert board.records == 0
+
+
+def test_records_of_boards(tmp_path: Path) -> None:
+    """Oracle: two runs, one of them made twice, and a floor; a board of single runs has no suite."""
+    texts = [f"alpha.a = 1\nexperiment.seed = {seed}\n" for seed in range(2)]
+    for seed, text in enumerate(texts):
+        write(run("alpha", seed, 0.5, config__text=text), tmp_path / "mrcl_mask_ratio")
+    again = run("alpha", 0, 0.5, config__text=texts[0], created_utc="2026-02-01T12:00:00Z")
+    for record in (again, floor(0, 0.3)):
+        write(record, tmp_path / "mrcl_mask_ratio")
+    write(run("beta", 0, 0.5), tmp_path / "single")
+    boards = {board.name: board for board in take(NOWHERE, tmp_path).boards}
+    assert boards["mrcl_mask_ratio"] == Board("mrcl_mask_ratio", "gin/suites/mrcl_mask_ratio.gin", 10, 2)
+    assert boards["single"] == Board("single", None, None, 1)
+
+
+def test_runs_are_finished_or_not(tmp_path: Path) -> None:
+    """Oracle: three folders by hand; of two records in one the newer counts; other folders are no runs."""
+    names = ("a", "b", "c", "teachers")
+    folders = {name: tmp_path / name for name in names}
+    for folder in folders.values():
+        folder.mkdir()
+    lines = ("Pretraining.name = 'alpha'", "teacher/Pretraining.name = 'old'", "experiment.seed = 3", "")
+    for name in "abc":
+        (folders[name] / "config.gin").write_text("\n".join(lines))
+    write(make(seed=1, metrics={"linear": metrics(0.9), "knn": metrics(0.8)}), folders["a"])
+    newer = make(seed=1, metrics={"knn": metrics(0.7)}, status="diverged", created_utc="2026-02-01T12:00:00Z")
+    write(newer, folders["a"])
+    write(make(seed=2, metrics={}), folders["b"])
+    assert take(tmp_path, NOWHERE).runs == (
+        Run(str(folders["a"]), "alpha", 1, "diverged", "kNN v1", 0.7),
+        Run(str(folders["b"]), "alpha", 2, "ok", None, None),
+        Run(str(folders["c"]), "alpha", 3, "unfinished", None, None),
+    )
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    """Oracle: the error of the record with its path."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.gin").touch()
+    (tmp_path / "a" / "x-y-s0-1-2.json").write_text("{}")
+    with pytest.raises(BenchmarkError, match=r"x-y-s0-1-2\.json is not a valid record"):
+        take(tmp_path, NOWHERE)

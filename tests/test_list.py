@@ -1,0 +1,64 @@
+"""The command around the inventory: tables, JSON, what it says where nothing is, and what it imports."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from report_records import make, metrics
+
+from benchmark.inventory import take
+from benchmark.list import COMMANDS, main
+from benchmark.report.record import write
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: one line by hand for a kind, and a heading with the command for each."""
+    folder = tmp_path / "alpha-digits-s0-01234567"
+    folder.mkdir()
+    (folder / "config.gin").touch()
+    write(make(metrics={"linear": metrics(0.801)}), folder)
+    assert main(["--out", str(tmp_path), "--results", str(tmp_path / "none")]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"{kind}: {command}\n" in printed for kind, command in COMMANDS.items())
+    lines = [line.split() for line in printed.splitlines()]
+    assert [str(folder), "alpha", "0", "ok", "linear", "v1", "80.10"] in lines
+    assert ["gin/protocol/digits_vit_micro.gin", "digits", "vit_micro", "1.2e+13", "flops"] in lines
+    assert ["gin/suites/mrcl_mask_ratio.gin", "10", "0"] in [line[1:] for line in lines]
+    assert "FineTune, one_percent/SemiFineTune, ten_percent/SemiFineTune  " in printed
+
+
+def test_json_is_the_inventory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the inventory itself."""
+    assert main(["--json", "--out", str(tmp_path), "--results", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(asdict(take(tmp_path, tmp_path))))
+
+
+def test_nothing_yet_names_the_next_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the command that makes a run."""
+    assert main(["--out", str(tmp_path / "none"), "--results", str(tmp_path / "none")]) == 0
+    assert "No runs found. Start with: python -m benchmark.run --gin" in capsys.readouterr().out
+
+
+def test_a_damaged_record_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the file in the message, and nothing printed as if it were an answer."""
+    (tmp_path / "board").mkdir()
+    (tmp_path / "board" / "bad.json").write_text("{}")
+    assert main(["--results", str(tmp_path)]) == 1
+    caught = capsys.readouterr()
+    assert "bad.json is not a valid record" in caught.err
+    assert caught.out == ""
+
+
+def test_command_imports_no_torch(tmp_path: Path) -> None:
+    """Oracle: the modules loaded by a fresh interpreter that ran the command in an empty folder."""
+    heavy = "{'torch', 'torchvision', 'timm', 'datasets', 'sklearn', 'baselines'} & set(sys.modules)"
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from benchmark.list import main; "
+    program += f"sys.exit(main([]) or str({heavy} or ''))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.stderr.strip() == ""
+    assert "gin/protocol/digits_vit_micro.gin" in done.stdout

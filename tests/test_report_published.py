@@ -1,0 +1,203 @@
+"""Published results: every row of the project's file, refusals, which rows stand beside a table, and in each format."""
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from report_records import metrics, run
+
+from benchmark.checkout import changed
+from benchmark.errors import BenchmarkError
+from benchmark.report.formats import as_json, comma_separated, latex
+from benchmark.report.published import METRICS, PROTOCOLS, Result, load, select
+from benchmark.report.record import write
+from benchmark.report.sections import sections
+from benchmark.report.tables import render
+from benchmark.tables import main
+
+SHIPPED = Path(__file__).parents[1] / "results" / "published.csv"
+HEADING = ",".join(field.name for field in fields(Result))
+LINE = "digits,Alpha,ViT-S/16,800,linear,100 epochs,top1,91.5,arXiv:0000.00000 Table 1,"
+ALPHA = Result(
+    "digits", "Alpha", "ViT-S/16", "800", "linear", "100 epochs", "top1", 91.5, "arXiv:0000.00000 Table 1", ""
+)
+BOARD = [run("ours", seed, 0.9 + seed / 1000) for seed in range(2)]
+
+
+def written(folder: Path, *lines: str) -> Path:
+    path = folder / "published.csv"
+    path.write_text("\n".join([HEADING, *lines, ""]), encoding="utf-8")
+    return path
+
+
+def methods(*results: Result) -> list[str]:
+    """The methods beside the tables of one board."""
+    return [result.method for result in select(sections(BOARD), results)]
+
+
+def test_every_row_of_the_file() -> None:
+    """Oracle: ranges, known names, a source that can be found, and the counts of the file when it was checked."""
+    results = load(SHIPPED)
+    assert len(results) == 775
+    assert sum(bool(result.doubt) for result in results) == 46
+    for result in results:
+        assert 0 < result.value < 100, result
+        assert result.protocol in PROTOCOLS, result
+        assert result.metric in METRICS, result
+        assert re.search(
+            r"^(quoted in )?github\.com/[\w.-]+/[\w.-]+|^arXiv:\d{4}\.\d{5}\b|^pythonawesome\.com", result.source
+        )
+        assert re.fullmatch("[a-z0-9_]+", result.dataset), result
+    top5 = {
+        result.method: result.value for result in results if result.metric == "top5" and "CIFAR-10)" in result.source
+    }
+    top1 = {
+        result.method: result.value for result in results if result.metric == "top1" and "CIFAR-10)" in result.source
+    }
+    assert all(top1[method] <= value for method, value in top5.items())
+    assert Counter(result.dataset for result in results)["cifar10"] == 167
+
+
+def test_load_by_hand(tmp_path: Path) -> None:
+    """Oracle: the row by hand; no file, no results."""
+    assert load(written(tmp_path, LINE)) == [ALPHA]
+    assert load(tmp_path / "nowhere.csv") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (LINE.replace("linear", "online"), "protocol: expected one of linear, .*, got 'online'"),
+        (LINE.replace("top1", "accuracy"), "metric: expected one of top1"),
+        (LINE.replace("91.5", "101"), "value: expected a number from 0 to 100, got '101'"),
+        (LINE.replace("91.5", "nan"), "value: expected a number"),
+        (LINE.replace("91.5", "about 90"), "value: expected a number"),
+        (LINE.replace("arXiv:0000.00000 Table 1", " "), "source is empty"),
+        (LINE.replace("Alpha", ""), "method is empty"),
+        (LINE.replace("800", "many"), "epochs: expected '800'"),
+        (LINE + ",more", "expected 10 values"),
+        (f"{LINE}\n{LINE}", "published.csv:3: the row of line 2 again"),
+    ],
+)
+def test_rows_that_are_refused(tmp_path: Path, line: str, message: str) -> None:
+    """Oracle: a message with file and line for one fault each."""
+    with pytest.raises(BenchmarkError, match=message) as refused:
+        load(written(tmp_path, line))
+    assert re.search(r"published\.csv:[23]: ", str(refused.value))
+
+
+def test_a_wrong_heading_is_refused(tmp_path: Path) -> None:
+    """Oracle: the heading that is expected, and an empty file."""
+    path = tmp_path / "published.csv"
+    for text in ("method,value\n", ""):
+        path.write_text(text)
+        with pytest.raises(BenchmarkError, match=f"expected the heading {HEADING}"):
+            load(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset": "cifar10"},
+        {"backbone": "ResNet-18"},
+        {"protocol": "knn"},
+        {"protocol": "detection"},
+        {"metric": "top5"},
+        {"epochs": "20 of 800"},
+        {"epochs": "0"},
+        {"doubt": "read off a curve"},
+    ],
+)
+def test_what_does_not_stand_beside_a_table(changes: dict[str, str]) -> None:
+    """Oracle: the row that fits, with one field changed."""
+    assert methods(ALPHA) == ["Alpha"]
+    assert methods(replace(ALPHA, **changes)) == []
+
+
+def test_the_rows_chosen_are_the_highest_and_sorted_by_method() -> None:
+    """Oracle: one value for each method, encoder and protocol, in any order of the rows."""
+    rows = [replace(ALPHA, method="beta"), replace(ALPHA, value=92.0), ALPHA, replace(ALPHA, protocol="online_linear")]
+    rows += [replace(ALPHA, method="Gamma", backbone=""), replace(ALPHA, method="Gamma", backbone="", epochs="")]
+    for order in (rows, rows[::-1]):
+        chosen = select(sections(BOARD), order)
+        assert [(result.method, result.protocol, result.value) for result in chosen] == [
+            ("Alpha", "linear", 92.0),
+            ("Alpha", "online_linear", 91.5),
+            ("beta", "linear", 91.5),
+            ("Gamma", "linear", 91.5),
+        ]
+        assert chosen[-1].epochs == ""
+
+
+def test_the_ranking_evaluation_decides() -> None:
+    """Oracle: a board without a linear probe shows what was published of kNN."""
+    board = [run("ours", 0, 0.0, metrics={"knn": metrics(0.5)})]
+    knn = replace(ALPHA, protocol="online_knn")
+    assert select(sections(board), [ALPHA, knn]) == [knn]
+    assert select(sections([run("ours", 0, 0.0, metrics={})]), [ALPHA, knn]) == []
+
+
+def test_the_page_shows_a_block_after_the_tables_of_the_data_set() -> None:
+    """Oracle: one block behind two tables and before the next data set; without results the page is as it was."""
+    records = [
+        *BOARD,
+        run("ours", 0, 0.9, budget__amount=4e12),
+        run("ours", 0, 0.9, dataset__name="other", dataset__fingerprint="0ddc0ffee0"),
+    ]
+    page = render(records, [ALPHA])
+    heads = [line for line in page.splitlines() if line.startswith("### ")]
+    assert [head.split(", ")[0] + ("*" if "published" in head else "") for head in heads[:4]] == [
+        "### digits",
+        "### digits",
+        "### digits*",
+        "### other",
+    ]
+    assert heads[2].endswith("published elsewhere (not ranked: other budgets, other code)")
+    assert "| Alpha | ViT-S/16 | 800 | linear: 100 epochs | 91.5 | arXiv:0000.00000 Table 1 |" in page
+    start = page.index(heads[2])
+    assert page[:start] + page[page.index(heads[3]) :] == render(records)
+    assert "published" not in render(records, [replace(ALPHA, dataset="cifar10")])
+
+
+def test_csv_json_and_latex_show_it_unranked() -> None:
+    """Oracle: the last entry by hand; LaTeX has a table of its own; both text forms say the same."""
+    entries = json.loads(as_json(BOARD, [ALPHA]))
+    last = entries[-1]
+    assert (last["division"], last["method"], last["mean"], last["epochs"]) == ("published", "Alpha", 0.915, "800")
+    assert (last["rank_first"], last["rank_last"], last["standing"], last["seeds"]) == (None, None, None, None)
+    assert last["source"] == ALPHA.source
+    assert entries[:-1] == json.loads(as_json(BOARD))
+    rows = list(csv.DictReader(io.StringIO(comma_separated(BOARD, [ALPHA]))))
+    assert rows == [{name: "" if value is None else str(value) for name, value in entry.items()} for entry in entries]
+    text = latex(BOARD, [replace(ALPHA, method=r"\input{x}")])
+    assert text.startswith(latex(BOARD))
+    assert (
+        r"\textbackslash{}input\{x\} & ViT-S/16 & 800 & linear: 100 epochs & 91.5 & arXiv:0000.00000 Table 1 \\" in text
+    )
+
+
+def test_hostile_texts_are_inert() -> None:
+    """Oracle: the lines and bars of the page with plain text."""
+    plain, hostile = (
+        render(BOARD, [replace(ALPHA, method=f"a{text}", source=f"b{text}")]) for text in ("", "|`<b>\n# x")
+    )
+    bars = [[line.count("|") - line.count("\\|") for line in page.splitlines()] for page in (plain, hostile)]
+    assert bars[0] == bars[1]
+    assert "<b>" not in hostile
+
+
+def test_the_command_reads_the_file_beside_the_boards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the page of the function; a bad file is exit code 1 with its line."""
+    for record in BOARD:
+        write(record, tmp_path / "small")
+    written(tmp_path, LINE)
+    assert main(["--results", str(tmp_path)]) == 0
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == render(BOARD, [ALPHA], changed)
+    written(tmp_path, LINE.replace("91.5", "-1"))
+    assert main(["--results", str(tmp_path)]) == 1
+    assert "published.csv:2: value" in capsys.readouterr().err

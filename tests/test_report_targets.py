@@ -1,0 +1,105 @@
+"""Time to target: epochs, seconds and ratios by hand, which methods have a line, and the place on the page."""
+
+from typing import Any
+
+import pytest
+from report_records import metrics, run
+
+from benchmark.report.formats import latex
+from benchmark.report.record import Record
+from benchmark.report.sections import sections
+from benchmark.report.tables import render
+from benchmark.report.targets import targets
+
+SLOW = (0.2, 0.4, 0.6, 0.76, 0.8)
+FAST = (0.5, 0.77, 0.77, 0.77, 0.77)
+
+
+def tuned(method: str, *curves: tuple[float, ...], pace: float = 2.0, **changes: Any) -> list[Record]:
+    """Runs that were fine-tuned with these hold-out accuracies, at `pace` seconds an epoch."""
+    return [
+        run(
+            method,
+            seed,
+            0.5,
+            metrics={
+                "linear": metrics(0.5),
+                "finetune": metrics(
+                    0.7, curve=list(curve), details={"epochs_to_99": 4.0, "seconds_to_99": 4 * pace} | changes
+                ),
+            },
+        )
+        for seed, curve in enumerate(curves)
+    ]
+
+
+def lines(*records: Record) -> dict[str, list[str]]:
+    """The lines of the only table, by method."""
+    (section,) = sections(records)
+    (block,) = targets(section)
+    return {name: rest for name, *rest in block.lines}
+
+
+def test_the_table_by_hand() -> None:
+    """Oracle: 95 % of 0.8 is 0.76: the fourth epoch of one and the second of the other, at 2 and 3 seconds each."""
+    (section,) = sections([*tuned("alpha", SLOW), *tuned("beta", FAST, pace=3.0)])
+    (block,) = targets(section)
+    assert block.title == "digits, vit_micro, fine-tuned v1: time to target"
+    assert block.caption.startswith("Training until the hold-out accuracy is 76.00 %, 95 % of")
+    assert block.lines == (
+        ("beta", "77.00", "2.0", "6.0", "1.00", "1"),
+        ("alpha", "80.00", "4.0", "8.0", "2.00", "1"),
+    )
+    assert len(block.alignment) == len(block.headings) == len(block.lines[0])
+
+
+def test_means_over_seeds() -> None:
+    """Oracle: the target is 0.95 * 0.9 = 0.855: epochs 3 and 2, at 2 seconds each."""
+    found = lines(*tuned("alpha", (0.1, 0.8, 0.9), (0.1, 0.86, 0.9)), *tuned("beta", FAST))
+    assert found["alpha"] == ["90.00", "2.5", "5.0", "1.00", "2"]
+
+
+def test_a_method_that_never_gets_there_is_last() -> None:
+    """Oracle: no epochs, seconds or ratio; one seed of two below the target is enough."""
+    found = lines(*tuned("alpha", SLOW), *tuned("beta", FAST, (0.1, 0.2, 0.75)))
+    assert list(found) == ["alpha", "beta"]
+    assert found["beta"] == ["76.00", "not reached", "", "", "2"]
+
+
+def test_nobody_gets_there() -> None:
+    """Oracle: seeds so far apart that the best mean is beyond one of its own."""
+    found = lines(*tuned("alpha", (0.9,), (0.1,)), *tuned("beta", (0.2,)))
+    assert found == {"alpha": ["50.00", "not reached", "", "", "2"], "beta": ["20.00", "not reached", "", "", "1"]}
+
+
+def test_seconds_that_were_not_noted_stay_empty() -> None:
+    """Oracle: a curve without details."""
+    bare = [run("beta", 0, 0.5, metrics={"linear": metrics(0.5), "finetune": metrics(0.7, curve=list(FAST))})]
+    assert lines(*tuned("alpha", SLOW), *bare)["beta"] == ["77.00", "2.0", "", "1.00", "1"]
+
+
+@pytest.mark.parametrize("other", [(), tuned("beta", ()), tuned("beta", FAST, ())], ids=["none", "empty", "one seed"])
+def test_one_method_alone_has_no_table(other: list[Record]) -> None:
+    """Oracle: the other has no curve, or not in every run."""
+    (section,) = sections([*tuned("alpha", SLOW), *other])
+    assert list(targets(section)) == []
+
+
+def test_floors_have_no_line() -> None:
+    """Oracle: a floor with the best curve of all neither has a line nor sets the target."""
+    scores = tuned("random init", (0.99,))[0]["metrics"]
+    below = run("random init", 0, 0.3, division="floor", board=None, budget=None, metrics=scores)
+    named = [run("alpha", 0, 0.5, metrics=tuned("alpha", SLOW)[0]["metrics"], floors=[below["id"]])]
+    (section,) = sections([below, *named, *tuned("beta", FAST)])
+    assert any(line.is_floor for line in section.lines)
+    (block,) = targets(section)
+    assert [line[0] for line in block.lines] == ["beta", "alpha"]
+
+
+def test_the_page_shows_it_below_its_table() -> None:
+    """Oracle: the headings in order, and the line in LaTeX."""
+    records = [*tuned("alpha", SLOW), *tuned("beta", FAST)]
+    heads = [line for line in render(records).splitlines() if line.startswith("### ")]
+    assert heads == ["### digits, vit\\_micro, 2.00 TFLOPs", "### digits, vit\\_micro, fine-tuned v1: time to target"]
+    assert "| beta | 77.00 | 2.0 | 4.0 | 1.00 | 1 |" in render(records)
+    assert r"beta & 77.00 & 2.0 & 4.0 & 1.00 & 1 \\" in latex(records)
