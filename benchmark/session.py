@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from benchmark import describe
-from benchmark.data.resident import Resident
 from benchmark.data.sources import Dataset
+from benchmark.data.streaming import batches
 from benchmark.environment import code, environment
 from benchmark.errors import ConfigError
 from benchmark.examination import Examination, make_folder
@@ -136,7 +136,7 @@ class Session(Examination):
         self, steps: int, flops: int, checkpoint_seconds: float, most_seconds: float, teacher: Encoder | None
     ) -> Training:
         method, views = self.method(teacher)
-        data = Resident(self.dataset.pretrain, self.stage.batch_size, self.experiment.seed, self.device)
+        data = batches(self.dataset.pretrain, self.stage.batch_size, self.experiment.seed, self.device)
         optimiser = self.stage.optimiser()
         method.to(self.device)
         choose_attention(method, self.device, self.stage.precision)
