@@ -113,5 +113,7 @@ def test_words(hint: Any, words: str) -> None:
 
 def test_locations() -> None:
     """Oracle: which hints say where something lies, and which only look like it."""
-    assert all(map(is_location, (Location, Location | None, Annotated[str, "location"], tuple[Location, ...], Residence)))
+    assert all(
+        map(is_location, (Location, Location | None, Annotated[str, "location"], tuple[Location, ...], Residence))
+    )
     assert not any(map(is_location, (str, Literal["location"], Annotated[str, "other"], None)))
