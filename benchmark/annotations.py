@@ -13,6 +13,9 @@ from typing import Annotated, Any, Literal, Union
 Location = Annotated[str, "location"]
 """Annotates a parameter that says where something lies, such as a path: it never changes what a run computes."""
 
+Residence = Annotated[bool, "location"]
+"""Annotates a parameter that says whether something lies in memory: it never changes what a run computes either."""
+
 
 @dataclass(frozen=True, repr=False)
 class Reference:
@@ -89,7 +92,7 @@ def describe(hint: Any) -> str:
 
 
 def is_location(hint: Any) -> bool:
-    """Return whether the annotation, or a part of it such as `Location | None`, is a `Location`."""
+    """Return whether the annotation, or a part of it such as `Location | None`, is a `Location` or a `Residence`."""
     return "location" in getattr(hint, "__metadata__", ()) or any(map(is_location, typing.get_args(hint)))
 
 

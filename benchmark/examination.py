@@ -17,6 +17,7 @@ from benchmark.annotations import Location
 from benchmark.checkout import code
 from benchmark.config import Config
 from benchmark.data.sources import Dataset, Images, Split
+from benchmark.data.streaming import subset
 from benchmark.data.subsets import holdout
 from benchmark.environment import environment, use_device
 from benchmark.errors import ConfigError
@@ -158,13 +159,13 @@ def without_test(dataset: Dataset) -> Dataset:
     if labels is None:
         raise ConfigError(f"{dataset.name} has no labels to choose by. Name their column: --set Images.label=...")
     fit, held = holdout(labels, dataset.name)
-    train = Split(dataset.train.images[fit], labels[fit])
+    train = Split(subset(dataset.train.images, fit), labels[fit])
     return replace(
         dataset,
         fingerprint=fingerprint_without_test(dataset.fingerprint),
         pretrain=train.images if dataset.pretrain is dataset.train.images else dataset.pretrain,
         train=train,
-        test=Split(dataset.train.images[held], labels[held]),
+        test=Split(subset(dataset.train.images, held), labels[held]),
     )
 
 

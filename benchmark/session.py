@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from benchmark import describe
 from benchmark.checkout import code
-from benchmark.data.resident import Resident
 from benchmark.data.sources import Dataset
+from benchmark.data.streaming import batches
 from benchmark.environment import environment
 from benchmark.errors import ConfigError
 from benchmark.examination import Examination, make_folder
@@ -111,7 +111,8 @@ class Session(Examination):
             return Price(batch, flops)
         machine = environment(self.device, self.precision)
         names = (self.key, *(machine[name] for name in ("gpu", "driver", "processor", "threads", "torch", "timm")))
-        file = hashlib.sha256(repr((*names, code()["protocol_sha256"])).encode()).hexdigest()[:32]
+        kept = type(self.dataset.pretrain).__name__  # resident or streamed
+        file = hashlib.sha256(repr((*names, kept, code()["protocol_sha256"])).encode()).hexdigest()[:32]
 
         def build() -> Training:
             return self._training(calibration.WHOLE, flops, math.inf, math.inf, None)
@@ -147,7 +148,7 @@ class Session(Examination):
         self, steps: int, flops: int, checkpoint_seconds: float, most_seconds: float, teacher: Encoder | None
     ) -> Training:
         method, views = self.method(teacher)
-        data = Resident(self.dataset.pretrain, self.stage.batch_size, self.experiment.seed, self.device)
+        data = batches(self.dataset.pretrain, self.stage.batch_size, self.experiment.seed, self.device)
         recipe = self.stage.optimiser()
         method.to(self.device)
         choose_attention(method, self.device, self.stage.precision)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import pytest
 
-from benchmark.annotations import Location, MismatchError, Reference, conform, describe, is_location
+from benchmark.annotations import Location, MismatchError, Reference, Residence, conform, describe, is_location
 
 T = TypeVar("T")
 FACTORY = Reference("", "Name")
@@ -113,5 +113,7 @@ def test_words(hint: Any, words: str) -> None:
 
 def test_locations() -> None:
     """Oracle: which hints say where something lies, and which only look like it."""
-    assert all(map(is_location, (Location, Location | None, Annotated[str, "location"], tuple[Location, ...])))
+    assert all(
+        map(is_location, (Location, Location | None, Annotated[str, "location"], tuple[Location, ...], Residence))
+    )
     assert not any(map(is_location, (str, Literal["location"], Annotated[str, "other"], None)))

@@ -7,6 +7,7 @@ the uninterrupted run would have got.
 import torch
 from torch import Tensor
 
+from benchmark.data.pixels import Pixels
 from benchmark.errors import ConfigError
 from benchmark.randomness import derive
 
@@ -17,19 +18,20 @@ def epoch_order(seed: int, epoch: int, n: int) -> Tensor:
 
 
 class Resident:
-    """Batches of a uint8 tensor `(n, 3, height, width)` that lies on `device` as a whole.
+    """Batches of uint8 images `(n, 3, height, width)` that lie on `device` as a whole.
 
     The incomplete last batch of an epoch is dropped; which images it would have held changes from epoch to epoch.
     Raises ConfigError if `batch_size` is not in 1 .. n.
     """
 
-    def __init__(self, images: Tensor, batch_size: int, seed: int, device: torch.device | str) -> None:
+    def __init__(self, images: Pixels, batch_size: int, seed: int, device: torch.device | str) -> None:
         if not 1 <= batch_size <= len(images):
             raise ConfigError(
                 f"batch_size = {batch_size}: a batch needs at least 1 and at most all {len(images)} training images; "
                 "choose a smaller batch or a larger data set."
             )
         self.images = images.to(device)
+        self.device = device
         self.batch_size = batch_size
         self.seed = seed
         self.steps_per_epoch = len(images) // batch_size
@@ -41,10 +43,14 @@ class Resident:
 
         Both lie on the device. The result depends on `step` alone, whatever was asked for before.
         """
+        ids = self.ids(step)
+        return ids, self.images[ids]
+
+    def ids(self, step: int) -> Tensor:
+        """Return the ids of a step on the device."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             # One copy per epoch: a copy per step would make the host wait for the device.
-            self._order = epoch_order(self.seed, epoch, len(self.images)).to(self.images.device)
+            self._order = epoch_order(self.seed, epoch, len(self.images)).to(self.device)
             self._epoch = epoch
-        ids = self._order[position * self.batch_size : (position + 1) * self.batch_size]
-        return ids, self.images[ids]
+        return self._order[position * self.batch_size : (position + 1) * self.batch_size]

@@ -1,4 +1,4 @@
-"""Where images come from: one specification in, one square uint8 tensor per split out.
+"""Where images come from: one specification in, the square uint8 images of each split out.
 
 Everything later (views, evaluations, records) sees pixels, labels and a fingerprint of both, never a path or a
 format. An image that cannot be read stops the run, since a silently shorter data set would be another benchmark.
@@ -25,7 +25,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from benchmark.annotations import Location
+from benchmark.annotations import Location, Residence
+from benchmark.data.pixels import Pixels
+from benchmark.data.streaming import Streamed, ahead
 from benchmark.data.subsets import hashed_order
 from benchmark.errors import ConfigError, MissingError
 
@@ -43,7 +45,7 @@ Loader = Callable[[], "datasets.Dataset"]
 class Split:
     """Images, uint8 `(n, 3, size, size)`, and their class indices, int64 `(n,)` or None, both on the host."""
 
-    images: Tensor
+    images: Pixels
     labels: Tensor | None
 
 
@@ -60,7 +62,7 @@ class Dataset:
     fingerprint: str
     classes: tuple[str, ...]
     size: int
-    pretrain: Tensor
+    pretrain: Pixels
     train: Split
     test: Split
     mean: tuple[float, float, float]
@@ -85,6 +87,10 @@ class Images:
     `image` and `label` name columns; by default they are the only image column and the only class column, else
     `image` or `img` and `label` or `fine_label`. `train`, `test` and `pretrain` name splits; `test=None` means none,
     `pretrain=None` means the train split.
+
+    `streamed` leaves the images where they are and decodes them whenever they are used, for sets past memory. Loading
+    then decodes them too, for the fingerprint and statistics: the train split twice, where it is also pretrained on.
+    Both are computed anew each time, since nothing but the pixels vouches for the pixels.
     """
 
     name: str
@@ -95,6 +101,7 @@ class Images:
     train: str = "train"
     test: str | None = "test"
     pretrain: str | None = None
+    streamed: Residence = False
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -126,8 +133,8 @@ class Images:
         if self.pretrain not in (None, self.train):
             pretrain = self._pixels(tables[self.pretrain], self.pretrain)
 
-        mean, std = _mean_and_std(images)
-        fingerprint = _fingerprint(self.size, classes, pretrain, train, test)
+        fingerprint, counts = _fingerprint(self.size, classes, pretrain, train, test)
+        mean, std = _mean_and_std(counts)
         return Dataset(self.name, fingerprint, classes, self.size, pretrain, train, test, mean, std)
 
     def _tables(self) -> dict[str, "datasets.Dataset"]:
@@ -169,8 +176,8 @@ class Images:
                 )
         return tables
 
-    def _pixels(self, table: "datasets.Dataset", split: str) -> Tensor:
-        """Decode a split in its order into uint8 `(n, 3, size, size)`."""
+    def _pixels(self, table: "datasets.Dataset", split: str) -> Pixels:
+        """Return the images of a split in its order, uint8 `(n, 3, size, size)`: decoded, or to be."""
         import datasets
 
         columns = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
@@ -187,19 +194,20 @@ class Images:
                 f"Images.image = {column!r}: expected a column of images, got {table.features[column]} in split "
                 f"{split!r}; the columns are {', '.join(table.column_names)}."
             ) from error
-        images = torch.empty(len(rows), 3, self.size, self.size, dtype=torch.uint8)
-        pixels = images.numpy()
-        items = (item for batch in rows.iter(256) for item in batch[column])
-        for index, item in enumerate(items):
-            try:
-                pixels[index] = _decode(item, self.size).transpose(2, 0, 1)
-            except Exception as error:  # a decoder fed broken bytes raises whatever it likes
-                file = f" ({item['path']})" if item and item["path"] else ""
-                raise MissingError(
-                    f"Image {index}{file} of split {split!r} of {self.name} cannot be read: {error}. "
-                    "Restore it from the original or remove it from the source; no image is skipped or replaced."
-                ) from error
-        return images
+
+        def read(ids: list[int], places: npt.NDArray[np.uint8]) -> None:
+            for index, item, place in zip(ids, rows[ids][column], places, strict=True):
+                try:
+                    place[:] = _decode(item, self.size).transpose(2, 0, 1)
+                except Exception as error:  # a decoder fed broken bytes raises whatever it likes
+                    file = f" ({item['path']})" if item and item["path"] else ""
+                    raise MissingError(
+                        f"Image {index}{file} of split {split!r} of {self.name} cannot be read: {error}. "
+                        "Restore it from the original or remove it from the source; no image is skipped or replaced."
+                    ) from error
+
+        images = Streamed(len(rows), self.size, read)
+        return images if self.streamed else images[:]
 
     def _class_names(self, table: "datasets.Dataset", split: str) -> tuple[list[str] | None, tuple[str, ...]]:
         """Return the class name of each row (None without labels) and all class names in the order of their index."""
@@ -373,25 +381,32 @@ def _indices(names: list[str], classes: tuple[str, ...], split: str) -> Tensor:
     return torch.tensor([position[name] for name in names])
 
 
-def _mean_and_std(images: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Return mean and population standard deviation of each channel of uint8 images, in [0, 1], to 6 decimals.
+def _mean_and_std(counts: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return mean and population standard deviation of each channel, in [0, 1], to 6 decimals.
 
-    Sums of integers are exact, so neither depends on the order of summation or the number of threads.
+    `counts` `(3, 256)` are how many pixels have each value. Sums of integers are exact, so neither depends on the order
+    of summation or the number of threads.
     """
     mean, std = [], []
-    for channel in range(3):
-        counts = list(enumerate(torch.bincount(images[:, channel].flatten(), minlength=256).tolist()))
-        n, total, squares = (sum(count * value**power for value, count in counts) for power in (0, 1, 2))
+    for channel in counts.tolist():
+        n, total, squares = (sum(count * value**power for value, count in enumerate(channel)) for power in (0, 1, 2))
         mean.append(round(total / (255 * n), 6))
         std.append(round(math.sqrt(n * squares - total**2) / (255 * n), 6))
     return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
 
-def _fingerprint(size: int, classes: tuple[str, ...], pretrain: Tensor, train: Split, test: Split) -> str:
+def _fingerprint(
+    size: int, classes: tuple[str, ...], pretrain: Pixels, train: Split, test: Split
+) -> tuple[str, Tensor]:
+    """Return the fingerprint, and how many pixels of train have each value, int64 `(3, 256)`, in one go."""
+    counts = torch.zeros(3, 256, dtype=torch.int64)
     digest = hashlib.sha256(json.dumps([size, classes, len(pretrain), len(train.images), len(test.images)]).encode())
     # Images that are pretrained on and trained on are hashed twice: the print tells what is used, not how it is stored.
-    for images in (pretrain, train.images, test.images):
-        digest.update(images.numpy().data)
+    for images, counted in ((pretrain, False), (train.images, True), (test.images, False)):
+        for _, batch in ahead(images):
+            digest.update(batch.numpy().data)
+            if counted:
+                counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in batch.unbind(1)])
     for labels in (train.labels, test.labels):
         digest.update(b"unlabelled" if labels is None else labels.numpy().astype("<i8").tobytes())
-    return digest.hexdigest()
+    return digest.hexdigest(), counts

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmark.data.pixels import Pixels
+from benchmark.data.streaming import ahead
 from benchmark.digest import digest
 
 Features = dict[str, Tensor]
@@ -22,13 +25,13 @@ class FeatureCache:
     folder: Path
     origin: tuple[object, ...]
 
-    def get(self, images: Tensor, labels: Tensor, make: Callable[[], Features]) -> Features:
+    def get(self, images: Pixels, labels: Tensor, make: Callable[[], Features]) -> Features:
         """Return the features of these images in their order, made where the folder has none.
 
         A file says to which labels its rows belong; one that is damaged, or says otherwise, is made anew.
         """
         belongs = digest({"labels": labels})
-        name = hashlib.sha256(repr((self.origin, digest({"images": images}))).encode()).hexdigest()
+        name = hashlib.sha256(repr((self.origin, _content(images))).encode()).hexdigest()
         path = self.folder / f"{name[:32]}.safetensors"
         found = _read(path, belongs)
         if found is None:
@@ -38,6 +41,14 @@ class FeatureCache:
             save_file(found, partial, {"labels": belongs, "features": digest(found)})
             partial.replace(path)
         return found
+
+
+def _content(images: Pixels) -> str:
+    """Return what `digest` says of the images as a tensor; streamed ones are decoded for it once."""
+    total = hashlib.sha256(f"images {torch.uint8} {tuple(images.shape)}\n".encode())
+    for _, part in ahead(images):
+        total.update(part.numpy().data)
+    return total.hexdigest()
 
 
 def _read(path: Path, labels: str) -> Features | None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from benchmark import checkpoint
 from benchmark.data.resident import epoch_order
+from benchmark.data.streaming import ahead
 from benchmark.digest import digest
 from benchmark.evals.features import Bank, Network, best_classes
 from benchmark.method import Draws
@@ -134,15 +135,16 @@ class Trainer:
         part: str,
         recipe: Recipe,
         rows: Tensor,
-        asked: Tensor,
+        asked: Tensor | None,
         *,
         steps: int,
         batch_size: int,
         seed: int,
         every: int | None = None,
     ) -> Trained:
-        """Train on the images `rows` of train and classify `asked`, uint8 images, after `every` steps and at the end.
+        """Train on the images `rows` of train and classify others, after `every` steps and at the end.
 
+        These are `asked` of train, int64 ids, or by None the test images.
         `part` names the result: what was trained before an interruption is not trained again. `batch_size` is at most
         the number of rows; the incomplete batch of an epoch is left out.
         """
@@ -215,16 +217,17 @@ class _Run:
         self.seconds += time.perf_counter() - begin
 
     @torch.no_grad()
-    def look(self, asked: Tensor) -> None:
-        """Classify `asked`, in eval mode and float32."""
+    def look(self, asked: Tensor | None) -> None:
+        """Classify the images `asked` of train, or by None the test images, in eval mode and float32."""
         begin, device = time.perf_counter(), self.network.device
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         self.seconds += time.perf_counter() - begin
         self.classifier.eval()
         found = []
-        for images in asked.split(ASKED):
-            view = normalise(images.to(device).float() / 255, self.network.mean, self.network.std)
+        source = self.network.test if asked is None else self.network.train
+        for _, images in ahead(source, asked, device, ASKED):
+            view = normalise(images.float() / 255, self.network.mean, self.network.std)
             found.append(best_classes(self.classifier(view).cpu()))
         self.looks.append(torch.cat(found))
         self.times.append(self.seconds)

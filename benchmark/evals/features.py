@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmark.data.pixels import Pixels
+from benchmark.data.streaming import ahead
 from benchmark.nets.encoders import Encoder
 from benchmark.views.recipes import ViewLimits
 
@@ -24,8 +26,8 @@ class Network:
     """
 
     copy: Callable[[], Encoder]
-    train: Tensor
-    test: Tensor
+    train: Pixels
+    test: Pixels
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     limits: ViewLimits
@@ -94,7 +96,7 @@ def best_classes(scores: Tensor) -> Tensor:
 @torch.no_grad()
 def extract(
     encoder: Encoder,
-    images: Tensor,
+    images: Pixels,
     prepare: Prepare,
     device: torch.device,
     projector: nn.Module | None = None,
@@ -111,8 +113,8 @@ def extract(
     for net in nets:
         net.eval()
     parts: list[dict[str, Tensor]] = []
-    for ids in torch.arange(len(images)).split(batch_size):
-        found = encoder(prepare(images[ids].to(device), ids))
+    for ids, batch in ahead(images, device=device, batch_size=batch_size):
+        found = encoder(prepare(batch, ids))
         pooled = found.pooled.float()
         part = {"pooled": pooled}
         if found.tokens is not None:

@@ -144,21 +144,20 @@ class FineTune:
         recipe = (self.vit if "mean" in bank.train else self.convnet)()
         settings = (self.version, recipe, self.epochs, self.select_epochs, self.batch_size)
         trainer = Trainer(self.name, settings, bank, bank.network)
-        held = bank.network.train[bank.held]
         hits = {}
         for factor in FACTORS:
             tried = replace(recipe, rate=factor * recipe.rate)
-            ranked = self._train(trainer, f"rate {factor}", tried, bank.fit, held, self.select_epochs).classes[-1]
+            ranked = self._train(trainer, f"rate {factor}", tried, bank.fit, bank.held, self.select_epochs).classes[-1]
             hits[factor] = int((ranked[:, 0] == bank.labels[bank.held]).sum())
         factor = max(hits, key=lambda factor: hits[factor])
         chosen = replace(recipe, rate=factor * recipe.rate)
         accuracy, measures = [], {}
         if self.curve:
-            looks = self._train(trainer, "curve", chosen, bank.fit, held, self.epochs, curve=True)
+            looks = self._train(trainer, "curve", chosen, bank.fit, bank.held, self.epochs, curve=True)
             accuracy = (looks.classes[:, :, 0] == bank.labels[bank.held]).double().mean(1).tolist()
             measures = speed(accuracy, looks.seconds.tolist())
         whole = torch.arange(len(bank.labels))
-        final = self._train(trainer, "final", chosen, whole, bank.network.test, self.epochs)
+        final = self._train(trainer, "final", chosen, whole, None, self.epochs)
         trainer.discard()
         return Ranking(
             final.classes[-1],
@@ -174,7 +173,7 @@ class FineTune:
         part: str,
         recipe: Recipe,
         rows: Tensor,
-        asked: Tensor,
+        asked: Tensor | None,
         epochs: int,
         curve: bool = False,
     ) -> Trained:

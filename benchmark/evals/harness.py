@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmark.data.pixels import Pixels
 from benchmark.data.sources import Dataset
+from benchmark.data.streaming import ahead
 from benchmark.data.subsets import holdout
 from benchmark.digest import digest
 from benchmark.errors import ConfigError
@@ -81,7 +83,7 @@ def evaluate_encoder(
     mean, std = statistics or (dataset.mean, dataset.std)
     choose_attention(encoder, device, "float32")  # whatever it was trained with: the last bits decide weak probes
 
-    def features(images: Tensor, view: Prepare) -> dict[str, Tensor]:
+    def features(images: Pixels, view: Prepare) -> dict[str, Tensor]:
         def prepare(batch: Tensor, ids: Tensor) -> Tensor:
             return normalise(view(batch, ids), mean, std)
 
@@ -107,8 +109,8 @@ def evaluate_encoder(
 def evaluate_pixels(dataset: Dataset, evaluations: Sequence[Evaluation], *, limits: ViewLimits) -> Results:
     """Score raw pixels in [0, 1], as the feature `pixels`, by the same rules: what an encoder has to beat."""
 
-    def features(images: Tensor, view: Prepare) -> dict[str, Tensor]:
-        return {"pixels": view(images, torch.arange(len(images))).flatten(1)}
+    def features(images: Pixels, view: Prepare) -> dict[str, Tensor]:
+        return {"pixels": torch.cat([view(batch, ids).flatten(1) for ids, batch in ahead(images)])}
 
     return _evaluate(features, dataset, evaluations, limits)
 
@@ -134,7 +136,7 @@ def check(dataset: Dataset, evaluations: Sequence[Evaluation]) -> None:
 
 
 def _evaluate(
-    features: Callable[[Tensor, Prepare], dict[str, Tensor]],
+    features: Callable[[Pixels, Prepare], dict[str, Tensor]],
     dataset: Dataset,
     evaluations: Sequence[Evaluation],
     limits: ViewLimits,
@@ -149,7 +151,7 @@ def _evaluate(
     assert test_labels is not None
     fit, held = holdout(labels, dataset.name)
 
-    def whole(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def whole(images: Pixels, labels: Tensor) -> dict[str, Tensor]:
         def make() -> dict[str, Tensor]:
             return features(images, _centre)
 

@@ -82,7 +82,7 @@ class SemiFineTune:
             return None
         trainer = Trainer(self.name, self, bank, network)
 
-        def ranked(part: str, factors: tuple[float, float], draw: int, rows: Tensor, asked: Tensor) -> Tensor:
+        def ranked(part: str, factors: tuple[float, float], draw: int, rows: Tensor, asked: Tensor | None) -> Tensor:
             recipe = TwoRates(factors[0] * self.trunk_rate, factors[1] * self.head_rate)
             size, seed = min(self.batch_size, len(rows)), derive(self.name, draw)
             trained = trainer.train(part, recipe, rows, asked, steps=self.steps, batch_size=size, seed=seed)
@@ -93,7 +93,7 @@ class SemiFineTune:
         asked = rows[held]
         hits = {GRID[0]: 0}
         for factors in GRID if len(asked) else ():
-            found = ranked(f"rates {factors}", factors, 0, rows[fit], network.train[asked])
+            found = ranked(f"rates {factors}", factors, 0, rows[fit], asked)
             hits[factors] = int((found[:, 0] == bank.labels[asked]).sum())
         best = max(hits, key=lambda factors: hits[factors])
         flags = [] if best == GRID[0] else [EDGE]
@@ -102,7 +102,7 @@ class SemiFineTune:
         classes = []
         for draw in range(1, self.draws + 1):
             rows = labelled(bank.labels, bank.dataset, self.fraction, draw)
-            classes.append(ranked(f"draw {draw}", best, draw, rows, network.test))
+            classes.append(ranked(f"draw {draw}", best, draw, rows, None))
         trainer.discard()
         choices: dict[str, str | float | int] = {
             "feature": trainer.feature,

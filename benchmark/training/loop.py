@@ -188,7 +188,9 @@ class Training:
 
     def _take(self) -> None:
         torch.manual_seed(derive(self.seed, self.step, "torch"))  # for a method that draws by torch's own generator
+        begin = time.perf_counter()
         _, images = self.data.batch(self.step)
+        self.ledger.data_wait_seconds += time.perf_counter() - begin
         host = Draws(self.seed, self.step, len(images))
         views = [
             normalise(

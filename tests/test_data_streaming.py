@@ -1,0 +1,391 @@
+"""Streamed images: the bits of resident ones, in bounded memory, for training and every evaluation."""
+
+import itertools
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+from tiny import TinyEncoder, command, training
+from torch import Tensor
+
+from benchmark import floors
+from benchmark.config import load
+from benchmark.data import sources
+from benchmark.data.resident import Resident
+from benchmark.data.sources import Dataset, Images
+from benchmark.data.streaming import DEPTH, SHARE, WORKERS, Prefetched, Streamed, ahead, batches, subset
+from benchmark.errors import MissingError
+from benchmark.evals import classifier, harness
+from benchmark.evals.cache import FeatureCache
+from benchmark.evals.features import extract
+from benchmark.evals.finetune import ConvNetTuning, FineTune
+from benchmark.evals.harness import evaluate_encoder, evaluate_pixels
+from benchmark.evals.knn import KNN
+from benchmark.evals.linear_sgd import LinearSGD
+from benchmark.evals.semi_finetune import SemiFineTune
+from benchmark.report import record as records
+from benchmark.run import main
+from benchmark.views.recipes import ViewLimits
+
+CPU = torch.device("cpu")
+LIMITS = ViewLimits(crop_scale=(0.5, 1.0), flip=False)
+N = 203
+
+
+@pytest.fixture(autouse=True)
+def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Read no other data and leave nothing in the user's cache."""
+    monkeypatch.delenv("SSL_BENCHMARK_DATA", raising=False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def noise(n: int = N, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (n, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def streamed(images: Tensor) -> Streamed:
+    """Images that are "decoded" from a tensor, some shares later than the next."""
+
+    def read(ids: list[int], places: npt.NDArray[np.uint8]) -> None:
+        time.sleep(1e-3 * (sum(ids) % 3))
+        places[:] = images[ids].numpy()
+
+    return Streamed(len(images), images.shape[-1], read)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """JPEG files of 4 classes in two splits, of several sizes, each class of another brightness."""
+    root, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for split, each in (("train", 40), ("test", 10)):
+        for label, i in itertools.product(range(4), range(each)):
+            place = root / split / "abcd"[label]
+            place.mkdir(parents=True, exist_ok=True)
+            pixels = generator.integers(0, 100, (9 + i % 4, 12, 3), dtype=np.uint8) + np.uint8(40 * label)
+            Image.fromarray(pixels).save(place / f"{i:02}.jpg")
+    return root
+
+
+def found(folder: Path, *, streamed: bool) -> Dataset:
+    return Images(name="toy", source=f"folder:{folder}", size=8, streamed=streamed)()
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path) -> tuple[Dataset, Dataset]:
+    """The same files, resident and streamed."""
+    return found(folder, streamed=False), found(folder, streamed=True)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        torch.tensor([5, 0, 5, N - 1, -1]),
+        torch.randperm(N, generator=torch.Generator().manual_seed(0)),
+        torch.empty(0, dtype=torch.int64),
+        slice(None),
+        slice(0, 0),
+        slice(3, 60),
+        slice(-2, None),
+        slice(100, 10**9, 7),
+    ],
+    ids=str,
+)
+def test_indexing_is_that_of_a_tensor(ids: Tensor | slice) -> None:
+    """Oracle: torch's indexing of the same images: values, type, shape, and the length."""
+    images = noise()
+    lazy = streamed(images)
+    assert torch.equal(lazy[ids], images[ids])
+    assert lazy[ids].dtype == torch.uint8
+    assert lazy[ids].is_contiguous()
+    assert (len(lazy), lazy.shape) == (len(images), images.shape)
+
+
+def test_a_subset_is_that_of_a_tensor() -> None:
+    """Oracle: indexing twice; a tensor's subset is a tensor, and a streamed one stays streamed on any device."""
+    images, chosen = noise(), torch.tensor([5, 3, 200, 3])
+    part = subset(streamed(images), chosen)
+    assert isinstance(part, Streamed)
+    assert (len(part), part.shape) == (4, (4, 3, 8, 8))
+    assert torch.equal(part.to("cpu")[torch.tensor([2, 0])], images[[200, 5]])
+    assert torch.equal(subset(part, torch.tensor([1]))[:], images[[3]])
+    assert torch.equal(torch.as_tensor(subset(images, chosen)[:]), images[chosen])
+
+
+def test_indices_out_of_range_are_refused() -> None:
+    """Oracle: torch's own IndexError."""
+    with pytest.raises(IndexError):
+        streamed(noise())[torch.tensor([N])]
+
+
+def test_batches_are_the_resident_ones() -> None:
+    """Oracle: Resident, over three epochs in order, then for steps in any order, and twice for one step."""
+    images = noise()
+    resident, lazy = Resident(images, 50, 3, CPU), batches(streamed(images), 50, 3, CPU)
+    assert isinstance(lazy, Prefetched)
+    assert lazy.steps_per_epoch == resident.steps_per_epoch == 4
+    for step in [*range(12), 7, 7, 0, 30, 31, 29]:
+        ids, batch = lazy.batch(step)
+        expected_ids, expected = resident.batch(step)
+        assert torch.equal(ids, expected_ids)
+        assert torch.equal(batch, expected)
+        assert len(lazy._begun) == DEPTH  # also after a jump
+
+
+def test_tensors_stay_resident() -> None:
+    """Oracle: the type that is returned for a tensor."""
+    assert type(batches(noise(), 50, 0, CPU)) is Resident
+
+
+def test_next_batches_are_decoded_meanwhile_and_no_others() -> None:
+    """Oracle: the ids that were read once the decoder is idle: those of the step and of the DEPTH steps after it."""
+    images, read = noise(), list[int]()
+
+    def note(ids: list[int], places: npt.NDArray[np.uint8]) -> None:
+        read.extend(ids)
+        places[:] = images[ids].numpy()
+
+    lazy = batches(Streamed(N, 8, note), 10, 0, CPU)
+    for step in range(5):
+        lazy.batch(step)
+        for _, finish in lazy._begun.values():  # type: ignore[attr-defined]
+            finish()
+        expected = torch.cat([Resident(images, 10, 0, CPU).batch(i)[0] for i in range(step + 1 + DEPTH)])
+        assert sorted(read) == sorted(expected.tolist())
+
+
+@pytest.mark.parametrize("ids", [None, torch.tensor([7, 3, 3, 200, 11]), torch.empty(0, dtype=torch.int64)], ids=str)
+def test_ahead_is_in_order(ids: Tensor | None) -> None:
+    """Oracle: slices of the tensor itself, in batches of 32 of which the last is smaller."""
+    images = noise()
+    wanted = torch.arange(N) if ids is None else ids
+    for source in (images, streamed(images)):
+        parts = list(ahead(source, ids, batch_size=32))
+        assert [len(part) for part, _ in parts] == [len(part) for part in wanted.split(32)]
+        assert torch.equal(torch.cat([part for part, _ in parts]), wanted)
+        assert torch.equal(torch.cat([batch for _, batch in parts]), images[wanted])
+
+
+def test_first_error_is_raised_and_ends_the_work() -> None:
+    """Oracle: images 70 and 20 cannot be read: 20 is named, though it is slower; what had not begun never does."""
+    read = list[int]()
+
+    def fail(ids: list[int], places: npt.NDArray[np.uint8]) -> None:
+        read.extend(ids)
+        time.sleep(0.05 if 20 in ids else 0.001)
+        for bad in (20, 70):
+            if bad in ids:
+                raise MissingError(f"Image {bad}")
+
+    n = 1000 * SHARE
+    with pytest.raises(MissingError, match="Image 20"):
+        Streamed(n, 8, fail)[:]
+    WORKERS.submit(int).result()
+    assert len(read) < n
+
+
+class Alive:
+    """Counts the images in batches that somebody still holds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.most = self.decoded = 0
+        begin = Streamed.begin
+
+        def counted(images: Streamed, ids: Tensor | slice) -> Callable[[], Tensor]:
+            finish = begin(images, ids)
+            batch = finish()
+            self.now += len(batch)
+            self.decoded += len(batch)
+            self.most = max(self.most, self.now)
+            weakref.finalize(batch, self._gone, len(batch))
+            return finish
+
+        monkeypatch.setattr(Streamed, "begin", counted)
+
+    def _gone(self, count: int) -> None:
+        self.now -= count
+
+
+def test_data_sets_are_equal(pair: tuple[Dataset, Dataset]) -> None:
+    """Oracle: the resident form of the same files: pixels, labels, fingerprint, classes, mean and deviation."""
+    resident, lazy = pair
+    assert isinstance(lazy.train.images, Streamed)
+    assert isinstance(lazy.test.images, Streamed)
+    assert lazy.pretrain is lazy.train.images
+    assert isinstance(resident.train.images, Tensor)
+    for a, b in ((resident.train, lazy.train), (resident.test, lazy.test)):
+        assert torch.equal(a.images[:], b.images[:])
+        assert torch.equal(a.labels, b.labels)  # type: ignore[arg-type]
+    for name in ("fingerprint", "classes", "mean", "std", "size", "name"):
+        assert getattr(resident, name) == getattr(lazy, name)
+
+
+def test_digits_are_equal() -> None:
+    """Oracle: the resident form, of images that lie in a table instead of files."""
+    resident, lazy = (Images(name="digits", source="sklearn:digits", size=8, streamed=flag)() for flag in (False, True))
+    assert (lazy.fingerprint, lazy.mean, lazy.std) == (resident.fingerprint, resident.mean, resident.std)
+    assert torch.equal(lazy.test.images[:], resident.test.images[:])
+
+
+def test_without_a_test_split(folder: Path) -> None:
+    """Oracle: the resident form: no test images, of the same shape."""
+    data = Images(name="toy", source=f"folder:{folder}", size=8, test=None, streamed=True)()
+    assert data.test.images.shape == (0, 3, 8, 8)
+    assert data.test.labels is None
+
+
+def test_loading_holds_few_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the images in batches that are held at once; train is decoded twice, test once."""
+    alive = Alive(monkeypatch)
+    monkeypatch.setattr(sources, "ahead", partial(ahead, batch_size=10))
+    found(folder, streamed=True)
+    assert alive.decoded == 2 * 160 + 40
+    assert alive.most <= (DEPTH + 2) * 10
+
+
+@pytest.mark.parametrize("flag", [False, True])
+def test_unreadable_image_is_named(folder: Path, tmp_path: Path, flag: bool) -> None:
+    """Oracle: the message of both forms, before anything is trained, with index, file and split."""
+    for file in sorted(folder.rglob("*.jpg")):
+        copy = tmp_path / file.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    (tmp_path / "train" / "c" / "05.jpg").write_bytes(b"no image")
+    with pytest.raises(MissingError, match=r"Image 85 \(.*/train/c/05.jpg\) of split 'train' of toy cannot be read"):
+        found(tmp_path, streamed=flag)
+
+
+EVALUATIONS: dict[str, Callable[[], Any]] = {
+    "knn": KNN,
+    "live views": lambda: LinearSGD(epochs=3, train_views="live", batch_size=64, rates=(0.1, 1.0)),
+    "finetune": lambda: FineTune(convnet=ConvNetTuning, epochs=2, select_epochs=1, batch_size=16, curve=True),
+    "semi_finetune": lambda: SemiFineTune(
+        fraction=0.2, draws=1, trunk_rate=0.01, head_rate=0.1, steps=3, batch_size=16
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_evaluations_see_the_same_images(pair: tuple[Dataset, Dataset], name: str) -> None:
+    """Oracle: the resident form: equal scores, choices and predictions, seconds apart."""
+    torch.manual_seed(0)
+    encoder, results = TinyEncoder(), []
+    for data in pair:
+        results.append(evaluate_encoder(encoder, data, (EVALUATIONS[name](),), CPU, limits=LIMITS))
+    (key,) = results[0].metrics
+    resident, lazy = (result.metrics[key] for result in results)
+    assert torch.equal(results[0].rankings[key], results[1].rankings[key])
+    for figure in ("top1", "choices", "flags", "curve"):
+        assert resident[figure] == lazy[figure]  # type: ignore[literal-required]
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_evaluations_hold_few_images(pair: tuple[Dataset, Dataset], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the images in batches that are held at once, of 200 that are seen in batches of 16 at most."""
+    monkeypatch.setattr(classifier, "ASKED", 16)
+    monkeypatch.setattr(harness, "extract", partial(extract, batch_size=16))
+    alive = Alive(monkeypatch)
+    evaluate_encoder(TinyEncoder(), pair[1], (EVALUATIONS[name](),), CPU, limits=LIMITS)
+    assert alive.decoded >= 200
+    assert alive.most <= (DEPTH + 2) * 16
+
+
+def test_raw_pixels_are_the_same(pair: tuple[Dataset, Dataset]) -> None:
+    """Oracle: the resident form: equal scores and predictions, of whole images and of random views."""
+    evaluations = (KNN(), EVALUATIONS["live views"]())
+    resident, lazy = (evaluate_pixels(data, evaluations, limits=LIMITS) for data in pair)
+    assert resident.metrics == lazy.metrics
+    assert all(torch.equal(resident.rankings[name], lazy.rankings[name]) for name in resident.rankings)
+
+
+def test_cached_features_are_shared(tmp_path: Path) -> None:
+    """Oracle: features of resident images are found for streamed ones, and not for others; the digest of a tensor."""
+    images, labels = noise(), torch.zeros(N, dtype=torch.int64)
+    cache = FeatureCache(tmp_path, ("weights",))
+    made = {"pooled": torch.rand(N, 4)}
+    cache.get(images, labels, lambda: made)
+
+    def never() -> dict[str, Tensor]:
+        raise AssertionError("made anew")
+
+    assert torch.equal(cache.get(streamed(images), labels, never)["pooled"], made["pooled"])
+    with pytest.raises(AssertionError, match="made anew"):
+        cache.get(streamed(noise(seed=1)), labels, never)
+
+
+def test_training_is_the_same_and_waits_are_measured(tmp_path: Path) -> None:
+    """Oracle: the run on resident images: digest, health and losses; waits are those of a decoder of 20 ms a batch."""
+    images = noise(40)
+
+    def slow(ids: list[int], places: npt.NDArray[np.uint8]) -> None:
+        time.sleep(0.02)
+        places[:] = images[ids].numpy()
+
+    runs = [
+        training(tmp_path / str(i), data=batches(source, 16, 0, CPU))
+        for i, source in enumerate((images, Streamed(40, 8, slow)))
+    ]
+    resident, lazy = (run.run(resume=False) for run in runs)
+    assert (resident.digest, resident.loss, resident.health) == (lazy.digest, lazy.loss, lazy.health)
+    ledgers = [run.ledger for run in runs]
+    assert 0 < ledgers[0].data_wait_seconds < ledgers[0].train_seconds
+    assert 0.02 <= ledgers[1].data_wait_seconds <= ledgers[1].train_seconds
+
+
+def test_training_holds_few_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the images in batches that are held at once, in three epochs of 200; the monitor's are one batch more."""
+    alive = Alive(monkeypatch)
+    monkeypatch.setattr("benchmark.training.loop.MONITORED", 16)
+    training(tmp_path, data=batches(streamed(noise()), 16, 0, CPU), steps=36).run(resume=False)
+    assert alive.decoded >= 36 * 16
+    assert alive.most <= (DEPTH + 3) * 16
+
+
+def test_where_images_lie_is_no_part_of_the_key() -> None:
+    """Oracle: the identity of the configuration with and without the binding, which the text states."""
+    here, there = load(["gin/simclr.gin"]), load(["gin/simclr.gin"], ["Images.streamed = True"])
+    assert here.identity == there.identity
+    assert "Images.streamed = True" in there.text
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[records.Record]]:
+    """The records of one command on the digits, resident and streamed."""
+    made = []
+    for more in ((), ("--set", "Images.streamed=True")):
+        out = tmp_path_factory.mktemp("runs")
+        assert main(command(out, 4, *more)) == 0
+        made += [records.read(path) for path in out.glob("simclr-*/*.json")]
+    yield made
+    torch.use_deterministic_algorithms(False)
+
+
+def test_command_gives_the_same_record(recorded: list[records.Record]) -> None:
+    """Oracle: the resident run of the command: key, training with its digest, data set and metrics."""
+    resident, lazy = recorded
+    for part in ("dataset", "training", "metrics", "encoder"):
+        assert resident[part] == lazy[part]  # type: ignore[literal-required]
+    assert resident["config"]["key"] == lazy["config"]["key"]
+    assert len(resident["floors"]) == len(lazy["floors"]) == 2
+    for record in recorded:
+        assert 0 < record["cost"]["data_wait_seconds"] < record["cost"]["train_seconds"]
+
+
+def test_raw_pixels_past_memory_are_no_floor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: 1,797 digits of 16 px take 5.3 MiB as float32: with less allowed, one floor and the reason."""
+    monkeypatch.setattr(floors, "MOST_BYTES", 5 * 2**20)
+    assert main(command(tmp_path, 1)) == 0
+    (record,) = (records.read(path) for path in tmp_path.glob("simclr-*/*.json"))
+    assert len(record["floors"]) == 1
+    assert "raw pixels left out: as features they take 0.0 GiB" in capsys.readouterr().out
+    torch.use_deterministic_algorithms(False)
