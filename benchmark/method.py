@@ -57,7 +57,7 @@ class Draws:
         drawn: Tensor = self.shared(name, self.batch, *shape)
         return drawn
 
-    @torch.compiler.disable  # a graph that knew the step would be compiled anew in each
+    @torch.compiler.disable  # names are hashed and generators seeded on the host, which no graph can hold
     def shared(self, name: object, *shape: int) -> Tensor:
         """Draw `shape` float32 numbers for the whole batch: one mask for all images, a permutation."""
         if self._device.type == "meta":
