@@ -207,12 +207,11 @@ class Training:
         self.logs = step.logs
         self.step += 1
 
-    def _differentiate(self) -> Step:
-        """Pass the batch of this step forward and backward."""
-        torch.manual_seed(derive(self.seed, self.step, "torch"))  # for a method that draws by torch's own generator
-        _, images = self.data.batch(self.step)
-        host = Draws(self.seed, self.step, len(images))
-        views = [
+    def batch(self, step: int) -> list[Tensor]:
+        """Return the views of a step, normalised, each `(batch, 3, height, width)`."""
+        _, images = self.data.batch(step)
+        host = Draws(self.seed, step, len(images))
+        return [
             normalise(
                 view(images, images.shape[-1], lambda name, *shape, v=v: host.rows(("view", v, name), *shape)),
                 self.mean,
@@ -220,8 +219,13 @@ class Training:
             )
             for v, view in enumerate(self.views)
         ]
+
+    def _differentiate(self) -> Step:
+        """Pass the batch of this step forward and backward."""
+        torch.manual_seed(derive(self.seed, self.step, "torch"))  # for a method that draws by torch's own generator
+        views = self.batch(self.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            step = self._forward(views, Draws(self.seed, self.step, len(images), self.device))
+            step = self._forward(views, Draws(self.seed, self.step, self.data.batch_size, self.device))
         step.loss.backward()
         return step
 
