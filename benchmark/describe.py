@@ -79,7 +79,7 @@ def cost(ledger: Ledger, flops_per_step: int, evaluation_seconds: float, teacher
         "teacher_flops": teacher.flops if teacher else 0,
         "train_seconds": sum(stage.train_seconds for stage in stages),
         "data_wait_seconds": sum(stage.data_wait_seconds for stage in stages),
-        "compile_seconds": 0.0,
+        "compile_seconds": sum(stage.compile_seconds for stage in stages),
         "evaluation_seconds": evaluation_seconds,
         "joules": None,
         "peak_memory_bytes": peak or None,

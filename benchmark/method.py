@@ -54,8 +54,10 @@ class Draws:
 
     def rows(self, name: object, *shape: int) -> Tensor:
         """Draw `(batch, *shape)` float32 numbers, one row per image."""
-        return self.shared(name, self.batch, *shape)
+        drawn: Tensor = self.shared(name, self.batch, *shape)
+        return drawn
 
+    @torch.compiler.disable  # names are hashed and generators seeded on the host, which no graph can hold
     def shared(self, name: object, *shape: int) -> Tensor:
         """Draw `shape` float32 numbers for the whole batch: one mask for all images, a permutation."""
         if self._device.type == "meta":

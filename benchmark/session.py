@@ -172,6 +172,7 @@ class Session(Examination):
             key=self.checkpoint_key,
             checkpoint_seconds=checkpoint_seconds,
             most_seconds=most_seconds,
+            compiled=self.stage.compiled,
         )
 
     def claim(self, *, resume: bool, fresh: bool, finished: bool) -> None:

@@ -19,10 +19,21 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "part",
-        choices=("evaluation", "costs"),
-        help="evaluation: frozen protocols beside the published formula; costs: FLOPs of all methods, into a page",
+        choices=("evaluation", "inputs", "training", "masking", "costs"),
+        help="evaluation: frozen protocols beside the published formula; inputs: views, and their share of a step; "
+        "training: a step of every method; masking: an encoder with and without masked tokens; costs: FLOPs of all "
+        "methods, into a page",
     )
     made.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds after a warm-up (5)")
+    made.add_argument(
+        "--race",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="inputs, training: a gin file that sets ours beside another library, executed; may be repeated",
+    )
+    made.add_argument("--out", type=Path, metavar="DIR", help="inputs, training, masking: write page and seconds there")
     made.add_argument(
         "--page", type=Path, default=Path("README.md"), help="where the table of costs stands (README.md)"
     )
@@ -38,13 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.error(f"--rounds {given.rounds}: measure at least 1 round")
     try:
         from benchmark.environment import use_device
-        from benchmark.speeds import costs, evaluation
+        from benchmark.speeds import costs, evaluation, inputs, masking, training
 
         use_device()
         if given.part == "costs":
             costs.update(given.page, check=given.check)
-        else:
+        elif given.part == "evaluation":
             print(evaluation.report(given.rounds))
+        else:
+            if given.part == "masking":
+                found = masking.measure(given.rounds)
+            else:
+                part = inputs if given.part == "inputs" else training
+                found = part.measure(given.race, given.rounds)
+            print(found.markdown())
+            if given.out:
+                found.save(given.out)
     except BenchmarkError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return problem.exit_code

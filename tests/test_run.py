@@ -262,6 +262,27 @@ def test_a_run_is_a_function_of_configuration_and_seed(tmp_path: Path, out: Path
     assert other["config"]["key"] == first["config"]["key"]
 
 
+@pytest.mark.long
+def test_a_compiled_run_is_a_function_of_configuration_and_seed(tmp_path: Path) -> None:
+    """Oracle: twice the same digest, by generated code; the eager run's losses but for rounding, its cost in FLOPs.
+
+    `pytest -m long tests/test_run.py -k compiled`, two minutes on 2 cores, for the first compilation.
+    """
+    if not shutil.which("g++"):
+        pytest.skip("there is no compiler")
+    compiled = ("--set", "Pretraining.compiled=True")
+    (first, lines), (again, _) = (run(tmp_path / name, 4, *compiled) for name in "ab")
+    eager, expected = run(tmp_path / "eager", 4)
+    assert first["training"]["digest"] == again["training"]["digest"]
+    assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in expected], rel=1e-2)
+    assert first["cost"]["compile_seconds"] > eager["cost"]["compile_seconds"] == 0
+    assert first["cost"]["flops"] == eager["cost"]["flops"]
+    compiled_names, eager_names = (
+        load_file(next(tmp_path.glob(f"{name}/*/encoder.safetensors"))).keys() for name in ("a", "eager")
+    )
+    assert compiled_names == eager_names
+
+
 def test_order_of_lines_does_not_matter(tmp_path: Path, out: Path) -> None:
     """Oracle: a user's file and the same file upside down: equal text, key and digest."""
     lines = ["AdamW.base_rate = 0.003", "SimCLR.temperature = 0.3", "ViT.depth = 2", "HEAD_WIDTH = 8"]

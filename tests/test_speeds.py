@@ -1,5 +1,6 @@
 """The measurements of speed: what is timed, how often, and that the candidates do the same work."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,14 @@ import torch
 
 from benchmark import config
 from benchmark.errors import CheckError, ConfigError
+from benchmark.report import store
 from benchmark.session import Session
 from benchmark.speed import main
-from benchmark.speeds import costs, evaluation
+from benchmark.speeds import costs, evaluation, inputs, masking, subjects, training
 from benchmark.speeds.evaluation import Size, bank, ours_knn, published_knn
-from benchmark.speeds.rounds import Rounds, interleave
+from benchmark.speeds.measurement import cell
+from benchmark.speeds.rounds import Rounds, interleave, take_turns
+from benchmark.training.flops import count_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -97,3 +101,125 @@ def test_a_stale_page_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     page.write_text("nothing")
     with pytest.raises(ConfigError, match="no place for the table"):
         costs.update(page, check=True)
+
+
+def test_candidates_may_time_themselves() -> None:
+    """Oracle: the seconds that they return, those of the warm-up left out; a clock by hand; a rate by hand."""
+    seconds = iter([9.0, 2.0, 4.0, 8.0])
+    times = take_turns({"a": lambda: next(seconds)}, 3)
+    assert times.seconds == {"a": [2.0, 4.0, 8.0]}
+    assert times.rate("a", 16.0) == (4.0, 2.0, 8.0)
+    assert cell(times.rate("a", 16.0), ".1f") == "4.0 (2.0 to 8.0)"
+    ticks = iter(range(0, 100, 3))
+    assert interleave({"a": lambda: None}, 1, lambda: float(next(ticks))).seconds == {"a": [3.0]}
+
+
+def test_shares_of_a_peak_are_taken_within_a_round() -> None:
+    """Oracle: by hand: 10 FLOPs a second of 40, then 5 of 10, at the medians it would be 7.5 of 25."""
+    times = Rounds({"step": [1.0, 2.0], "peak": [0.5, 2.0]})
+    assert training.shares(times, {"step": 10, "peak": 20}, "step", "peak") == (37.5, 25.0, 50.0)
+
+
+PEER = """
+import gin
+
+@gin.register
+class {name}:
+    library = "by hand 1.0"
+
+    def __init__(self, images, batch_size, steps, *, name, count):
+        self.name, self.count, self.shape = name, count, (tuple(images.shape), batch_size, steps)
+
+    def flops(self, batch_size):
+        return self.count if self.count else None
+
+    def __call__(self):
+        assert self.shape == ((256, 3, 16, 16), 32, {steps}), self.shape
+        return 4.0
+"""
+
+RACE = """
+include 'simclr.gin'
+include 'protocol/digits_vit_micro.gin'
+import {module}
+race.name = 'a race'
+race.ours = @experiment
+race.peers = (@{name},)
+{name}.name = 'by hand'
+{name}.count = {count}
+Pretraining.batch_size = 32
+ViT.depth = 1
+"""
+
+
+def race(folder: Path, name: str, *, steps: int, count: int) -> Path:
+    """Write a race against a peer that takes 4 s a turn and says it costs `count` FLOPs."""
+    (folder / f"{name.lower()}.py").write_text(PEER.format(name=name, steps=steps))
+    file = folder / f"{name.lower()}.gin"
+    file.write_text(RACE.format(module=name.lower(), name=name, count=count))
+    return file
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One method on the digits in place of all on CIFAR-10."""
+    monkeypatch.setattr(subjects, "shipped_methods", lambda: [Path("gin/simclr.gin")])
+    monkeypatch.setattr(inputs, "PROTOCOL", "gin/protocol/digits_vit_micro.gin")
+    monkeypatch.setattr(training, "PROTOCOLS", ("gin/protocol/digits_vit_micro.gin",))
+    monkeypatch.setattr(masking, "PROTOCOL", "gin/protocol/digits_vit_micro.gin")
+    for module, name, value in ((masking, "SIZE", 16), (masking, "BATCH", 4), (training, "REPEATS", 1)):
+        monkeypatch.setattr(module, name, value)
+
+
+def test_inputs_are_measured(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: a peer of 4 s a turn makes 20 batches of 32 images in two views: 320 views a second."""
+    file = race(tmp_path, "PeerOfViews", steps=20, count=0)
+    assert main(["inputs", "--race", str(file), "--rounds", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "| by hand | by hand 1.0 | 320 (320 to 320) |" in printed
+    assert "| ours |  | " in printed
+    assert "| `simclr` | " in printed
+
+
+def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: a peer of 4 s a turn takes 3 steps of 32 images: 24 images a second; a line is kept for each run."""
+    steps = ("Pretraining.batch_size=32", "ViT.depth=1")
+    loaded = config.load(["gin/simclr.gin", "gin/protocol/digits_vit_micro.gin"], steps)
+    session = subjects.session(loaded, config.build(loaded))
+    count = count_step(lambda: session.method()[0], subjects.COUNTED, 16)
+    file = race(tmp_path, "PeerOfSteps", steps=3, count=count)
+    out = tmp_path / "speed"
+    for _ in range(2):
+        assert main(["training", "--race", str(file), "--rounds", "2", "--out", str(out)]) == 0
+    assert "| by hand | by hand 1.0 | 24.0 (24.0 to 24.0) |" in capsys.readouterr().out
+    first, _ = (json.loads(line) for line in (out / "training.jsonl").read_text().splitlines())
+    assert first["measured"]["a race"]["seconds"]["by hand"] == [4.0, 4.0]
+    (steps_of_methods,) = (kept for title, kept in first["measured"].items() if title != "a race")
+    assert steps_of_methods["seconds"].keys() == {"simclr", "convolution", "matrix product"}
+    assert first["environment"]["threads"] == 1
+    assert "% of the convolution" in (out / "training.md").read_text()
+    assert store.load(out) == [], "measurements of speed are no records of runs"
+
+
+def test_a_race_is_at_equal_flops(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: a peer that says it costs 1,000 FLOPs is refused, with both numbers."""
+    assert main(["training", "--race", str(race(tmp_path, "CheapPeer", steps=3, count=1000))]) == 1
+    assert "by hand spends 1,000 FLOPs on 8 images and ours " in capsys.readouterr().err
+
+
+def test_masking_is_measured_by_time_and_by_flops(small: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: 17 / 5 tokens = 3.4, but for the embedding of all patches (less) and for attention (more)."""
+    assert main(["masking", "--rounds", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert float(printed.partition("cheaper by ")[2].split()[0].rstrip(".")) == pytest.approx(3.4, abs=0.1)
+    assert "| 75% masked | " in printed
+
+
+@pytest.mark.parametrize("name", ["lightly_simclr", "lightly_mae", "lightly_views"])
+def test_races_against_lightly_are_at_equal_work(name: str) -> None:
+    """Oracle: our count of FLOPs on the meta device, theirs of a real step; or the number of batches of a turn."""
+    pytest.importorskip("lightly", reason="lightly is an extra: pip install -e '.[test]'")
+    made, session = subjects.race(Path(f"results/speed/{name}.gin"))
+    peers = made.entrants(session, 2)
+    assert peers
+    assert all((peer.flops(2) is None) == (name == "lightly_views") for peer in peers)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from tiny import TinyEncoder, TinyMethod, training
 
-from benchmark.errors import BenchmarkError, ConfigError, Interrupted
+from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MissingError
 from benchmark.method import Draws, Method, Step, Views
 from benchmark.training import loop
 from benchmark.training.loop import Outcome, Pretraining, Training
@@ -201,6 +202,66 @@ def test_ledger_is_charged_for_every_step(tmp_path: Path) -> None:
     run.run(resume=True)
     assert (run.ledger.images, run.ledger.views, run.ledger.flops) == (12 * 16, 12 * 32, 12 * 7)
     assert run.ledger.train_seconds == lines(tmp_path)[-1]["train_seconds"] > 0
+
+
+def compile_by(monkeypatch: pytest.MonkeyPatch, backend: Any) -> None:
+    """Let torch.compile trace as ever and hand the graphs to `backend`."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+
+
+def test_compiling_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the digest of the eager run, names of the state among it: the backend `eager` runs the same kernels.
+
+    Also over an interruption, and from either run's checkpoint.
+    """
+    compile_by(monkeypatch, "eager")
+    eager = training(tmp_path / "eager").run(resume=False)
+    assert same(training(tmp_path / "compiled", compiled=True).run(resume=False), eager)
+    interrupted(training(tmp_path / "cut", compiled=True), 5)
+    assert same(training(tmp_path / "cut", compiled=True).run(resume=True), eager)
+    interrupted(training(tmp_path / "changed", compiled=True), 5)
+    assert same(training(tmp_path / "changed").run(resume=True), eager)
+
+
+def test_graphs_are_compiled_once_and_off_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: 5 s a graph and 1 s a pass, by a clock that else stands still: a step is charged its second alone.
+
+    No later step compiles, although each has draws of its own; a resumed run compiles anew and adds to the seconds.
+    """
+    now, graphs = 0.0, 0
+
+    def compiler(graph: torch.fx.GraphModule, _: object) -> Any:
+        nonlocal now, graphs
+        now, graphs = now + 5.0, graphs + 1
+        return graph.forward
+
+    def slow(run: Training) -> Step:
+        nonlocal now
+        now += 1.0
+        return differentiate(run)
+
+    differentiate = Training._differentiate
+    monkeypatch.setattr(Training, "_differentiate", slow)
+    compile_by(monkeypatch, compiler)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now)
+    run = training(tmp_path, compiled=True)
+    interrupted(run, 5)
+    assert graphs > 0
+    assert (run.ledger.compile_seconds, run.ledger.train_seconds) == (5.0 * graphs, 5.0)
+    torch._dynamo.reset()
+    again = training(tmp_path, compiled=True)
+    again.run(resume=True)
+    assert (again.ledger.compile_seconds, again.ledger.train_seconds) == (5.0 * graphs, 12.0)
+
+
+def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: without a search path no compiler is found; an eager run needs none."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CXX", "c++-of-no-one")
+    training(tmp_path)
+    with pytest.raises(MissingError, match=r"needs a C\+\+ compiler on a CPU, and c\+\+-of-no-one is not found"):
+        training(tmp_path, compiled=True)
 
 
 class Recording(Method):

@@ -18,14 +18,17 @@ PROTOCOLS = ("gin/protocol/cifar10_vit_tiny.gin", "gin/protocol/cifar10_resnet18
 
 def update(page: Path, *, check: bool) -> None:
     """Write the table of all shipped methods between the marks of a page, or raise CheckError where it is stale."""
-    # the report's configurations are methods of the others, on an encoder of their own
-    methods = [path for path in sorted(shipped_folder().glob("*.gin")) if not path.stem.startswith("report_")]
     old = page.read_text(encoding="utf-8")
-    new = inserted(old, table(methods, PROTOCOLS))
+    new = inserted(old, table(shipped_methods(), PROTOCOLS))
     if not check:
         page.write_text(new, encoding="utf-8")
     elif new != old:
         raise CheckError(f"The table of costs in {page} is stale. Run `python -m benchmark.speed costs` and commit it.")
+
+
+def shipped_methods() -> list[Path]:
+    """Return the files of all methods; the report's are those of others, on an encoder of their own."""
+    return [path for path in sorted(shipped_folder().glob("*.gin")) if not path.stem.startswith("report_")]
 
 
 def flops_per_image(method: str, protocol: str) -> float | None:

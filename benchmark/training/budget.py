@@ -83,14 +83,19 @@ class Budget:
 
 @dataclass
 class Ledger:
-    """What a pretraining run has spent so far. Seconds are wall-clock, measured around whole windows of steps;
-    of these, the host waited `data_wait_seconds` for batches."""
+    """What a pretraining run has spent so far.
+
+    Seconds are wall-clock. Those of training are measured around whole windows of steps; in them the host waited
+    `data_wait_seconds` for batches. Those of compilation, once each time that the run starts or is resumed, are not
+    among them.
+    """
 
     images: int = 0
     views: int = 0
     flops: int = 0
     train_seconds: float = 0.0
     data_wait_seconds: float = 0.0
+    compile_seconds: float = 0.0
     peak_memory_bytes: int = 0
     resumes: int = 0
 

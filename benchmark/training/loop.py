@@ -3,7 +3,9 @@
 import inspect
 import json
 import math
+import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -22,8 +24,8 @@ from tqdm import tqdm
 from benchmark import checkpoint
 from benchmark.data.resident import Resident
 from benchmark.digest import digest, flatten
-from benchmark.errors import ConfigError, Interrupted
-from benchmark.method import Draws, Method
+from benchmark.errors import ConfigError, Interrupted, MissingError
+from benchmark.method import Draws, Method, Step, Views
 from benchmark.randomness import derive
 from benchmark.training.budget import Ledger
 from benchmark.training.monitor import Health, health
@@ -43,7 +45,8 @@ class Pretraining:
 
     `name` is what tables call the method, which is built as `method(encoder)` or, where its constructor has a
     parameter `teacher`, as `method(encoder, teacher)`. `batch_size` is global. `precision` is that of encoders and
-    heads under autocast; losses are float32 always.
+    heads under autocast; losses are float32 always. `compiled` passes the forward pass, and with it the backward,
+    through torch.compile in its default mode; numbers then differ by rounding, and the time it takes is not charged.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Pretraining:
     optimiser: Callable[[], Recipe]
     batch_size: int
     precision: Literal["float32", "bfloat16"]
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 2:
@@ -107,6 +111,7 @@ class Training:
     key: str
     checkpoint_seconds: float
     most_seconds: float = math.inf
+    compiled: bool = False
     step: int = 0
     ledger: Ledger = field(default_factory=Ledger)
 
@@ -114,6 +119,11 @@ class Training:
         self.losses = torch.zeros(self.steps, device=self.device)
         self.logs: dict[str, Tensor] = {}
         self._stop: int | None = None
+        self._forward: Callable[[Views, Draws], Step] = self.method
+        if self.compiled:
+            _require_compiler(self.device)
+            self._forward = torch.compile(self.method)  # the module that is saved stays as it is
+        self._is_warm = not self.compiled
 
     def run(self, resume: bool) -> Outcome:
         """Train to the last step, from the newest checkpoint if `resume`."""
@@ -168,13 +178,14 @@ class Training:
     def advance(self, count: int, bar: "tqdm[Any] | None" = None) -> float:
         """Take up to `count` steps, fewer when a signal asks to stop; charge and return their wall-clock seconds."""
         self.method.train()
+        if not self._is_warm:
+            self._warm_up()
         begin, start = time.perf_counter(), self.step
         while self.step < start + count and (self._stop is None or self.step == start):
             self._take()
             if bar is not None:
                 bar.update()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        self._synchronize()
         seconds = time.perf_counter() - begin
         self.ledger.charge(
             steps=self.step - start,
@@ -187,22 +198,7 @@ class Training:
         return seconds
 
     def _take(self) -> None:
-        torch.manual_seed(derive(self.seed, self.step, "torch"))  # for a method that draws by torch's own generator
-        begin = time.perf_counter()
-        _, images = self.data.batch(self.step)
-        self.ledger.data_wait_seconds += time.perf_counter() - begin
-        host = Draws(self.seed, self.step, len(images))
-        views = [
-            normalise(
-                view(images, images.shape[-1], lambda name, *shape, v=v: host.rows(("view", v, name), *shape)),
-                self.mean,
-                self.std,
-            )
-            for v, view in enumerate(self.views)
-        ]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            step = self.method(views, Draws(self.seed, self.step, len(images), self.device))
-        step.loss.backward()
+        step = self._differentiate()
         self.method.after_backward(step)
         progress = self.step / self.steps
         self.optimiser.step(progress)
@@ -210,6 +206,53 @@ class Training:
         self.losses[self.step] = step.loss.detach()
         self.logs = step.logs
         self.step += 1
+
+    def batch(self, step: int) -> list[Tensor]:
+        """Return the views of a step, normalised, each `(batch, 3, height, width)`."""
+        begin = time.perf_counter()
+        _, images = self.data.batch(step)
+        self.ledger.data_wait_seconds += time.perf_counter() - begin
+        host = Draws(self.seed, step, len(images))
+        return [
+            normalise(
+                view(images, images.shape[-1], lambda name, *shape, v=v: host.rows(("view", v, name), *shape)),
+                self.mean,
+                self.std,
+            )
+            for v, view in enumerate(self.views)
+        ]
+
+    def _differentiate(self) -> Step:
+        """Pass the batch of this step forward and backward."""
+        torch.manual_seed(derive(self.seed, self.step, "torch"))  # for a method that draws by torch's own generator
+        views = self.batch(self.step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            step = self._forward(views, Draws(self.seed, self.step, self.data.batch_size, self.device))
+        step.loss.backward()
+        return step
+
+    def _warm_up(self) -> None:
+        """Compile on the batch of this step, leave no trace in the state, and note the seconds.
+
+        They are those of the first pass forward and backward less those of a second, which compiles nothing.
+        """
+        buffers = [(buffer, buffer.clone()) for buffer in self.method.buffers()]
+        seconds, waited = [], self.ledger.data_wait_seconds
+        for _ in range(2):
+            begin = time.perf_counter()
+            self._differentiate()
+            self._synchronize()
+            seconds.append(time.perf_counter() - begin)
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        self.method.zero_grad()
+        self.ledger.data_wait_seconds = waited
+        self.ledger.compile_seconds += max(0.0, seconds[0] - seconds[1])
+        self._is_warm = True
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _status(self) -> Literal["ok", "diverged", "overtime"]:
         if not self._is_finite():
@@ -289,6 +332,16 @@ class Training:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _require_compiler(device: torch.device) -> None:
+    """Raise MissingError where torch.compile could only fail for lack of a compiler, and late."""
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if device.type == "cpu" and shutil.which(name) is None:
+        raise MissingError(
+            f"Pretraining.compiled = True: torch.compile needs a C++ compiler on a CPU, and {name} is not found. "
+            f"Install one, name another in the environment variable CXX, or leave Pretraining.compiled at False."
+        )
 
 
 def _peak_memory(device: torch.device) -> int:

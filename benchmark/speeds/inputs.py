@@ -1,0 +1,64 @@
+"""The input path: batched views beside the loader of another library, and their share of a training step."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmark.speeds.measurement import Measurement, cell
+from benchmark.speeds.rounds import interleave, spread, take_turns, timed
+from benchmark.speeds.subjects import as_shipped, race, shipped_trainings
+from benchmark.training.loop import Training
+
+PROTOCOL = "gin/protocol/cifar10_resnet18.gin"
+STEPS = 20  # batches a turn of a race
+
+
+def measure(files: Sequence[Path], rounds: int) -> Measurement:
+    """Run the races, then time the views and the whole step of every shipped method."""
+    found = Measurement("inputs", rounds, "float32")
+    for file in files:
+        _race(found, file, rounds)
+    _shares(found, rounds)
+    return found
+
+
+def _race(found: Measurement, file: Path, rounds: int) -> None:
+    made, session = race(file)
+    training = session.training(math.inf)
+    peers = {peer.name: peer for peer in made.entrants(session, STEPS)}
+    ours = timed(partial(_make_views, training, STEPS))
+    times = take_turns({"ours": ours} | {name: as_shipped(peer) for name, peer in peers.items()}, rounds)
+    views = STEPS * training.data.batch_size * training.method.n_views
+    libraries = {"ours": ""} | {name: peer.library for name, peer in peers.items()}
+    title = f"{made.name}: views of {session.dataset.size} px"
+    found.add(
+        title,
+        f"{views:,} views a turn, in batches of {training.data.batch_size} images.",
+        ["", "library", "views/s", "ours is faster by"],
+        [
+            [name, libraries[name], cell(times.rate(name, views)), cell(times.faster("ours", name), ".2f")]
+            for name in times.seconds
+        ],
+    )
+    found.keep(title, times, dict.fromkeys(times.seconds, views), libraries=libraries)
+
+
+def _shares(found: Measurement, rounds: int) -> None:
+    title = f"Indexing and views in a step, {Path(PROTOCOL).stem}"
+    rows = []
+    for name, training in shipped_trainings(PROTOCOL).items():
+        times = interleave({"views": partial(_make_views, training, 1), "step": partial(training.advance, 1)}, rounds)
+        share = spread([100 * a / b for a, b in zip(times.seconds["views"], times.seconds["step"], strict=True)])
+        rows.append([f"`{name}`", *(cell(times.rate(part, 1), ".2f") for part in times.seconds), cell(share, ".2f")])
+        found.keep(f"{title}: {name}", times, {"views": 1, "step": 1}, precision=training.precision)
+    found.add(title, "Steps of the protocol's batch.", ["method", "batches of views/s", "steps/s", "share, %"], rows)
+
+
+def _make_views(training: Training, steps: int) -> None:
+    for step in range(steps):
+        training.batch(step)
+    if training.device.type == "cuda":
+        torch.cuda.synchronize(training.device)

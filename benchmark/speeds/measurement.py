@@ -1,0 +1,70 @@
+"""What a measurement found: as Markdown to read, and as a line of JSON with the seconds of every round."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark.checkout import code
+from benchmark.environment import environment
+from benchmark.speeds.rounds import Rounds
+
+
+@dataclass
+class Measurement:
+    """Tables, and beside them what they were made of, by what was measured."""
+
+    part: str
+    rounds: int
+    precision: str
+    text: list[str] = field(default_factory=list)
+    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, title: str, note: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Add a table; its first column is text."""
+        lines = [heads, [":--", *["--:"] * (len(heads) - 1)], *rows]
+        self.text += [f"### {title}", note, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+
+    def keep(self, title: str, times: Rounds, work: Mapping[str, float], **facts: Any) -> None:
+        """Keep the seconds behind a table, and the work of a turn that they were spent on."""
+        self.measured[title] = {"seconds": times.seconds, "work": dict(work), **facts}
+
+    def markdown(self) -> str:
+        """Return the page: machine and versions, then the tables."""
+        machine, here = self._environment(), code()
+        commit = (here["commit"] or "unknown")[:12] + (" with changes" if here["dirty"] else "")
+        head = (
+            f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, commit "
+            f"{commit}. {self.rounds} interleaved rounds: median (least to most); ratios and shares are taken within a "
+            f"round."
+        )
+        return "\n\n".join([head, *self.text]) + "\n"
+
+    def save(self, folder: Path) -> None:
+        """Write the page into a folder, and add a line to the measurements beside it, which are never rewritten."""
+        folder.mkdir(parents=True, exist_ok=True)
+        line = {
+            "part": self.part,
+            "created_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "rounds": self.rounds,
+            "code": code(),
+            "environment": self._environment(),
+            "measured": self.measured,
+        }
+        with (folder / f"{self.part}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, sort_keys=True, allow_nan=False) + "\n")
+        page = f"<!-- Written by `python -m benchmark.speed {self.part}`: do not edit. -->\n# Speed: {self.part}\n\n"
+        (folder / f"{self.part}.md").write_text(page + self.markdown(), encoding="utf-8")
+
+    def _environment(self) -> Any:
+        return environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"), self.precision)
+
+
+def cell(values: tuple[float, float, float], form: str = ",.0f") -> str:
+    """Return median (least to most) in a format."""
+    middle, least, most = (format(value, form) for value in values)
+    return f"{middle} ({least} to {most})"

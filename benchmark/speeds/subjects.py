@@ -1,0 +1,119 @@
+"""What is timed: experiments on random images, and races of an experiment against other libraries.
+
+The harness names no library and no method: a race is a gin file that binds an experiment of ours and its peers.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import gin
+import torch
+from torch import Tensor
+
+from benchmark import config as configuration
+from benchmark.config import Config
+from benchmark.data.sources import Dataset, Split
+from benchmark.environment import use_device
+from benchmark.errors import BenchmarkError, ConfigError
+from benchmark.examination import Experiment
+from benchmark.session import Session
+from benchmark.speeds.costs import shipped_methods
+from benchmark.training.budget import Budget
+from benchmark.training.flops import count_step
+from benchmark.training.loop import Training
+
+BATCHES = 8  # of different images
+STEPS = 10_000  # of a run, more than are ever measured
+COUNTED = 8  # images of the step whose FLOPs are compared
+TOLERANCE = 1e-3  # by which the FLOPs of a peer may differ from ours
+
+
+class Peer(Protocol):
+    """Another library at the same work."""
+
+    name: str
+    library: str  # with its version
+
+    def flops(self, batch_size: int) -> int | None:
+        """Count the FLOPs of a training step as it is configured; None for one that trains nothing."""
+
+    def __call__(self) -> float:
+        """Take a turn and return its seconds, without those of its start."""
+
+
+@gin.register("race")
+@dataclass(frozen=True, kw_only=True)
+class Race:
+    """An experiment of ours and its peers, at equal work.
+
+    A peer is built as `peer(images, batch_size, steps)` with uint8 images `(n, 3, height, width)` on the host; a turn
+    is `steps` batches.
+    """
+
+    name: str
+    ours: Callable[[], Experiment]
+    peers: tuple[Callable[[Tensor, int, int], Peer], ...]
+
+    def entrants(self, session: Session, steps: int) -> list[Peer]:
+        """Build the peers. Raises BenchmarkError for one whose step costs other FLOPs than ours."""
+        found = [peer(session.dataset.pretrain[:], session.stage.batch_size, steps) for peer in self.peers]
+        expected = count_step(lambda: session.method()[0], COUNTED, session.dataset.size)
+        for peer in found:
+            flops = peer.flops(COUNTED)
+            if flops is not None and abs(flops / expected - 1) > TOLERANCE:
+                raise BenchmarkError(
+                    f"{peer.name} spends {flops:,} FLOPs on {COUNTED} images and ours {expected:,}; a race is at equal "
+                    f"FLOPs, within {TOLERANCE:.1%}. Give both the same architecture."
+                )
+        return found
+
+
+def as_shipped(peer: Peer) -> Callable[[], float]:
+    """Return the turn of a peer, free of the restriction to repeatable kernels that holds for ours."""
+
+    def turn() -> float:
+        repeatable = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(False)
+        try:
+            return peer()
+        finally:
+            torch.use_deterministic_algorithms(repeatable)
+
+    return turn
+
+
+def race(file: Path) -> tuple[Race, Session]:
+    """Read a race, and open our side of it. Executes what the file imports."""
+    loaded = configuration.load([str(file)], allow_imports=True, root="race")
+    made: Race = configuration.build(loaded)
+    return made, session(loaded, made.ours())
+
+
+def session(config: Config, experiment: Experiment) -> Session:
+    """Open an experiment on random images of its data's size and on a budget that does not end."""
+    if experiment.pretraining is None:
+        raise ConfigError("experiment.pretraining is None: there is nothing to time. Give the file of a method.")
+    data, batch = experiment.data(), experiment.pretraining().batch_size
+    shape = (BATCHES * batch, 3, data.size, data.size)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    half = (0.5, 0.5, 0.5)
+    dataset = Dataset(
+        data.name, "random", (), data.size, pixels, Split(pixels, None), Split(pixels[:0], None), half, half
+    )
+    endless = Budget(kind="samples", amount=STEPS * batch)
+    return Session(config, replace(experiment, budget=lambda: endless), dataset, use_device(), Path())
+
+
+def shipped_trainings(protocol: str) -> dict[str, Training]:
+    """Build a run of each shipped method under a protocol's file, without those that refuse its encoder."""
+    found = {}
+    for path in shipped_methods():
+        loaded = configuration.load((str(path), protocol))
+        try:
+            found[path.stem] = session(loaded, configuration.build(loaded)).training(math.inf)
+        except ConfigError:
+            continue
+    return found
