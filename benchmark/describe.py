@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import math
 import re
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def deviations_of(kind: type[Method]) -> list[str]:
 def cost(ledger: Ledger, flops_per_step: int, evaluation_seconds: float, teacher: Ledger | None = None) -> record.Cost:
     """Describe what was spent, the teacher's part included; `flops_per_step` is that of the method itself."""
     stages = [ledger, *([teacher] if teacher else [])]
+    measured = [stage.joules for stage in stages if stage.joules is not None]
     peak = max(stage.peak_memory_bytes for stage in stages)
     return {
         "images": sum(stage.images for stage in stages),
@@ -81,7 +83,7 @@ def cost(ledger: Ledger, flops_per_step: int, evaluation_seconds: float, teacher
         "data_wait_seconds": sum(stage.data_wait_seconds for stage in stages),
         "compile_seconds": sum(stage.compile_seconds for stage in stages),
         "evaluation_seconds": evaluation_seconds,
-        "joules": None,
+        "joules": math.fsum(measured) if measured else None,
         "peak_memory_bytes": peak or None,
         "devices": 1,
         "resumes": sum(stage.resumes for stage in stages),

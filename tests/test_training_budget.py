@@ -46,10 +46,12 @@ def test_budget_below_a_step_is_refused(amount: float) -> None:
 def test_ledger_adds_up() -> None:
     """Oracle: sums by hand over two windows; a stored ledger goes on where it was."""
     ledger = Ledger()
-    ledger.charge(steps=3, batch_size=10, n_views=2, flops_per_step=100, seconds=0.5)
+    ledger.charge(steps=3, batch_size=10, n_views=2, flops_per_step=100, seconds=0.5, joules=None)
     ledger = Ledger(**ledger.state())  # type: ignore[arg-type]
-    ledger.charge(steps=1, batch_size=10, n_views=2, flops_per_step=100, seconds=0.25)
+    ledger.charge(steps=1, batch_size=10, n_views=2, flops_per_step=100, seconds=0.25, joules=3.0)
     assert (ledger.images, ledger.views, ledger.flops, ledger.train_seconds) == (40, 80, 400, 0.75)
+    ledger.charge(steps=0, batch_size=10, n_views=2, flops_per_step=100, seconds=0.0, joules=4.0)
+    assert ledger.joules == 7.0
 
 
 @given(

@@ -87,7 +87,7 @@ class Ledger:
 
     Seconds are wall-clock. Those of training are measured around whole windows of steps; in them the host waited
     `data_wait_seconds` for batches. Those of compilation, once each time that the run starts or is resumed, are not
-    among them.
+    among them. `joules` are those of the GPU during training, None where it has no meter.
     """
 
     images: int = 0
@@ -96,16 +96,21 @@ class Ledger:
     train_seconds: float = 0.0
     data_wait_seconds: float = 0.0
     compile_seconds: float = 0.0
+    joules: float | None = None
     peak_memory_bytes: int = 0
     resumes: int = 0
 
-    def charge(self, *, steps: int, batch_size: int, n_views: int, flops_per_step: int, seconds: float) -> None:
+    def charge(
+        self, *, steps: int, batch_size: int, n_views: int, flops_per_step: int, seconds: float, joules: float | None
+    ) -> None:
         """Add a window of steps."""
+        if joules is not None:
+            self.joules = joules + (self.joules or 0.0)
         self.images += steps * batch_size
         self.views += steps * batch_size * n_views
         self.flops += steps * flops_per_step
         self.train_seconds += seconds
 
-    def state(self) -> dict[str, int | float]:
+    def state(self) -> dict[str, int | float | None]:
         """Return the ledger as plain numbers, for the checkpoint."""
         return asdict(self)

@@ -27,6 +27,7 @@ from benchmark.digest import digest, flatten
 from benchmark.errors import ConfigError, Interrupted, MissingError
 from benchmark.method import Draws, Method, Step, Views
 from benchmark.randomness import derive
+from benchmark.training import energy
 from benchmark.training.budget import Ledger
 from benchmark.training.monitor import Health, health
 from benchmark.training.optim import Optimiser, Recipe
@@ -180,7 +181,7 @@ class Training:
         self.method.train()
         if not self._is_warm:
             self._warm_up()
-        begin, start = time.perf_counter(), self.step
+        begin, start, joules = time.perf_counter(), self.step, energy.meter(self.device)
         while self.step < start + count and (self._stop is None or self.step == start):
             self._take()
             if bar is not None:
@@ -193,6 +194,7 @@ class Training:
             n_views=self.method.n_views,
             flops_per_step=self.flops_per_step,
             seconds=seconds,
+            joules=energy.between(joules, energy.meter(self.device)),
         )
         self.ledger.peak_memory_bytes = max(self.ledger.peak_memory_bytes, _peak_memory(self.device))
         return seconds
