@@ -47,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = command.parse_args(arguments)
     if given.rounds < 1:
         command.error(f"--rounds {given.rounds}: measure at least 1 round")
+    if given.race and given.part not in ("inputs", "training"):
+        command.error(f"--race: {given.part} has no races; give it with inputs or training")
+    if given.out and given.part in ("evaluation", "costs"):
+        command.error(f"--out: {given.part} writes no page of its own; give it with inputs, training or masking")
     try:
         from benchmark.environment import use_device
         from benchmark.speeds import costs, evaluation, inputs, masking, training

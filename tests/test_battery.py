@@ -310,7 +310,7 @@ def test_encoder_forwards_are_as_few_as_stated(method: Method) -> None:
     assert len(forwards) == expected
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
+@pytest.mark.filterwarnings("error:Dynamo does not know how to trace")
 def test_compiled_method_equals_eager(method: Method) -> None:
     """Oracle: the eager loss and its gradient; `aot_eager` traces forward and backward without generating code."""
     encoder = [p for p in method.encoder.parameters() if p.requires_grad]

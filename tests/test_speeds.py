@@ -122,6 +122,7 @@ def test_shares_of_a_peak_are_taken_within_a_round() -> None:
 
 PEER = """
 import gin
+import torch
 
 @gin.register
 class {name}:
@@ -134,6 +135,7 @@ class {name}:
         return self.count if self.count else None
 
     def __call__(self):
+        assert not torch.are_deterministic_algorithms_enabled(), "as shipped"
         assert self.shape == ((256, 3, 16, 16), 32, {steps}), self.shape
         return 4.0
 """
@@ -179,6 +181,7 @@ def test_inputs_are_measured(small: None, tmp_path: Path, capsys: pytest.Capture
     assert "| by hand | by hand 1.0 | 320 (320 to 320) |" in printed
     assert "| ours |  | " in printed
     assert "| `simclr` | " in printed
+    assert torch.are_deterministic_algorithms_enabled(), "for ours"
 
 
 def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,6 +202,14 @@ def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.Captur
     assert first["environment"]["threads"] == 1
     assert "% of the convolution" in (out / "training.md").read_text()
     assert store.load(out) == [], "measurements of speed are no records of runs"
+
+
+def test_options_belong_to_their_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: a race of evaluations and a folder for costs would be ignored, so they are refused."""
+    for arguments in (["evaluation", "--race", "x.gin"], ["costs", "--out", "x"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        assert f"{arguments[1]}: " in capsys.readouterr().err
 
 
 def test_a_race_is_at_equal_flops(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
