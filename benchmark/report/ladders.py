@@ -65,7 +65,7 @@ def _scores(section: Section) -> dict[str, Summary]:
 
 def _name(line: Line) -> str:
     """Return the method and what was varied beside the budget, which is how a sweep makes a ladder."""
-    varied = [binding for binding in line.cell.runs[0]["config"]["varied"] if not binding.startswith("Budget.")]
+    varied = [binding for binding in line.cell.runs[0]["config"]["varied"] if not binding.startswith(("Budget.", "experiment.budget_share"))]
     return f"{line.cell.method} ({', '.join(varied)})" if varied else line.cell.method
 
 
