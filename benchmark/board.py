@@ -32,6 +32,7 @@ INTERRUPTED = 75
 TRIAL_SEED = 1000  # of all trials; the runs that follow have fresh seeds
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 Value = int | float | str | bool | None | tuple[int | float, ...]
+TRIED = ("experiment.is_trial", "experiment.budget_share", "experiment.evaluations", "experiment.rate_factor")
 Division = Literal["closed", "trial", "tuned"]
 
 
@@ -82,6 +83,9 @@ class Suite:
 
     def trials(self) -> Iterator["Planned"]:
         """Yield the trials of each entry: the recipe's rate times each factor, on a share of the budget."""
+        for binding in self.sweep:
+            if binding in TRIED:
+                raise ConfigError(f"suite.sweep varies {binding}, which trials set themselves: make it without --tune.")
         for entry, each in product(self._entries(), FACTORS):
             yield self._planned(
                 "trial",

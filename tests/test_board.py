@@ -13,6 +13,7 @@ from tiny import SMALL
 
 from benchmark import config
 from benchmark.board import Board, Suite
+from benchmark.errors import ConfigError
 from benchmark.report.audit import audit
 from benchmark.report.record import Record
 from benchmark.report.store import load
@@ -195,6 +196,14 @@ def test_a_tuned_board_chooses_rates_first(
     assert {trial["budget"]["steps"] for trial in trials.values() if trial["budget"]} == {2}
     assert {trial["dataset"]["sizes"]["test"] for trial in trials.values()} == {143}
     assert len(board.planned(plan, tuned=False).missing()) == 1
+
+
+def test_a_sweep_of_what_trials_set_is_refused() -> None:
+    """Oracle: the binding and the way out; without --tune the sweep is a ladder."""
+    ladder = suite(sweep={"experiment.budget_share": (0.25, 1.0)})
+    assert len(list(ladder.runs())) == 8
+    with pytest.raises(ConfigError, match="varies experiment.budget_share.*without --tune"):
+        list(ladder.trials())
 
 
 def test_a_killed_board_ends_with_the_same_weights(written: Callable[..., list[str]], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from benchmark.report.statistics import Summary
 from benchmark.report.store import Setting
 from benchmark.report.units import amount, spread
 
+BUDGETS = ("Budget.", "experiment.budget_share")  # bindings that say how much is spent
 RUNGS = 3  # budgets from which on a method has a line
 CAPTION = """\
 {heading} as mean ± half width, after whole schedules that end at the budget. Methods that are ranked at {rungs} budgets
@@ -65,7 +66,7 @@ def _scores(section: Section) -> dict[str, Summary]:
 
 def _name(line: Line) -> str:
     """Return the method and what was varied beside the budget, which is how a sweep makes a ladder."""
-    varied = [binding for binding in line.cell.runs[0]["config"]["varied"] if not binding.startswith(("Budget.", "experiment.budget_share"))]
+    varied = [binding for binding in line.cell.runs[0]["config"]["varied"] if not binding.startswith(BUDGETS)]
     return f"{line.cell.method} ({', '.join(varied)})" if varied else line.cell.method
 
 
