@@ -202,7 +202,7 @@ def test_a_sweep_of_what_trials_set_is_refused() -> None:
     """Oracle: the binding and the way out; without --tune the sweep is a ladder."""
     ladder = suite(sweep={"experiment.budget_share": (0.25, 1.0)})
     assert len(list(ladder.runs())) == 8
-    with pytest.raises(ConfigError, match="varies experiment.budget_share.*without --tune"):
+    with pytest.raises(ConfigError, match=r"varies experiment\.budget_share.*without --tune"):
         list(ladder.trials())
 
 
