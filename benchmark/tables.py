@@ -4,8 +4,8 @@ Results of others, from `published.csv` in the folder of records, stand beside t
 
 With `--format latex`, `csv` or `json` the boards are printed instead, for a paper, a spreadsheet or a program.
 
-Where a folder `gin` with a `provenance.toml` lies beside the folder of records, as it does in a checkout, the page on
-the provenance of the numbers, `docs/provenance.md`, is regenerated too.
+Where they lie beside the folder of records, as in a checkout, two more pages are regenerated: the leading table within
+`README.md`, and from `gin/provenance.toml` the provenance of the numbers, `docs/provenance.md`.
 """
 
 import argparse
@@ -19,9 +19,12 @@ from benchmark.checkout import changed
 from benchmark.errors import BenchmarkError, CheckError
 from benchmark.report import provenance, published
 from benchmark.report.formats import FORMATS
+from benchmark.report.insertion import inserted, marks
 from benchmark.report.provenance import Bound, GinFile
 from benchmark.report.store import load
-from benchmark.report.tables import render
+from benchmark.report.tables import render, summary
+
+PLACE = ("board", "python -m benchmark.tables")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _update(
             folder / "README.md", render(records, elsewhere, changed), f"{len(records)} records", command, check=check
         )
+        front = folder.resolve().parent / "README.md"
+        if front.is_file() and marks(*PLACE)[0] in (text := front.read_text(encoding="utf-8")):
+            text = inserted(text, *PLACE, summary(records, changed))
+            _update(front, text, f"{len(records)} records", command, check=check)
         table = folder.resolve().parent / "gin" / "provenance.toml"
         if table.is_file():
             file = table.parents[1] / "docs" / "provenance.md"

@@ -9,8 +9,9 @@ import pytest
 from report_records import floor, make, metrics, run
 
 from benchmark.checkout import changed
+from benchmark.report.insertion import marks
 from benchmark.report.record import Record, write
-from benchmark.report.tables import render, row
+from benchmark.report.tables import render, row, summary
 from benchmark.tables import main
 
 FLOORS = [floor(0, 0.3), floor(1, 0.32)]
@@ -159,6 +160,41 @@ def test_row_of_a_finished_run() -> None:
     assert lines[2].split() == ["alpha", "80.10", "70.00", "79.10", "25,600", "2.000", "90.0"]
     assert lines[3].split() == ["random", "init", "30.00", "50.00", "29.00", "25,600", "2.000", "90.0"]
     assert len(row(make(metrics={}), []).splitlines()) == 3
+
+
+def test_summary_is_the_leading_table_of_the_largest_board() -> None:
+    """Oracle: the board whose runs took more FLOPs, of it the tuned table, best first, without notes and costs."""
+    tuning = {"recipe": "ab" * 32, "factor": 2.0, "trials": ["0" * 16], "flops": 1.0, "seconds": 1.0}
+    small = [run("alpha", seed, 0.9 + seed / 100, board="small", cost__flops=1e12) for seed in range(2)]
+    large = [run("alpha", seed, 0.7 + seed / 100, board="large", cost__flops=1e13) for seed in range(2)]
+    tuned = [
+        run("beta", seed, 0.6 + seed / 100, board="large", division="tuned", tuning=tuning, cost__flops=1e13)
+        for seed in range(2)
+    ]
+    found = summary([*small, *large, *tuned])
+    assert found.startswith("digits, vit\\_micro, 2.00 TFLOPs, tuned division:")
+    lines = [line for line in found.splitlines() if line.startswith("|")]
+    assert lines[0] == "| rank | method | linear v1 | kNN v1 | seeds |"
+    assert [line.split(" | ")[1] for line in lines[2:]] == ["beta"]
+    assert lines[2].startswith("| 1 | beta | **60.50 ± ")
+    assert summary([]) == "There are no records yet."
+
+
+def test_command_fills_the_place_in_the_page_beside_the_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the summary between the marks and a check that then passes; a page without marks is left alone."""
+    results, page = tmp_path / "results", tmp_path / "README.md"
+    for record in board():
+        write(record, results / "small")
+    page.write_text("mine\n")
+    assert main(["--results", str(results)]) == 0
+    assert page.read_text() == "mine\n"
+    page.write_text("mine\n" + "\n".join(marks("board", "python -m benchmark.tables")) + "\n")
+    assert main(["--results", str(results), "--check"]) == 4
+    assert main(["--results", str(results)]) == 0
+    assert summary(board(), changed) in page.read_text()
+    assert main(["--results", str(results), "--check"]) == 0
 
 
 def test_command_writes_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

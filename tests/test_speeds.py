@@ -9,6 +9,7 @@ import torch
 from benchmark import config
 from benchmark.errors import CheckError, ConfigError
 from benchmark.report import store
+from benchmark.report.insertion import marks
 from benchmark.session import Session
 from benchmark.speed import main
 from benchmark.speeds import costs, evaluation, inputs, masking, subjects, training
@@ -88,7 +89,8 @@ def test_a_stale_page_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(costs, "PROTOCOLS", ("gin/protocol/digits_vit_micro.gin",))
     (tmp_path / "simclr.gin").write_bytes(Path("gin/simclr.gin").read_bytes())
     page = tmp_path / "page.md"
-    page.write_text(f"above\n{costs.BEGIN}\nold\n{costs.END}\nbelow\n")
+    begin, end = marks("costs", "python -m benchmark.speed costs")
+    page.write_text("\n".join(["above", begin, "old", end, "below\n"]))
     costs.update(page, check=False)
     text = page.read_text()
     assert text.startswith("above\n")
@@ -99,7 +101,7 @@ def test_a_stale_page_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(CheckError, match=r"is stale. Run `python -m benchmark.speed costs`"):
         costs.update(page, check=True)
     page.write_text("nothing")
-    with pytest.raises(ConfigError, match="no place for the table"):
+    with pytest.raises(ConfigError, match="no place for the costs"):
         costs.update(page, check=True)
 
 

@@ -68,6 +68,26 @@ def render(records: Sequence[Record], published: Sequence[Result] = (), changed:
     return "\n".join(parts)
 
 
+def summary(records: Sequence[Record], changed: Changed = unchanged) -> str:
+    """Return the table that leads the board with the largest budgets, without costs and notes; a sentence if none."""
+    found = sections(records, changed)
+    if not found:
+        return "There are no records yet."
+    leading = [next(board) for _, board in groupby(found, key=lambda section: section.setting.board)]
+    section = max(leading, key=lambda table: max(line.cost.flops for line in table.lines))
+    headings = ["rank", "method", *(_escape(column.heading) for column in section.columns), "seeds"]
+    lines = [
+        [
+            rank(line),
+            f"*{_escape(line.name)}*" if line.is_floor else _escape(line.name),
+            *(_value(value, line) for value in line.values),
+            str(len(line.cell.runs)),
+        ]
+        for line in section.lines
+    ]
+    return f"{_escape(title(section.setting))}:\n\n{_markdown(headings, lines)}"
+
+
 def row(record: Record, floors: Sequence[Record]) -> str:
     """Return a plain-text table with a line for the run and one for each floor: top-1 and macro-F1 in %, and cost."""
     columns = columns_of([record, *floors])

@@ -7,11 +7,11 @@ from benchmark import config as configuration
 from benchmark.errors import CheckError, ConfigError
 from benchmark.examination import Experiment
 from benchmark.method import Method
+from benchmark.report.insertion import inserted
 from benchmark.statements import shipped_folder
 from benchmark.training.flops import count_step
 from benchmark.training.loop import Pretraining
 
-BEGIN, END = "<!-- costs: written by python -m benchmark.speed costs -->", "<!-- end of costs -->"
 BUDGET = 1e16  # FLOPs
 PROTOCOLS = ("gin/protocol/cifar10_vit_tiny.gin", "gin/protocol/cifar10_resnet18.gin")
 
@@ -19,7 +19,7 @@ PROTOCOLS = ("gin/protocol/cifar10_vit_tiny.gin", "gin/protocol/cifar10_resnet18
 def update(page: Path, *, check: bool) -> None:
     """Write the table of all shipped methods between the marks of a page, or raise CheckError where it is stale."""
     old = page.read_text(encoding="utf-8")
-    new = inserted(old, table(shipped_methods(), PROTOCOLS))
+    new = inserted(old, "costs", "python -m benchmark.speed costs", table(shipped_methods(), PROTOCOLS))
     if not check:
         page.write_text(new, encoding="utf-8")
     elif new != old:
@@ -60,15 +60,6 @@ def table(methods: Iterable[Path], protocols: Sequence[str]) -> str:
         cells = [cell for value in values for cell in _cells(value)]
         lines.append([f"`{name}`", *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def inserted(page: str, text: str) -> str:
-    """Return the page with the text between its marks. Raises ConfigError for a page without them."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ConfigError(f"The page has no place for the table: expected the lines {BEGIN} and {END}.")
-    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def _of_stage(experiment: Experiment, stage: Pretraining, size: int, *, taught: bool) -> float:

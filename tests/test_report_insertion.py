@@ -1,0 +1,25 @@
+"""Generated text in a page of people: what stands around it stays, and a second time changes nothing."""
+
+import pytest
+
+from benchmark.errors import ConfigError
+from benchmark.report.insertion import inserted, marks
+
+PLACE = ("board", "python -m benchmark.tables")
+
+
+def test_text_is_put_between_its_marks_alone() -> None:
+    """Oracle: the page by hand; other marks and what stands around are as before; twice is once."""
+    begin, end = marks(*PLACE)
+    other = "\n".join(marks("costs", "python -m benchmark.speed costs"))
+    page = f"above\n{begin}\nold\n{end}\n{other}\nbelow\n"
+    new = inserted(page, *PLACE, "| new |")
+    assert new == f"above\n{begin}\n| new |\n{end}\n{other}\nbelow\n"
+    assert inserted(new, *PLACE, "| new |") == new
+
+
+@pytest.mark.parametrize("page", ["", "only {0}", "only {1}", "{1} before {0}"])
+def test_a_page_without_a_place_is_refused(page: str) -> None:
+    """Oracle: the sentence with both marks."""
+    with pytest.raises(ConfigError, match="no place for the board: expected the lines <!-- board"):
+        inserted(page.format(*marks(*PLACE)), *PLACE, "text")
