@@ -55,7 +55,7 @@ class Evaluations:
 
 @dataclass(frozen=True)
 class Board:
-    """A board: its suite, the runs that the suite asks for, and the runs that have a record.
+    """A board: its suite, the runs that the suite asks for in a division, and those that have a record, by division.
 
     Records that were published one by one make a board without a suite.
     """
@@ -63,7 +63,8 @@ class Board:
     name: str
     gin: str | None
     runs: int | None
-    records: int
+    closed: int
+    tuned: int
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,13 @@ def _boards(results: Path) -> Iterator[Board]:
     published = {path.parent.name for path in results.glob("*/*.json")}
     for name in sorted(suites.keys() | published):
         records = load(results / name) if name in published else []
-        made = len({record["config"]["text"] for record in records if record["division"] != "floor"})
+        tuned = len({record["config"]["text"] for record in records if record["division"] == "tuned"})
+        closed = len({record["config"]["text"] for record in records if record["division"] in ("closed", "open")})
         if name in suites:
             path, statements = suites[name]
-            yield Board(name, _label(path), _planned(statements), made)
+            yield Board(name, _label(path), _planned(statements), closed, tuned)
         else:
-            yield Board(name, None, None, made)
+            yield Board(name, None, None, closed, tuned)
 
 
 def _planned(statements: Sequence[Statement]) -> int:
