@@ -94,8 +94,9 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
     seconds = time.perf_counter() - begin
     below = floors.measure(examination)
     weights = describe.weights(subject.weights) if subject.weights else None
-    key = config.key(examination.dataset.fingerprint + (weights["sha256"] if weights else ""))
     run = subject.run
+    origin = run["config"]["key"] if run else weights["sha256"] if weights else ""  # seeds of a run share a line
+    key = config.key(examination.dataset.fingerprint + origin)
     record = records.seal(
         examination.shared(encoder)
         | {
@@ -109,7 +110,7 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
             "training": run["training"] if run else describe.UNTRAINED,
             "teacher": run["teacher"] if run else None,
             "metrics": results.metrics,
-            "predictions": results.save(folder / f"{key[:16]}.safetensors"),
+            "predictions": results.save(folder / f"{key[:16]}-s{examination.experiment.seed}.safetensors"),
             "floors": [floor["id"] for floor in below],
             "checkpoint": weights,
         }

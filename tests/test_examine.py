@@ -30,9 +30,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(out: Path) -> Path:
     """The folder of a finished run of 4 steps."""
-    if not list(out.glob("simclr-*")):
+    if not list(out.glob("simclr-*-s0-*")):
         assert pretrain(command(out, 4)) == 0
-    return next(out.glob("simclr-*"))
+    return next(out.glob("simclr-*-s0-*"))
 
 
 def evaluated(out: Path, *arguments: str) -> Record:
@@ -65,6 +65,19 @@ def test_a_run_is_scored_by_other_evaluations(run: Path, out: Path) -> None:
     assert found["config"]["key"] != of(run)["config"]["key"]
     assert "experiment.pretraining = None" in found["config"]["text"]
     assert "AdamW" not in found["config"]["text"]
+
+
+def test_seeds_of_a_run_are_one_line(run: Path, out: Path) -> None:
+    """Oracle: the mean over two seeds in one line of the table, each with predictions of its own."""
+    assert pretrain(command(out, 4, seed=1)) == 0
+    other = next(out.glob("simclr-*-s1-*"))
+    found = [evaluated(out, "--run", str(folder), "--set", "KNN.k=3") for folder in (run, other)]
+    assert [record["seed"] for record in found] == [0, 1]
+    lines = [line for line in render(found).splitlines() if line.split(" | ")[1:2] and "simclr" in line]
+    assert len(lines) == 1
+    assert " ± " in lines[0]
+    files = {record["predictions"]["file"] for record in found if record["predictions"]}
+    assert len(files) == 2
 
 
 def plain(weights: dict[str, Tensor]) -> dict[str, object]:
