@@ -12,11 +12,11 @@ from benchmark.config import Config
 from benchmark.data.resident import Resident
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness
-from benchmark.examination import fingerprint_without_test, make_folder
+from benchmark.examination import make_folder
 from benchmark.report import record as records
 from benchmark.report.record import Record, Tuning
 from benchmark.report.store import load
-from benchmark.report.tuning import Contest, contests
+from benchmark.report.tuning import Contest, contests, fingerprint_without_test
 from benchmark.session import Session
 from benchmark.teacher import teach
 

@@ -10,7 +10,8 @@ from tiny import SMALL
 from benchmark import config, experiment
 from benchmark.data.sources import Dataset, Images, Split
 from benchmark.errors import ConfigError
-from benchmark.examination import fingerprint_without_test, without_test
+from benchmark.examination import without_test
+from benchmark.report.tuning import fingerprint_without_test
 from benchmark.session import Session
 
 pytestmark = pytest.mark.usefixtures("one_thread")
