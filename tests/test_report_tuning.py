@@ -4,27 +4,13 @@ import json
 from typing import Any
 
 import pytest
-from report_records import metrics, run
+from report_records import RECIPE, metrics, run, trial
 
 from benchmark.errors import BenchmarkError
 from benchmark.report.formats import as_json
 from benchmark.report.record import Record, validate
 from benchmark.report.tables import render
 from benchmark.report.tuning import FACTORS, contests, factor
-
-RECIPE = "ab" * 32
-
-
-def trial(factor: float, linear: float, **changes: Any) -> Record:
-    tuning = {"recipe": RECIPE, "factor": factor, "trials": [], "flops": 0.0, "seconds": 0.0}
-    return run(
-        "alpha",
-        changes.pop("seed", 1000),
-        linear,
-        division="trial",
-        tuning=changes.pop("tuning", tuning),
-        **changes,
-    )
 
 
 def trials(*scores: float) -> list[Record]:
