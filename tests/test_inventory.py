@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from report_records import floor, make, metrics, run
+from report_records import floor, make, metrics, run, trial
 
 from benchmark import config
 from benchmark.board import Suite
@@ -63,12 +63,12 @@ def test_suites_are_counted_as_they_run() -> None:
 
 
 def test_records_of_boards(tmp_path: Path) -> None:
-    """Oracle: two runs, one of them made twice, and a floor; a board of single runs has no suite."""
+    """Oracle: two runs, one of them made twice, a floor and a trial; a board of single runs has no suite."""
     texts = [f"alpha.a = 1\nexperiment.seed = {seed}\n" for seed in range(2)]
     for seed, text in enumerate(texts):
         write(run("alpha", seed, 0.5, config__text=text), tmp_path / "mrcl_mask_ratio")
     again = run("alpha", 0, 0.5, config__text=texts[0], created_utc="2026-02-01T12:00:00Z")
-    for record in (again, floor(0, 0.3)):
+    for record in (again, floor(0, 0.3), trial(1.0, 0.4)):
         write(record, tmp_path / "mrcl_mask_ratio")
     write(run("beta", 0, 0.5), tmp_path / "single")
     boards = {board.name: board for board in take(NOWHERE, tmp_path).boards}
