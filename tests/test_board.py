@@ -230,6 +230,24 @@ def test_trials_choose_while_their_code_is_the_same(tmp_path: Path, monkeypatch:
     assert [run.division for run in board.planned(plan, tuned=True).missing()] == ["trial"] * 5
 
 
+def test_a_failed_trial_is_tried_once(
+    written: Callable[..., list[str]],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Oracle: the announcements of the one trial that is missing, and that cannot be built, and the failures."""
+    settings = (*SETTINGS[:-1], "ViT.heads=3")
+    plan = suite(methods=("simclr",), seeds=(0,), settings=settings, chosen_by="@KNN")
+    for run, each in zip(list(plan.trials())[1:], FACTORS[1:], strict=True):
+        write(trial(each, 0.5, config__text=run.text), tmp_path / "results" / "small")
+    monkeypatch.setattr("benchmark.board.changed", lambda record: ())
+    assert main([*written(settings=settings, chosen_by="@KNN"), "--tune"]) == 1
+    printed = capfd.readouterr()
+    assert printed.out.count("\n== ") == 1
+    assert "1 runs failed" in printed.err
+
+
 def test_a_sweep_of_what_trials_set_is_refused() -> None:
     """Oracle: the binding and the way out; without --tune the sweep is a ladder."""
     ladder = suite(sweep={"experiment.budget_share": (0.25, 1.0)})
