@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -23,10 +24,11 @@ import gin
 
 import benchmark.experiment  # noqa: F401  registers what the configurations of the runs name
 from benchmark import config as configuration
+from benchmark.checkout import changed
 from benchmark.errors import ConfigError
 from benchmark.report.record import Record
 from benchmark.report.store import load
-from benchmark.report.tuning import FACTORS, SHARE, Contest, contests, factor
+from benchmark.report.tuning import FACTORS, SHARE, contests, factor
 
 INTERRUPTED = 75
 TRIAL_SEED = 1000  # of all trials; the runs that follow have fresh seeds
@@ -99,17 +101,20 @@ class Suite:
 
     def tuned(self, records: Sequence[Record]) -> Iterator["Planned"]:
         """Yield the runs of the division `tuned` whose rates the trials among the records have chosen."""
-        known = contests(records)
-        recipes = {
-            record["config"]["text"]: record["tuning"]["recipe"]
-            for record in records
-            if record["division"] == "trial" and record["tuning"]
+        tried = {trial.text: trial.entry for trial in self.trials()}
+        made: dict[Entry, list[Record]] = defaultdict(list)
+        for record in records:
+            if record["division"] == "trial" and (entry := tried.get(record["config"]["text"])):
+                made[entry].append(record)
+        chosen = {
+            entry: factor(contest.winner)
+            for entry, trials in made.items()
+            for contest in contests(trials).values()
+            if contest.is_complete
         }
-        trials: dict[Entry, Planned] = {trial.entry: trial for trial in self.trials()}
         for seed, entry in product(self.seeds, self._entries()):
-            contest = known.get(recipes.get(trials[entry].text, ""), Contest(()))
-            if contest.is_complete:
-                yield self._planned("tuned", entry, seed, f"experiment.rate_factor = {factor(contest.winner)!r}")
+            if entry in chosen:
+                yield self._planned("tuned", entry, seed, f"experiment.rate_factor = {chosen[entry]!r}")
 
     def _entries(self) -> list[Entry]:
         points = [
@@ -167,17 +172,22 @@ class Board:
         """Return the records that the board has, floors included."""
         return load(self.folder) if self.folder.is_dir() else []
 
+    def standing(self) -> list[Record]:
+        """Return the records without trials of code that has changed since, from which no rate is chosen any more."""
+        return [record for record in self.records() if record["division"] != "trial" or not changed(record)]
+
     def missing(self) -> list[Planned]:
-        """Return the runs without a record."""
+        """Return the runs without a record, and trials of code that has changed since."""
         entered = {"open": "closed"}  # with a teacher from elsewhere
         known = {
-            (entered.get(record["division"], record["division"]), record["config"]["text"]) for record in self.records()
+            (entered.get(record["division"], record["division"]), record["config"]["text"])
+            for record in self.standing()
         }
         return [run for run in self.runs if (run.division, run.text) not in known]
 
     def planned(self, suite: Suite, *, tuned: bool) -> "Board":
         """Return the board with the runs of a suite: in the division `tuned` the trials and what follows from them."""
-        runs = [*suite.trials(), *suite.tuned(self.records())] if tuned else list(suite.runs())
+        runs = [*suite.trials(), *suite.tuned(self.standing())] if tuned else list(suite.runs())
         return Board(self.name, runs, self.out, self.results)
 
     def selected(self, pattern: str | None, seeds: Sequence[int]) -> "Board":

@@ -1,6 +1,5 @@
 """What is examined: a configuration, the data it found, its encoder and evaluations, trained here or elsewhere."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -34,6 +33,7 @@ from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.timm_net import Timm
 from benchmark.randomness import derive
+from benchmark.report.tuning import fingerprint_without_test
 from benchmark.training.budget import Budget
 from benchmark.training.loop import Pretraining
 from benchmark.views.recipes import ViewLimits
@@ -167,11 +167,6 @@ def without_test(dataset: Dataset) -> Dataset:
         train=train,
         test=Split(subset(dataset.train.images, held), labels[held]),
     )
-
-
-def fingerprint_without_test(fingerprint: str) -> str:
-    """Return the fingerprint of a data set's form for choices."""
-    return hashlib.sha256(f"{fingerprint} without test".encode()).hexdigest()
 
 
 def make_folder(folder: Path) -> None:

@@ -45,6 +45,10 @@ class Subject:
                 f"wrote, such as runs/<method>-<data>-s0-<key>, or finish the run with --resume."
             )
         run = max(found, key=lambda record: record["created_utc"])
+        if run["division"] == "trial":
+            raise ConfigError(
+                f"{folder} has a trial, which is scored on a hold-out of train alone. Give the folder of a run."
+            )
         checkpoint = run["checkpoint"]
         if checkpoint is None:
             raise ConfigError(f"The run in {folder} exported no encoder.")

@@ -7,16 +7,17 @@ from pathlib import Path
 import torch
 
 from benchmark import describe, floors
+from benchmark.checkout import changed
 from benchmark.conclude import conclude
 from benchmark.config import Config
 from benchmark.data.resident import Resident
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness
-from benchmark.examination import fingerprint_without_test, make_folder
+from benchmark.examination import make_folder
 from benchmark.report import record as records
 from benchmark.report.record import Record, Tuning
 from benchmark.report.store import load
-from benchmark.report.tuning import Contest, contests
+from benchmark.report.tuning import Contest, contests, fingerprint_without_test
 from benchmark.session import Session
 from benchmark.teacher import teach
 
@@ -89,8 +90,13 @@ def run(
     folder = session.folder
     finished = [records.read(path) for path in folder.glob("*-s*-*-*.json")]
     if resume and finished:
-        print("This run is finished; it is not repeated.")
         record = max(finished, key=lambda run: run["created_utc"])
+        if division == "tuned" and (parts := changed(record)):
+            raise ConfigError(
+                f"{folder} has this run from before its code changed ({', '.join(parts)}), but its trials are of the "
+                f"code as it is. Start it over with --fresh."
+            )
+        print("This run is finished; it is not repeated.")
         record = records.seal(record | {"division": division, "tuning": tuning})
         return _closing(record, floors.measure(session), folder, publish)
     flops, steps = session.price.flops, session.steps
@@ -166,7 +172,9 @@ def _entered(session: Session, trials: Path | None) -> tuple[str, Tuning | None]
     if experiment.teacher_weights:
         raise ConfigError("--trials: with teacher_weights a run is of the division open, whatever its rate.")
     seen = fingerprint_without_test(session.dataset.fingerprint)
-    found = contests(record for record in load(trials) if record["dataset"]["fingerprint"] == seen)
+    found = contests(
+        record for record in load(trials) if record["dataset"]["fingerprint"] == seen and not changed(record)
+    )
     chosen = found.get(session.recipe, Contest(())).tuning
     if chosen["factor"] != experiment.rate_factor:
         raise ConfigError(

@@ -82,13 +82,13 @@ def _same_bits(old: Record, new: Record) -> str:
     return "The same bits: weights and scores are those of the record."
 
 
+def _cell(record: Record) -> tuple[str, str, str]:
+    return record["division"], record["method"]["name"], record["config"]["key"]
+
+
 def _inside(path: Path, old: Record, new: Record) -> str:
     """Hold the new scores against the interval for one more run of the cell of the record."""
-    cell = [
-        record
-        for record in map(records.read, sorted(path.parent.glob("*.json")))
-        if (record["method"]["name"], record["config"]["key"]) == (old["method"]["name"], old["config"]["key"])
-    ]
+    cell = [record for record in map(records.read, sorted(path.parent.glob("*.json"))) if _cell(record) == _cell(old)]
     if len(cell) < 2:
         raise CheckError("One record gives no interval: at least two seeds of this configuration must lie beside it.")
     parts, outside = [], []

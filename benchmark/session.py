@@ -66,8 +66,16 @@ class Session(Examination):
 
     @cached_property
     def folder(self) -> Path:
-        """Where this stage writes."""
-        return self.out / _name(self.stage, self.dataset, self.experiment.seed, self.key)
+        """Where this stage writes; a trial by changed code is another trial, and is made again."""
+        key = self._key_with_code() if self.experiment.is_trial else self.key
+        return self.out / _name(self.stage, self.dataset, self.experiment.seed, key)
+
+    def _key_with_code(self) -> str:
+        stages: list[Session] = [self, *([self.teacher] if self.teacher else [])]
+        with torch.device("meta"):
+            made_by = describe.method(self.stage.name, *(stage.method()[0] for stage in stages))["module_sha256"]
+        names = (self.key, made_by, code()["protocol_sha256"], code()["evaluation_sha256"])
+        return hashlib.sha256(repr(names).encode()).hexdigest()
 
     @cached_property
     def teacher(self) -> "TeacherSession | None":

@@ -73,7 +73,9 @@ def _suite(given: argparse.Namespace) -> int:
     try:
         failed = chosen.carry_out(deadline)
         if given.tune:
-            failed = planned().carry_out(deadline)
+            tuned = planned()
+            tuned.runs = [run for run in tuned.runs if run not in chosen.runs]
+            failed += tuned.carry_out(deadline)
     except KeyboardInterrupt:
         left = len(planned().missing())
         raise Interrupted(f"Stopped with {left} runs missing. The same command goes on where it was.") from None

@@ -6,6 +6,7 @@ from typing import Any
 from benchmark.report.record import Record, seal
 
 GIB = 2**30
+RECIPE = "ab" * 32
 
 
 def metrics(top1: float, **changes: Any) -> dict[str, Any]:
@@ -116,3 +117,16 @@ def run(method: str, seed: int, linear: float, knn: float = 0.5, **changes: Any)
 def floor(seed: int, linear: float) -> Record:
     """A record of the encoder without pretraining."""
     return run("random init", seed, linear, division="floor", board=None, budget=None)
+
+
+def trial(factor: float, linear: float, **changes: Any) -> Record:
+    """A trial of `RECIPE` by the method alpha."""
+    tuning = {"recipe": RECIPE, "factor": factor, "trials": [], "flops": 0.0, "seconds": 0.0}
+    return run(
+        "alpha",
+        changes.pop("seed", 1000),
+        linear,
+        division="trial",
+        tuning=changes.pop("tuning", tuning),
+        **changes,
+    )

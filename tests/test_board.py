@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from report_records import trial
 from tiny import SMALL
 
 from benchmark import config
 from benchmark.board import Board, Suite
 from benchmark.errors import ConfigError
 from benchmark.report.audit import audit
-from benchmark.report.record import Record
+from benchmark.report.record import Record, write
 from benchmark.report.store import load
+from benchmark.report.tuning import FACTORS
 from benchmark.run import main as run_one
 from benchmark.suite import main
 
@@ -156,9 +158,13 @@ def test_nothing_selected_is_refused(written: Callable[..., list[str]], capsys: 
 
 
 def test_a_tuned_board_chooses_rates_first(
-    written: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    written: Callable[..., list[str]],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Oracle: five trials on the hold-out, then the run at the winner's rate, which names them; then nothing is left.
+    Trials and a finished run by code that has changed since are refused.
 
     Runs are made in this process by the commands of the plan; another rate, and a trial on top of trials, is refused.
     """
@@ -178,7 +184,17 @@ def test_a_tuned_board_chooses_rates_first(
     assert "the trials in" in capfd.readouterr().err
     assert run_one([*command, "--set", "experiment.is_trial = True"]) == 2
     assert "does not follow from other trials" in capfd.readouterr().err
+    with monkeypatch.context() as later:
+        later.setattr("benchmark.experiment.changed", lambda record: ("method",))
+        assert run_one(command) == 1
+        assert "there are: none" in capfd.readouterr().err
     assert run_one(command) == 0
+    with monkeypatch.context() as later:
+        later.setattr(
+            "benchmark.experiment.changed", lambda record: ("method",) if record["division"] == "tuned" else ()
+        )
+        assert run_one(command) == 2
+        assert "before its code changed (method)" in capfd.readouterr().err
     assert board.planned(plan, tuned=True).missing() == []
     assert audit(tmp_path / "results") == []
     found = runs(tmp_path)
@@ -196,6 +212,40 @@ def test_a_tuned_board_chooses_rates_first(
     assert {trial["budget"]["steps"] for trial in trials.values() if trial["budget"]} == {2}
     assert {trial["dataset"]["sizes"]["test"] for trial in trials.values()} == {143}
     assert len(board.planned(plan, tuned=False).missing()) == 1
+
+
+def test_trials_choose_while_their_code_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: what is missing of a board whose five trials have the plan's texts, before and after the code changed;
+    trials of a suite that chooses by another evaluation are others."""
+    own = {"methods": ("simclr",), "seeds": (0,), "settings": SETTINGS[:-1]}
+    plan = suite(**own, chosen_by="@KNN")
+    board = Board("small", [], tmp_path / "runs", tmp_path / "results")
+    for run, each in zip(plan.trials(), FACTORS, strict=True):
+        write(trial(each, 0.5, config__text=run.text), board.folder)
+    monkeypatch.setattr("benchmark.board.changed", lambda record: ())
+    assert [run.division for run in board.planned(plan, tuned=True).missing()] == ["tuned"]
+    by_another = suite(**own, chosen_by="@Linear")
+    assert [run.division for run in board.planned(by_another, tuned=True).missing()] == ["trial"] * 5
+    monkeypatch.setattr("benchmark.board.changed", lambda record: ("method",))
+    assert [run.division for run in board.planned(plan, tuned=True).missing()] == ["trial"] * 5
+
+
+def test_a_failed_trial_is_tried_once(
+    written: Callable[..., list[str]],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Oracle: the announcements of the one trial that is missing, and that cannot be built, and the failures."""
+    settings = (*SETTINGS[:-1], "ViT.heads=3")
+    plan = suite(methods=("simclr",), seeds=(0,), settings=settings, chosen_by="@KNN")
+    for run, each in zip(list(plan.trials())[1:], FACTORS[1:], strict=True):
+        write(trial(each, 0.5, config__text=run.text), tmp_path / "results" / "small")
+    monkeypatch.setattr("benchmark.board.changed", lambda record: ())
+    assert main([*written(settings=settings, chosen_by="@KNN"), "--tune"]) == 1
+    printed = capfd.readouterr()
+    assert printed.out.count("\n== ") == 1
+    assert "1 runs failed" in printed.err
 
 
 def test_a_sweep_of_what_trials_set_is_refused() -> None:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from tiny import SMALL
 
-from benchmark import config, experiment
+from benchmark import checkout, config, experiment
 from benchmark.data.sources import Dataset, Images, Split
 from benchmark.errors import ConfigError
-from benchmark.examination import fingerprint_without_test, without_test
+from benchmark.examination import without_test
+from benchmark.report.tuning import fingerprint_without_test
 from benchmark.session import Session
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -109,6 +110,19 @@ def test_a_recipe_is_what_trials_and_runs_share(tmp_path: Path) -> None:
     assert session(tmp_path, "AdamW.base_rate = 1.0").recipe != own
     assert session(tmp_path, "Budget.amount = 6400").recipe != own
     assert session(tmp_path, gin="gin/moco_v3.gin").recipe != own
+
+
+def test_a_trial_by_changed_code_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the folders of a trial and of a run before and after the evaluations' code changed; keys stay."""
+    for setting, is_same in (("experiment.is_trial = True", False), ("experiment.is_trial = False", True)):
+        with monkeypatch.context() as later:
+            before = session(tmp_path, setting)
+            folder = before.folder
+            now = checkout.code() | {"evaluation_sha256": "0" * 64}
+            later.setattr("benchmark.session.code", lambda now=now: now)
+            after = session(tmp_path, setting)
+            assert (after.folder == folder) == is_same
+            assert after.key == before.key
 
 
 def test_a_trial_has_no_floors_and_its_own_division(tmp_path: Path) -> None:

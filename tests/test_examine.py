@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from report_records import trial
 from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from benchmark.evaluate import main
 from benchmark.nets import timm_net
 from benchmark.report import record as records
-from benchmark.report.record import Record
+from benchmark.report.record import Record, write
 from benchmark.report.tables import render
 from benchmark.run import main as pretrain
 
@@ -184,6 +185,14 @@ def test_changed_weights_are_refused(run: Path, tmp_path: Path, capsys: pytest.C
     save_file({name: value * 2 for name, value in weights.items()}, copy / "encoder.safetensors")
     assert main(["--run", str(copy), "--out", str(tmp_path)]) == 2
     assert "not the file that the run wrote" in capsys.readouterr().err
+
+
+def test_a_trial_is_not_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the refusal, also where the test split is asked for: scored there, a trial could choose by it."""
+    write(trial(1.0, 0.5), tmp_path)
+    for more in ([], ["--set", "experiment.is_trial = False"]):
+        assert main(["--run", str(tmp_path), "--out", str(tmp_path / "out"), *more]) == 2
+        assert "has a trial, which is scored on a hold-out" in capsys.readouterr().err
 
 
 def test_nothing_to_evaluate_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

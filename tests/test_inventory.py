@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from report_records import floor, make, metrics, run
+from report_records import floor, make, metrics, run, trial
 
 from benchmark import config
 from benchmark.board import Suite
@@ -68,7 +68,7 @@ def test_records_of_boards(tmp_path: Path) -> None:
     for seed, text in enumerate(texts):
         write(run("alpha", seed, 0.5, config__text=text), tmp_path / "mrcl_mask_ratio")
     again = run("alpha", 0, 0.5, config__text=texts[0], created_utc="2026-02-01T12:00:00Z")
-    for record in (again, floor(0, 0.3)):
+    for record in (again, floor(0, 0.3), trial(1.0, 0.4)):
         write(record, tmp_path / "mrcl_mask_ratio")
     tuning = {"recipe": "ab" * 32, "factor": 1.0, "trials": ["0" * 16], "flops": 1.0, "seconds": 1.0}
     write(run("beta", 0, 0.5), tmp_path / "single")

@@ -12,7 +12,7 @@ from report_records import make
 
 from benchmark.report.audit import audit
 from benchmark.report.record import Record, file_name, seal, write
-from benchmark.report.tuning import FACTORS, contests
+from benchmark.report.tuning import FACTORS, contests, fingerprint_without_test
 from benchmark.results import main
 
 FLOOR = make(
@@ -43,8 +43,13 @@ TRIALS = [
         teacher=None,
         seed=1000,
         config__key=f"{number:08x}",
+        config__text=f"experiment.rate_factor = {factor!r}\n",
         tuning={"recipe": "ab" * 32, "factor": factor, "trials": [], "flops": 0.0, "seconds": 0.0},
-        dataset__fingerprint="0ddba11",
+        dataset__fingerprint=fingerprint_without_test("feedc0de00"),
+        budget__amount=2e12 / 16,
+        budget__steps=12,
+        cost__images=12 * 128,
+        cost__flops=12e10,
     )
     for number, factor in enumerate(FACTORS)
 ]
@@ -53,6 +58,7 @@ TUNED = make(
     teacher=None,
     floors=[FLOOR["id"]],
     config__key="ba5eba11",
+    config__text="experiment.rate_factor = 1.0\n",
     tuning=contests(TRIALS)["ab" * 32].tuning,
 )
 
@@ -105,6 +111,13 @@ FORGED: dict[str, tuple[Record, str, Any, str]] = {
     "trials left out": (TUNED, "tuning.trials", lambda ids: ids[:4], "does not follow from the trials"),
     "another rate than the trials chose": (TUNED, "tuning.factor", 4.0, "does not follow from the trials"),
     "trials that cost nothing": (TUNED, "tuning.flops", 0.0, "does not follow from the trials"),
+    "a rate that was not trained at": (TUNED, "config.text", "experiment.rate_factor = 4.0\n", "is not the experiment"),
+    "a trial at another rate": (TRIALS[0], "config.text", "experiment.rate_factor = 1.0\n", "is not the experiment"),
+    "trials of another method": (TUNED, "method.name", "beta", "made with another method."),
+    "trials of another encoder": (TUNED, "encoder.parameters", 1, "made with another encoder."),
+    "trials that saw other data": (TUNED, "dataset.fingerprint", "beef", "made with another data set."),
+    "trials of another budget": (TUNED, "budget.amount", 2.005e12, "another budget than 0.0625 of the run's."),
+    "trials of other code": (TUNED, "method.module_sha256", "0" * 64, "made with another code."),
     "another board": (SOUND, "board", "large", "was published to 'large'"),
     "another data set of the name": (SOUND, "dataset.fingerprint", "beef", "2 different data sets are called digits"),
 }

@@ -84,6 +84,7 @@ def test_hostile_names_are_inert(name: str) -> None:
     counts = [[line.replace(r"\&", "").count("&") for line in text.splitlines()[1:]] for text in tables]
     assert counts[0] == counts[1]
     assert r"\input" not in tables[1].split("\n", 1)[1]
+    assert "\u202e" not in tables[1]
     (row,) = csv.DictReader(io.StringIO(comma_separated([hostile]))) if len(name) < 1000 else [{"method": name}]
     assert row["method"] in (name, f"'{name}")
     assert not row["method"].startswith("=")

@@ -4,22 +4,13 @@ import json
 from typing import Any
 
 import pytest
-from report_records import run
+from report_records import RECIPE, metrics, run, trial
 
 from benchmark.errors import BenchmarkError
 from benchmark.report.formats import as_json
 from benchmark.report.record import Record, validate
 from benchmark.report.tables import render
 from benchmark.report.tuning import FACTORS, contests, factor
-
-RECIPE = "ab" * 32
-
-
-def trial(factor: float, linear: float, **changes: Any) -> Record:
-    tuning = {"recipe": RECIPE, "factor": factor, "trials": [], "flops": 0.0, "seconds": 0.0}
-    return run(
-        changes.pop("method", "alpha"), 1000, linear, division="trial", tuning=changes.pop("tuning", tuning), **changes
-    )
 
 
 def trials(*scores: float) -> list[Record]:
@@ -58,6 +49,44 @@ def test_a_contest_adds_up_and_keeps_the_newest_of_each_factor() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metrics": {"knn": metrics(0.9)}},
+        {"metrics": {"linear": metrics(0.9, version=2)}},
+        {"metrics": {}},
+        {"budget__amount": 1e12},
+        {"dataset__fingerprint": "beef"},
+        {"seed": 1},
+        {"code__protocol_sha256": "0" * 64},
+        {"code__evaluation_sha256": "0" * 64},
+        {"method__module_sha256": "0" * 64},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_trials_on_other_terms_are_not_mixed(changes: dict[str, Any]) -> None:
+    """Oracle: one of five that was made otherwise, and is the newest, makes no contest with the other four; one
+    without a score is none. All five on the new terms are a contest."""
+    other = trial(4.0, 0.9, **changes, created_utc="2026-03-01T12:00:00Z")
+    contest = contests([*trials(0.5, 0.6, 0.7, 0.8, 0.5)[:4], other])[RECIPE]
+    assert not contest.is_complete
+    assert [factor(found) for found in contest.trials] == ([4.0] if other["metrics"] else [0.25, 0.5, 1.0, 2.0])
+    later = "2026-03-01T12:00:00Z"
+    alike = [trial(each, 0.5, **changes, created_utc=later) for each in FACTORS]
+    contest = contests([*trials(0.5, 0.6, 0.7, 0.8, 0.5), *alike])[RECIPE]
+    assert contest.is_complete
+    if other["metrics"]:
+        assert {found["created_utc"] for found in contest.trials} == {later}
+
+
+def test_hardware_is_a_term_where_it_decides_the_steps() -> None:
+    """Oracle: trials on two processors are a contest for a budget in FLOPs, and none for one in seconds."""
+    for kind, is_complete in (("flops", True), ("device_seconds", False)):
+        found = [trial(each, 0.5, budget__kind=kind) for each in FACTORS[:4]]
+        elsewhere = trial(4.0, 0.5, budget__kind=kind, environment__processor="Other CPU")
+        assert contests([*found, elsewhere])[RECIPE].is_complete == is_complete
+
+
 def test_missing_trials_are_named() -> None:
     """Oracle: the factors that were tried and the command that makes the rest."""
     with pytest.raises(BenchmarkError, match=r"there are: 0.25, 4\. Make them with .*--tune"):
@@ -84,6 +113,16 @@ def test_the_page_leads_with_the_tuned_division_and_shows_the_trials() -> None:
     assert page == render(records[::-1])
     factors = {line["division"]: line["rate_factor"] for line in json.loads(as_json(records))}
     assert factors == {"tuned": 2.0, "closed": None}
+
+
+def test_each_line_shows_the_trials_that_its_record_names() -> None:
+    """Oracle: a method tuned twice, by trials that chose 2.0 and by newer ones that chose 0.25; all ten cost."""
+    newer = [trial(each, 0.9 - each / 10, created_utc="2026-03-01T12:00:00Z") for each in FACTORS]
+    again = run("alpha", 0, 0.6, division="tuned", config__key="ba5eba11", tuning=contests(newer)[RECIPE].tuning)
+    page = render([*board(), *newer, again])
+    assert "| alpha (616c7068) | 50.00 | 60.00 | 70.00 | 80.00 | 50.00 | 2 |" in page
+    assert "| alpha (ba5eba11) | 87.50 | 85.00 | 80.00 | 70.00 | 50.00 | 0.25 |" in page
+    assert "20.00 TFLOPs and 15.0 device minutes" in page
 
 
 @pytest.mark.parametrize(

@@ -73,13 +73,17 @@ def test_what_cannot_agree_says_why(
 def test_elsewhere_the_interval_decides(
     spread: float, code: int, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Oracle: three seeds of another machine around a mean 2 points off: inside a wide spread, outside a narrow one."""
+    """Oracle: three seeds of another machine around a mean 2 points off: inside a wide spread, outside a narrow one.
+
+    A record of another division is of no cell of theirs.
+    """
     record = records.read(made)
     centre = record["metrics"]["knn"]["top1"] + 0.02
     for seed, step in enumerate((-1, 0, 1)):
         top1 = centre + step * spread
         other = altered(record, seed=seed, environment__processor="Another", metrics__knn__top1=top1)
         write(other, tmp_path / "board")
+    write(altered(other, division="open", metrics__knn__top1=0.0), tmp_path / "board")
     path = tmp_path / "board" / file_name(other)
     assert again(path, tmp_path) == code
     printed = capsys.readouterr()

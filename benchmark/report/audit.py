@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError
 from benchmark.report.record import Metrics, Record, file_name, read
-from benchmark.report.tuning import Contest, contests
+from benchmark.report.tuning import SHARE, Contest, contests, fingerprint_without_test
 
 CHANCE = 1e-9  # of a share of whole images: floats of a sum
 
@@ -26,7 +26,8 @@ def audit(folder: Path) -> list[str]:
             problems.append(str(problem))
     records = list(found.values())
     for path, record in found.items():
-        problems += [f"{path}: {problem}" for problem in (*_misplaced(path, folder, record), *_impossible(record))]
+        found_here = (*_misplaced(path, folder, record), *_impossible(record), *_unused_rate(record))
+        problems += [f"{path}: {problem}" for problem in found_here]
     problems += _missing_floors(found)
     problems += _unfounded_rates(found)
     problems += _contradictions(records)
@@ -95,6 +96,12 @@ def _impossible_metrics(record: Record, result: Metrics) -> Iterator[str]:
         yield "top5 is given from 50 classes up, and only there."
 
 
+def _unused_rate(record: Record) -> Iterator[str]:
+    tuning = record["tuning"]
+    if tuning and f"experiment.rate_factor = {tuning['factor']!r}" not in record["config"]["text"].splitlines():
+        yield f"tuning.factor: {tuning['factor']:g} is not the experiment.rate_factor of its configuration."
+
+
 def _missing_floors(found: dict[Path, Record]) -> Iterator[str]:
     known = {record["id"] for record in found.values() if record["division"] == "floor"}
     for path, record in found.items():
@@ -116,6 +123,28 @@ def _unfounded_rates(found: dict[Path, Record]) -> Iterator[str]:
         named = contests(trials[identity] for identity in tuning["trials"]).get(tuning["recipe"], Contest(()))
         if not named.is_complete or named.tuning != tuning:
             yield f"{path}: its rate, factor {tuning['factor']:g}, does not follow from the trials that it names."
+        elif apart := list(_apart(record, named.winner)):
+            yield f"{path}: its trials were made with another {', '.join(apart)}. Tune again."
+
+
+def _apart(run: Record, trial: Record) -> Iterator[str]:
+    """Name what a run does not share with a trial of its contest."""
+    assert run["budget"] is not None
+    assert trial["budget"] is not None
+    budget = (run["budget"]["kind"], SHARE * run["budget"]["amount"])
+    shared = {
+        "method": (run["method"]["name"], trial["method"]["name"]),
+        "encoder": (run["encoder"], trial["encoder"]),
+        "data set": (fingerprint_without_test(run["dataset"]["fingerprint"]), trial["dataset"]["fingerprint"]),
+        f"budget than {SHARE:g} of the run's": (budget, (trial["budget"]["kind"], trial["budget"]["amount"])),
+        "code": (_made_by(run), _made_by(trial)),
+    }
+    yield from (name for name, (ours, theirs) in shared.items() if ours != theirs)
+
+
+def _made_by(record: Record) -> tuple[str | None, ...]:
+    code = record["code"]
+    return code["protocol_sha256"], code["evaluation_sha256"], record["method"]["module_sha256"]
 
 
 def _contradictions(records: Sequence[Record]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from benchmark.report.contents import contents
 from benchmark.report.published import Result, select
 from benchmark.report.record import Record
 from benchmark.report.sections import Changed, Section, Value, sections, unchanged
-from benchmark.report.tables import rank, title
+from benchmark.report.tables import printable, rank, title
 from benchmark.report.units import flops_unit, percent
 
 LATEX = {  # what LaTeX would read as a command
@@ -158,19 +158,18 @@ def _latex_table(section: Section) -> str:
         ]
         lines.append(" & ".join(cells) + r" \\")
     heading = " & ".join(map(_tex, headings)) + r" \\"
-    comment = [f"% {' '.join(title(section.setting).splitlines())}"]
-    return _tabular(comment, f"rl{'r' * (len(headings) - 2)}", heading, *lines)
+    return _tabular([title(section.setting)], f"rl{'r' * (len(headings) - 2)}", heading, *lines)
 
 
-def _tabular(comment: Sequence[str], alignment: str, heading: str, *lines: str) -> str:
+def _tabular(comments: Sequence[str], alignment: str, heading: str, *lines: str) -> str:
+    above = [f"% {printable(text)}" for text in comments]
     rules = [r"\toprule", heading, r"\midrule", *lines, r"\bottomrule"]
-    return "\n".join([*comment, rf"\begin{{tabular}}{{{alignment}}}", *rules, r"\end{tabular}", ""])
+    return "\n".join([*above, rf"\begin{{tabular}}{{{alignment}}}", *rules, r"\end{tabular}", ""])
 
 
 def _latex_block(block: Block) -> str:
-    comment = [f"% {' '.join(text.splitlines())}" for text in (block.title, block.caption)]
     lines = (" & ".join(map(_tex, line)) + r" \\" for line in [block.headings, *block.lines])
-    return _tabular(comment, block.alignment, *lines)
+    return _tabular([block.title, block.caption], block.alignment, *lines)
 
 
 def _tex_value(value: Value | None) -> str:
@@ -182,5 +181,4 @@ def _tex_value(value: Value | None) -> str:
 
 
 def _tex(text: str) -> str:
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return "".join(LATEX.get(character, character) for character in printable)
+    return "".join(LATEX.get(character, character) for character in printable(text))

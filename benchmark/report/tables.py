@@ -99,7 +99,7 @@ def row(record: Record, floors: Sequence[Record]) -> str:
         results = [result(run, column) for column in columns]
         lines.append(
             [
-                _printable(run["method"]["name"]),
+                printable(run["method"]["name"]),
                 *(percent(found and found["top1"]) for found in results),
                 *(percent(found and found["macro_f1"]) for found in results[:1]),
                 f"{run['cost']['images']:,}",
@@ -107,7 +107,7 @@ def row(record: Record, floors: Sequence[Record]) -> str:
                 f"{run['cost']['train_seconds']:,.1f}",
             ]
         )
-    headings = [_printable(heading) for heading in [*headings, "images", "TFLOPs", "seconds"]]
+    headings = [printable(heading) for heading in [*headings, "images", "TFLOPs", "seconds"]]
     alignment = ["left"] + ["right"] * (len(headings) - 1)
     return tabulate(lines, headings, tablefmt="simple", disable_numparse=True, colalign=alignment)
 
@@ -256,11 +256,11 @@ def _aligned(headings: Sequence[str], alignment: str, lines: Sequence[Sequence[s
     return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ruler, *lines])
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Replace control characters, line ends and marks of writing direction by spaces."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _escape(text: str) -> str:
     """Make any text inert in a cell, heading or paragraph of Markdown."""
-    return _printable(text).translate(ESCAPED)
+    return printable(text).translate(ESCAPED)

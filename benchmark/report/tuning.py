@@ -1,5 +1,6 @@
 """How rates are chosen: the same five for every method, each tried on a part of the budget, without the test set."""
 
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -8,7 +9,8 @@ from dataclasses import dataclass
 from benchmark.errors import BenchmarkError
 from benchmark.report.block import Block
 from benchmark.report.record import Record, Tuning
-from benchmark.report.sections import Section, columns_of, result
+from benchmark.report.sections import Section, columns_of
+from benchmark.report.store import hardware
 from benchmark.report.units import flops_unit, percent
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the rate of the recipe
@@ -53,12 +55,20 @@ class Contest:
 
 
 def contests(records: Iterable[Record]) -> dict[str, Contest]:
-    """Return the contests among the records by their recipe."""
-    newest: dict[str, dict[float, Record]] = defaultdict(dict)
+    """Return the contests among the records by their recipe.
+
+    Trials are held against each other on the same terms alone: of those of one recipe, on the terms of the newest.
+    """
+    known: dict[str, list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda record: (record["created_utc"], record["id"])):
-        if record["division"] == "trial":
-            newest[_tuning(record)["recipe"]][factor(record)] = record
-    return {recipe: Contest(tuple(found[each] for each in sorted(found))) for recipe, found in sorted(newest.items())}
+        if record["division"] == "trial" and record["metrics"]:
+            known[_tuning(record)["recipe"]].append(record)
+    return {recipe: _contest(found) for recipe, found in sorted(known.items())}
+
+
+def fingerprint_without_test(fingerprint: str) -> str:
+    """Return the fingerprint of a data set's form for choices."""
+    return hashlib.sha256(f"{fingerprint} without test".encode()).hexdigest()
 
 
 def factor(record: Record) -> float:
@@ -68,9 +78,26 @@ def factor(record: Record) -> float:
 
 def score(trial: Record) -> float:
     """Return the top-1 on the hold-out by which a trial is judged."""
-    columns = columns_of([trial])
-    found = result(trial, columns[0]) if columns else None
-    return found["top1"] if found else 0.0
+    return trial["metrics"][columns_of([trial])[0].evaluation]["top1"]
+
+
+def _contest(found: list[Record]) -> Contest:
+    terms = _terms(found[-1])
+    newest = {factor(trial): trial for trial in found if _terms(trial) == terms}
+    return Contest(tuple(newest[each] for each in sorted(newest)))
+
+
+def _terms(trial: Record) -> tuple[object, ...]:
+    """Return what the recipe leaves open and all trials of a contest must share."""
+    budget, code = trial["budget"], trial["code"]
+    assert budget is not None
+    return (
+        trial["seed"],
+        trial["dataset"]["fingerprint"],
+        columns_of([trial]),
+        (budget["kind"], budget["amount"], hardware(trial) if budget["kind"] == "device_seconds" else ""),
+        (code["protocol_sha256"], code["evaluation_sha256"], trial["method"]["module_sha256"]),
+    )
 
 
 def _tuning(record: Record) -> Tuning:
@@ -81,15 +108,19 @@ def _tuning(record: Record) -> Tuning:
 
 def trials(section: Section) -> Iterator[Block]:
     """Yield the table of the trials behind a table of the division tuned, nothing for another."""
-    known = contests(section.trials)
-    tunings = {line.name: run["tuning"] for line in section.lines for run in line.cell.runs if run["tuning"]}
-    shown = {name: known[tuning["recipe"]] for name, tuning in sorted(tunings.items()) if tuning["recipe"] in known}
+    known = {trial["id"]: trial for trial in section.trials}
+    shown: dict[str, Contest] = {}
+    for line in section.lines:
+        if tuning := line.cell.runs[0]["tuning"]:
+            named = contests(known[identity] for identity in tuning["trials"] if identity in known)
+            contest = named.get(tuning["recipe"], Contest(()))
+            if contest.is_complete:
+                shown[line.name] = contest
     if not shown:
         return
-    spent = {tuning["recipe"]: tuning for tuning in tunings.values()}.values()
-    flops = math.fsum(tuning["flops"] for tuning in spent)
+    flops = math.fsum(trial["cost"]["flops"] for trial in section.trials)
     unit, divisor = flops_unit([flops])
-    first = next(iter(shown.values())).trials[0]
+    first = next(iter(shown.values())).winner
     yield Block(
         title=f"{section.setting.dataset}, {section.setting.encoder}, trials of the rate",
         caption=CAPTION.format(
@@ -97,13 +128,12 @@ def trials(section: Section) -> Iterator[Block]:
             n=first["dataset"]["sizes"]["test"],
             share=SHARE,
             flops=f"{flops / divisor:.2f} {unit}",
-            minutes=math.fsum(tuning["seconds"] for tuning in spent) / 60,
+            minutes=math.fsum(trial["cost"]["train_seconds"] for trial in section.trials) / 60,
         ),
         alignment="l" + "r" * (len(FACTORS) + 1),
         headings=("method", *(f"{each:g}" for each in FACTORS), "chosen"),
         lines=tuple(
             (name, *(percent(score(trial)) for trial in contest.trials), f"{factor(contest.winner):g}")
-            for name, contest in shown.items()
-            if contest.is_complete
+            for name, contest in sorted(shown.items())
         ),
     )
