@@ -22,6 +22,8 @@ SPLIT = "benchmark/nets/split_norm.py"
 MIXING = "benchmark/nets/mixing.py"
 MIXMASK = "baselines/mixmask.py"
 MACRL = "baselines/macrl.py"
+MRCL = "baselines/mrcl.py"
+ENCODERS = "benchmark/nets/encoders.py"
 
 TESTS = {
     "momentum": ("test_nets_momentum",),
@@ -29,6 +31,8 @@ TESTS = {
     "split_norm": ("test_nets_split_norm",),
     "restoration": ("test_nets_restoration",),
     "attention": ("test_nets_attention",),
+    "encoders": ("test_nets_encoders",),
+    "decoder": ("test_nets_decoder",),
     "moco": ("test_moco", "test_objectives"),
     "moco_v3": ("test_moco_v3",),
     "byol": ("test_byol", "test_objectives"),
@@ -967,6 +971,130 @@ MUTATIONS = (
         "benchmark/session.py",
         'seed=derive(root.seed, "teacher")',
         "seed=root.seed",
+    ),
+    Mutation(
+        "moco",
+        "keys' batch norms not split",
+        "baselines/moco.py",
+        """        self.shuffled = splits > 1 and split_batch_norms(encoder, splits)
+        projector = mlp(encoder.width, encoder.width, projector_width, layers=2, batch_norm=False, bias=True)
+        super().__init__(encoder, projector)
+        self.target = MomentumCopy(self.encoder, self.projector)
+""",
+        """        projector = mlp(encoder.width, encoder.width, projector_width, layers=2, batch_norm=False, bias=True)
+        super().__init__(encoder, projector)
+        self.target = MomentumCopy(self.encoder, self.projector)
+        self.shuffled = splits > 1 and split_batch_norms(encoder, splits)
+""",
+    ),
+    Mutation(
+        "momentum",
+        "quarter of a cosine",
+        MOMENTUM,
+        "(math.cos(math.pi * progress) + 1) / 2",
+        "math.cos(math.pi * progress / 2)",
+    ),
+    Mutation(
+        "simsiam",
+        "projector not trained",
+        "baselines/simsiam.py",
+        "rest = [*self.encoder.parameters(), *self.projector.parameters()]",
+        "rest = [*self.encoder.parameters()]",
+    ),
+    Mutation(
+        "encoders",
+        "positions in the order of what is kept",
+        ENCODERS,
+        """        tokens = tokens + net.pos_embed[:, 1:]
+        if visible is not None:
+            tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
+""",
+        """        if visible is not None:
+            tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
+        tokens = tokens + net.pos_embed[:, 1 : 1 + tokens.shape[1]]
+""",
+    ),
+    Mutation(
+        "encoders",
+        "mask tokens without a position",
+        ENCODERS,
+        """        if fill is not None:
+            mask, token = fill
+            tokens = torch.where(mask.bool()[..., None], token.to(tokens.dtype), tokens)
+        tokens = tokens + net.pos_embed[:, 1:]
+""",
+        """        tokens = tokens + net.pos_embed[:, 1:]
+        if fill is not None:
+            mask, token = fill
+            tokens = torch.where(mask.bool()[..., None], token.to(tokens.dtype), tokens)
+""",
+    ),
+    Mutation("decoder", "last patch dropped for the class token", "benchmark/nets/decoder.py", "[:, 1:]", "[:, :-1]"),
+    Mutation(
+        "mrcl", "target sees the other view's mask", "baselines/byol.py", "else visible[k])", "else visible[1 - k])"
+    ),
+    Mutation(
+        "mrcl",
+        "base's groups merged",
+        "benchmark/method.py",
+        "        if self.base is None:\n            return super().param_groups()",
+        "        if True:\n            return super().param_groups()",
+    ),
+    Mutation("mrcl", "reduction ignored", MRCL, "            reduction=reduction,\n", ""),
+    Mutation("mrcl", "raw pixels never", MRCL, "            standardised=standardised,\n", ""),
+    Mutation(
+        "mixmask",
+        "square's share is the draw of the kind",
+        MIXMASK,
+        "box_map(uniform[1:], self",
+        "box_map(uniform[:3], self",
+    ),
+    Mutation(
+        "mixmask",
+        "Un-Mix pairs in reverse only",
+        MIXMASK,
+        "uniform[1].expand_as(box), box)\n        return _mix(view, own, self.permutation,",
+        "uniform[1].expand_as(box), box)\n        return _mix(view, own, 'reverse',",
+    ),
+    Mutation(
+        "mixmask",
+        "pattern of mixtures ignored",
+        MIXMASK,
+        "pattern=pattern, ratio=mask_ratio)\n        self.permutation",
+        "pattern='discrete', ratio=mask_ratio)\n        self.permutation",
+    ),
+    Mutation(
+        "mixmask",
+        "pattern of erasing ignored",
+        MIXMASK,
+        "pattern=pattern, ratio=mask_ratio)\n        self.fill",
+        "pattern='discrete', ratio=mask_ratio)\n        self.fill",
+    ),
+    Mutation(
+        "mixmask",
+        "erased cells the same for all mixers",
+        MIXMASK,
+        '("mixer", place, "mask"), self.mask.numbers))\n        erased',
+        '("mixer", 0, "mask"), self.mask.numbers))\n        erased',
+    ),
+    Mutation("mixmask", "one box for all mixers", MIXMASK, '("mixer", place, "box")', '("mixer", 0, "box")'),
+    Mutation(
+        "mixmask", "noise of the mask's numbers", MIXMASK, '("mixer", place, "noise")', '("mixer", place, "mask")'
+    ),
+    Mutation(
+        "mixmask",
+        "one noise for all images",
+        MIXMASK,
+        'draws.rows(("mixer", place, "noise"), 2, *view.shape[1:]).unbind(1)',
+        'draws.shared(("mixer", place, "noise"), 2, *view.shape[1:]).unbind(0)',
+    ),
+    Mutation("macrl", "raw pixels never", MACRL, "            standardised=standardised,\n", ""),
+    Mutation(
+        "mimco",
+        "unit length over patches",
+        OBJECTIVES,
+        "F.normalize(queries, dim=2), F.normalize(keys, dim=2)",
+        "F.normalize(queries), F.normalize(keys)",
     ),
 )
 

@@ -21,7 +21,7 @@ from benchmark import config, experiment
 from benchmark.errors import ConfigError
 from benchmark.method import Draws, Siamese
 from benchmark.nets.encoders import Encoder
-from benchmark.nets.mixing import GridMask, box_map
+from benchmark.nets.mixing import GridMask, Pattern, box_map
 
 GIN = Path(__file__).parents[1] / "gin"
 T = 0.3
@@ -192,6 +192,33 @@ def test_mixers_draw_apart() -> None:
     assert not torch.equal(own[0], own[1])
 
 
+def test_no_two_draws_share_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: equal names give equal numbers, so mixers of one kind, and mask and noise of one, need names apart."""
+    names: list[object] = []
+    shared = Draws.shared
+
+    def recorded(draws: Draws, name: object, *shape: int) -> Tensor:
+        names.append(name)
+        return shared(draws, name, *shape)
+
+    monkeypatch.setattr(Draws, "shared", recorded)
+    noise, pasted = partial(ERASE, fill="noise"), partial(UNMIX, permutation="random")
+    mixture(BASES["moco"], *(MASK, noise, pasted) * 2)(views(), drawn())
+    assert len(names) == 2 * (2 + 2 + 2)
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("pattern", ["discrete", "blocked"])
+@pytest.mark.parametrize("mixer", [partial(MASK, permutation="reverse"), ERASE])
+def test_cells_follow_the_pattern(mixer: Callable[..., Mixer], pattern: Pattern) -> None:
+    """Oracle: the mask of that pattern by itself: no pixel of another's, or erased, equals the image's own."""
+    for step in range(4):
+        mask = GridMask(16, grid=4, pattern=pattern, ratio=0.4)
+        own = mask(drawn(step).shared(("mixer", 0, "mask"), mask.numbers))
+        mixed = partial(mixer, grid=4, pattern=pattern)(16)(views()[0], drawn(step), 0)
+        assert torch.equal(mixed.view == views()[0], (own == 1).expand_as(mixed.view))
+
+
 def test_symmetric_base_can_meet_both_keys() -> None:
     """Oracle: the mixture's row losses against both keys, summed; by default against the second view's only."""
     symmetric = partial(MOCO, symmetric=True)
@@ -245,6 +272,18 @@ def test_square_comes_from_the_reversed_batch() -> None:
         torch.testing.assert_close(mixed.own_share, own.mean())
         clipped += float(mixed.own_share) > float(uniform[1]) + 0.05
     assert clipped > 5
+
+
+@pytest.mark.parametrize("permutation", ["reverse", "random"])
+@pytest.mark.parametrize("blend_probability", [0.0, 1.0])
+def test_both_kinds_follow_the_permutation(blend_probability: float, permutation: str) -> None:
+    """Oracle: what is not the image's own is its partner's, by the permutation drawn apart."""
+    mixed = partial(UNMIX, blend_probability=blend_probability, permutation=permutation)(16)(views()[0], drawn(), 0)
+    uniform = drawn().shared(("mixer", 0, "box"), 4)
+    own = uniform[1] if blend_probability else box_map(uniform[1:], 16)
+    partner = partners(permutation)
+    torch.testing.assert_close(mixed.view, own * views()[0] + (1 - own) * views()[0][partner], rtol=1e-6, atol=1e-6)
+    assert mixed.inverse.argsort().tolist() == partner
 
 
 def test_blend_has_its_probability() -> None:

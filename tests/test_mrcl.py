@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -36,6 +37,7 @@ def mrcl(
     weights: tuple[float, float] = (7.0, 2.0),
     depth: int = 1,
     encoder: Encoder | None = None,
+    **settings: Any,
 ) -> MRCL:
     encoder = encoder or vit()
     torch.manual_seed(1)
@@ -46,6 +48,7 @@ def mrcl(
         mask_ratio=ratio,
         masked_weight=weights[0],
         visible_weight=weights[1],
+        **settings,
     )
 
 
@@ -102,6 +105,26 @@ def test_loss_is_base_plus_reconstruction(name: str) -> None:
     )
     torch.testing.assert_close(none, step.logs["base_loss"])
     torch.testing.assert_close(7 * (masked - none) + 2 * (visible - none), step.loss - none, rtol=1e-5, atol=0)
+
+
+def test_reduction_and_target_of_the_error_are_bindings() -> None:
+    """Oracle: errors of a decoder that predicts 0: mean or sum of x^2, raw or standardised."""
+    patches = views()[0].reshape(BATCH, 3, 4, 4, 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(BATCH, 16, 48)
+    standard = (patches - patches.mean(2, keepdim=True)) / (patches.var(2, keepdim=True) + 1e-6).sqrt()
+    ids = Draws(0, 0, BATCH).rows(("mask", 0), 16).argsort(dim=1)[:, :4]
+    hidden = torch.ones(BATCH, 16, dtype=torch.bool).scatter(1, ids, False)
+    settings: tuple[dict[str, Any], ...] = (
+        {},
+        {"reduction": "sum"},
+        {"standardised": False},
+        {"reduction": "sum", "standardised": False},
+    )
+    for chosen in settings:
+        method = mrcl(None, weights=(1.0, 0.0), **chosen)
+        nn.init.zeros_(method.restore.decoder.predict.weight)
+        squares = (standard if chosen.get("standardised", True) else patches)[hidden].square()
+        expected = squares.sum(1).mean() if chosen.get("reduction") == "sum" else squares.mean()
+        torch.testing.assert_close(method(views()[:1], Draws(0, 0, BATCH)).loss, expected, rtol=1e-5, atol=0)
 
 
 def naive_masked_autoencoder(method: MRCL, view: Tensor, ratio: float) -> Tensor:
