@@ -60,7 +60,7 @@ def newest(folder: Path, key: str) -> tuple[dict[str, Any] | None, list[str]]:
             continue
         state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
         if state["key"] != key:
-            warnings.append(f"{path.name} belongs to another configuration and is passed over.")
+            warnings.append(f"{path.name} belongs to another configuration or code and is passed over.")
             continue
         return state, warnings
     if files:

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import save_file
@@ -59,22 +60,25 @@ class Session(Examination):
         own = {name: value for name, value in self.config.identity["params"].items() if name not in NOT_OF_A_RECIPE}
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
-    @property
+    @cached_property
     def checkpoint_key(self) -> str:
-        """What a checkpoint must be of to be gone on with: this stage and seed."""
-        return f"{self.key}-s{self.experiment.seed}"
+        """What a checkpoint must be of to be gone on with: this stage and seed, by this code."""
+        return f"{self._key_with_code('protocol_sha256')}-s{self.experiment.seed}"
 
     @cached_property
     def folder(self) -> Path:
         """Where this stage writes; a trial by changed code is another trial, and is made again."""
-        key = self._key_with_code() if self.experiment.is_trial else self.key
+        key = self.key
+        if self.experiment.is_trial:
+            key = self._key_with_code("protocol_sha256", "evaluation_sha256")
         return self.out / _name(self.stage, self.dataset, self.experiment.seed, key)
 
-    def _key_with_code(self) -> str:
+    def _key_with_code(self, *parts: Literal["protocol_sha256", "evaluation_sha256"]) -> str:
         stages: list[Session] = [self, *([self.teacher] if self.teacher else [])]
         with torch.device("meta"):
             made_by = describe.method(self.stage.name, *(stage.method()[0] for stage in stages))["module_sha256"]
-        names = (self.key, made_by, code()["protocol_sha256"], code()["evaluation_sha256"])
+        here = code()
+        names = (self.key, made_by, *(here[part] for part in parts))
         return hashlib.sha256(repr(names).encode()).hexdigest()
 
     @cached_property

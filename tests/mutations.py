@@ -941,14 +941,14 @@ MUTATIONS = (
         "teacher",
         "teacher's name forgets its settings",
         "benchmark/session.py",
-        '("teacher", "encoder", "limits")',
-        '("encoder", "limits")',
+        '("teacher", "encoder", "limits", "rate_factor")',
+        '("encoder", "limits", "rate_factor")',
     ),
     Mutation(
         "teacher",
         "foreign weights in the closed division",
         "benchmark/experiment.py",
-        '"open" if session.experiment.teacher_weights else "closed"',
+        '"open" if experiment.teacher_weights else "closed"',
         '"closed"',
     ),
     Mutation(

@@ -18,6 +18,8 @@ import torch
 from safetensors.torch import load_file
 from tiny import command
 
+from benchmark import session
+from benchmark.checkout import code
 from benchmark.report import record as records
 from benchmark.report.record import Record
 from benchmark.run import main
@@ -318,7 +320,7 @@ def test_a_diverged_run_is_recorded(out: Path, capsys: pytest.CaptureFixture[str
 def test_an_unfinished_run_is_neither_lost_nor_taken(
     out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Oracle: code 75 and a state; refused without a word, resumed on one, and a finished run is only shown."""
+    """Oracle: code 75 and a state; refused without a word, resumed by the same code, and once finished only shown."""
     whole, lines = run(out, 9)
     take = Training._take
 
@@ -336,6 +338,10 @@ def test_an_unfinished_run_is_neither_lost_nor_taken(
     assert (
         "holds an unfinished run of this configuration and seed. Continue it with --resume" in capsys.readouterr().err
     )
+    with monkeypatch.context() as patch:  # a state of other code is refused
+        patch.setattr(session, "code", lambda: {**code(), "protocol_sha256": "0" * 64})
+        assert main([*arguments, "--resume"]) == 1
+        assert "belongs to another configuration or code" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 0
     record, resumed = found(out / "cut")
     assert record["training"] == whole["training"]
