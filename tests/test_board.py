@@ -258,7 +258,7 @@ def test_a_sweep_of_what_trials_set_is_refused() -> None:
 
 def test_a_killed_board_ends_with_the_same_weights(written: Callable[..., list[str]], tmp_path: Path) -> None:
     """Oracle: the digest of the same run undisturbed; the suite dies by SIGKILL while its run trains."""
-    arguments = written(settings=(*SETTINGS[:-2], "Budget.amount=25600", "KNN.k=3"))
+    arguments = written(settings=(*SETTINGS[:-2], "Budget.amount=9600", "KNN.k=3"))
     suite_process = subprocess.Popen([sys.executable, "-m", "benchmark.suite", *arguments], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not any(path.stat().st_size for path in tmp_path.glob("runs/simclr-*/metrics.jsonl")):
@@ -274,7 +274,7 @@ def test_a_killed_board_ends_with_the_same_weights(written: Callable[..., list[s
     (planned,) = (
         Board("small", [], tmp_path / "runs", tmp_path / "results")
         .planned(
-            suite(methods=("simclr",), seeds=(0,), settings=(*SETTINGS[:-2], "Budget.amount=25600", "KNN.k=3")),
+            suite(methods=("simclr",), seeds=(0,), settings=(*SETTINGS[:-2], "Budget.amount=9600", "KNN.k=3")),
             tuned=False,
         )
         .missing()

@@ -60,8 +60,8 @@ def test_a_run_scores_as_it_did(run: Path, out: Path) -> None:
 
 def test_a_run_is_scored_by_other_evaluations(run: Path, out: Path) -> None:
     """Oracle: the names and versions of the metrics, another key; nothing of the pretraining is in the text."""
-    found = evaluated(out, "--run", str(run), "--set", "experiment.evaluations=(@Linear,)", "--name", "mine")
-    assert list(found["metrics"]) == ["linear"]
+    found = evaluated(out, "--run", str(run), "--set", "experiment.evaluations=(@Retrieval,)", "--name", "mine")
+    assert list(found["metrics"]) == ["retrieval"]
     assert found["method"]["name"] == "mine"
     assert found["config"]["key"] != of(run)["config"]["key"]
     assert "experiment.pretraining = None" in found["config"]["text"]
