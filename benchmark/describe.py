@@ -64,7 +64,9 @@ def deviations_of(kind: type[Method]) -> list[str]:
     found = re.search(r"Differs from the paper: (.+?)(?:\n\n|$)", inspect.getdoc(kind) or "", re.DOTALL)
     text = " ".join(found.group(1).split()) if found else ""
     return [
-        f"{kind.__name__}: {part[0].upper()}{part[1:].rstrip('.')}." for part in re.split(r"; |(?<=\.) ", text) if part
+        f"{kind.__name__}: {part[0].upper()}{part[1:].rstrip('.')}."
+        for part in re.split(r"; |(?<=\.) (?=[A-Z])", text)
+        if part
     ]
 
 

@@ -162,6 +162,16 @@ def test_row_of_a_finished_run() -> None:
     assert len(row(make(metrics={}), []).splitlines()) == 3
 
 
+def test_warnings_of_several_draws_are_one_footnote() -> None:
+    """Oracle: the footnotes by hand: draws of all seeds together, other warnings as they are, each once."""
+    flagged = [
+        run("alpha", seed, 0.5, metrics={"linear": metrics(0.5, flags=["edge", f"draw {seed}: few", "draw 1: odd"])})
+        for seed in range(2)
+    ]
+    notes = [line for line in render(flagged).splitlines() if line[:2] in ("1.", "2.", "3.", "4.")]
+    assert notes == ["1. linear v1: edge", "2. linear v1: draws 0, 1: few", "3. linear v1: draw 1: odd"]
+
+
 def test_summary_is_the_leading_table_of_the_largest_board() -> None:
     """Oracle: the board whose runs took more FLOPs, of it the tuned table, best first, without notes and costs."""
     tuning = {"recipe": "ab" * 32, "factor": 2.0, "trials": ["0" * 16], "flops": 1.0, "seconds": 1.0}

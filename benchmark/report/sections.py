@@ -3,7 +3,8 @@
 Every rendering, Markdown, LaTeX, CSV or JSON, is a function of these sections, and these of the records alone.
 """
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -195,14 +196,26 @@ def _value(cell: Cell, column: Column, comparison: Ranking | None) -> Value | No
     if not scores:
         return None
     results = (result(run, column) for run in cell.runs)
-    flags = tuple(f"{column.heading}: {flag}" for found in results if found for flag in found["flags"])
+    flags = _merged(flag for found in results if found for flag in found["flags"])
     standing: Literal["best", "tied", ""] = ""
     if comparison and cell.entry in comparison.ranks:
         if comparison.means[cell.entry] == max(comparison.means.values()):
             standing = "best"
         elif comparison.ranks[cell.entry][0] == 1:
             standing = "tied"
-    return Value(summarise(list(scores.values())), standing, flags)
+    return Value(summarise(list(scores.values())), standing, tuple(f"{column.heading}: {flag}" for flag in flags))
+
+
+def _merged(flags: Iterable[str]) -> list[str]:
+    """Return the warnings, each once; what several draws of the training data have in common is said once."""
+    draws: dict[str, set[int]] = defaultdict(set)
+    for flag in flags:
+        of_draw = re.fullmatch(r"draw (\d+): (.+)", flag)
+        draws[of_draw[2] if of_draw else flag] |= {int(of_draw[1])} if of_draw else set()
+    return [
+        f"draw{'s' * (len(numbers) > 1)} {', '.join(map(str, sorted(numbers)))}: {text}" if numbers else text
+        for text, numbers in draws.items()
+    ]
 
 
 def _cost(cell: Cell) -> Cost:
