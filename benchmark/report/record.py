@@ -17,6 +17,7 @@ from typing import Annotated, Literal, TypedDict, cast
 from benchmark.errors import BenchmarkError
 from benchmark.report.schema import checker
 
+FIELD = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False)
 SLUG_LENGTH = 24  # three slugs, a 63-bit seed and two short hashes stay within 120 characters
 
 Count = Annotated[int, (0, 2**63 - 1)]
@@ -252,8 +253,7 @@ def seal(record: Mapping[str, object]) -> Record:
 
 def validate(record: object) -> list[str]:
     """Return what is wrong with a sealed record, one sentence per problem; an empty list if it is valid."""
-    problems = [f"record{where}: {text}" for where, text in checker(Record)(record)]
-    return problems or list(_contradictions(cast(Record, record)))
+    return _inspect(record)[0]
 
 
 def write(record: Record, folder: Path) -> Path:
@@ -264,8 +264,7 @@ def write(record: Record, folder: Path) -> Path:
     Raises:
         BenchmarkError: the record is invalid, or a file of that name has other content.
     """
-    _require_valid(record, "The record")
-    text = _render(record)
+    text = _contents(record, "The record")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(record)
     partial = folder / f".{uuid.uuid4().hex}.tmp"
@@ -298,13 +297,12 @@ def read(path: Path) -> Record:
         record: object = json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
         raise BenchmarkError(f"{path} cannot be read as a record: {error}.") from error
-    valid = _require_valid(record, str(path))
-    if content != _render(valid):
+    if content != _contents(record, str(path)):
         raise BenchmarkError(
             f"{path} was changed after it was written (expected JSON with a line for each field, sorted, and one "
             "newline at the end). Restore it from version control."
         )
-    return valid
+    return cast(Record, record)
 
 
 def file_name(record: Record) -> str:
@@ -314,10 +312,28 @@ def file_name(record: Record) -> str:
     return f"{'-'.join(slugs)}-s{record['seed']}-{record['config']['key'][:8]}-{record['id'][:8]}.json"
 
 
-def _require_valid(record: object, name: str) -> Record:
-    if problems := validate(record):
+def _contents(record: object, name: str) -> bytes:
+    """Return the bytes of a valid record's file. Raises BenchmarkError with what is wrong with another."""
+    problems, contents = _inspect(record)
+    if problems:
         raise BenchmarkError("\n  ".join([f"{name} is not a valid record of schema 1:", *problems]))
-    return cast(Record, record)
+    return contents
+
+
+def _inspect(record: object) -> tuple[list[str], bytes]:
+    """Return what is wrong with a record and, where nothing is, the bytes of its file."""
+    if problems := [f"record{where}: {text}" for where, text in checker(Record)(record)]:
+        return problems, b""
+    valid = cast(Record, record)
+    problems = list(_contradictions(valid))
+    try:
+        contents = _render(valid)
+        expected = _digest({name: value for name, value in valid.items() if name != "id"})
+    except (TypeError, ValueError, RecursionError) as error:
+        return [*problems, f"record: not JSON: {error}"], b""
+    if valid["id"] != expected:
+        problems.append(f"record.id: expected {expected} from the content, got {valid['id']}")
+    return problems, contents
 
 
 def _digest(content: Mapping[str, object]) -> str:
@@ -327,10 +343,7 @@ def _digest(content: Mapping[str, object]) -> str:
 
 def _render(record: Record) -> bytes:
     """Return the bytes of a file: a line for each field, which people can read and thousands are written fast."""
-    lines = [
-        f'  "{name}": {json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False)}'
-        for name, value in sorted(record.items())
-    ]
+    lines = [f'  "{name}": {FIELD.encode(value)}' for name, value in sorted(record.items())]
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
@@ -356,11 +369,3 @@ def _contradictions(record: Record) -> Iterator[str]:
     for name, values in (("mean", record["dataset"]["mean"]), ("std", record["dataset"]["std"])):
         if len(values) != 3:
             yield f"record.dataset.{name}: expected 3 numbers, got {len(values)}"
-    try:
-        json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
-        expected = _digest({name: value for name, value in record.items() if name != "id"})
-    except (TypeError, ValueError, RecursionError) as error:
-        yield f"record: not JSON: {error}"
-        return
-    if record["id"] != expected:
-        yield f"record.id: expected {expected} from the content, got {record['id']}"

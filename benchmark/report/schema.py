@@ -43,10 +43,10 @@ def _check_object(fields: Mapping[str, Check], value: object) -> Problems:
         return [("", f"expected an object, got {value!r}")]
     problems = [(f".{name}", "missing") for name in fields if name not in value]
     for name, item in value.items():
-        if name in fields:
-            problems += [(f".{name}{where}", text) for where, text in fields[name](item)]
-        else:
+        if name not in fields:
             problems.append((f".{name}", "unknown field"))
+        elif found := fields[name](item):
+            problems += [(f".{name}{where}", text) for where, text in found]
     return problems
 
 
