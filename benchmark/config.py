@@ -25,7 +25,7 @@ import gin
 from benchmark import registry
 from benchmark.annotations import Location as Location
 from benchmark.annotations import MismatchError, Reference, conform, describe, is_location
-from benchmark.errors import BenchmarkError, ConfigError
+from benchmark.errors import BenchmarkError, ConfigError, unwrapped
 from benchmark.statements import (
     Binding,
     Import,
@@ -129,14 +129,6 @@ def build(config: Config) -> Any:
         return gin.get_configurable(config.tree["@"])()
     except BenchmarkError as error:
         raise unwrapped(error) from None
-
-
-def unwrapped(error: BenchmarkError) -> BaseException:
-    """Return the error that was raised: gin hands on proxies that append its chain of calls to the message."""
-    original: BaseException = error
-    while not original.args and original.__context__:
-        original = original.__context__
-    return original
 
 
 def _import(statements: Iterable[Statement], allow_imports: bool) -> None:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError
+from benchmark.errors import reported
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,28 +34,23 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@reported
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     command = parser()
     given = command.parse_args(arguments)
     if not given.run and not given.gin:
         command.error("say what to evaluate: --run DIR, or --gin FILE with data and encoder")
-    try:
-        from benchmark import examine
+    from benchmark import examine
 
-        if given.run:
-            subject = examine.Subject.of_run(given.run, given.name)
-        else:
-            subject = examine.Subject(given.name, given.weights, given.layout)
-        config = examine.configure(subject, given.gin, given.set, allow_imports=given.allow_imports)
-        for note in config.notes:
-            print(f"note: {note}")
-        examine.examine(config, subject, out=given.out, publish=given.publish)
-    except BenchmarkError as problem:
-        from benchmark.config import unwrapped
-
-        print(f"error: {unwrapped(problem)}", file=sys.stderr)
-        return problem.exit_code
+    if given.run:
+        subject = examine.Subject.of_run(given.run, given.name)
+    else:
+        subject = examine.Subject(given.name, given.weights, given.layout)
+    config = examine.configure(subject, given.gin, given.set, allow_imports=given.allow_imports)
+    for note in config.notes:
+        print(f"note: {note}")
+    examine.examine(config, subject, out=given.out, publish=given.publish)
     return 0
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError
+from benchmark.errors import reported
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,19 +22,14 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@reported
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     given = parser().parse_args(arguments)
-    try:
-        from benchmark import exchange
+    from benchmark import exchange
 
-        folder = exchange.export(given.run, given.to, given.license)
-        print(f"{folder}: the same outputs as the run's encoder to the last bit. README.md there says how to load it.")
-    except BenchmarkError as problem:
-        from benchmark.config import unwrapped
-
-        print(f"error: {unwrapped(problem)}", file=sys.stderr)
-        return problem.exit_code
+    folder = exchange.export(given.run, given.to, given.license)
+    print(f"{folder}: the same outputs as the run's encoder to the last bit. README.md there says how to load it.")
     return 0
 
 

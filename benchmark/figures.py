@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError
+from benchmark.errors import reported
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,19 +23,14 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@reported
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     given = parser().parse_args(arguments)
-    try:
-        from benchmark import pictures
+    from benchmark import pictures
 
-        for line in pictures.draw(given.run, given.to, allow_imports=given.allow_imports):
-            print(line, flush=True)
-    except BenchmarkError as problem:
-        from benchmark.config import unwrapped
-
-        print(f"error: {unwrapped(problem)}", file=sys.stderr)
-        return problem.exit_code
+    for line in pictures.draw(given.run, given.to, allow_imports=given.allow_imports):
+        print(line, flush=True)
     return 0
 
 

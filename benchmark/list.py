@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmark.errors import BenchmarkError
+from benchmark.errors import reported
 from benchmark.report.units import percent
 
 COMMANDS = {  # what to do with an entry of each kind
@@ -23,6 +23,7 @@ COMMANDS = {  # what to do with an entry of each kind
 }
 
 
+@reported
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
@@ -35,13 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="boards (results)")
     given = parser.parse_args(arguments)
-    try:
-        from benchmark import inventory
+    from benchmark import inventory
 
-        found = inventory.take(given.out, given.results)
-    except BenchmarkError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return problem.exit_code
+    found = inventory.take(given.out, given.results)
     kinds = asdict(found)
     print(
         json.dumps(kinds, indent=2, ensure_ascii=False)

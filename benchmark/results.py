@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError, CheckError, ConfigError
+from benchmark.errors import CheckError, ConfigError, reported
 from benchmark.report.audit import audit
 
 
+@reported
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
@@ -26,15 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="boards (results)")
     parser.add_argument("--base", metavar="REF", help="a commit whose records must all be there, unchanged")
     given = parser.parse_args(arguments)
-    try:
-        if not given.results.is_dir():
-            raise ConfigError(f"There is no folder {given.results}. Give the folder of boards by --results.")
-        problems = [*audit(given.results), *(_rewritten(given.results, given.base) if given.base else [])]
-        if problems:
-            raise CheckError("\n".join([*problems, f"{len(problems)} problems."]))
-    except BenchmarkError as problem:
-        print(problem, file=sys.stderr)
-        return problem.exit_code
+    if not given.results.is_dir():
+        raise ConfigError(f"There is no folder {given.results}. Give the folder of boards by --results.")
+    problems = [*audit(given.results), *(_rewritten(given.results, given.base) if given.base else [])]
+    if problems:
+        raise CheckError("\n".join([*problems, f"{len(problems)} problems."]))
     print(f"{sum(1 for _ in given.results.rglob('*.json'))} records are sound.")
     return 0
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError
+from benchmark.errors import reported
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,46 +59,37 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@reported
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     command = parser()
     given = command.parse_args(arguments)
     if not given.gin and not given.reproduce:
         command.error("the following arguments are required: --gin (or --reproduce)")
-    try:
-        from benchmark import config, experiment
+    from benchmark import config, experiment
 
-        if given.reproduce:
-            return _reproduce(given)
-        settings = [*given.set, *given.vary, *([] if given.seed is None else [f"experiment.seed = {given.seed}"])]
-        loaded = config.load(given.gin, settings, allow_imports=given.allow_imports)
-        for note in loaded.notes:
-            print(f"note: {note}")
-        if given.dry_run:
-            print(experiment.dry_run(loaded, given.out))
-        else:
-            experiment.run(
-                loaded,
-                out=given.out,
-                resume=given.resume,
-                fresh=given.fresh,
-                checkpoint_seconds=given.checkpoint_seconds,
-                publish=given.publish,
-                varied=given.vary,
-                trials=given.trials,
-            )
-    except BenchmarkError as problem:
-        from benchmark.config import unwrapped
+    if given.reproduce:
+        from benchmark.reproduce import reproduce
 
-        print(f"error: {unwrapped(problem)}", file=sys.stderr)
-        return problem.exit_code
-    return 0
-
-
-def _reproduce(given: argparse.Namespace) -> int:
-    from benchmark.reproduce import reproduce
-
-    print(reproduce(given.reproduce, out=given.out, settings=given.set, allow_imports=given.allow_imports))
+        print(reproduce(given.reproduce, out=given.out, settings=given.set, allow_imports=given.allow_imports))
+        return 0
+    settings = [*given.set, *given.vary, *([] if given.seed is None else [f"experiment.seed = {given.seed}"])]
+    loaded = config.load(given.gin, settings, allow_imports=given.allow_imports)
+    for note in loaded.notes:
+        print(f"note: {note}")
+    if given.dry_run:
+        print(experiment.dry_run(loaded, given.out))
+    else:
+        experiment.run(
+            loaded,
+            out=given.out,
+            resume=given.resume,
+            fresh=given.fresh,
+            checkpoint_seconds=given.checkpoint_seconds,
+            publish=given.publish,
+            varied=given.vary,
+            trials=given.trials,
+        )
     return 0
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError
+from benchmark.errors import reported
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@reported
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     command = parser()
@@ -51,27 +52,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.error(f"--race: {given.part} has no races; give it with inputs or training")
     if given.out and given.part in ("evaluation", "costs"):
         command.error(f"--out: {given.part} writes no page of its own; give it with inputs, training or masking")
-    try:
-        from benchmark.environment import use_device
-        from benchmark.speeds import costs, evaluation, inputs, masking, training
+    from benchmark.environment import use_device
+    from benchmark.speeds import costs, evaluation, inputs, masking, training
 
-        use_device()
-        if given.part == "costs":
-            costs.update(given.page, check=given.check)
-        elif given.part == "evaluation":
-            print(evaluation.report(given.rounds))
+    use_device()
+    if given.part == "costs":
+        costs.update(given.page, check=given.check)
+    elif given.part == "evaluation":
+        print(evaluation.report(given.rounds))
+    else:
+        if given.part == "masking":
+            found = masking.measure(given.rounds)
         else:
-            if given.part == "masking":
-                found = masking.measure(given.rounds)
-            else:
-                part = inputs if given.part == "inputs" else training
-                found = part.measure(given.race, given.rounds)
-            print(found.markdown())
-            if given.out:
-                found.save(given.out)
-    except BenchmarkError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return problem.exit_code
+            part = inputs if given.part == "inputs" else training
+            found = part.measure(given.race, given.rounds)
+        print(found.markdown())
+        if given.out:
+            found.save(given.out)
     return 0
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError, Interrupted
+from benchmark.errors import BenchmarkError, Interrupted, reported
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,19 +34,10 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@reported
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     given = parser().parse_args(arguments)
-    try:
-        return _suite(given)
-    except BenchmarkError as problem:
-        from benchmark.config import unwrapped
-
-        print(f"error: {unwrapped(problem)}", file=sys.stderr)
-        return problem.exit_code
-
-
-def _suite(given: argparse.Namespace) -> int:
     from benchmark import board, config
     from benchmark.report.tables import render
 
@@ -63,7 +54,7 @@ def _suite(given: argparse.Namespace) -> int:
     if given.dry_run:
         for run in chosen.runs:
             print(f"{'missing' if run in missing else 'done   '}  {run.label}")
-    cost = f", about {estimate / 60:,.0f} minutes of training" if estimate is not None else ""
+    cost = f", about {estimate / 60:,.0f} minutes of training" if estimate else ""
     print(f"{whole.name}: {len(chosen.runs)} runs, {len(missing)} missing{cost}")
     if given.tune and any(run.division == "trial" for run in missing):
         print("More runs follow when their rates are chosen from the trials.")

@@ -16,7 +16,7 @@ from itertools import groupby, takewhile
 from pathlib import Path
 
 from benchmark.checkout import changed
-from benchmark.errors import BenchmarkError, CheckError
+from benchmark.errors import CheckError, reported
 from benchmark.report import provenance, published
 from benchmark.report.formats import FORMATS
 from benchmark.report.insertion import inserted, marks
@@ -27,6 +27,7 @@ from benchmark.report.tables import render, summary
 PLACE = ("board", "python -m benchmark.tables")
 
 
+@reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Write `README.md` into the folder of records, or check that it is what they give; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -41,26 +42,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     folder, check = arguments.results, arguments.check
     command = f"python -m benchmark.tables --results {folder}"
-    try:
-        records = load(folder)
-        elsewhere = published.load(folder / published.FILE)
-        if arguments.format:
-            print(FORMATS[arguments.format](records, elsewhere, changed), end="")
-            return 0
-        _update(
-            folder / "README.md", render(records, elsewhere, changed), f"{len(records)} records", command, check=check
-        )
-        front = folder.resolve().parent / "README.md"
-        if front.is_file() and marks(*PLACE)[0] in (text := front.read_text(encoding="utf-8")):
-            text = inserted(text, *PLACE, summary(records, changed))
-            _update(front, text, f"{len(records)} records", command, check=check)
-        table = folder.resolve().parent / "gin" / "provenance.toml"
-        if table.is_file():
-            file = table.parents[1] / "docs" / "provenance.md"
-            _update(file, provenance_page(table), str(table), command, check=check)
-    except BenchmarkError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    records = load(folder)
+    elsewhere = published.load(folder / published.FILE)
+    if arguments.format:
+        print(FORMATS[arguments.format](records, elsewhere, changed), end="")
+        return 0
+    _update(folder / "README.md", render(records, elsewhere, changed), f"{len(records)} records", command, check=check)
+    front = folder.resolve().parent / "README.md"
+    if front.is_file() and marks(*PLACE)[0] in (text := front.read_text(encoding="utf-8")):
+        text = inserted(text, *PLACE, summary(records, changed))
+        _update(front, text, f"{len(records)} records", command, check=check)
+    table = folder.resolve().parent / "gin" / "provenance.toml"
+    if table.is_file():
+        file = table.parents[1] / "docs" / "provenance.md"
+        _update(file, provenance_page(table), str(table), command, check=check)
     return 0
 
 
