@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_records import floor, make, run
+from report_records import RECIPE, floor, make, run
 
 from benchmark.errors import BenchmarkError, MissingError
-from benchmark.report.record import write
+from benchmark.report.record import Record, write
 from benchmark.report.store import group, hardware, load
 
 
@@ -49,6 +49,24 @@ def test_newest_run_of_a_seed_counts() -> None:
         (cell,) = group(records)
         assert cell.runs == (days[1], other)
         assert cell.superseded == (days[0], days[2])
+
+
+def test_newest_trials_of_a_method_count() -> None:
+    """Oracle: the dates; a method that was tuned twice has one cell, also while seeds are missing."""
+
+    def tuned(seed: int, day: int, factor: float, trials: str) -> Record:
+        tuning = {"recipe": RECIPE, "factor": factor, "trials": [trials], "flops": 1.0, "seconds": 1.0}
+        key, day_of = f"{factor:g}".encode().hex().ljust(8, "0"), f"2026-01-0{day}T00:00:00Z"
+        return make(division="tuned", tuning=tuning, seed=seed, config__key=key, created_utc=day_of)
+
+    first = [tuned(seed, 1, 0.25, "a" * 16) for seed in (0, 1, 2)]
+    for factor in (0.25, 4.0):
+        again = [tuned(seed, 2, factor, "b" * 16) for seed in (0, 1)]
+        for records in ([*first, *again], [*again, *first]):
+            (cell,) = group(records)
+            assert cell.runs == tuple(again)
+            assert sorted(cell.superseded, key=str) == sorted(first, key=str)
+            assert cell.key == again[0]["config"]["key"]
 
 
 @pytest.mark.parametrize(

@@ -116,13 +116,24 @@ def test_the_page_leads_with_the_tuned_division_and_shows_the_trials() -> None:
 
 
 def test_each_line_shows_the_trials_that_its_record_names() -> None:
-    """Oracle: a method tuned twice, by trials that chose 2.0 and by newer ones that chose 0.25; all ten cost."""
-    newer = [trial(each, 0.9 - each / 10, created_utc="2026-03-01T12:00:00Z") for each in FACTORS]
-    again = run("alpha", 0, 0.6, division="tuned", config__key="ba5eba11", tuning=contests(newer)[RECIPE].tuning)
-    page = render([*board(), *newer, again])
+    """Oracle: two configurations of a method, one tuned to 2.0 and one to 0.25; all ten trials cost."""
+    recipe = "cd" * 32
+    base = {"recipe": recipe, "trials": [], "flops": 0.0, "seconds": 0.0}
+    others = [trial(each, 0.9 - each / 10, tuning=base | {"factor": each}) for each in FACTORS]
+    other = run("alpha", 0, 0.6, division="tuned", config__key="ba5eba11", tuning=contests(others)[recipe].tuning)
+    page = render([*board(), *others, other])
     assert "| alpha (616c7068) | 50.00 | 60.00 | 70.00 | 80.00 | 50.00 | 2 |" in page
     assert "| alpha (ba5eba11) | 87.50 | 85.00 | 80.00 | 70.00 | 50.00 | 0.25 |" in page
     assert "20.00 TFLOPs and 15.0 device minutes" in page
+
+
+def test_a_method_that_was_tuned_twice_shows_the_newer_trials() -> None:
+    """Oracle: newer trials chose 0.25 in place of 2.0; the older ones are neither shown nor charged."""
+    newer = [trial(each, 0.9 - each / 10, created_utc="2026-03-01T12:00:00Z") for each in FACTORS]
+    terms = {"division": "tuned", "tuning": contests(newer)[RECIPE].tuning, "created_utc": "2026-03-01T12:00:00Z"}
+    page = render([*board(), *newer, run("alpha", 0, 0.6, config__key="ba5eba11", **terms)])
+    assert "| alpha | 87.50 | 85.00 | 80.00 | 70.00 | 50.00 | 0.25 |" in page
+    assert "10.00 TFLOPs and 7.5 device minutes" in page
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,10 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of one method with one configuration in one setting.
+    """The runs of one method with one configuration in one setting; of a tuned method, those of its newest trials.
 
-    `runs` are in the order of their seeds, one for each; `superseded` are older runs of the same seeds.
+    `runs` are in the order of their seeds, one for each; `superseded` are older runs of the same seeds, and those of
+    older trials.
     """
 
     setting: Setting
@@ -74,12 +75,16 @@ def load(folder: Path) -> list[Record]:
 def group(records: Iterable[Record]) -> list[Cell]:
     """Group records into cells, sorted by setting, method and configuration.
 
-    Of several runs with the same configuration and seed the newest counts.
+    Of several runs with the same configuration and seed the newest counts. A method whose rate was chosen again, even
+    another rate, has a single cell.
     """
     cells: dict[tuple[Setting, str, str], list[Record]] = defaultdict(list)
     for record in records:
-        cells[_setting(record), record["method"]["name"], record["config"]["key"]].append(record)
-    return [Cell(*place, *_newest(cells[place])) for place in sorted(cells)]
+        tuning = record["tuning"]
+        configuration = tuning["recipe"] if tuning else record["config"]["key"]
+        cells[_setting(record), record["method"]["name"], configuration].append(record)
+    made = [_cell(setting, method, found) for (setting, method, _), found in cells.items()]
+    return sorted(made, key=lambda cell: (cell.setting, cell.entry))
 
 
 def hardware(record: Record) -> str:
@@ -106,12 +111,17 @@ def _setting(record: Record) -> Setting:
     )
 
 
-def _newest(records: list[Record]) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-    """Split records into the newest of each seed and the rest."""
+def _cell(setting: Setting, method: str, records: Iterable[Record]) -> Cell:
+    """Return the cell of the newest of each seed, which share the trials of the newest of all, and the rest."""
     newest: dict[int, Record] = {}
     superseded = []
-    for record in sorted(records, key=lambda record: (record["created_utc"], record["id"])):
+    ordered = sorted(records, key=lambda record: (record["created_utc"], record["id"]))
+    for record in ordered:
+        if record["tuning"] != ordered[-1]["tuning"]:
+            superseded.append(record)
+            continue
         if record["seed"] in newest:
             superseded.append(newest[record["seed"]])
         newest[record["seed"]] = record
-    return tuple(newest[seed] for seed in sorted(newest)), tuple(superseded)
+    runs = tuple(newest[seed] for seed in sorted(newest))
+    return Cell(setting, method, ordered[-1]["config"]["key"], runs, tuple(superseded))

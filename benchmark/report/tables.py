@@ -233,7 +233,8 @@ def _remarks(section: Section) -> str:
             sentences.append(f"Ranks compare the seeds that all share: {', '.join(map(str, ranking.seeds))}.")
     superseded = sorted(run["id"] for line in section.lines for run in line.cell.superseded)
     if superseded:
-        sentences.append(f"Replaced by newer runs of the same configuration and seed: {', '.join(superseded)}.")
+        names = ", ".join(superseded)
+        sentences.append(f"Replaced by newer runs of the same configuration and seed, or of newer trials: {names}.")
     if section.missing_floors:
         names = ", ".join(_escape(identity) for identity in section.missing_floors)
         sentences.append(f"Floors named but not found: {names}.")
