@@ -74,12 +74,16 @@ class Session(Examination):
         return self.out / _name(self.stage, self.dataset, self.experiment.seed, key)
 
     def _key_with_code(self, *parts: Literal["protocol_sha256", "evaluation_sha256"]) -> str:
+        here = code()
+        names = (self.key, self._made_by, *(here[part] for part in parts))
+        return hashlib.sha256(repr(names).encode()).hexdigest()
+
+    @property
+    def _made_by(self) -> str | None:
+        """The hash of the method's own files, and of its teacher's."""
         stages: list[Session] = [self, *([self.teacher] if self.teacher else [])]
         with torch.device("meta"):
-            made_by = describe.method(self.stage.name, *(stage.method()[0] for stage in stages))["module_sha256"]
-        here = code()
-        names = (self.key, made_by, *(here[part] for part in parts))
-        return hashlib.sha256(repr(names).encode()).hexdigest()
+            return describe.method(self.stage.name, *(stage.method()[0] for stage in stages))["module_sha256"]
 
     @cached_property
     def teacher(self) -> "TeacherSession | None":
@@ -122,15 +126,17 @@ class Session(Examination):
         if self.whole_budget.kind != "device_seconds":
             return Price(batch, flops)
         machine = environment(self.device, self.precision)
-        names = (self.key, *(machine[name] for name in ("gpu", "driver", "processor", "threads", "torch", "timm")))
-        kept = type(self.dataset.pretrain).__name__  # resident or streamed
-        file = hashlib.sha256(repr((*names, kept, code()["protocol_sha256"])).encode()).hexdigest()[:32]
-
-        def build() -> Training:
-            return self._training(calibration.WHOLE, flops, math.inf, math.inf, None)
-
-        found = calibration.stored(self.out / "calibrations" / f"{file}.json", build)
+        names = [machine[name] for name in ("gpu", "driver", "processor", "threads", "torch", "timm")]
+        names += [self.stage.name, self._step, self._made_by, self.dataset.fingerprint, code()["protocol_sha256"]]
+        names += [type(self.dataset.pretrain).__name__]  # resident or streamed
+        file = hashlib.sha256(repr(names).encode()).hexdigest()[:32]
+        found = calibration.stored(self.out / "calibrations" / f"{file}.json", lambda: self._scratch(flops))
         return Price(batch, flops, found.seconds)
+
+    @property
+    def _step(self) -> str:
+        """What a step's seconds depend on in the configuration: neither the rate nor the size of the budget."""
+        return self.recipe
 
     @cached_property
     def steps(self) -> int:
@@ -153,8 +159,21 @@ class Session(Examination):
         return method, self.stage.recipe(self.experiment.limits(), method)
 
     def training(self, checkpoint_seconds: float, teacher: Encoder | None = None) -> Training:
-        """Build the whole state of this stage, on its device."""
+        """Build the whole state of this stage, on its device.
+
+        Under a budget in seconds, steps that are discarded come first: what a process pays once, such as loading
+        kernels, is then paid off the clock by each run, and not only by the one that calibrates.
+        """
+        if self.whole_budget.kind == "device_seconds":
+            self._scratch(self.price.flops).advance(calibration.WARMUP)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
         return self._training(self.steps, self.price.flops, checkpoint_seconds, self.budget.most_seconds, teacher)
+
+    def _scratch(self, flops: int) -> Training:
+        """Build a state for steps that are timed and discarded."""
+        return self._training(calibration.WHOLE, flops, math.inf, math.inf, None)
 
     def _training(
         self, steps: int, flops: int, checkpoint_seconds: float, most_seconds: float, teacher: Encoder | None
@@ -231,6 +250,10 @@ class TeacherSession(Session):
             (torch.__version__, torch.get_num_threads(), str(self.device)),
         )
         return hashlib.sha256(repr(names).encode()).hexdigest()
+
+    @property
+    def _step(self) -> str:
+        return self.key
 
     @cached_property
     def folder(self) -> Path:

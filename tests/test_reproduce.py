@@ -48,6 +48,20 @@ def test_the_same_bits_here(made: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "The same bits: weights and scores are those of the record." in capsys.readouterr().out
 
 
+def test_a_clock_may_differ(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: a figure in seconds beside a score is no score; another figure is."""
+    old = records.read(made)
+    details = {"seconds_to_95": 1.0}
+    assert (
+        again(write(altered(old, metrics__knn__details=old["metrics"]["knn"]["details"] | details), tmp_path), tmp_path)
+        == 0
+    )
+    assert "The same bits" in capsys.readouterr().out
+    other = altered(old, metrics__knn__details=old["metrics"]["knn"]["details"] | {"epochs_to_95": 1.0})
+    assert again(write(other, tmp_path), tmp_path) == 4
+    assert "knn gave other scores" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "answer"),
     [

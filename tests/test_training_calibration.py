@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from tiny import SMALL, training
 
+from benchmark import describe
 from benchmark.report import record as records
 from benchmark.report.record import Record
 from benchmark.run import main
 from benchmark.training import calibration, loop
-from benchmark.training.calibration import WHOLE, Calibration
+from benchmark.training.calibration import WARMUP, WHOLE, Calibration
 from benchmark.training.loop import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -62,15 +63,32 @@ def newest(out: Path, method: str) -> Record:
 
 
 def test_seconds_become_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: 10 s at half a second a step buy 20 steps, whatever the seed; the calibration is no part of the cost."""
+    """Oracle: 10 s at half a second a step buy 20 steps, whatever the seed; nothing before them is part of the cost."""
     clock = Clock(monkeypatch, 0.5)
     assert main(arguments(tmp_path, 10.2)) == 0
     record = newest(tmp_path, "simclr")
     assert record["budget"] == {"kind": "device_seconds", "amount": 10.2, "steps": 20, "batch_size": 32}
-    assert (record["status"], record["cost"]["train_seconds"], clock.steps) == ("ok", 10.0, WHOLE + 20)
+    assert (record["status"], record["cost"]["train_seconds"], clock.steps) == ("ok", 10.0, WHOLE + WARMUP + 20)
     assert main(arguments(tmp_path, 10.2, seed=1)) == 0
-    assert clock.steps == WHOLE + 40
+    assert clock.steps == WHOLE + 2 * (WARMUP + 20)
     assert newest(tmp_path, "simclr")["budget"] == record["budget"]
+
+
+def test_a_calibration_serves_runs_of_equal_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the number of files; another rate or share of the budget takes the same steps, other code may not."""
+
+    def calibrated(*settings: str) -> int:
+        more = [part for setting in settings for part in ("--set", setting)]
+        assert main(arguments(tmp_path, 10.0, *more)) == 0
+        return len(list((tmp_path / "calibrations").iterdir()))
+
+    Clock(monkeypatch, 0.5)
+    assert calibrated() == 1
+    assert calibrated("experiment.rate_factor=2.0") == 1
+    assert calibrated("experiment.budget_share=0.5") == 1
+    assert calibrated("Pretraining.batch_size=64") == 2
+    monkeypatch.setattr(describe, "code_hash", lambda files: "0" * 64)
+    assert calibrated("experiment.rate_factor=4.0") == 3
 
 
 def test_calibration_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +113,7 @@ def test_a_slower_run_is_marked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Oracle: 20 steps planned at 0.5 s: 6 % over is marked, four times as slow is stopped at 15 s."""
-    Clock(monkeypatch, *[0.5] * WHOLE, slower)
+    Clock(monkeypatch, *[0.5] * (WHOLE + WARMUP), slower)
     assert main(arguments(tmp_path, 10.0)) == 1
     record = newest(tmp_path, "simclr")
     assert record["status"] == status
