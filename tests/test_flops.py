@@ -2,10 +2,14 @@
 
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+from tiny import TinyMethod
+from tiny import training as tiny_training
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from baselines.barlow_twins import BarlowTwins
 from baselines.mrcl import MRCL
@@ -13,7 +17,9 @@ from baselines.simclr import SimCLR
 from benchmark.method import Draws, Method, Step, Views
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder, ResNet, ViT
+from benchmark.speeds.subjects import shipped_trainings
 from benchmark.training.flops import count, count_step
+from benchmark.training.loop import Training
 
 BATCH, SIZE, PATCH, TOKENS = 6, 16, 4, 16
 WIDTH, DEPTH = 24, 2
@@ -152,6 +158,46 @@ def test_one_forward_more_is_counted() -> None:
     settings = {"temperature": 0.2, "projector_layers": 3, "projector_hidden": 32, "projector_width": 8}
     extra = patches(BATCH, TOKENS, PATCH, WIDTH) + blocks(BATCH, 1 + TOKENS, WIDTH, DEPTH)
     assert count_step(lambda: Wasteful(vit(), **settings), BATCH, SIZE) == simclr_step() + extra
+
+
+def spent(training: Training, steps: int) -> int:
+    with FlopCounterMode(display=False) as counter:
+        training.advance(steps)
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize("encoder", ["vit_micro", pytest.param("resnet18", marks=pytest.mark.long)])
+def test_three_real_steps_of_every_method_cost_what_was_counted(encoder: str, tmp_path: Path) -> None:
+    """Oracle: torch's counter around the loop's own steps: views, bf16, optimiser, momentum and queues included."""
+    protocol = tmp_path / "small.gin"
+    shared = Path(f"gin/protocol/digits_{encoder}.gin").resolve()
+    protocol.write_text(f"include '{shared}'\nPretraining.batch_size = 16\n")
+    trainings = shipped_trainings(str(protocol))
+    shipped = {path.stem for path in Path("gin").glob("*.gin") if not path.stem.startswith("report_")}
+    assert set(trainings) == shipped if encoder == "vit_micro" else set(trainings) < shipped
+    for name, training in trainings.items():
+        assert spent(training, 3) == 3 * training.flops_per_step, name
+
+
+class Late(TinyMethod):
+    """From the second step on, one forward more than was counted."""
+
+    taken = 0
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        if self.taken:
+            self.encoder(views[0])
+        self.taken += 1
+        return super().forward(views, draws)
+
+
+def test_a_forward_that_comes_later_shows_in_real_steps(tmp_path: Path) -> None:
+    """Oracle: two forwards of one view beyond three steps as counted; without the planted ones, none."""
+    forward = product(16 * 4, 3 * 4**2, 16)
+    for kind, extra in ((TinyMethod, 0), (Late, 2 * forward)):
+        training = tiny_training(tmp_path, kind)
+        counted = count(tiny_training(tmp_path, kind).method, 16, 8, torch.device("cpu"))
+        assert spent(training, 3) == 3 * counted + extra
 
 
 def test_counting_takes_no_memory() -> None:
