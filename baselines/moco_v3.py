@@ -18,7 +18,7 @@ class MoCoV3(Siamese):
     without scale and shift, as in the authors' code for a ViT. The momentum rises to 1 on a half cosine.
 
     Differs from the paper: the patch embedding is trained, as for every method of the protocol, where the paper
-    freezes it for stability (section 4.1); the same heads serve a ResNet, for which the authors leave out the
+    freezes it for stability (section 4.2); the same heads serve a ResNet, for which the authors leave out the
     predictor's last batch norm.
     """
 
