@@ -69,11 +69,16 @@ class Board:
 
 @dataclass(frozen=True)
 class Run:
-    """A run: how it ended, "unfinished" if it has no record, and its top-1, a fraction, in the leading evaluation."""
+    """A run: how it ended, "unfinished" if it has no record, and its top-1, a fraction, in the leading evaluation.
+
+    The top-1 of a run of the division "trial" is on a hold-out of train.
+    """
 
     folder: str
     method: str
+    data: str
     seed: int
+    division: str | None
     status: str
     evaluation: str | None
     top1: float | None
@@ -163,14 +168,15 @@ def _runs(out: Path) -> Iterator[Run]:
         if not records:
             text = config.read_text(encoding="utf-8")
             statements = list(parse(text, Source(str(config), config)))
-            name, seed = _text(statements, "Pretraining.name"), _value(statements, "experiment.seed")
-            yield Run(str(folder), name, seed, "unfinished", None, None)
+            name, data = _text(statements, "Pretraining.name"), _text(statements, "Images.name")
+            yield Run(str(folder), name, data, _value(statements, "experiment.seed"), None, "unfinished", None, None)
             continue
         run = max(records, key=lambda record: record["created_utc"])
         column = next(iter(columns_of([run])), None)
         found = result(run, column) if column else None
         heading, top1 = (column.heading, found["top1"]) if column and found else (None, None)
-        yield Run(str(folder), run["method"]["name"], run["seed"], run["status"], heading, top1)
+        name, data = run["method"]["name"], run["dataset"]["name"]
+        yield Run(str(folder), name, data, run["seed"], run["division"], run["status"], heading, top1)
 
 
 def _files(pattern: str) -> Iterator[tuple[Path, list[Statement]]]:

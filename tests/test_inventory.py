@@ -85,17 +85,25 @@ def test_runs_are_finished_or_not(tmp_path: Path) -> None:
     folders = {name: tmp_path / name for name in names}
     for folder in folders.values():
         folder.mkdir()
-    lines = ("Pretraining.name = 'alpha'", "teacher/Pretraining.name = 'old'", "experiment.seed = 3", "")
+    lines = (
+        "Images.name = 'mine'",
+        "Pretraining.name = 'alpha'",
+        "teacher/Pretraining.name = 'old'",
+        "experiment.seed = 3",
+        "",
+    )
     for name in "abc":
         (folders[name] / "config.gin").write_text("\n".join(lines))
     write(make(seed=1, metrics={"linear": metrics(0.9), "knn": metrics(0.8)}), folders["a"])
-    newer = make(seed=1, metrics={"knn": metrics(0.7)}, status="diverged", created_utc="2026-02-01T12:00:00Z")
+    newer = trial(
+        2.0, 0.0, metrics={"knn": metrics(0.7)}, seed=1, status="diverged", created_utc="2026-02-01T12:00:00Z"
+    )
     write(newer, folders["a"])
     write(make(seed=2, metrics={}), folders["b"])
     assert take(tmp_path, NOWHERE).runs == (
-        Run(str(folders["a"]), "alpha", 1, "diverged", "kNN v1", 0.7),
-        Run(str(folders["b"]), "alpha", 2, "ok", None, None),
-        Run(str(folders["c"]), "alpha", 3, "unfinished", None, None),
+        Run(str(folders["a"]), "alpha", "digits", 1, "trial", "diverged", "kNN v1", 0.7),
+        Run(str(folders["b"]), "alpha", "digits", 2, "closed", "ok", None, None),
+        Run(str(folders["c"]), "alpha", "mine", 3, None, "unfinished", None, None),
     )
 
 
