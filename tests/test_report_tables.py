@@ -131,6 +131,19 @@ def test_remarks_on_the_choice_of_runs() -> None:
     assert f"Floors named but not found: {'0' * 16}." in page
 
 
+def test_uneven_spreads_are_named_below_the_table() -> None:
+    """Oracle: four methods whose kNN moves alike over seeds and one whose does not, and one sentence of kNN alone."""
+    apart = {"e_1": (0.60, 0.80, 0.70)}
+    records = [
+        run(name, seed, 0.9 + (index + seed) % 3 / 1000, apart.get(name, (0.7, 0.71, 0.72))[seed])
+        for index, name in enumerate(("a", "b", "c", "d", "e_1"))
+        for seed in range(3)
+    ]
+    page = render(records)
+    assert "\n\nkNN v1: the spread of e\\_1 is over twice the median one, so ties are less certain than 5 %.\n" in page
+    assert "the spread of" not in render([record for record in records if record["method"]["name"] != "e_1"])
+
+
 def test_table_without_any_evaluation() -> None:
     """Oracle: failed runs are listed and counted, not ranked."""
     page = render([run("alpha", seed, 0.0, status="failed", metrics={}) for seed in range(2)])

@@ -122,6 +122,7 @@ def _entries(section: Section) -> list[dict[str, Any]]:
                     "half_width": summary.half_width,
                     "seeds": summary.n,
                     "standing": value.standing or None,
+                    "is_uneven": value.is_uneven,
                     "images": line.cost.images,
                     "flops": line.cost.flops,
                     "device_seconds": line.cost.device_seconds,

@@ -43,11 +43,15 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Value:
-    """The top-1 of a line in a column over seeds, whether it is the best or tied with it, and warnings."""
+    """The top-1 of a line in a column over seeds, whether it is the best or tied with it, and warnings.
+
+    `is_uneven` says that it spreads so much more than others of its column that what is tied there is less certain.
+    """
 
     summary: Summary
     standing: Literal["best", "tied", ""]
     flags: tuple[str, ...]
+    is_uneven: bool
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,12 @@ def _value(cell: Cell, column: Column, comparison: Ranking | None) -> Value | No
             standing = "best"
         elif comparison.ranks[cell.entry][0] == 1:
             standing = "tied"
-    return Value(summarise(list(scores.values())), standing, tuple(f"{column.heading}: {flag}" for flag in flags))
+    return Value(
+        summary=summarise(list(scores.values())),
+        standing=standing,
+        flags=tuple(f"{column.heading}: {flag}" for flag in flags),
+        is_uneven=comparison is not None and cell.entry in comparison.uneven,
+    )
 
 
 def _merged(flags: Iterable[str]) -> list[str]:

@@ -222,7 +222,7 @@ def _caption(runs: Sequence[Record], columns: Sequence[Column]) -> str:
 
 
 def _remarks(section: Section) -> str:
-    """Return what a reader must know about the choice of runs: seeds compared, runs left out, floors not found."""
+    """Return what a reader must know of the comparison: seeds, uneven spreads, runs left out, floors not found."""
     sentences = []
     ranking = section.ranking
     if ranking and len(ranking.ranks) > 1:
@@ -231,6 +231,13 @@ def _remarks(section: Section) -> str:
             sentences.append("Ranks follow the means alone: the methods share fewer than two seeds.")
         elif any(len(cell.runs) != len(ranking.seeds) for cell in ranked):
             sentences.append(f"Ranks compare the seeds that all share: {', '.join(map(str, ranking.seeds))}.")
+    for place, column in enumerate(section.columns):
+        uneven = [line.name for line in section.lines if (value := line.values[place]) and value.is_uneven]
+        if uneven:
+            sentences.append(
+                f"{_escape(column.heading)}: the spread of {_escape(', '.join(uneven))} is over twice the median one, "
+                f"so ties are less certain than 5 %."
+            )
     superseded = sorted(run["id"] for line in section.lines for run in line.cell.superseded)
     if superseded:
         names = ", ".join(superseded)
