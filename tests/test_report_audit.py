@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_records import make
+from report_records import make, metrics
 
-from benchmark.report.audit import audit
+from benchmark.report.audit import TOLERANCE, audit
 from benchmark.report.record import Record, file_name, seal, write
 from benchmark.report.tuning import FACTORS, contests, fingerprint_without_test
 from benchmark.results import main
+from benchmark.training import budget
 
 FLOOR = make(
     method__name="random init",
@@ -62,6 +63,18 @@ TAUGHT = make(
     + "teacher/AdamW.base_rate = 0.1\nteacher/Pretraining.optimiser = @teacher/AdamW\n",
 )
 
+TIMED, AGAIN = (
+    make(
+        division="open",
+        teacher=None,
+        budget__kind="device_seconds",
+        budget__amount=100.0,
+        cost__train_seconds=seconds,
+        metrics={"linear": metrics(0.9, details={"seconds_to_99": seconds / 64}), "knn": metrics(0.8)},
+    )
+    for seconds in (100.0, 102.9)
+)
+
 TRIALS = [
     make(
         division="trial",
@@ -92,7 +105,7 @@ TUNED = make(
 def results(tmp_path: Path) -> Path:
     """A folder with a sound board."""
     folder = tmp_path / "results"
-    for record in (FLOOR, SOUND, REPEATED, TAUGHT, TUNED, *TRIALS):
+    for record in (FLOOR, SOUND, REPEATED, TAUGHT, TUNED, TIMED, AGAIN, *TRIALS):
         write(record, folder / "small")
     return folder
 
@@ -101,7 +114,12 @@ def test_a_sound_board_passes(results: Path, capsys: pytest.CaptureFixture[str])
     """Oracle: no problem, exit code 0, and the count."""
     assert audit(results) == []
     assert main(["--results", str(results)]) == 0
-    assert "10 records are sound." in capsys.readouterr().out
+    assert "12 records are sound." in capsys.readouterr().out
+
+
+def test_a_budget_in_seconds_is_held_as_the_run_was() -> None:
+    """Oracle: the tolerance by which a run gets its status; the report cannot import it."""
+    assert TOLERANCE == budget.TOLERANCE
 
 
 def altered(record: Record, path: str, value: Any) -> Record:
@@ -153,6 +171,11 @@ FORGED: dict[str, tuple[Record, str, Any, str]] = {
     "trials that saw other data": (TUNED, "dataset.fingerprint", "beef", "made with another data set."),
     "trials of another budget": (TUNED, "budget.amount", 2.005e12, "another budget than 0.0625 of the run's."),
     "trials of other code": (TUNED, "method.module_sha256", "0" * 64, "made with another code."),
+    "more waiting than training": (SOUND, "cost.data_wait_seconds", 90.5, "are part of cost.train_seconds"),
+    "a missed budget in seconds": (TIMED, "cost.train_seconds", 103.1, "by more than 3 %"),
+    "a budget in seconds not spent": (TIMED, "budget.amount", 104.0, "by more than 3 %"),
+    "other scores of the same weights": (TIMED, "metrics.knn.top1", 0.802, "have different results of knn"),
+    "other choices for the same weights": (TIMED, "metrics.linear.choices", {}, "have different results of linear"),
     "another k": (SOUND, "config.text", reworded("k = 20", "k = 1"), "has KNN.k = 1, where "),
     "another batch": (SOUND, "config.text", reworded("size = 128", "size = 8"), "has Pretraining.batch_size = 8"),
     "another rate": (SOUND, "config.text", reworded("rate = 0.002", "rate = 0.1"), "has AdamW.base_rate = 0.1"),

@@ -4,6 +4,7 @@
 a forged or mixed-up record would have consistent bytes.
 """
 
+import json
 import math
 import re
 from collections import Counter, defaultdict
@@ -16,6 +17,7 @@ from benchmark.report.store import Setting, group
 from benchmark.report.tuning import SHARE, Contest, contests, fingerprint_without_test
 
 CHANCE = 1e-9  # of a share of whole images: floats of a sum
+TOLERANCE = 0.03  # of a budget in seconds: what a run that ended well may have taken more or less
 ON_EQUAL_TERMS = ("closed", "tuned")  # the divisions that compare methods, not settings
 METHOD = ("Pretraining.method", "experiment.teacher")  # all that these lines reach is the method's own
 VIEWS = "Pretraining.views"
@@ -57,6 +59,11 @@ def _impossible(record: Record) -> Iterator[str]:
     for name, result in record["metrics"].items():
         yield from (f"metrics.{name}: {problem}" for problem in _impossible_metrics(record, result))
     budget, cost = record["budget"], record["cost"]
+    if cost["data_wait_seconds"] > cost["train_seconds"]:
+        yield (
+            f"cost.data_wait_seconds: {cost['data_wait_seconds']:g} are part of cost.train_seconds, but those are "
+            f"{cost['train_seconds']:g}."
+        )
     if budget is None:
         if record["division"] == "floor" and (cost["flops"] or cost["images"]):
             yield "a floor costs nothing, but its cost has images or FLOPs."
@@ -81,6 +88,13 @@ def _impossible(record: Record) -> Iterator[str]:
             yield f"cost.flops: {unspent:g} of the budget are left, which buys another step."
     if budget["kind"] == "samples" and cost["images"] > budget["amount"]:
         yield f"cost.images: {cost['images']:,} are more than the budget of {budget['amount']:,.0f}."
+    if budget["kind"] == "device_seconds" and record["status"] == "ok":
+        missed = abs(cost["train_seconds"] - budget["amount"])
+        if missed > TOLERANCE * budget["amount"]:
+            yield (
+                f"status: {cost['train_seconds']:g} s miss the budget of {budget['amount']:g} s by more than "
+                f"{100 * TOLERANCE:g} %, which is no ok."
+            )
     taught = record["teacher"] is not None and record["teacher"]["key"] is not None
     if taught != (cost["teacher_flops"] > 0):
         was = "" if taught else " not"
@@ -261,6 +275,27 @@ def _contradictions(records: Sequence[Record]) -> Iterator[str]:
                 f"{ids}: the same configuration, seed, code, versions and machine ended in different weights. Find out "
                 f"which is not what it says; runs are deterministic."
             )
+        yield from _other_scores(runs)
     for (board, name), fingerprints in sorted(named.items(), key=str):
         if len(fingerprints) > 1:
             yield f"board {board}: {len(fingerprints)} different data sets are called {name}. Give each its own name."
+
+
+def _other_scores(runs: Sequence[Record]) -> Iterator[str]:
+    """Yield the evaluations of which runs with equal weights have different results; seconds are no results."""
+    scores: dict[tuple[str, str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for run in runs:
+        digest = run["training"]["digest"]
+        if digest is None:
+            continue
+        for name, metrics in run["metrics"].items():
+            details = {key: value for key, value in metrics["details"].items() if not key.startswith("seconds_")}
+            same = (digest, run["code"]["evaluation_sha256"], name)
+            scores[same][json.dumps(metrics | {"details": details}, sort_keys=True)].add(run["id"])
+    for (_, _, name), found in scores.items():
+        if len(found) > 1:
+            ids = ", ".join(sorted(set().union(*found.values())))
+            yield (
+                f"{ids}: the same weights, code and machine have different results of {name}. Find out which is not "
+                f"what it says; evaluations are deterministic."
+            )
