@@ -69,11 +69,18 @@ def render(records: Sequence[Record], published: Sequence[Result] = (), changed:
 
 
 def summary(records: Sequence[Record], changed: Changed = unchanged) -> str:
-    """Return the table that leads the board with the largest budgets, without costs and notes; a sentence if none."""
+    """Return the table that leads all boards, without costs and notes; a sentence if there is none.
+
+    It is the one of most FLOPs, of its divisions the first, among those that compare two methods or more over seeds;
+    where no table does, among the first of each board.
+    """
     found = sections(records, changed)
     if not found:
         return "There are no records yet."
-    leading = [next(board) for _, board in groupby(found, key=lambda section: section.setting.board)]
+    comparing = [section for section in found if _compares(section)]
+    alike = groupby(comparing, key=lambda section: section.setting._replace(division=""))
+    boards = groupby(found, key=lambda section: section.setting.board)
+    leading = [next(tables) for _, tables in (alike if comparing else boards)]
     section = max(leading, key=lambda table: max(line.cost.flops for line in table.lines))
     headings = ["rank", "method", *(_escape(column.heading) for column in section.columns), "seeds"]
     lines = [
@@ -86,6 +93,11 @@ def summary(records: Sequence[Record], changed: Changed = unchanged) -> str:
         for line in section.lines
     ]
     return f"{_escape(title(section.setting))}:\n\n{_markdown(headings, lines)}"
+
+
+def _compares(section: Section) -> bool:
+    """Return whether a table ranks two methods or more, each over two seeds or more."""
+    return sum(line.rank is not None and len(line.cell.runs) > 1 for line in section.lines) > 1
 
 
 def row(record: Record, floors: Sequence[Record]) -> str:
