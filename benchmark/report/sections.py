@@ -26,6 +26,7 @@ LEADING = {  # the evaluations that come first, and rank, and their headings
 }
 DIVISIONS = ("tuned", "closed", "open")  # boards lead with rates that were chosen alike
 UNRANKED = ("overtime", "budget_miss")  # runs that spent another budget than the rest of their table
+ABBREVIATIONS = (" Eq.", " et al.")  # which end no sentence
 Changed = Callable[[Record], Sequence[str]]  # to the parts of the code that made a record and are not the same now
 Ranking = Comparison[tuple[str, str]]  # of cells by their entry
 
@@ -85,8 +86,8 @@ class Line:
 
     @property
     def deviations(self) -> list[str]:
-        """How its runs differ from the paper."""
-        return [text for run in self.cell.runs for text in run["method"]["deviations"]]
+        """How its runs differ from the paper, each sentence once."""
+        return list(dict.fromkeys(text for run in self.cell.runs for text in _joined(run["method"]["deviations"])))
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,18 @@ def _merged(flags: Iterable[str]) -> list[str]:
         f"draw{'s' * (len(numbers) > 1)} {', '.join(map(str, sorted(numbers)))}: {text}" if numbers else text
         for text, numbers in draws.items()
     ]
+
+
+def _joined(deviations: Sequence[str]) -> list[str]:
+    """Return the sentences, with those whole again that early records cut after an abbreviation."""
+    whole: list[str] = []
+    for text in deviations:
+        name, colon, rest = text.partition(": ")
+        if whole and colon and whole[-1].startswith(f"{name}: ") and whole[-1].endswith(ABBREVIATIONS):
+            whole[-1] += f" {rest}"
+        else:
+            whole.append(text)
+    return whole
 
 
 def _cost(cell: Cell) -> Cost:
