@@ -46,10 +46,12 @@ class Column(NamedTuple):
 class Value:
     """The top-1 of a line in a column over seeds, whether it is the best or tied with it, and warnings.
 
-    `is_uneven` says that it spreads so much more than others of its column that what is tied there is less certain.
+    `macro_f1` is the mean over the runs. `is_uneven` says that the top-1 spreads so much more than others of its column
+    that what is tied there is less certain.
     """
 
     summary: Summary
+    macro_f1: float
     standing: Literal["best", "tied", ""]
     flags: tuple[str, ...]
     is_uneven: bool
@@ -200,8 +202,7 @@ def _value(cell: Cell, column: Column, comparison: Ranking | None) -> Value | No
     scores = _scores(cell, column)
     if not scores:
         return None
-    results = (result(run, column) for run in cell.runs)
-    flags = _merged(flag for found in results if found for flag in found["flags"])
+    results = [found for run in cell.runs if (found := result(run, column))]
     standing: Literal["best", "tied", ""] = ""
     if comparison and cell.entry in comparison.ranks:
         if comparison.means[cell.entry] == max(comparison.means.values()):
@@ -210,8 +211,9 @@ def _value(cell: Cell, column: Column, comparison: Ranking | None) -> Value | No
             standing = "tied"
     return Value(
         summary=summarise(list(scores.values())),
+        macro_f1=fmean(found["macro_f1"] for found in results),
         standing=standing,
-        flags=tuple(f"{column.heading}: {flag}" for flag in flags),
+        flags=tuple(_merged(flag for found in results for flag in found["flags"])),
         is_uneven=comparison is not None and cell.entry in comparison.uneven,
     )
 

@@ -132,25 +132,22 @@ def _section(section: Section) -> str:
     lines = []
     for line in section.lines:
         name = _escape(line.name) + _marks(line.deviations, footnotes)
-        values = [_value(value, line) for value in line.values]
         values = [
-            text + _marks(value.flags if value else (), footnotes)
-            for text, value in zip(values, line.values, strict=True)
+            _value(value, line)
+            + _marks((f"{column.heading}: {flag}" for flag in (value.flags if value else ())), footnotes)
+            for column, value in zip(section.columns, line.values, strict=True)
         ]
-        costs = [""] * 4 if line.is_floor else _costs(line, divisor)
-        endings = [f"{count} {status}" for status, count in line.endings.items()]
-        if line.stale:
-            endings.append(f"stale ({', '.join(line.stale)})")
+        spent = [""] * 4 if line.is_floor else costs(line, divisor)
         start = [rank(line), f"*{name}*" if line.is_floor else name]
         if is_tuned:
             start.append("" if line.rate_factor is None else f"{line.rate_factor:g}")
-        lines.append([*start, *values, *costs, str(len(line.cell.runs)), ", ".join(endings)])
+        lines.append([*start, *values, *spent, str(len(line.cell.runs)), notes(line)])
     headings = ["rank", "method", *["rate x"] * is_tuned, *(_escape(column.heading) for column in section.columns)]
     headings += ["images", unit, "device minutes", "peak GiB", "seeds", "notes"]
-    notes = [f"{number}. {text}" for text, number in footnotes.items()]
+    numbered = [f"{number}. {text}" for text, number in footnotes.items()]
     table = _markdown(headings, lines)
     caption = _escape(_caption(section.runs, section.columns))
-    blocks = [f"### {_escape(title(section.setting))}", caption, table, "\n".join(notes), _remarks(section)]
+    blocks = [f"### {_escape(title(section.setting))}", caption, table, "\n".join(numbered), _remarks(section)]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -199,7 +196,14 @@ def rank(line: Line) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def _costs(line: Line, divisor: float) -> list[str]:
+def notes(line: Line) -> str:
+    """Return what became of the runs of a line that did not end well or were made by other code, in a few words."""
+    endings = [f"{count} {status}" for status, count in line.endings.items()]
+    return ", ".join([*endings, *([f"stale ({', '.join(line.stale)})"] if line.stale else [])])
+
+
+def costs(line: Line, divisor: float) -> list[str]:
+    """Return images, FLOPs in units of the divisor, device minutes and peak GiB."""
     cost = line.cost
     return [
         f"{cost.images:,.0f}",
