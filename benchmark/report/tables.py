@@ -46,8 +46,9 @@ interval. Each column head names the version of the evaluation. The best mean is
 not distinguishable from it (Tukey's range test at 5 %, seeds as blocks), and ranks are given as the range that this
 leaves. Runs that diverged or collapsed count as they are. A method is not ranked if a run lacks the ranking
 evaluation or missed the budget. Floors, in italics, are encoders without pretraining. In the tuned division the rate
-of each method was chosen from the same multiples of its recipe's, by short trials on a hold-out of train. Stale lines
-were made by code that has changed since.
+of each method was chosen from the same multiples of its recipe's, by short trials on a hold-out of train. Device
+minutes are wall time, whatever else the machine did meanwhile; on a CPU the peak memory is that of the whole process.
+Stale lines were made by code that has changed since.
 """
 
 
