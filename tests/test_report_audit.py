@@ -32,8 +32,7 @@ import baselines.alpha
 
 AdamW.base_rate = 0.002
 Alpha.base = @Inner
-Alpha.label = 'from @KNN'
-Images.source = '/here'
+Images.source = '/here@Inner'
 Inner.width = 64
 KNN.k = 20
 Pretraining.batch_size = 128

@@ -114,7 +114,7 @@ def test_uneven_by_hand() -> None:
     noisy = {0: 4.0, 1: -3.0, 2: 2.0}  # 4, -4, 0 from the others: four fifths of it are its own, one fifth each other's
     assert compare({**steady, "noisy": noisy}).uneven == ("noisy",)
     assert compare({"steady": steady["a"], "noisy": noisy}).uneven == ()
-    alike = {name: {seed: 0.1 * seed + place / 7 for seed in range(3)} for place, name in enumerate("abcde")}
+    alike = {name: {seed: 0.01 * seed + place / 9 for seed in range(3)} for place, name in enumerate("abcdefg")}
     assert compare(alike).uneven == ()
 
 
