@@ -28,19 +28,35 @@ def test_latex_by_hand() -> None:
     assert latex(board()) == "\n".join(
         [
             "% digits, vit_micro, 2.00 TFLOPs",
-            r"\begin{tabular}{rlrrrrr}",
+            r"\begin{tabular}{rlrrrrrrr}",
             r"\toprule",
-            r" & method & linear v1 & kNN v1 & TFLOPs & device min. & seeds \\",
+            r" & method & linear v1 & kNN v1 & images & TFLOPs & min. & GiB & seeds \\",
             r"\midrule",
-            r"1 & beta\_2 & \textbf{92.10 $\pm$ 0.25} & \textbf{81.00 $\pm$ 0.00} & 2.00 & 1.5 & 3 \\",
-            r"2 & alpha & 90.10 $\pm$ 0.25 & 80.00 $\pm$ 0.00 & 2.00 & 1.5 & 3 \\",
+            r"1 & beta\_2 & \textbf{92.10 $\pm$ 0.25} & \textbf{81.00 $\pm$ 0.00} & 25,600 & 2.00 & 1.5 & 1.00 & 3 \\",
+            r"2 & alpha & 90.10 $\pm$ 0.25 & 80.00 $\pm$ 0.00 & 25,600 & 2.00 & 1.5 & 1.00 & 3 \\",
             r"\midrule",
-            r" & random init & 30.00 & 50.00 &  &  & 1 \\",
+            r" & random init & 30.00 (1 seed) & 50.00 (1 seed) &  &  &  &  & 1 \\",
             r"\bottomrule",
             r"\end{tabular}",
             "",
         ]
     )
+
+
+def test_latex_says_what_became_of_runs() -> None:
+    """Oracle: by hand: a column of notes where there are any, and as many cells in each row."""
+    ended = [run("gamma", seed, 0.1, status="diverged", training__collapsed=seed < 1) for seed in range(2)]
+    text = latex([*board(), *ended], changed=lambda record: ["method_1"] if record["method"]["name"] == "alpha" else [])
+    rows = {row[1].strip(): row for line in text.splitlines() if len(row := line.removesuffix(r" \\").split("&")) > 2}
+    assert r"\begin{tabular}{rlrrrrrrrl}" in text
+    assert {len(row) for row in rows.values()} == {10}
+    assert [rows[name][-1].strip() for name in ("method", r"beta\_2", "alpha", "gamma", "random init")] == [
+        "notes",
+        "",
+        r"stale (method\_1)",
+        "1 collapsed, 2 diverged",
+        "",
+    ]
 
 
 def test_csv_and_json_say_the_same() -> None:
@@ -59,7 +75,29 @@ def test_csv_and_json_say_the_same() -> None:
     rows = list(csv.DictReader(io.StringIO(comma_separated(board()))))
     assert len(rows) == len(entries)
     for row, entry in zip(rows, entries, strict=True):
+        assert entry.pop("deviations") == []
         assert row == {name: "" if value is None else str(value) for name, value in entry.items()}
+
+
+def test_programs_find_f1_warnings_and_deviations() -> None:
+    """Oracle: means and texts by hand; deviations in JSON alone, where each is a text of its own."""
+    records = [
+        run(
+            "alpha",
+            seed,
+            0.5,
+            metrics={"linear": metrics(0.5, macro_f1=f1, flags=["edge", f"draw {seed}: few"])},
+            method__deviations=["A: B.", "A: C; d."],
+        )
+        for seed, f1 in enumerate((0.2, 0.4))
+    ]
+    (entry,) = json.loads(as_json(records))
+    assert entry["macro_f1"] == pytest.approx(0.3)
+    assert entry["flags"] == "edge; draws 0, 1: few"
+    assert entry["deviations"] == ["A: B.", "A: C; d."]
+    (row,) = csv.DictReader(io.StringIO(comma_separated(records)))
+    assert (row["macro_f1"], row["flags"]) == (str(entry["macro_f1"]), entry["flags"])
+    assert "deviations" not in row
 
 
 @pytest.mark.parametrize("form", FORMATS)

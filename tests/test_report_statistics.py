@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Sequence
 
 import pytest
 from scipy import stats
@@ -72,18 +73,49 @@ def test_seed_effects_cancel() -> None:
     assert compare(shifted).ranks == compare(SCORES).ranks
 
 
+def simulated(generator: random.Random, spreads: Sequence[float], seeds: int) -> dict[int, dict[int, float]]:
+    """A table of methods that are equal but for their spread over seeds, each seed with an effect on all."""
+    effects = [generator.gauss(0, 3) for _ in range(seeds)]
+    return {
+        k: {seed: effect + generator.gauss(0, spread) for seed, effect in enumerate(effects)}
+        for k, spread in enumerate(spreads)
+    }
+
+
 @pytest.mark.parametrize(("methods", "seeds"), [(6, 3), (10, 3), (20, 3), (10, 5)])
 def test_equal_methods_are_seldom_distinguished(methods: int, seeds: int) -> None:
-    """Oracle: 5 % of 2,000 simulated tables of equal methods, within four standard errors (2 points)."""
+    """Oracle: 5 % of 4,000 simulated tables of equal methods, within three standard errors (1 point)."""
     generator = random.Random(1)
-    wrong = 0
-    for _ in range(2000):
-        effects = [generator.gauss(0, 3) for _ in range(seeds)]
-        scores = {
-            k: {seed: effect + generator.gauss(0, 1) for seed, effect in enumerate(effects)} for k in range(methods)
-        }
-        wrong += any(ranks != (1, methods) for ranks in compare(scores).ranks.values())
-    assert wrong / 2000 == pytest.approx(0.05, abs=0.02)
+    tables = (compare(simulated(generator, [1.0] * methods, seeds)) for _ in range(4000))
+    wrong = sum(any(ranks != (1, methods) for ranks in table.ranks.values()) for table in tables)
+    assert 0.04 <= wrong / 4000 <= 0.06
+
+
+@pytest.mark.parametrize(("methods", "seeds"), [(4, 3), (10, 3), (20, 3), (20, 4), (20, 5), (20, 10), (20, 2)])
+def test_equal_spreads_are_seldom_called_uneven(methods: int, seeds: int) -> None:
+    """Oracle: at most the 5 % of simulated tables that the bound is chosen for, and four standard errors (2 points)."""
+    generator = random.Random(2)
+    tables = (compare(simulated(generator, [1.0] * methods, seeds)) for _ in range(2000))
+    assert sum(bool(table.uneven) for table in tables) / 2000 <= 0.07
+
+
+@pytest.mark.parametrize(("methods", "seeds"), [(20, 3), (10, 5), (20, 5), (10, 10)])
+def test_unequal_spreads_are_called_uneven(methods: int, seeds: int) -> None:
+    """Oracle: two methods of five times the spread; four tables in five name one of them, and few name another."""
+    generator = random.Random(3)
+    tables = [compare(simulated(generator, [5.0, 5.0, *[1.0] * (methods - 2)], seeds)) for _ in range(500)]
+    assert sum(bool({0, 1} & set(table.uneven)) for table in tables) >= 0.8 * len(tables)
+    assert sum(bool(set(table.uneven) - {0, 1}) for table in tables) <= 0.05 * len(tables)
+
+
+def test_uneven_by_hand() -> None:
+    """Oracle: residuals 16 times those of the others by hand, equal ones of two methods, and none but rounding."""
+    steady = {name: {seed: float(seed) for seed in range(3)} for name in "abcd"}
+    noisy = {0: 4.0, 1: -3.0, 2: 2.0}  # 4, -4, 0 from the others: four fifths of it are its own, one fifth each other's
+    assert compare({**steady, "noisy": noisy}).uneven == ("noisy",)
+    assert compare({"steady": steady["a"], "noisy": noisy}).uneven == ()
+    alike = {name: {seed: 0.01 * seed + place / 9 for seed in range(3)} for place, name in enumerate("abcdefg")}
+    assert compare(alike).uneven == ()
 
 
 def test_only_shared_seeds_are_compared() -> None:

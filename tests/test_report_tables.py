@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_records import floor, make, metrics, run
@@ -131,6 +132,19 @@ def test_remarks_on_the_choice_of_runs() -> None:
     assert f"Floors named but not found: {'0' * 16}." in page
 
 
+def test_uneven_spreads_are_named_below_the_table() -> None:
+    """Oracle: four methods whose kNN moves alike over seeds and one whose does not, and one sentence of kNN alone."""
+    apart = {"e_1": (0.60, 0.80, 0.70)}
+    records = [
+        run(name, seed, 0.9 + (index + seed) % 3 / 1000, apart.get(name, (0.7, 0.71, 0.72))[seed])
+        for index, name in enumerate(("a", "b", "c", "d", "e_1"))
+        for seed in range(3)
+    ]
+    page = render(records)
+    assert "\n\nkNN v1: the spread of e\\_1 is over twice the median one, so ties are less certain than 5 %.\n" in page
+    assert "the spread of" not in render([record for record in records if record["method"]["name"] != "e_1"])
+
+
 def test_table_without_any_evaluation() -> None:
     """Oracle: failed runs are listed and counted, not ranked."""
     page = render([run("alpha", seed, 0.0, status="failed", metrics={}) for seed in range(2)])
@@ -172,22 +186,51 @@ def test_warnings_of_several_draws_are_one_footnote() -> None:
     assert notes == ["1. linear v1: edge", "2. linear v1: draws 0, 1: few", "3. linear v1: draw 1: odd"]
 
 
-def test_summary_is_the_leading_table_of_the_largest_board() -> None:
-    """Oracle: the board whose runs took more FLOPs, of it the tuned table, best first, without notes and costs."""
-    tuning = {"recipe": "ab" * 32, "factor": 2.0, "trials": ["0" * 16], "flops": 1.0, "seconds": 1.0}
-    small = [run("alpha", seed, 0.9 + seed / 100, board="small", cost__flops=1e12) for seed in range(2)]
-    large = [run("alpha", seed, 0.7 + seed / 100, board="large", cost__flops=1e13) for seed in range(2)]
-    tuned = [
-        run("beta", seed, 0.6 + seed / 100, board="large", division="tuned", tuning=tuning, cost__flops=1e13)
+def test_deviations_that_were_cut_are_whole_again() -> None:
+    """Oracle: the sentences by hand; what another class says, or follows a whole sentence, stays by itself."""
+    cut = ["A: Eq.", "A: 16 lacks a sign, as in Doe et al.", "A: 2022.", "A: No crop.", "B: As Doe et al.", "C: None."]
+    page = render([run("alpha", seed, 0.9, method__deviations=cut) for seed in range(2)])
+    notes = page[page.index("\n1. ") :].strip().splitlines()
+    assert notes == [
+        "1. A: Eq. 16 lacks a sign, as in Doe et al. 2022.",
+        "2. A: No crop.",
+        "3. B: As Doe et al.",
+        "4. C: None.",
+    ]
+
+
+def compared(flops: float, **changes: Any) -> list[Record]:
+    """Two methods of two seeds each, at this cost."""
+    scores = [("beta", 0.6), ("alpha", 0.7)]
+    return [
+        run(name, seed, top1 + seed / 100, **{"cost__flops": flops, "budget__amount": flops} | changes)
+        for name, top1 in scores
         for seed in range(2)
     ]
-    found = summary([*small, *large, *tuned])
-    assert found.startswith("digits, vit\\_micro, 2.00 TFLOPs, tuned division:")
+
+
+def test_summary_is_the_comparison_of_most_flops() -> None:
+    """Oracle: the last rung of the larger board, of it the tuned table, best first, without notes and costs."""
+    tuning = {"recipe": "ab" * 32, "factor": 2.0, "trials": ["0" * 16], "flops": 1.0, "seconds": 1.0}
+    ladder = [record for flops in (1e12, 1e13) for record in compared(flops, board="large")]
+    tuned = compared(9.9e12, board="large", division="tuned", tuning=tuning, budget__amount=1e13)
+    found = summary([*compared(2e12, board="small"), *ladder, *tuned])
+    assert found.startswith("digits, vit\\_micro, 10.00 TFLOPs, tuned division:")
     lines = [line for line in found.splitlines() if line.startswith("|")]
     assert lines[0] == "| rank | method | linear v1 | kNN v1 | seeds |"
-    assert [line.split(" | ")[1] for line in lines[2:]] == ["beta"]
-    assert lines[2].startswith("| 1 | beta | **60.50 ± ")
+    assert [line.split(" | ")[1] for line in lines[2:]] == ["alpha", "beta"]
+    assert lines[2].startswith("| 1 | alpha | **70.50 ± ")
     assert summary([]) == "There are no records yet."
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_what_compares_nothing_does_not_take_the_front_page(seeds: int) -> None:
+    """Oracle: one method of more FLOPs, and two of one seed each, beside a comparison; alone they lead all the same."""
+    larger = [run("alpha", seed, 0.5, board="large", cost__flops=1e15) for seed in range(seeds)]
+    larger += [run("beta", 0, 0.5, board="large", cost__flops=1e15)] * (seeds == 1)
+    small = compared(1e12, board="small")
+    assert summary([*larger, *small]).startswith("digits, vit\\_micro, 1.00 TFLOPs:")
+    assert summary([*larger, *small[:1]]).startswith("digits, vit\\_micro, 2.00 TFLOPs:")
 
 
 def test_command_fills_the_place_in_the_page_beside_the_records(

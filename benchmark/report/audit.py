@@ -4,16 +4,26 @@
 a forged or mixed-up record would have consistent bytes.
 """
 
+import json
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError
 from benchmark.report.record import Metrics, Record, file_name, read
+from benchmark.report.store import Setting, group
 from benchmark.report.tuning import SHARE, Contest, contests, fingerprint_without_test
 
 CHANCE = 1e-9  # of a share of whole images: floats of a sum
+TOLERANCE = 0.03  # of a budget in seconds: what a run that ended well may have taken more or less
+ON_EQUAL_TERMS = ("closed", "tuned")  # the divisions that compare methods, not settings
+METHOD = ("Pretraining.method", "experiment.teacher")  # all that these lines reach is the method's own
+VIEWS = "Pretraining.views"
+FREE = (VIEWS, "Pretraining.name", "experiment.teacher_share", "experiment.rate_factor", "experiment.seed")
+LOCATIONS = (".source", ".list_file")  # where files lie; the fingerprint tells what is in them
+REFERENCE = re.compile(r"'[^']*'|\"[^\"]*\"|@([\w./]+)")  # in quotes it is none
 
 
 def audit(folder: Path) -> list[str]:
@@ -30,6 +40,7 @@ def audit(folder: Path) -> list[str]:
         problems += [f"{path}: {problem}" for problem in found_here]
     problems += _missing_floors(found)
     problems += _unfounded_rates(found)
+    problems += _unequal_terms(found)
     problems += _contradictions(records)
     return problems
 
@@ -48,6 +59,11 @@ def _impossible(record: Record) -> Iterator[str]:
     for name, result in record["metrics"].items():
         yield from (f"metrics.{name}: {problem}" for problem in _impossible_metrics(record, result))
     budget, cost = record["budget"], record["cost"]
+    if cost["data_wait_seconds"] > cost["train_seconds"]:
+        yield (
+            f"cost.data_wait_seconds: {cost['data_wait_seconds']:g} are part of cost.train_seconds, but those are "
+            f"{cost['train_seconds']:g}."
+        )
     if budget is None:
         if record["division"] == "floor" and (cost["flops"] or cost["images"]):
             yield "a floor costs nothing, but its cost has images or FLOPs."
@@ -72,6 +88,13 @@ def _impossible(record: Record) -> Iterator[str]:
             yield f"cost.flops: {unspent:g} of the budget are left, which buys another step."
     if budget["kind"] == "samples" and cost["images"] > budget["amount"]:
         yield f"cost.images: {cost['images']:,} are more than the budget of {budget['amount']:,.0f}."
+    if budget["kind"] == "device_seconds" and record["status"] == "ok":
+        missed = abs(cost["train_seconds"] - budget["amount"])
+        if missed > TOLERANCE * budget["amount"]:
+            yield (
+                f"status: {cost['train_seconds']:g} s miss the budget of {budget['amount']:g} s by more than "
+                f"{100 * TOLERANCE:g} %, which is no ok."
+            )
     taught = record["teacher"] is not None and record["teacher"]["key"] is not None
     if taught != (cost["teacher_flops"] > 0):
         was = "" if taught else " not"
@@ -147,6 +170,93 @@ def _made_by(record: Record) -> tuple[str | None, ...]:
     return code["protocol_sha256"], code["evaluation_sha256"], record["method"]["module_sha256"]
 
 
+def _unequal_terms(found: Mapping[Path, Record]) -> Iterator[str]:
+    """Yield the runs that a table ranks beside others although more than the method differs in their configurations.
+
+    Among the runs of a table that its newest code made, each is held against one whose terms the most have.
+    """
+    paths = {record["id"]: path for path, record in found.items()}
+    tables: dict[Setting, list[Record]] = defaultdict(list)
+    for cell in group(record for record in found.values() if record["division"] in ON_EQUAL_TERMS):
+        tables[cell.setting] += cell.runs
+    for runs in tables.values():
+        newest = max(runs, key=lambda run: (run["created_utc"], run["id"]))
+        alike = sorted((run for run in runs if _harness(run) == _harness(newest)), key=lambda run: paths[run["id"]])
+        terms = [_terms(run) for run in alike]
+        usual = alike[terms.index(Counter(terms).most_common(1)[0][0])]
+        for run in alike:
+            if apart := _first_difference(run, usual):
+                yield (
+                    f"{paths[run['id']]}: has {apart[0]}, where {paths[usual['id']]} has {apart[1]}. Beside the method "
+                    f"a table of the division {run['division']} has one configuration: publish the run to the division "
+                    f"open, or to a board of its own."
+                )
+
+
+def _harness(record: Record) -> tuple[str, str]:
+    return record["code"]["protocol_sha256"], record["code"]["evaluation_sha256"]
+
+
+def _terms(run: Record) -> frozenset[tuple[str, str]]:
+    """Return the lines in which a run must agree with all others of its table."""
+    lines = _lines(run)
+    without = _own(lines, run["config"]["varied"]) | _within(lines, _reached(lines, [VIEWS]))
+    return frozenset((name, value) for name, value in lines.items() if name not in without)
+
+
+def _first_difference(run: Record, other: Record) -> tuple[str, str] | None:
+    """Return the first lines in which two runs differ and may not; what one's views alone have may be there or not."""
+    ours, theirs = _lines(run), _lines(other)
+    varied = [*run["config"]["varied"], *other["config"]["varied"]]
+    own = _own(ours, varied) | _own(theirs, varied)
+    views = _within(ours, _reached(ours, [VIEWS])) | _within(theirs, _reached(theirs, [VIEWS]))
+    for name in sorted((ours.keys() | theirs.keys()) - own - (views - (ours.keys() & theirs.keys()))):
+        if ours.get(name) != theirs.get(name):
+            first, second = (
+                f"{name} = {lines[name]}" if name in lines else f"no line {name}" for lines in (ours, theirs)
+            )
+            return first, second
+    return None
+
+
+def _lines(run: Record) -> dict[str, str]:
+    """Return the values of a configuration by their parameters."""
+    parts = (line.partition(" = ") for line in run["config"]["text"].splitlines())
+    return {name: value for name, equals, value in parts if equals}
+
+
+def _own(lines: Mapping[str, str], varied: Iterable[str]) -> set[str]:
+    """Return the parameters that may be a run's own: its method's, those varied on purpose, seed, rate and places."""
+    named = tuple(f".{binding.partition('=')[0].strip().rpartition('/')[2]}" for binding in varied)
+    roots = {name for name in lines if name in METHOD or any(own.endswith(_ending(name)) for own in named)}
+    others = {name: value for name, value in lines.items() if name not in roots}
+    shared = _reached(others, [name for name in others if name.startswith("experiment.")])
+    free = {name for name in lines if name in FREE or name.endswith(LOCATIONS)}
+    return roots | free | _within(lines, _reached(lines, roots) - shared)
+
+
+def _ending(name: str) -> str:
+    """Return how a binding of the parameter ends, whatever its scope and module."""
+    return f".{name.rpartition('/')[2]}"
+
+
+def _reached(lines: Mapping[str, str], roots: Iterable[str]) -> set[str]:
+    """Return the configurables that the values of some parameters reference, and what theirs reference in turn."""
+    known: set[str] = set()
+    pending = list(roots)
+    while pending:
+        for name in filter(None, REFERENCE.findall(lines.get(pending.pop(), ""))):
+            if name not in known:
+                known.add(name)
+                pending += _within(lines, {name})
+    return known
+
+
+def _within(lines: Mapping[str, str], configurables: set[str]) -> set[str]:
+    """Return the parameters of the configurables."""
+    return {name for name in lines if name.rpartition(".")[0] in configurables}
+
+
 def _contradictions(records: Sequence[Record]) -> Iterator[str]:
     """Yield repeated runs that should be the same and are not, and data sets that go by one name."""
     repeated, named = defaultdict(list), defaultdict(set)
@@ -165,6 +275,27 @@ def _contradictions(records: Sequence[Record]) -> Iterator[str]:
                 f"{ids}: the same configuration, seed, code, versions and machine ended in different weights. Find out "
                 f"which is not what it says; runs are deterministic."
             )
+        yield from _other_scores(runs)
     for (board, name), fingerprints in sorted(named.items(), key=str):
         if len(fingerprints) > 1:
             yield f"board {board}: {len(fingerprints)} different data sets are called {name}. Give each its own name."
+
+
+def _other_scores(runs: Sequence[Record]) -> Iterator[str]:
+    """Yield the evaluations of which runs with equal weights have different results; seconds are no results."""
+    scores: dict[tuple[str, str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for run in runs:
+        digest = run["training"]["digest"]
+        if digest is None:
+            continue
+        for name, metrics in run["metrics"].items():
+            details = {key: value for key, value in metrics["details"].items() if not key.startswith("seconds_")}
+            same = (digest, run["code"]["evaluation_sha256"], name)
+            scores[same][json.dumps(metrics | {"details": details}, sort_keys=True)].add(run["id"])
+    for (_, _, name), found in scores.items():
+        if len(found) > 1:
+            ids = ", ".join(sorted(set().union(*found.values())))
+            yield (
+                f"{ids}: the same weights, code and machine have different results of {name}. Find out which is not "
+                f"what it says; evaluations are deterministic."
+            )

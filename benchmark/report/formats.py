@@ -12,8 +12,8 @@ from benchmark.report.contents import contents
 from benchmark.report.published import Result, select
 from benchmark.report.record import Record
 from benchmark.report.sections import Changed, Section, Value, sections, unchanged
-from benchmark.report.tables import printable, rank, title
-from benchmark.report.units import flops_unit, percent
+from benchmark.report.tables import costs, notes, printable, rank, title
+from benchmark.report.units import flops_unit, spread
 
 LATEX = {  # what LaTeX would read as a command
     "\\": r"\textbackslash{}",
@@ -43,20 +43,24 @@ def latex(records: Sequence[Record], published: Sequence[Result] = (), changed: 
 
 
 def comma_separated(records: Sequence[Record], published: Sequence[Result] = (), changed: Changed = unchanged) -> str:
-    """Return a line for each method, or floor, and evaluation; numbers are fractions, FLOPs and seconds.
+    """Return a line for each method, or floor, and evaluation; numbers are fractions, FLOPs, seconds and bytes.
+
+    `mean`, `std` and `half_width` are those of top-1 over seeds, `macro_f1` is a mean over seeds, and `flags` are the
+    warnings of the evaluation.
 
     Published results are of the division "published"; they alone have epochs and a source, and they have no rank.
     """
     found = _all_entries(records, published, changed)
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(found[0]) if found else ["board"], lineterminator="\n")
+    names = [name for name in found[0] if name != "deviations"] if found else ["board"]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _harmless(value) for name, value in entry.items()} for entry in found)
+    writer.writerows({name: _harmless(entry[name]) for name in names} for entry in found)
     return text.getvalue()
 
 
 def as_json(records: Sequence[Record], published: Sequence[Result] = (), changed: Changed = unchanged) -> str:
-    """Return the lines of `comma_separated` as a list of objects."""
+    """Return the lines of `comma_separated` as a list of objects, with the method's deviations from its paper."""
     found = _all_entries(records, published, changed)
     return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -120,14 +124,18 @@ def _entries(section: Section) -> list[dict[str, Any]]:
                     "mean": summary.mean,
                     "std": summary.std,
                     "half_width": summary.half_width,
+                    "macro_f1": value.macro_f1,
                     "seeds": summary.n,
                     "standing": value.standing or None,
+                    "is_uneven": value.is_uneven,
+                    "flags": "; ".join(value.flags),
                     "images": line.cost.images,
                     "flops": line.cost.flops,
                     "device_seconds": line.cost.device_seconds,
                     "peak_bytes": line.cost.peak_bytes,
                     "endings": ", ".join(f"{count} {status}" for status, count in line.endings.items()),
                     "stale": ", ".join(line.stale),
+                    "deviations": line.deviations,
                 }
             )
     return entries
@@ -140,25 +148,21 @@ def _harmless(value: Any) -> Any:
 
 def _latex_table(section: Section) -> str:
     unit, divisor = flops_unit(run["cost"]["flops"] for run in section.runs)
-    headings = ["", "method", *(column.heading for column in section.columns), unit, "device min.", "seeds"]
+    headings = ["", "method", *(column.heading for column in section.columns), "images", unit, "min.", "GiB", "seeds"]
+    has_notes = any(notes(line) for line in section.lines)
+    alignment = f"rl{'r' * (len(headings) - 2)}{'l' * has_notes}"
+    headings += ["notes"] * has_notes
     floors_begin = next((place for place, line in enumerate(section.lines) if line.is_floor), None)
     lines = []
     for place, line in enumerate(section.lines):
         if place == floors_begin:
             lines.append(r"\midrule")
-        costs = ["", ""]
-        if not line.is_floor:
-            costs = [f"{line.cost.flops / divisor:.2f}", f"{line.cost.device_seconds / 60:.1f}"]
-        cells = [
-            rank(line),
-            _tex(line.name),
-            *(_tex_value(value) for value in line.values),
-            *costs,
-            str(len(line.cell.runs)),
-        ]
+        cells = [rank(line), _tex(line.name), *(_tex_value(value) for value in line.values)]
+        cells += [""] * 4 if line.is_floor else costs(line, divisor)
+        cells += [str(len(line.cell.runs)), *([_tex(notes(line))] if has_notes else [])]
         lines.append(" & ".join(cells) + r" \\")
     heading = " & ".join(map(_tex, headings)) + r" \\"
-    return _tabular([title(section.setting)], f"rl{'r' * (len(headings) - 2)}", heading, *lines)
+    return _tabular([title(section.setting)], alignment, heading, *lines)
 
 
 def _tabular(comments: Sequence[str], alignment: str, heading: str, *lines: str) -> str:
@@ -175,8 +179,7 @@ def _latex_block(block: Block) -> str:
 def _tex_value(value: Value | None) -> str:
     if value is None:
         return ""
-    spread = "" if value.summary.half_width is None else rf" $\pm$ {percent(value.summary.half_width)}"
-    text = percent(value.summary.mean) + spread
+    text = _tex(spread(value.summary))
     return {"best": rf"\textbf{{{text}}}", "tied": rf"\underline{{{text}}}", "": text}[value.standing]
 
 

@@ -26,6 +26,7 @@ LEADING = {  # the evaluations that come first, and rank, and their headings
 }
 DIVISIONS = ("tuned", "closed", "open")  # boards lead with rates that were chosen alike
 UNRANKED = ("overtime", "budget_miss")  # runs that spent another budget than the rest of their table
+ABBREVIATIONS = (" Eq.", " et al.")  # which end no sentence
 Changed = Callable[[Record], Sequence[str]]  # to the parts of the code that made a record and are not the same now
 Ranking = Comparison[tuple[str, str]]  # of cells by their entry
 
@@ -43,11 +44,17 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Value:
-    """The top-1 of a line in a column over seeds, whether it is the best or tied with it, and warnings."""
+    """The top-1 of a line in a column over seeds, whether it is the best or tied with it, and warnings.
+
+    `macro_f1` is the mean over the runs. `is_uneven` says that the top-1 spreads so much more than others of its column
+    that what is tied there is less certain.
+    """
 
     summary: Summary
+    macro_f1: float
     standing: Literal["best", "tied", ""]
     flags: tuple[str, ...]
+    is_uneven: bool
 
 
 @dataclass(frozen=True)
@@ -81,8 +88,8 @@ class Line:
 
     @property
     def deviations(self) -> list[str]:
-        """How its runs differ from the paper."""
-        return [text for run in self.cell.runs for text in run["method"]["deviations"]]
+        """How its runs differ from the paper, each sentence once."""
+        return list(dict.fromkeys(text for run in self.cell.runs for text in _joined(run["method"]["deviations"])))
 
 
 @dataclass(frozen=True)
@@ -195,15 +202,20 @@ def _value(cell: Cell, column: Column, comparison: Ranking | None) -> Value | No
     scores = _scores(cell, column)
     if not scores:
         return None
-    results = (result(run, column) for run in cell.runs)
-    flags = _merged(flag for found in results if found for flag in found["flags"])
+    results = [found for run in cell.runs if (found := result(run, column))]
     standing: Literal["best", "tied", ""] = ""
     if comparison and cell.entry in comparison.ranks:
         if comparison.means[cell.entry] == max(comparison.means.values()):
             standing = "best"
         elif comparison.ranks[cell.entry][0] == 1:
             standing = "tied"
-    return Value(summarise(list(scores.values())), standing, tuple(f"{column.heading}: {flag}" for flag in flags))
+    return Value(
+        summary=summarise(list(scores.values())),
+        macro_f1=fmean(found["macro_f1"] for found in results),
+        standing=standing,
+        flags=tuple(_merged(flag for found in results for flag in found["flags"])),
+        is_uneven=comparison is not None and cell.entry in comparison.uneven,
+    )
 
 
 def _merged(flags: Iterable[str]) -> list[str]:
@@ -216,6 +228,18 @@ def _merged(flags: Iterable[str]) -> list[str]:
         f"draw{'s' * (len(numbers) > 1)} {', '.join(map(str, sorted(numbers)))}: {text}" if numbers else text
         for text, numbers in draws.items()
     ]
+
+
+def _joined(deviations: Sequence[str]) -> list[str]:
+    """Return the sentences, with those whole again that early records cut after an abbreviation."""
+    whole: list[str] = []
+    for text in deviations:
+        name, colon, rest = text.partition(": ")
+        if whole and colon and whole[-1].startswith(f"{name}: ") and whole[-1].endswith(ABBREVIATIONS):
+            whole[-1] += f" {rest}"
+        else:
+            whole.append(text)
+    return whole
 
 
 def _cost(cell: Cell) -> Cost:

@@ -46,8 +46,9 @@ interval. Each column head names the version of the evaluation. The best mean is
 not distinguishable from it (Tukey's range test at 5 %, seeds as blocks), and ranks are given as the range that this
 leaves. Runs that diverged or collapsed count as they are. A method is not ranked if a run lacks the ranking
 evaluation or missed the budget. Floors, in italics, are encoders without pretraining. In the tuned division the rate
-of each method was chosen from the same multiples of its recipe's, by short trials on a hold-out of train. Stale lines
-were made by code that has changed since.
+of each method was chosen from the same multiples of its recipe's, by short trials on a hold-out of train. Device
+minutes are wall time, whatever else the machine did meanwhile; on a CPU the peak memory is that of the whole process.
+Stale lines were made by code that has changed since.
 """
 
 
@@ -69,11 +70,18 @@ def render(records: Sequence[Record], published: Sequence[Result] = (), changed:
 
 
 def summary(records: Sequence[Record], changed: Changed = unchanged) -> str:
-    """Return the table that leads the board with the largest budgets, without costs and notes; a sentence if none."""
+    """Return the table that leads all boards, without costs and notes; a sentence if there is none.
+
+    It is the one of most FLOPs, of its divisions the first, among those that compare two methods or more over seeds;
+    where no table does, among the first of each board.
+    """
     found = sections(records, changed)
     if not found:
         return "There are no records yet."
-    leading = [next(board) for _, board in groupby(found, key=lambda section: section.setting.board)]
+    comparing = [section for section in found if _compares(section)]
+    alike = groupby(comparing, key=lambda section: section.setting._replace(division=""))
+    boards = groupby(found, key=lambda section: section.setting.board)
+    leading = [next(tables) for _, tables in (alike if comparing else boards)]
     section = max(leading, key=lambda table: max(line.cost.flops for line in table.lines))
     headings = ["rank", "method", *(_escape(column.heading) for column in section.columns), "seeds"]
     lines = [
@@ -86,6 +94,11 @@ def summary(records: Sequence[Record], changed: Changed = unchanged) -> str:
         for line in section.lines
     ]
     return f"{_escape(title(section.setting))}:\n\n{_markdown(headings, lines)}"
+
+
+def _compares(section: Section) -> bool:
+    """Return whether a table ranks two methods or more, each over two seeds or more."""
+    return sum(line.rank is not None and len(line.cell.runs) > 1 for line in section.lines) > 1
 
 
 def row(record: Record, floors: Sequence[Record]) -> str:
@@ -120,25 +133,22 @@ def _section(section: Section) -> str:
     lines = []
     for line in section.lines:
         name = _escape(line.name) + _marks(line.deviations, footnotes)
-        values = [_value(value, line) for value in line.values]
         values = [
-            text + _marks(value.flags if value else (), footnotes)
-            for text, value in zip(values, line.values, strict=True)
+            _value(value, line)
+            + _marks((f"{column.heading}: {flag}" for flag in (value.flags if value else ())), footnotes)
+            for column, value in zip(section.columns, line.values, strict=True)
         ]
-        costs = [""] * 4 if line.is_floor else _costs(line, divisor)
-        endings = [f"{count} {status}" for status, count in line.endings.items()]
-        if line.stale:
-            endings.append(f"stale ({', '.join(line.stale)})")
+        spent = [""] * 4 if line.is_floor else costs(line, divisor)
         start = [rank(line), f"*{name}*" if line.is_floor else name]
         if is_tuned:
             start.append("" if line.rate_factor is None else f"{line.rate_factor:g}")
-        lines.append([*start, *values, *costs, str(len(line.cell.runs)), ", ".join(endings)])
+        lines.append([*start, *values, *spent, str(len(line.cell.runs)), notes(line)])
     headings = ["rank", "method", *["rate x"] * is_tuned, *(_escape(column.heading) for column in section.columns)]
     headings += ["images", unit, "device minutes", "peak GiB", "seeds", "notes"]
-    notes = [f"{number}. {text}" for text, number in footnotes.items()]
+    numbered = [f"{number}. {text}" for text, number in footnotes.items()]
     table = _markdown(headings, lines)
     caption = _escape(_caption(section.runs, section.columns))
-    blocks = [f"### {_escape(title(section.setting))}", caption, table, "\n".join(notes), _remarks(section)]
+    blocks = [f"### {_escape(title(section.setting))}", caption, table, "\n".join(numbered), _remarks(section)]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -187,7 +197,14 @@ def rank(line: Line) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def _costs(line: Line, divisor: float) -> list[str]:
+def notes(line: Line) -> str:
+    """Return what became of the runs of a line that did not end well or were made by other code, in a few words."""
+    endings = [f"{count} {status}" for status, count in line.endings.items()]
+    return ", ".join([*endings, *([f"stale ({', '.join(line.stale)})"] if line.stale else [])])
+
+
+def costs(line: Line, divisor: float) -> list[str]:
+    """Return images, FLOPs in units of the divisor, device minutes and peak GiB."""
     cost = line.cost
     return [
         f"{cost.images:,.0f}",
@@ -222,7 +239,7 @@ def _caption(runs: Sequence[Record], columns: Sequence[Column]) -> str:
 
 
 def _remarks(section: Section) -> str:
-    """Return what a reader must know about the choice of runs: seeds compared, runs left out, floors not found."""
+    """Return what a reader must know of the comparison: seeds, uneven spreads, runs left out, floors not found."""
     sentences = []
     ranking = section.ranking
     if ranking and len(ranking.ranks) > 1:
@@ -231,6 +248,13 @@ def _remarks(section: Section) -> str:
             sentences.append("Ranks follow the means alone: the methods share fewer than two seeds.")
         elif any(len(cell.runs) != len(ranking.seeds) for cell in ranked):
             sentences.append(f"Ranks compare the seeds that all share: {', '.join(map(str, ranking.seeds))}.")
+    for place, column in enumerate(section.columns):
+        uneven = [line.name for line in section.lines if (value := line.values[place]) and value.is_uneven]
+        if uneven:
+            sentences.append(
+                f"{_escape(column.heading)}: the spread of {_escape(', '.join(uneven))} is over twice the median one, "
+                f"so ties are less certain than 5 %."
+            )
     superseded = sorted(run["id"] for line in section.lines for run in line.cell.superseded)
     if superseded:
         names = ", ".join(superseded)
