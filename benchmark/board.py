@@ -3,7 +3,7 @@
 In the division `tuned` each method's rate is chosen before, from trials that never see the test set.
 
 Each run is a process of its own, by the command that a user would type, so that one that fails takes no other along.
-What is finished is known by the records of the board alone.
+What is finished is known by the records of the board alone: those of the code as it is, and on their own budget.
 """
 
 import ctypes
@@ -22,10 +22,10 @@ from typing import Literal, NamedTuple
 
 import gin
 
-import benchmark.experiment  # noqa: F401  registers what the configurations of the runs name
 from benchmark import config as configuration
 from benchmark.checkout import changed
 from benchmark.errors import ConfigError
+from benchmark.experiment import stands
 from benchmark.report.record import Record
 from benchmark.report.store import load
 from benchmark.report.tuning import FACTORS, SHARE, contests, factor
@@ -36,6 +36,7 @@ PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 Value = int | float | str | bool | None | tuple[int | float, ...]
 TRIED = ("experiment.is_trial", "experiment.budget_share", "experiment.evaluations", "experiment.rate_factor")
 Division = Literal["closed", "trial", "tuned"]
+State = Literal["done", "missing", "stale", "missed"]
 
 
 class Entry(NamedTuple):
@@ -145,7 +146,7 @@ class Planned:
     text: str
 
     def command(self, out: Path, publish: Path) -> list[str]:
-        """Return the command that makes this run, or goes on with it where it was interrupted."""
+        """Return the command that makes this run, or makes it again, or goes on where it was interrupted."""
         parts = [sys.executable, "-m", "benchmark.run"]
         for option, values in (("--gin", self.files), ("--set", self.settings), ("--vary", self.entry.point)):
             parts += [part for value in values for part in (option, value)]
@@ -173,17 +174,20 @@ class Board:
         return load(self.folder) if self.folder.is_dir() else []
 
     def standing(self) -> list[Record]:
-        """Return the records without trials of code that has changed since, from which no rate is chosen any more."""
-        return [record for record in self.records() if record["division"] != "trial" or not changed(record)]
+        """Return the records of runs that need not be made again; rates are chosen from such trials alone."""
+        return [record for record in self.records() if stands(record)]
+
+    def states(self) -> list[State]:
+        """Return the state of each run: "stale" has records of changed code alone, "missed" one of another budget."""
+        entered = {"open": "closed"}  # with a teacher from elsewhere
+        made: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        for record in self.records():
+            made[entered.get(record["division"], record["division"]), record["config"]["text"]].append(record)
+        return [_state(made.get((run.division, run.text), [])) for run in self.runs]
 
     def missing(self) -> list[Planned]:
-        """Return the runs without a record, and trials of code that has changed since."""
-        entered = {"open": "closed"}  # with a teacher from elsewhere
-        known = {
-            (entered.get(record["division"], record["division"]), record["config"]["text"])
-            for record in self.standing()
-        }
-        return [run for run in self.runs if (run.division, run.text) not in known]
+        """Return the runs that are to be made, for the first time or again."""
+        return [run for run, state in zip(self.runs, self.states(), strict=True) if state != "done"]
 
     def planned(self, suite: Suite, *, tuned: bool) -> "Board":
         """Return the board with the runs of a suite: in the division `tuned` the trials and what follows from them."""
@@ -214,8 +218,8 @@ class Board:
         left = sum(SHARE if run.division == "trial" else 1 for run in self.missing())
         return median(whole) * left if whole else None
 
-    def carry_out(self, deadline: float | None) -> list[str]:
-        """Make the missing runs in order and return the labels of those that failed.
+    def carry_out(self, deadline: float | None) -> list[Planned]:
+        """Make the missing runs in order, each once, and return those that failed or missed their budget.
 
         Raises KeyboardInterrupt at `deadline` of the monotonic clock, or on a signal to the run, with its state saved.
         """
@@ -229,8 +233,17 @@ class Board:
             if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
                 raise KeyboardInterrupt
             if code and run in self.missing():
-                failed.append(run.label)
+                failed.append(run)
         return failed
+
+
+def _state(made: Sequence[Record]) -> State:
+    """Return the state of a run with these records."""
+    if not made:
+        return "missing"
+    if any(map(stands, made)):
+        return "done"
+    return "stale" if all(map(changed, made)) else "missed"
 
 
 def _die_with_parent() -> None:
