@@ -8,6 +8,7 @@ What is finished is known by the records of the board alone: those of the code a
 
 import ctypes
 import fnmatch
+import math
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import gin
 
 from benchmark import config as configuration
 from benchmark.checkout import changed
+from benchmark.config import Config
 from benchmark.errors import ConfigError
 from benchmark.experiment import stands
 from benchmark.report.record import Record
@@ -127,15 +129,15 @@ class Suite:
     def _planned(self, division: Division, entry: Entry, seed: int, *settings: str) -> "Planned":
         files = (f"gin/{entry.method}.gin", f"gin/protocol/{entry.protocol}.gin")
         settings = (*self.settings, *settings)
-        text = configuration.load(files, (*settings, *entry.point, f"experiment.seed = {seed}")).text
+        config = configuration.load(files, (*settings, *entry.point, f"experiment.seed = {seed}"))
         last = settings[-1].partition(".")[2] if division == "trial" else f"seed {seed}"
         label = "/".join([entry.protocol, entry.method, *entry.point, *([division] * (division != "closed")), last])
-        return Planned(label, division, entry, files, settings, seed, text)
+        return Planned(label, division, entry, files, settings, seed, config)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run to come; `text` is the canonical configuration, by which its record is recognised."""
+    """A run to come."""
 
     label: str
     division: Division
@@ -143,7 +145,31 @@ class Planned:
     files: tuple[str, ...]
     settings: tuple[str, ...]
     seed: int
-    text: str
+    config: Config
+
+    @property
+    def text(self) -> str:
+        """The canonical configuration, by which its record is recognised."""
+        return self.config.text
+
+    def seconds(self, records: Sequence[Record]) -> float | None:
+        """Return the seconds of training: its budget in seconds, or its budget at the pace of the records.
+
+        The pace is the median, over records of the same method or else over all, of seconds per image or per FLOP.
+        None where no record has one, or where there is nothing to train.
+        """
+        experiment = self.config.tree["params"]
+        budget, stage = experiment["budget"], experiment["pretraining"]
+        if budget is None or stage is None:
+            return None
+        amount: float = budget["params"]["amount"] * experiment["budget_share"]
+        if budget["params"]["kind"] == "device_seconds":
+            return amount
+        unit: Literal["flops", "images"] = "flops" if budget["params"]["kind"] == "flops" else "images"
+        trained = [record for record in records if record["cost"][unit]]
+        own = [record for record in trained if record["method"]["name"] == stage["params"]["name"]]
+        paces = [record["cost"]["train_seconds"] / record["cost"][unit] for record in own or trained]
+        return median(paces) * amount if paces else None
 
     def command(self, out: Path, publish: Path) -> list[str]:
         """Return the command that makes this run, or makes it again, or goes on where it was interrupted."""
@@ -208,15 +234,11 @@ class Board:
         return Board(self.name, kept, self.out, self.results)
 
     def estimate(self) -> float | None:
-        """Return the seconds of training that the missing runs will take, at the median of those measured here."""
-        measured = [
-            (record["division"] == "trial", record["cost"]["train_seconds"])
-            for record in self.records()
-            if record["division"] != "floor"
-        ]
-        whole = [seconds * (1 / SHARE if is_trial else 1) for is_trial, seconds in measured]
-        left = sum(SHARE if run.division == "trial" else 1 for run in self.missing())
-        return median(whole) * left if whole else None
+        """Return the seconds of training that the missing runs will take; None where that of one is not known."""
+        records = self.records()
+        seconds = [run.seconds(records) for run in self.missing()]
+        known = [each for each in seconds if each is not None]
+        return math.fsum(known) if len(known) == len(seconds) else None
 
     def carry_out(self, deadline: float | None) -> list[Planned]:
         """Make the missing runs in order, each once, and return those that failed or missed their budget.

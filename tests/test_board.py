@@ -395,10 +395,39 @@ def test_a_killed_board_ends_with_the_same_weights(written: Callable[..., list[s
     assert resumed["metrics"] == whole["metrics"]
 
 
-def test_estimate_is_the_median_of_what_was_measured(tmp_path: Path) -> None:
-    """Oracle: none without records."""
-    plan = list(suite().runs())
-    assert Board("b", plan, tmp_path, tmp_path).estimate() is None
+SECONDS = ("Budget.kind='device_seconds'", "Budget.amount=60.0")
+LADDER = {"experiment.budget_share": (0.0625, 0.25, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "tuned", "measured", "expected"),
+    [
+        ({}, False, [], None),
+        ({}, False, [("simclr", 32, 2.0), ("simclr", 32, 8.0), ("simclr", 96, 9.0)], 4 * 96 * 3 / 32),
+        ({}, False, [("simclr", 96, 12.0), ("simclr", 96, 14.0), ("byol", 96, 24.0)], 2 * 13 + 2 * 24),
+        ({"sweep": LADDER}, False, [("simclr", 6, 1.0), ("byol", 6, 2.0)], 2 * (1 + 2) * (1 + 4 + 16)),
+        ({"settings": (*SETTINGS, *SECONDS), "sweep": LADDER}, False, [], 4 * 60 * 1.3125),
+        ({"settings": (*SETTINGS, *SECONDS), "chosen_by": "@KNN"}, True, [], 2 * 5 * 60 / 16),
+        ({"settings": (*SETTINGS, "Budget.kind='flops'", "Budget.amount=3e9")}, False, [("simclr", 0, 5.0)], 4 * 15),
+        ({"settings": ("experiment.budget=None",)}, False, [("simclr", 96, 12.0)], None),
+    ],
+    ids=["nothing known", "another", "own", "ladder", "ladder of seconds", "trials", "flops", "no budget"],
+)
+def test_estimate_is_what_budgets_cost(
+    changes: dict[str, object],
+    tuned: bool,
+    measured: list[tuple[str, int, float]],
+    expected: float | None,
+    tmp_path: Path,
+) -> None:
+    """Oracle: by hand, from images and seconds of records that are none of the plan's; each spent 1e9 FLOPs, and a
+    floor nothing. Of a ladder the smallest rung was measured: 1 s and 2 s of 6 images, of 96 the whole."""
+    board = Board("b", [], tmp_path, tmp_path).planned(suite(**changes), tuned=tuned)
+    for seed, (method, images, seconds) in enumerate(measured):
+        cost = {"cost__images": images, "cost__train_seconds": seconds, "cost__flops": 1e9}
+        write(make(method__name=method, seed=seed, **cost), board.folder)
+    write(make(division="floor", budget=None, cost__images=0, cost__flops=0.0, cost__train_seconds=0.0), board.folder)
+    assert board.estimate() == (expected if expected is None else pytest.approx(expected))
 
 
 def test_a_board_cut_short_is_gone_on_with(
