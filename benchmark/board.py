@@ -15,7 +15,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -77,6 +77,12 @@ class Suite:
             )
         if empty := [binding for binding, values in self.sweep.items() if not values]:
             raise ConfigError(f"suite.sweep gives {empty[0]} no value; give at least one.")
+
+    def of_seeds(self, seeds: Sequence[int]) -> "Suite":
+        """Return the suite with these of its seeds alone. Raises ConfigError for a seed that it does not have."""
+        if foreign := [seed for seed in seeds if seed not in self.seeds]:
+            raise ConfigError(f"--seeds {foreign[0]}: the suite has {', '.join(map(str, self.seeds))}.")
+        return replace(self, seeds=tuple(seed for seed in self.seeds if seed in seeds))
 
     def runs(self) -> Iterator["Planned"]:
         """Yield the runs: all of the first seed, then of the second, so that a board cut short compares like with like.
@@ -220,17 +226,12 @@ class Board:
         runs = [*suite.trials(), *suite.tuned(self.standing())] if tuned else list(suite.runs())
         return Board(self.name, runs, self.out, self.results)
 
-    def selected(self, pattern: str | None, seeds: Sequence[int]) -> "Board":
-        """Return the board with the runs whose label matches the pattern and whose seed is named, if any is."""
-        kept = [
-            run
-            for run in self.runs
-            if (pattern is None or fnmatch.fnmatch(run.label, f"*{pattern}*"))
-            and (not seeds or run.seed in (*seeds, TRIAL_SEED))
-        ]
+    def selected(self, pattern: str) -> "Board":
+        """Return the board with the runs whose label has a part that matches the pattern."""
+        kept = [run for run in self.runs if fnmatch.fnmatch(run.label, f"*{pattern}*")]
         if not kept:
             labels = "\n  ".join(run.label for run in self.runs)
-            raise ConfigError(f"No run of {self.name} is left by --only and --seeds. It has:\n  {labels}")
+            raise ConfigError(f"No run of {self.name} is left by --only. It has:\n  {labels}")
         return Board(self.name, kept, self.out, self.results)
 
     def estimate(self) -> float | None:

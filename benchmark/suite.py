@@ -48,10 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is a stop by hand
     suite: board.Suite = config.build(config.load([given.gin], root="suite", defaults={}))
+    if given.seeds:
+        suite = suite.of_seeds(given.seeds)
     whole = board.Board(Path(given.gin).stem, [], given.out, given.results)
 
     def planned() -> board.Board:
-        return whole.planned(suite, tuned=given.tune).selected(given.only, given.seeds)
+        return whole.planned(suite, tuned=given.tune).selected(given.only or "*")
 
     chosen = planned()
     missing = chosen.missing()

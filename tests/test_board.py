@@ -61,6 +61,18 @@ def written(tmp_path: Path) -> Callable[..., list[str]]:
     return write
 
 
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Have the suites that follow make their runs in this process, which takes less time and can be patched."""
+
+    def process(arguments: list[str], **_: object) -> SimpleNamespace:
+        code = run_one(arguments[3:])
+        return SimpleNamespace(wait=lambda left: code)
+
+    stub = SimpleNamespace(Popen=process, TimeoutExpired=TimeoutError)
+    return lambda: monkeypatch.setattr("benchmark.board.subprocess", stub)
+
+
 def runs(folder: Path) -> list[Record]:
     return [record for record in load(folder / "results") if record["division"] != "floor"]
 
@@ -152,13 +164,21 @@ def test_a_failed_run_stops_nothing_and_stays_missing(
     assert [run["config"]["varied"] for run in runs(tmp_path)] == [["Pretraining.batch_size = 16"]]
 
 
-def test_nothing_selected_is_refused(written: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: exit code 2 and the labels there are."""
+def test_nothing_selected_is_refused(
+    written: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: exit code 2 and the labels, or the seeds, there are; also for a tuned board, whose trials have no seed
+    of the suite's."""
     assert main([*written(), "--only", "byol"]) == 2
-    assert (
-        "No run of small is left by --only and --seeds. It has:\n  digits_vit_micro/simclr" in capsys.readouterr().err
-    )
-    assert main([*written(), "--seeds", "7"]) == 2
+    assert "No run of small is left by --only. It has:\n  digits_vit_micro/simclr" in capsys.readouterr().err
+    arguments = written(seeds=(3, 4), chosen_by="@KNN")
+    for tune in ([], ["--tune"]):
+        for seeds in (["7"], ["3", "7"], ["1000"]):
+            assert main([*arguments, *tune, "--seeds", *seeds]) == 2
+            assert f"--seeds {seeds[-1]}: the suite has 3, 4." in capsys.readouterr().err
+        assert main([*arguments, *tune, "--seeds", "4", "--dry-run"]) == 0
+        assert "seed 3" not in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_tuned_board_chooses_rates_first(
@@ -303,17 +323,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_missed_budget_is_tried_again_by_the_next_command(
     written: Callable[..., list[str]],
+    in_process: Callable[[], None],
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Oracle: the announcements and exit codes by hand; the verdict on a budget is a stub, runs are in this process."""
-
-    def process(arguments: list[str], **_: object) -> SimpleNamespace:
-        code = run_one(arguments[3:])
-        return SimpleNamespace(wait=lambda left: code)
-
-    monkeypatch.setattr("benchmark.board.subprocess", SimpleNamespace(Popen=process, TimeoutExpired=TimeoutError))
+    """Oracle: the announcements and exit codes by hand; the verdict on a budget is a stub."""
+    in_process()
     arguments = written()
     with monkeypatch.context() as busy:
         busy.setattr(Budget, "verdict", lambda self, seconds: "budget_miss")
@@ -363,36 +379,38 @@ def test_a_sweep_of_what_trials_set_is_refused() -> None:
         list(ladder.trials())
 
 
-def test_a_killed_board_ends_with_the_same_weights(written: Callable[..., list[str]], tmp_path: Path) -> None:
-    """Oracle: the digest of the same run undisturbed; the suite dies by SIGKILL while its run trains."""
-    arguments = written(settings=(*SETTINGS[:-2], "Budget.amount=9600", "KNN.k=3"))
-    suite_process = subprocess.Popen([sys.executable, "-m", "benchmark.suite", *arguments], stdout=subprocess.DEVNULL)
+def test_a_killed_board_ends_with_the_same_weights(
+    written: Callable[..., list[str]], in_process: Callable[[], None], tmp_path: Path
+) -> None:
+    """Oracle: digests and scores of a board that nobody disturbed; the other's suite dies by SIGKILL while the first of
+    its two runs trains, and the same command goes on."""
+    arguments = written(settings=(*SETTINGS[:-2], "KNN.k=3"), sweep={"Budget.amount": (9600, 96)})
+    process = subprocess.Popen([sys.executable, "-m", "benchmark.suite", *arguments], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not any(path.stat().st_size for path in tmp_path.glob("runs/simclr-*/metrics.jsonl")):
         assert time.monotonic() < deadline
-        assert suite_process.poll() is None
+        assert process.poll() is None
         time.sleep(0.02)
-    suite_process.kill()
-    suite_process.wait()
+    process.kill()
+    process.wait()
     while not list(tmp_path.glob("runs/simclr-*/checkpoints/*.pt")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert runs(tmp_path) == []
-    (planned,) = (
-        Board("small", [], tmp_path / "runs", tmp_path / "results")
-        .planned(
-            suite(methods=("simclr",), seeds=(0,), settings=(*SETTINGS[:-2], "Budget.amount=9600", "KNN.k=3")),
-            tuned=False,
-        )
-        .missing()
-    )
-    assert run_one(planned.command(tmp_path / "runs", tmp_path / "results" / "small")[3:]) == 0
-    assert run_one(planned.command(tmp_path / "apart", tmp_path / "undisturbed")[3:]) == 0
-    (resumed,) = runs(tmp_path)
-    (whole,) = (record for record in load(tmp_path / "undisturbed") if record["division"] != "floor")
-    assert resumed["cost"]["resumes"] == 1
-    assert resumed["training"]["digest"] == whole["training"]["digest"]
-    assert resumed["metrics"] == whole["metrics"]
+    in_process()
+    assert main(arguments) == 0
+    whole = tmp_path / "whole"
+    assert main([*arguments, "--out", str(whole / "runs"), "--results", str(whole / "results")]) == 0
+    ends = [
+        {
+            tuple(run["config"]["varied"]): (run["training"], run["metrics"], run["cost"]["images"])
+            for run in runs(place)
+        }
+        for place in (tmp_path, whole)
+    ]
+    assert len(ends[0]) == 2
+    assert ends[0] == ends[1]
+    assert {run["cost"]["images"]: run["cost"]["resumes"] for run in runs(tmp_path)} == {9600: 1, 96: 0}
 
 
 SECONDS = ("Budget.kind='device_seconds'", "Budget.amount=60.0")
