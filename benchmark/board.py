@@ -3,18 +3,19 @@
 In the division `tuned` each method's rate is chosen before, from trials that never see the test set.
 
 Each run is a process of its own, by the command that a user would type, so that one that fails takes no other along.
-What is finished is known by the records of the board alone.
+What is finished is known by the records of the board alone: those of the code as it is, and on their own budget.
 """
 
 import ctypes
 import fnmatch
+import math
 import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -22,10 +23,11 @@ from typing import Literal, NamedTuple
 
 import gin
 
-import benchmark.experiment  # noqa: F401  registers what the configurations of the runs name
 from benchmark import config as configuration
 from benchmark.checkout import changed
+from benchmark.config import Config
 from benchmark.errors import ConfigError
+from benchmark.experiment import stands
 from benchmark.report.record import Record
 from benchmark.report.store import load
 from benchmark.report.tuning import FACTORS, SHARE, contests, factor
@@ -36,6 +38,7 @@ PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 Value = int | float | str | bool | None | tuple[int | float, ...]
 TRIED = ("experiment.is_trial", "experiment.budget_share", "experiment.evaluations", "experiment.rate_factor")
 Division = Literal["closed", "trial", "tuned"]
+State = Literal["done", "missing", "stale", "missed"]
 
 
 class Entry(NamedTuple):
@@ -74,6 +77,12 @@ class Suite:
             )
         if empty := [binding for binding, values in self.sweep.items() if not values]:
             raise ConfigError(f"suite.sweep gives {empty[0]} no value; give at least one.")
+
+    def of_seeds(self, seeds: Sequence[int]) -> "Suite":
+        """Return the suite with these of its seeds alone. Raises ConfigError for a seed that it does not have."""
+        if foreign := [seed for seed in seeds if seed not in self.seeds]:
+            raise ConfigError(f"--seeds {foreign[0]}: the suite has {', '.join(map(str, self.seeds))}.")
+        return replace(self, seeds=tuple(seed for seed in self.seeds if seed in seeds))
 
     def runs(self) -> Iterator["Planned"]:
         """Yield the runs: all of the first seed, then of the second, so that a board cut short compares like with like.
@@ -126,15 +135,15 @@ class Suite:
     def _planned(self, division: Division, entry: Entry, seed: int, *settings: str) -> "Planned":
         files = (f"gin/{entry.method}.gin", f"gin/protocol/{entry.protocol}.gin")
         settings = (*self.settings, *settings)
-        text = configuration.load(files, (*settings, *entry.point, f"experiment.seed = {seed}")).text
+        config = configuration.load(files, (*settings, *entry.point, f"experiment.seed = {seed}"))
         last = settings[-1].partition(".")[2] if division == "trial" else f"seed {seed}"
         label = "/".join([entry.protocol, entry.method, *entry.point, *([division] * (division != "closed")), last])
-        return Planned(label, division, entry, files, settings, seed, text)
+        return Planned(label, division, entry, files, settings, seed, config)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run to come; `text` is the canonical configuration, by which its record is recognised."""
+    """A run to come."""
 
     label: str
     division: Division
@@ -142,10 +151,34 @@ class Planned:
     files: tuple[str, ...]
     settings: tuple[str, ...]
     seed: int
-    text: str
+    config: Config
+
+    @property
+    def text(self) -> str:
+        """The canonical configuration, by which its record is recognised."""
+        return self.config.text
+
+    def seconds(self, records: Sequence[Record]) -> float | None:
+        """Return the seconds of training: its budget in seconds, or its budget at the pace of the records.
+
+        The pace is the median, over records of the same method or else over all, of seconds per image or per FLOP.
+        None where no record has one, or where there is nothing to train.
+        """
+        experiment = self.config.tree["params"]
+        budget, stage = experiment["budget"], experiment["pretraining"]
+        if budget is None or stage is None:
+            return None
+        amount: float = budget["params"]["amount"] * experiment["budget_share"]
+        if budget["params"]["kind"] == "device_seconds":
+            return amount
+        unit: Literal["flops", "images"] = "flops" if budget["params"]["kind"] == "flops" else "images"
+        trained = [record for record in records if record["cost"][unit]]
+        own = [record for record in trained if record["method"]["name"] == stage["params"]["name"]]
+        paces = [record["cost"]["train_seconds"] / record["cost"][unit] for record in own or trained]
+        return median(paces) * amount if paces else None
 
     def command(self, out: Path, publish: Path) -> list[str]:
-        """Return the command that makes this run, or goes on with it where it was interrupted."""
+        """Return the command that makes this run, or makes it again, or goes on where it was interrupted."""
         parts = [sys.executable, "-m", "benchmark.run"]
         for option, values in (("--gin", self.files), ("--set", self.settings), ("--vary", self.entry.point)):
             parts += [part for value in values for part in (option, value)]
@@ -173,49 +206,43 @@ class Board:
         return load(self.folder) if self.folder.is_dir() else []
 
     def standing(self) -> list[Record]:
-        """Return the records without trials of code that has changed since, from which no rate is chosen any more."""
-        return [record for record in self.records() if record["division"] != "trial" or not changed(record)]
+        """Return the records of runs that need not be made again; rates are chosen from such trials alone."""
+        return [record for record in self.records() if stands(record)]
+
+    def states(self) -> list[State]:
+        """Return the state of each run: "stale" has records of changed code alone, "missed" one of another budget."""
+        entered = {"open": "closed"}  # with a teacher from elsewhere
+        made: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        for record in self.records():
+            made[entered.get(record["division"], record["division"]), record["config"]["text"]].append(record)
+        return [_state(made.get((run.division, run.text), [])) for run in self.runs]
 
     def missing(self) -> list[Planned]:
-        """Return the runs without a record, and trials of code that has changed since."""
-        entered = {"open": "closed"}  # with a teacher from elsewhere
-        known = {
-            (entered.get(record["division"], record["division"]), record["config"]["text"])
-            for record in self.standing()
-        }
-        return [run for run in self.runs if (run.division, run.text) not in known]
+        """Return the runs that are to be made, for the first time or again."""
+        return [run for run, state in zip(self.runs, self.states(), strict=True) if state != "done"]
 
     def planned(self, suite: Suite, *, tuned: bool) -> "Board":
         """Return the board with the runs of a suite: in the division `tuned` the trials and what follows from them."""
         runs = [*suite.trials(), *suite.tuned(self.standing())] if tuned else list(suite.runs())
         return Board(self.name, runs, self.out, self.results)
 
-    def selected(self, pattern: str | None, seeds: Sequence[int]) -> "Board":
-        """Return the board with the runs whose label matches the pattern and whose seed is named, if any is."""
-        kept = [
-            run
-            for run in self.runs
-            if (pattern is None or fnmatch.fnmatch(run.label, f"*{pattern}*"))
-            and (not seeds or run.seed in (*seeds, TRIAL_SEED))
-        ]
+    def selected(self, pattern: str) -> "Board":
+        """Return the board with the runs whose label has a part that matches the pattern."""
+        kept = [run for run in self.runs if fnmatch.fnmatch(run.label, f"*{pattern}*")]
         if not kept:
             labels = "\n  ".join(run.label for run in self.runs)
-            raise ConfigError(f"No run of {self.name} is left by --only and --seeds. It has:\n  {labels}")
+            raise ConfigError(f"No run of {self.name} is left by --only. It has:\n  {labels}")
         return Board(self.name, kept, self.out, self.results)
 
     def estimate(self) -> float | None:
-        """Return the seconds of training that the missing runs will take, at the median of those measured here."""
-        measured = [
-            (record["division"] == "trial", record["cost"]["train_seconds"])
-            for record in self.records()
-            if record["division"] != "floor"
-        ]
-        whole = [seconds * (1 / SHARE if is_trial else 1) for is_trial, seconds in measured]
-        left = sum(SHARE if run.division == "trial" else 1 for run in self.missing())
-        return median(whole) * left if whole else None
+        """Return the seconds of training that the missing runs will take; None where that of one is not known."""
+        records = self.records()
+        seconds = [run.seconds(records) for run in self.missing()]
+        known = [each for each in seconds if each is not None]
+        return math.fsum(known) if len(known) == len(seconds) else None
 
-    def carry_out(self, deadline: float | None) -> list[str]:
-        """Make the missing runs in order and return the labels of those that failed.
+    def carry_out(self, deadline: float | None) -> list[Planned]:
+        """Make the missing runs in order, each once, and return those that failed or missed their budget.
 
         Raises KeyboardInterrupt at `deadline` of the monotonic clock, or on a signal to the run, with its state saved.
         """
@@ -229,8 +256,17 @@ class Board:
             if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
                 raise KeyboardInterrupt
             if code and run in self.missing():
-                failed.append(run.label)
+                failed.append(run)
         return failed
+
+
+def _state(made: Sequence[Record]) -> State:
+    """Return the state of a run with these records."""
+    if not made:
+        return "missing"
+    if any(map(stands, made)):
+        return "done"
+    return "stale" if all(map(changed, made)) else "missed"
 
 
 def _die_with_parent() -> None:

@@ -16,6 +16,7 @@ from benchmark.evals import harness
 from benchmark.examination import make_folder
 from benchmark.report import record as records
 from benchmark.report.record import Record, Tuning
+from benchmark.report.sections import UNRANKED
 from benchmark.report.store import load
 from benchmark.report.tuning import Contest, contests, fingerprint_without_test
 from benchmark.session import Session
@@ -64,6 +65,11 @@ def _teacher_stage(session: Session) -> str:
     return f"{session.teacher.stage.name}, {steps:,} steps first, {steps * flops / 1e12:.3f} TFLOPs of the budget"
 
 
+def stands(record: Record) -> bool:
+    """Return whether a run need not be made again: the code has not changed since, and it spent its own budget."""
+    return record["status"] not in UNRANKED and not changed(record)
+
+
 def run(
     config: Config,
     *,
@@ -80,6 +86,8 @@ def run(
     `varied` are those bindings of the configuration that a table shall name, since they tell this run from others of
     its method. `trials` is a folder with the records of those that the rate was chosen from, which puts the run into
     the division `tuned`.
+    To resume a finished run is to show and publish it, or, where its record does not stand, to make it again; what it
+    left is then kept in a folder beside, named by its id.
     Raises ConfigError where an unfinished run of the same configuration and seed lies in the way, or where the trials
     are not all there or chose another rate.
     """
@@ -89,20 +97,16 @@ def run(
     division, tuning = _entered(session, trials)
     folder = session.folder
     finished = [records.read(path) for path in folder.glob("*-s*-*-*.json")]
-    if resume and finished:
-        record = max(finished, key=lambda run: run["created_utc"])
-        if division == "tuned" and (parts := changed(record)):
-            raise ConfigError(
-                f"{folder} has this run from before its code changed ({', '.join(parts)}), but its trials are of the "
-                f"code as it is. Start it over with --fresh."
-            )
+    if resume and (standing := [record for record in finished if stands(record)]):
         print("This run is finished; it is not repeated.")
-        record = records.seal(record | {"division": division, "tuning": tuning})
+        record = records.seal(_newest(standing) | {"division": division, "tuning": tuning})
         return _closing(record, floors.measure(session), folder, publish)
     flops, steps = session.price.flops, session.steps
     training = session.training(checkpoint_seconds)  # before anything is written, as it refuses what cannot be built
     if publish:
         make_folder(publish)
+    if resume and finished:
+        _set_aside(folder, _newest(finished))
     session.claim(resume=resume, fresh=fresh, finished=bool(finished))
     print(_opening(session, flops, steps))
     (folder / "config.gin").write_text(config.text)
@@ -154,6 +158,19 @@ def run(
     return _closing(record, below, folder, publish)
 
 
+def _newest(finished: Sequence[Record]) -> Record:
+    return max(finished, key=lambda record: record["created_utc"])
+
+
+def _set_aside(folder: Path, record: Record) -> None:
+    """Rename the folder of a finished run, so that its successor neither takes nor replaces what is in it."""
+    parts = changed(record)
+    why = f"by code that has changed since ({', '.join(parts)})" if parts else f"with the status {record['status']!r}"
+    aside = folder.with_name(f"{folder.name}-{record['id'][:8]}")
+    folder.rename(aside)
+    print(f"This run was finished {why}: it is made again, and {aside} keeps what it left.")
+
+
 def _entered(session: Session, trials: Path | None) -> tuple[str, Tuning | None]:
     """Return the division that a run enters, and how its rate was chosen."""
     experiment = session.experiment
@@ -172,9 +189,7 @@ def _entered(session: Session, trials: Path | None) -> tuple[str, Tuning | None]
     if experiment.teacher_weights:
         raise ConfigError("--trials: with teacher_weights a run is of the division open, whatever its rate.")
     seen = fingerprint_without_test(session.dataset.fingerprint)
-    found = contests(
-        record for record in load(trials) if record["dataset"]["fingerprint"] == seen and not changed(record)
-    )
+    found = contests(record for record in load(trials) if record["dataset"]["fingerprint"] == seen and stands(record))
     chosen = found.get(session.recipe, Contest(())).tuning
     if chosen["factor"] != experiment.rate_factor:
         raise ConfigError(

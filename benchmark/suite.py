@@ -6,8 +6,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmark.errors import BenchmarkError, Interrupted, reported
+
+if TYPE_CHECKING:
+    from benchmark.board import Planned
 
 
 def parser() -> argparse.ArgumentParser:
@@ -16,8 +20,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmark.suite",
         description=__doc__,
         allow_abbrev=False,
-        epilog="exit codes: 0 the board is complete, 1 runs failed, 2 configuration refused, 75 stopped and resumable "
-        "by the same command.",
+        epilog="exit codes: 0 the board is complete, 1 runs failed or missed their budget, 2 configuration refused, "
+        "75 stopped and resumable by the same command.",
     )
     made.add_argument("--gin", required=True, metavar="FILE", help="a suite, for instance gin/suites/digits.gin")
     made.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
@@ -30,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="division tuned: choose each method's rate on a hold-out of train by short trials, then make the runs",
     )
-    made.add_argument("--dry-run", action="store_true", help="show the runs, which are done, and what is left")
+    made.add_argument("--dry-run", action="store_true", help="show the runs: done, missing, stale or missed")
     return made
 
 
@@ -39,21 +43,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     given = parser().parse_args(arguments)
     from benchmark import board, config
+    from benchmark.checkout import changed
     from benchmark.report.tables import render
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is a stop by hand
     suite: board.Suite = config.build(config.load([given.gin], root="suite", defaults={}))
+    if given.seeds:
+        suite = suite.of_seeds(given.seeds)
     whole = board.Board(Path(given.gin).stem, [], given.out, given.results)
 
     def planned() -> board.Board:
-        return whole.planned(suite, tuned=given.tune).selected(given.only, given.seeds)
+        return whole.planned(suite, tuned=given.tune).selected(given.only or "*")
 
     chosen = planned()
     missing = chosen.missing()
     estimate = chosen.estimate()
     if given.dry_run:
-        for run in chosen.runs:
-            print(f"{'missing' if run in missing else 'done   '}  {run.label}")
+        for run, state in zip(chosen.runs, chosen.states(), strict=True):
+            print(f"{state:<7}  {run.label}")
     cost = f", about {estimate / 60:,.0f} minutes of training" if estimate else ""
     print(f"{whole.name}: {len(chosen.runs)} runs, {len(missing)} missing{cost}")
     if given.tune and any(run.division == "trial" for run in missing):
@@ -70,11 +77,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         left = len(planned().missing())
         raise Interrupted(f"Stopped with {left} runs missing. The same command goes on where it was.") from None
-    print(f"\n{render(whole.records())}")
+    print(f"\n{render(whole.records(), changed=changed)}")
     if failed:
-        labels = "\n  ".join(failed)
-        raise BenchmarkError(f"{len(failed)} runs failed; the same command tries them again:\n  {labels}")
+        whole.runs = failed
+        missed = [run for run, state in zip(failed, whole.states(), strict=True) if state == "missed"]
+        raise BenchmarkError(_complaint([run for run in failed if run not in missed], missed, given.out))
     return 0
+
+
+def _complaint(failed: "Sequence[Planned]", missed: "Sequence[Planned]", out: Path) -> str:
+    """Say which runs failed or missed their budget, and what to do."""
+    sentences = {
+        f"{len(failed)} runs failed; the same command tries them again:": failed,
+        f"{len(missed)} runs took more or less than their budget of seconds and are not ranked. Remove "
+        f"{out / 'calibrations'} and give the same command while nothing else runs on this machine:": missed,
+    }
+    return "\n".join("\n  ".join([text, *(run.label for run in runs)]) for text, runs in sentences.items() if runs)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """The plan of a board and its runs: what is made, what is skipped, what a failure, a deadline and a kill leave."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from report_records import trial
+from report_records import make, trial
 from tiny import SMALL
 
 from benchmark import config
@@ -21,6 +23,8 @@ from benchmark.report.store import load
 from benchmark.report.tuning import FACTORS
 from benchmark.run import main as run_one
 from benchmark.suite import main
+from benchmark.training.budget import Budget
+from benchmark.training.loop import Training
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = (*SMALL, "Budget.amount=96", "KNN.k=3")
@@ -55,6 +59,18 @@ def written(tmp_path: Path) -> Callable[..., list[str]]:
         return ["--gin", str(tmp_path / "small.gin"), *folders]
 
     return write
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Have the suites that follow make their runs in this process, which takes less time and can be patched."""
+
+    def process(arguments: list[str], **_: object) -> SimpleNamespace:
+        code = run_one(arguments[3:])
+        return SimpleNamespace(wait=lambda left: code)
+
+    stub = SimpleNamespace(Popen=process, TimeoutExpired=TimeoutError)
+    return lambda: monkeypatch.setattr("benchmark.board.subprocess", stub)
 
 
 def runs(folder: Path) -> list[Record]:
@@ -148,13 +164,21 @@ def test_a_failed_run_stops_nothing_and_stays_missing(
     assert [run["config"]["varied"] for run in runs(tmp_path)] == [["Pretraining.batch_size = 16"]]
 
 
-def test_nothing_selected_is_refused(written: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: exit code 2 and the labels there are."""
+def test_nothing_selected_is_refused(
+    written: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: exit code 2 and the labels, or the seeds, there are; also for a tuned board, whose trials have no seed
+    of the suite's."""
     assert main([*written(), "--only", "byol"]) == 2
-    assert (
-        "No run of small is left by --only and --seeds. It has:\n  digits_vit_micro/simclr" in capsys.readouterr().err
-    )
-    assert main([*written(), "--seeds", "7"]) == 2
+    assert "No run of small is left by --only. It has:\n  digits_vit_micro/simclr" in capsys.readouterr().err
+    arguments = written(seeds=(3, 4), chosen_by="@KNN")
+    for tune in ([], ["--tune"]):
+        for seeds in (["7"], ["3", "7"], ["1000"]):
+            assert main([*arguments, *tune, "--seeds", *seeds]) == 2
+            assert f"--seeds {seeds[-1]}: the suite has 3, 4." in capsys.readouterr().err
+        assert main([*arguments, *tune, "--seeds", "4", "--dry-run"]) == 0
+        assert "seed 3" not in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_tuned_board_chooses_rates_first(
@@ -164,7 +188,7 @@ def test_a_tuned_board_chooses_rates_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Oracle: five trials on the hold-out, then the run at the winner's rate, which names them; then nothing is left.
-    Trials and a finished run by code that has changed since are refused.
+    Trials by code that has changed since are refused.
 
     Runs are made in this process by the commands of the plan; another rate, and a trial on top of trials, is refused.
     """
@@ -189,12 +213,6 @@ def test_a_tuned_board_chooses_rates_first(
         assert run_one(command) == 1
         assert "there are: none" in capfd.readouterr().err
     assert run_one(command) == 0
-    with monkeypatch.context() as later:
-        later.setattr(
-            "benchmark.experiment.changed", lambda record: ("method",) if record["division"] == "tuned" else ()
-        )
-        assert run_one(command) == 2
-        assert "before its code changed (method)" in capfd.readouterr().err
     assert board.planned(plan, tuned=True).missing() == []
     assert audit(tmp_path / "results") == []
     found = runs(tmp_path)
@@ -222,12 +240,117 @@ def test_trials_choose_while_their_code_is_the_same(tmp_path: Path, monkeypatch:
     board = Board("small", [], tmp_path / "runs", tmp_path / "results")
     for run, each in zip(plan.trials(), FACTORS, strict=True):
         write(trial(each, 0.5, config__text=run.text), board.folder)
-    monkeypatch.setattr("benchmark.board.changed", lambda record: ())
+    monkeypatch.setattr("benchmark.experiment.changed", lambda record: ())
     assert [run.division for run in board.planned(plan, tuned=True).missing()] == ["tuned"]
     by_another = suite(**own, chosen_by="@Linear")
     assert [run.division for run in board.planned(by_another, tuned=True).missing()] == ["trial"] * 5
-    monkeypatch.setattr("benchmark.board.changed", lambda record: ("method",))
+    monkeypatch.setattr("benchmark.experiment.changed", lambda record: ("method",))
     assert [run.division for run in board.planned(plan, tuned=True).missing()] == ["trial"] * 5
+
+
+def test_what_stands_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: by hand, for the ways in which the records of a run stand; nothing follows from a trial that missed."""
+
+    def changed(record: Record) -> tuple[str, ...]:
+        return ("pretraining",) * (record["code"]["protocol_sha256"] == "0" * 64)
+
+    for place in ("experiment", "board"):
+        monkeypatch.setattr(f"benchmark.{place}.changed", changed)
+    old, missed = {"code__protocol_sha256": "0" * 64}, {"status": "budget_miss"}
+    ways = [
+        ("missing", []),
+        ("done", [{"status": "diverged"}]),
+        ("stale", [old, old | missed]),
+        ("missed", [old, missed, {"status": "overtime"}]),
+        ("done", [old, {}]),
+        ("done", [missed, {}]),
+    ]
+    plan = suite(methods=("simclr",), seeds=tuple(range(len(ways))), chosen_by="@KNN")
+    board = Board("small", [], tmp_path / "runs", tmp_path / "results").planned(plan, tuned=False)
+    for run, (_, records) in zip(board.runs, ways, strict=True):
+        for day, changes in enumerate(records, 1):
+            write(make(config__text=run.text, created_utc=f"2026-01-0{day}T00:00:00Z", **changes), board.folder)
+    assert board.states() == [state for state, _ in ways]
+    assert board.missing() == [board.runs[0], *board.runs[2:4]]
+    for run, each in zip(plan.trials(), FACTORS, strict=True):
+        write(trial(each, 0.5, config__text=run.text, status="ok" if each < 4 else "overtime"), board.folder)
+    assert board.planned(plan, tuned=True).states() == [*["done"] * 4, "missed"]
+
+
+def test_a_finished_run_of_other_code_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: what the first run left, byte for byte, beside its successor, which is gone on with after a stop."""
+    board = Board("small", list(suite(methods=("simclr",), seeds=(0,)).runs()), tmp_path / "runs", tmp_path / "results")
+    command = board.runs[0].command(board.out, board.folder)[3:]
+    assert run_one(command) == 0
+    (folder,) = board.out.glob("simclr-*")
+    (own,) = load(folder)
+    (first,) = runs(tmp_path)
+    for place in ("experiment", "board"):
+        monkeypatch.setattr(
+            f"benchmark.{place}.changed", lambda record: ("method",) * (record["id"] in (own["id"], first["id"]))
+        )
+    assert board.states() == ["stale"]
+    left = contents(folder)
+    take = Training._take
+
+    def stopped(training: Training) -> None:
+        take(training)
+        if training.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_take", stopped)
+        assert run_one(command) == 75
+    aside = folder.with_name(f"{folder.name}-{own['id'][:8]}")
+    assert f"changed since (method): it is made again, and {aside} keeps" in capfd.readouterr().out
+    assert run_one(command) == 0
+    assert board.states() == ["done"]
+    (second,) = (record for record in runs(tmp_path) if record["id"] != first["id"])
+    assert second["cost"]["resumes"] == 1
+    assert second["training"] == first["training"]
+    assert contents(aside) == left
+    assert run_one(command) == 0
+    assert "This run is finished" in capfd.readouterr().out
+    assert len(runs(tmp_path)) == 2
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return all files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_missed_budget_is_tried_again_by_the_next_command(
+    written: Callable[..., list[str]],
+    in_process: Callable[[], None],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Oracle: the announcements and exit codes by hand; the verdict on a budget is a stub."""
+    in_process()
+    arguments = written()
+    with monkeypatch.context() as busy:
+        busy.setattr(Budget, "verdict", lambda self, seconds: "budget_miss")
+        for times in (1, 2):
+            assert main(arguments) == 1
+            printed = capfd.readouterr()
+            assert printed.out.count("\n== ") == 1
+            assert "1 runs took more or less than their budget" in printed.err
+            assert f"Remove {tmp_path / 'runs' / 'calibrations'} and give the same command" in printed.err
+            assert "runs failed" not in printed.err
+            assert len(runs(tmp_path)) == times
+    assert main([*arguments, "--dry-run"]) == 0
+    assert "missed   digits_vit_micro/simclr/seed 0\nsmall: 1 runs, 1 missing" in capfd.readouterr().out
+    assert main(arguments) == 0
+    assert len(runs(tmp_path)) == 3
+    monkeypatch.setattr("benchmark.checkout._parts", lambda: ("0" * 64, "0" * 64))
+    assert main([*arguments, "--dry-run"]) == 0
+    assert "stale    digits_vit_micro/simclr/seed 0\n" in capfd.readouterr().out
+    monkeypatch.setattr(Board, "carry_out", lambda self, deadline: [])
+    assert main(arguments) == 0
+    assert "stale (evaluation, pretraining)" in capfd.readouterr().out
 
 
 def test_a_failed_trial_is_tried_once(
@@ -241,7 +364,7 @@ def test_a_failed_trial_is_tried_once(
     plan = suite(methods=("simclr",), seeds=(0,), settings=settings, chosen_by="@KNN")
     for run, each in zip(list(plan.trials())[1:], FACTORS[1:], strict=True):
         write(trial(each, 0.5, config__text=run.text), tmp_path / "results" / "small")
-    monkeypatch.setattr("benchmark.board.changed", lambda record: ())
+    monkeypatch.setattr("benchmark.experiment.changed", lambda record: ())
     assert main([*written(settings=settings, chosen_by="@KNN"), "--tune"]) == 1
     printed = capfd.readouterr()
     assert printed.out.count("\n== ") == 1
@@ -256,42 +379,73 @@ def test_a_sweep_of_what_trials_set_is_refused() -> None:
         list(ladder.trials())
 
 
-def test_a_killed_board_ends_with_the_same_weights(written: Callable[..., list[str]], tmp_path: Path) -> None:
-    """Oracle: the digest of the same run undisturbed; the suite dies by SIGKILL while its run trains."""
-    arguments = written(settings=(*SETTINGS[:-2], "Budget.amount=9600", "KNN.k=3"))
-    suite_process = subprocess.Popen([sys.executable, "-m", "benchmark.suite", *arguments], stdout=subprocess.DEVNULL)
+def test_a_killed_board_ends_with_the_same_weights(
+    written: Callable[..., list[str]], in_process: Callable[[], None], tmp_path: Path
+) -> None:
+    """Oracle: digests and scores of a board that nobody disturbed; the other's suite dies by SIGKILL while the first of
+    its two runs trains, and the same command goes on."""
+    arguments = written(settings=(*SETTINGS[:-2], "KNN.k=3"), sweep={"Budget.amount": (9600, 96)})
+    process = subprocess.Popen([sys.executable, "-m", "benchmark.suite", *arguments], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not any(path.stat().st_size for path in tmp_path.glob("runs/simclr-*/metrics.jsonl")):
         assert time.monotonic() < deadline
-        assert suite_process.poll() is None
+        assert process.poll() is None
         time.sleep(0.02)
-    suite_process.kill()
-    suite_process.wait()
+    process.kill()
+    process.wait()
     while not list(tmp_path.glob("runs/simclr-*/checkpoints/*.pt")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert runs(tmp_path) == []
-    (planned,) = (
-        Board("small", [], tmp_path / "runs", tmp_path / "results")
-        .planned(
-            suite(methods=("simclr",), seeds=(0,), settings=(*SETTINGS[:-2], "Budget.amount=9600", "KNN.k=3")),
-            tuned=False,
-        )
-        .missing()
-    )
-    assert run_one(planned.command(tmp_path / "runs", tmp_path / "results" / "small")[3:]) == 0
-    assert run_one(planned.command(tmp_path / "apart", tmp_path / "undisturbed")[3:]) == 0
-    (resumed,) = runs(tmp_path)
-    (whole,) = (record for record in load(tmp_path / "undisturbed") if record["division"] != "floor")
-    assert resumed["cost"]["resumes"] == 1
-    assert resumed["training"]["digest"] == whole["training"]["digest"]
-    assert resumed["metrics"] == whole["metrics"]
+    in_process()
+    assert main(arguments) == 0
+    whole = tmp_path / "whole"
+    assert main([*arguments, "--out", str(whole / "runs"), "--results", str(whole / "results")]) == 0
+    ends = [
+        {
+            tuple(run["config"]["varied"]): (run["training"], run["metrics"], run["cost"]["images"])
+            for run in runs(place)
+        }
+        for place in (tmp_path, whole)
+    ]
+    assert len(ends[0]) == 2
+    assert ends[0] == ends[1]
+    assert {run["cost"]["images"]: run["cost"]["resumes"] for run in runs(tmp_path)} == {9600: 1, 96: 0}
 
 
-def test_estimate_is_the_median_of_what_was_measured(tmp_path: Path) -> None:
-    """Oracle: none without records."""
-    plan = list(suite().runs())
-    assert Board("b", plan, tmp_path, tmp_path).estimate() is None
+SECONDS = ("Budget.kind='device_seconds'", "Budget.amount=60.0")
+LADDER = {"experiment.budget_share": (0.0625, 0.25, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "tuned", "measured", "expected"),
+    [
+        ({}, False, [], None),
+        ({}, False, [("simclr", 32, 2.0), ("simclr", 32, 8.0), ("simclr", 96, 9.0)], 4 * 96 * 3 / 32),
+        ({}, False, [("simclr", 96, 12.0), ("simclr", 96, 14.0), ("byol", 96, 24.0)], 2 * 13 + 2 * 24),
+        ({"sweep": LADDER}, False, [("simclr", 6, 1.0), ("byol", 6, 2.0)], 2 * (1 + 2) * (1 + 4 + 16)),
+        ({"settings": (*SETTINGS, *SECONDS), "sweep": LADDER}, False, [], 4 * 60 * 1.3125),
+        ({"settings": (*SETTINGS, *SECONDS), "chosen_by": "@KNN"}, True, [], 2 * 5 * 60 / 16),
+        ({"settings": (*SETTINGS, "Budget.kind='flops'", "Budget.amount=3e9")}, False, [("simclr", 0, 5.0)], 4 * 15),
+        ({"settings": ("experiment.budget=None",)}, False, [("simclr", 96, 12.0)], None),
+    ],
+    ids=["nothing known", "another", "own", "ladder", "ladder of seconds", "trials", "flops", "no budget"],
+)
+def test_estimate_is_what_budgets_cost(
+    changes: dict[str, object],
+    tuned: bool,
+    measured: list[tuple[str, int, float]],
+    expected: float | None,
+    tmp_path: Path,
+) -> None:
+    """Oracle: by hand, from images and seconds of records that are none of the plan's; each spent 1e9 FLOPs, and a
+    floor nothing. Of a ladder the smallest rung was measured: 1 s and 2 s of 6 images, of 96 the whole."""
+    board = Board("b", [], tmp_path, tmp_path).planned(suite(**changes), tuned=tuned)
+    for seed, (method, images, seconds) in enumerate(measured):
+        cost = {"cost__images": images, "cost__train_seconds": seconds, "cost__flops": 1e9}
+        write(make(method__name=method, seed=seed, **cost), board.folder)
+    write(make(division="floor", budget=None, cost__images=0, cost__flops=0.0, cost__train_seconds=0.0), board.folder)
+    assert board.estimate() == (expected if expected is None else pytest.approx(expected))
 
 
 def test_a_board_cut_short_is_gone_on_with(

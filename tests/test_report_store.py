@@ -69,6 +69,18 @@ def test_newest_trials_of_a_method_count() -> None:
             assert cell.key == again[0]["config"]["key"]
 
 
+@pytest.mark.parametrize("part", ["code__protocol_sha256", "code__evaluation_sha256", "method__module_sha256"])
+def test_newest_code_of_a_method_counts(part: str) -> None:
+    """Oracle: the scores by hand; three seeds of old code, of which two were made again, in whatever order they come.
+    Another commit, or a dirty checkout, is no other code."""
+    old = [run("alpha", seed, 0.9, created_utc="2026-01-01T00:00:00Z", **{part: "0" * 64}) for seed in (0, 1, 2)]
+    new = [run("alpha", seed, 0.1, created_utc="2026-01-02T00:00:00Z", code__dirty=bool(seed)) for seed in (0, 1)]
+    for records in ([*old, *new], [*new, *old]):
+        (cell,) = group(records)
+        assert cell.runs == tuple(new)
+        assert sorted(cell.superseded, key=str) == sorted(old, key=str)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

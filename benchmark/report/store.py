@@ -31,10 +31,10 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of one method with one configuration in one setting; of a tuned method, those of its newest trials.
+    """The runs of one method with one configuration in one setting, by the code and the trials of the newest.
 
     `runs` are in the order of their seeds, one for each; `superseded` are older runs of the same seeds, and those of
-    older trials.
+    other code or other trials.
     """
 
     setting: Setting
@@ -75,8 +75,8 @@ def load(folder: Path) -> list[Record]:
 def group(records: Iterable[Record]) -> list[Cell]:
     """Group records into cells, sorted by setting, method and configuration.
 
-    Of several runs with the same configuration and seed the newest counts. A method whose rate was chosen again, even
-    another rate, has a single cell.
+    Of several runs with the same configuration and seed the newest counts, and none of other code than the newest of
+    all. A method whose rate was chosen again, even another rate, has a single cell.
     """
     cells: dict[tuple[Setting, str, str], list[Record]] = defaultdict(list)
     for record in records:
@@ -112,12 +112,12 @@ def _setting(record: Record) -> Setting:
 
 
 def _cell(setting: Setting, method: str, records: Iterable[Record]) -> Cell:
-    """Return the cell of the newest of each seed, which share the trials of the newest of all, and the rest."""
+    """Return the cell of the newest of each seed, which share code and trials of the newest of all, and the rest."""
     newest: dict[int, Record] = {}
     superseded = []
     ordered = sorted(records, key=lambda record: (record["created_utc"], record["id"]))
     for record in ordered:
-        if record["tuning"] != ordered[-1]["tuning"]:
+        if _made_by(record) != _made_by(ordered[-1]):
             superseded.append(record)
             continue
         if record["seed"] in newest:
@@ -125,3 +125,9 @@ def _cell(setting: Setting, method: str, records: Iterable[Record]) -> Cell:
         newest[record["seed"]] = record
     runs = tuple(newest[seed] for seed in sorted(newest))
     return Cell(setting, method, ordered[-1]["config"]["key"], runs, tuple(superseded))
+
+
+def _made_by(record: Record) -> tuple[object, ...]:
+    """Return what the runs of a cell must share, so that their mean is that of one method."""
+    code = record["code"]
+    return record["tuning"], code["protocol_sha256"], code["evaluation_sha256"], record["method"]["module_sha256"]
