@@ -1,0 +1,69 @@
+"""Ten thousand records become every table in seconds, without torch."""
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_records import run, trial
+
+from benchmark.report.record import Record, write
+from benchmark.report.tuning import FACTORS
+
+RENDERED = """
+import json, sys, time
+from pathlib import Path
+from benchmark.report.formats import FORMATS
+from benchmark.report.store import load
+from benchmark.report.tables import render
+records = load(Path(sys.argv[1]))
+pages = [render(records), *(form(records) for form in FORMATS.values())]
+found = {"records": len(records), "seconds": time.process_time(), "lengths": list(map(len, pages))}
+print(json.dumps(found | {"torch": "torch" in sys.modules}))
+"""
+
+
+def board(folder: Path, number: int, rng: random.Random) -> None:
+    """Write a board of 20 methods: five trials and five tuned runs of each."""
+
+    def score() -> float:
+        return (50 + round(rng.random() * 400)) / 500
+
+    for method in (f"m{place}" for place in range(20)):
+        recipe = hashlib.sha256(f"{number} {method}".encode()).hexdigest()
+
+        def tuning(factor: float, trials: list[Record], recipe: str = recipe) -> dict[str, Any]:
+            cost = 2e12 * len(trials)
+            ids = [record["id"] for record in trials]
+            return {"recipe": recipe, "factor": factor, "trials": ids, "flops": cost, "seconds": cost / 2e10}
+
+        common = {"board": f"b{number}", "method__name": method}
+        trials = [
+            trial(each, score(), tuning=tuning(each, []), config__key=f"{place}{recipe[:15]}", **common)
+            for place, each in enumerate(FACTORS)
+        ]
+        runs = [
+            run(method, seed, score(), division="tuned", tuning=tuning(1.0, trials), board=f"b{number}")
+            for seed in range(5)
+        ]
+        for record in (*trials, *runs):
+            write(record, folder / f"b{number}")
+
+
+@pytest.mark.long
+def test_ten_thousand_records_take_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the processor's clock of a fresh process: all tables of 50 boards in under 5 s, start included."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    rng = random.Random(0)
+    for number in range(50):
+        board(tmp_path, number, rng)
+    done = subprocess.run([sys.executable, "-c", RENDERED, tmp_path], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["records"] == 10_000
+    assert min(found["lengths"]) > 100_000
+    assert not found["torch"]
+    assert found["seconds"] < 5
