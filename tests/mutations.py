@@ -24,6 +24,7 @@ MIXMASK = "baselines/mixmask.py"
 MACRL = "baselines/macrl.py"
 MRCL = "baselines/mrcl.py"
 ENCODERS = "benchmark/nets/encoders.py"
+CLASSIFIER = "benchmark/evals/classifier.py"
 
 TESTS = {
     "momentum": ("test_nets_momentum",),
@@ -46,6 +47,7 @@ TESTS = {
     "mixing": ("test_nets_mixing",),
     "mixmask": ("test_mixmask",),
     "macrl": ("test_macrl", "test_views_recipes"),
+    "finetune": ("test_evals_finetune",),
 }
 
 
@@ -1095,6 +1097,35 @@ MUTATIONS = (
         OBJECTIVES,
         "F.normalize(queries, dim=2), F.normalize(keys, dim=2)",
         "F.normalize(queries), F.normalize(keys)",
+    ),
+    Mutation(
+        "finetune",
+        "images never mixed",
+        CLASSIFIER,
+        "label_smoothing=recipe.smoothing,",
+        "prob=0.0, label_smoothing=recipe.smoothing,",
+    ),
+    Mutation(
+        "finetune",
+        "mixup and cutmix exchanged",
+        CLASSIFIER,
+        "Mixup(recipe.mixup, recipe.cutmix,",
+        "Mixup(recipe.cutmix, recipe.mixup,",
+    ),
+    Mutation(
+        "finetune",
+        "labels mixed, images not",
+        CLASSIFIER,
+        "images, targets = self.mix(images, labels)",
+        "_, targets = self.mix(images * 1, labels)",
+    ),
+    Mutation("finetune", "no RandAugment", CLASSIFIER, "            self.recipe.magnitude,\n", "            0.0,\n"),
+    Mutation(
+        "finetune",
+        "no path dropped",
+        CLASSIFIER,
+        "        drop_paths_(self.classifier.encoder, recipe.drop_path)\n",
+        "",
     ),
 )
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.data.mixup import Mixup
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from tuned import Toy, convnet, vit
@@ -316,7 +317,7 @@ def test_no_seed_is_involved(recipe: ViTTuning) -> None:
 @pytest.mark.parametrize("mixup", [0.0, 0.8])
 @pytest.mark.parametrize("cutmix", [0.0, 1.0])
 def test_targets_are_distributions(mixup: float, cutmix: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: rows sum to 1; without mixing labels are classes, and torch's loss smooths them by the same share."""
+    """Oracle: rows sum to 1, some in two classes; without mixing labels are classes, and torch's loss smooths them."""
     seen: list[tuple[Tensor, float]] = []
 
     def spy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
@@ -327,15 +328,63 @@ def test_targets_are_distributions(mixup: float, cutmix: float, monkeypatch: pyt
     run = run_of(Toy(vit()), ViTTuning(mixup=mixup, cutmix=cutmix, smoothing=0.2), torch.arange(120))
     for _ in range(4):
         run.take()
+    assert len(seen) == 4
     for targets, smoothing in seen:
         if mixup or cutmix:
             torch.testing.assert_close(targets.sum(1), torch.ones(16))
             assert targets.min() >= 0.05 - 1e-6
             assert smoothing == 0
-            assert ((targets > 0.0501).sum(1) > 1).any() or targets.max() > 0.8
         else:
             assert targets.dtype == torch.int64
             assert smoothing == 0.2
+    if mixup or cutmix:
+        assert any(((targets > 0.0501).sum(1) > 1).any() for targets, _ in seen)
+
+
+def test_images_are_mixed_as_timm_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: timm's Mixup, its arguments named, on the batch of each step; both kinds of mixture occur."""
+    theirs = Mixup(mixup_alpha=0.3, cutmix_alpha=1.0, num_classes=4, label_smoothing=0.2)
+    recipe = ViTTuning(mixup=0.3, cutmix=1.0, smoothing=0.2, drop_path=0.0)
+    run = run_of(Toy(vit()), recipe, torch.arange(120))
+    seen: dict[str, Tensor] = {}
+
+    def spy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+        seen["targets"] = targets
+        return logits.square().mean()
+
+    monkeypatch.setattr(classifier.F, "cross_entropy", spy)
+    run.classifier.register_forward_pre_hook(lambda module, inputs: seen.update(images=inputs[0].clone()))
+    pasted = []
+    for _ in range(4):
+        plain, labels = run._batch()
+        images, targets = theirs(plain.clone(), labels)
+        run.take()
+        assert torch.equal(seen["images"], images)
+        assert torch.equal(seen["targets"], targets)
+        assert not torch.equal(images, plain)
+        pasted.append(bool(((images == plain) | (images == plain.flip(0))).all()))
+    assert set(pasted) == {False, True}
+
+
+def test_images_are_augmented_at_the_magnitude(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the arguments of RandAugment, in the place of which a constant goes to the classifier, normalised."""
+    seen = []
+
+    def spy(images: Tensor, magnitude: float, fill: Any, draw: Any) -> Tensor:
+        seen.append((float(images.min()) >= 0, float(images.max()) <= 1, magnitude, tuple(fill)))
+        return torch.full_like(images, 0.6)
+
+    monkeypatch.setattr(classifier, "rand_augment", spy)
+    images, _ = run_of(Toy(vit()), ViTTuning(magnitude=7.0), torch.arange(120))._batch()
+    assert seen == [(True, True, 7.0, (0.4, 0.4, 0.4))]
+    torch.testing.assert_close(images, torch.ones(16, 3, 8, 8))
+
+
+def test_paths_of_the_classifier_are_dropped() -> None:
+    """Oracle: by hand: the first of two blocks always stays, and the last is left out at the recipe's rate."""
+    model = run_of(Toy(vit()), ViTTuning(drop_path=0.3), torch.arange(120)).classifier
+    rates = [[block.drop_path1.drop_prob, block.drop_path2.drop_prob] for block in model.encoder.net.blocks]
+    assert rates == [[0.0, 0.0], [pytest.approx(0.3)] * 2]
 
 
 def test_limits_hold() -> None:
