@@ -653,6 +653,13 @@ MUTATIONS = (
     ),
     Mutation("mixing", "mask inverted", MIXING, "own = ~_mend(", "own = _mend("),
     Mutation("mixing", "empty and full masks kept", MIXING, "~_mend(replaced, uniform[1])", "~replaced"),
+    Mutation(
+        "mixing",
+        "empty blocked masks kept",
+        MIXING,
+        "own = ~_mend(replaced, uniform[1])",
+        'own = ~(replaced if self.pattern == "blocked" else _mend(replaced, uniform[1]))',
+    ),
     Mutation("mixing", "a cell of every mask turned", MIXING, "alike & (cells ==", "(cells =="),
     Mutation("mixing", "always the first cell turned", MIXING, "(uniform * replaced.numel()).floor()", "0"),
     Mutation("mixing", "rectangles of at least 4 cells", MIXING, ".clamp(1, 4)", ".clamp(4, 4)"),
