@@ -84,9 +84,11 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-def run(folder: Path, steps: int, *more: str, seed: int = 0) -> tuple[Record, list[dict[str, Any]]]:
+def run(
+    folder: Path, steps: int, *more: str, gin: str = "gin/simclr.gin", seed: int = 0
+) -> tuple[Record, list[dict[str, Any]]]:
     """Run to the end; return the record and the lines of metrics.jsonl without their times."""
-    assert main(command(folder, steps, *more, seed=seed)) == 0
+    assert main(command(folder, steps, *more, gin=gin, seed=seed)) == 0
     return found(folder)
 
 
@@ -265,16 +267,18 @@ def test_a_run_is_a_function_of_configuration_and_seed(tmp_path: Path, out: Path
 
 
 @pytest.mark.long
-def test_a_compiled_run_is_a_function_of_configuration_and_seed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["simclr", "moco", "mae"])
+def test_a_compiled_run_is_a_function_of_configuration_and_seed(tmp_path: Path, method: str) -> None:
     """Oracle: twice the same digest, by generated code; the eager run's losses but for rounding, its cost in FLOPs.
 
-    `pytest -m long tests/test_run.py -k compiled`, two minutes on 2 cores, for the first compilation.
+    A joint forward, a momentum copy with a queue, and a decoder: what is compiled differs. `pytest -m long
+    tests/test_run.py -k compiled`, half a minute to two minutes each on 2 cores, for the first compilation.
     """
     if not shutil.which("g++"):
         pytest.skip("there is no compiler")
-    compiled = ("--set", "Pretraining.compiled=True")
-    (first, lines), (again, _) = (run(tmp_path / name, 4, *compiled) for name in "ab")
-    eager, expected = run(tmp_path / "eager", 4)
+    gin, compiled = f"gin/{method}.gin", ("--set", "Pretraining.compiled=True")
+    (first, lines), (again, _) = (run(tmp_path / name, 4, *compiled, gin=gin) for name in "ab")
+    eager, expected = run(tmp_path / "eager", 4, gin=gin)
     assert first["training"]["digest"] == again["training"]["digest"]
     assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in expected], rel=1e-2)
     assert first["cost"]["compile_seconds"] > eager["cost"]["compile_seconds"] == 0
