@@ -1134,6 +1134,27 @@ MUTATIONS = (
         "        drop_paths_(self.classifier.encoder, recipe.drop_path)\n",
         "",
     ),
+    Mutation(
+        "finetune",
+        "one rate for all groups",
+        CLASSIFIER,
+        'group["lr"] = rate * group["scale"]',
+        'group["lr"] = rate',
+    ),
+    Mutation(
+        "finetune",
+        "seconds of the last step only",
+        CLASSIFIER,
+        "        self.step += 1\n        self.seconds +=",
+        "        self.step += 1\n        self.seconds =",
+    ),
+    Mutation(
+        "finetune",
+        "seconds lost in an interruption",
+        CLASSIFIER,
+        "        self.step, self.seconds, self.looks, self.times = (",
+        "        self.step, _, self.looks, self.times = (",
+    ),
 )
 
 

@@ -1,7 +1,9 @@
 """Fine-tuning: what moves and how fast, what a choice may see, and that an interruption changes nothing."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from benchmark.evals import classifier
 from benchmark.evals.classifier import Classifier, Recipe, Trainer, _Run, drop_paths_
 from benchmark.evals.features import Ranking
 from benchmark.evals.finetune import ConvNetTuning, FineTune, Tuning, ViTTuning, speed
+from benchmark.evals.semi_finetune import TwoRates
 from benchmark.examination import Experiment
 from benchmark.nets.encoders import ResNet, ViT
 from benchmark.views.recipes import View, ViewLimits
@@ -68,6 +71,24 @@ def test_all_weights_of_a_convolutional_network_have_one_rate() -> None:
     found = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
     assert found == {id(p): 0.01 if p.ndim > 1 else 0.0 for p in model.parameters()}
     assert all((g["scale"], g["momentum"], g["nesterov"]) == (1.0, 0.9, True) for g in optimiser.param_groups)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rates"),
+    [
+        (ViTTuning(rate=0.16, layer_decay=0.5, warmup=0.0), (0.005, 0.0025, 0.00125, 0.000625)),
+        (TwoRates(0.02, 5.0), (2.5, 0.01, 0.01, 0.01)),
+    ],
+)
+def test_groups_train_at_their_own_rates(recipe: Recipe, rates: tuple[float, ...]) -> None:
+    """Oracle: by hand: half the peak in the second of two steps; the peak is 0.01 for a batch of 16, or 0.02 and 5."""
+    run = run_of(Toy(vit()), recipe, torch.arange(120), steps=2)
+    for _ in range(2):
+        run.take()
+    found = {id(p): group["lr"] for group in run.optimiser.param_groups for p in group["params"]}
+    net = run.classifier.encoder.net
+    layers = (run.classifier.head, net.blocks[1].attn.qkv, net.blocks[0].attn.qkv, net.patch_embed.proj)
+    assert [found[id(layer.weight)] for layer in layers] == pytest.approx(rates, rel=1e-3)
 
 
 def test_rate_rises_and_falls() -> None:
@@ -245,11 +266,33 @@ def test_speed_is_counted_to_the_first_epoch_that_reaches_a_share() -> None:
     assert measures["seconds_to_99"] == 10.0
 
 
-def test_measured_seconds_grow() -> None:
-    """Oracle: each epoch of training takes time; the curve has as many points as epochs."""
-    ranking = ranked(Toy(vit()))
-    assert len(ranking.curve) == 3
-    assert 0 < ranking.measures["seconds_to_90"] <= ranking.measures["seconds_to_99"] < 60
+def test_seconds_are_those_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: a clock that moves by 1 s a step and 100 s a look: 6 steps an epoch, and an interruption adds nothing."""
+    toy, seen, now, taken = Toy(vit(), tmp_path), list[list[float]](), 0.0, 0
+    batch, best, take = _Run._batch, classifier.best_classes, _Run.take
+
+    def passing(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def interrupted(run: _Run) -> None:
+        nonlocal taken
+        taken += 1
+        if taken == 3 * 6 + 9:
+            raise KeyboardInterrupt
+        take(run)
+
+    clock = SimpleNamespace(perf_counter=lambda: now, monotonic=time.monotonic)
+    monkeypatch.setattr(classifier, "time", clock)
+    monkeypatch.setattr(classifier, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(classifier, "best_classes", lambda scores: passing(100) or best(scores))
+    monkeypatch.setattr(_Run, "_batch", lambda run: passing(1) or batch(run))
+    monkeypatch.setattr(_Run, "take", interrupted)
+    monkeypatch.setattr("benchmark.evals.finetune.speed", lambda accuracy, seconds: seen.append(seconds) or {})
+    with pytest.raises(KeyboardInterrupt):
+        ranked(toy)
+    ranked(Toy(vit(), tmp_path))
+    assert seen == [[6.0, 12.0, 18.0]]
 
 
 @ENCODERS
