@@ -1134,6 +1134,14 @@ MUTATIONS = (
         "        drop_paths_(self.classifier.encoder, recipe.drop_path)\n",
         "",
     ),
+    Mutation("finetune", "looks in train mode", CLASSIFIER, "        self.classifier.eval()\n", ""),
+    Mutation(
+        "finetune",
+        "looks not normalised",
+        CLASSIFIER,
+        "normalise(images.float() / 255, self.network.mean, self.network.std)",
+        "images.float() / 255",
+    ),
     Mutation(
         "finetune",
         "one rate for all groups",

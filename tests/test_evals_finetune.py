@@ -266,6 +266,23 @@ def test_speed_is_counted_to_the_first_epoch_that_reaches_a_share() -> None:
     assert measures["seconds_to_99"] == 10.0
 
 
+def test_looks_are_at_whole_images_in_eval_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the bank's images, asked or of the test, normalised by hand in their order, and the classes by hand."""
+    toy = Toy(vit())
+    run = run_of(toy, replace(PLAIN, drop_path=0.5), torch.arange(120))
+    run.take()
+    seen: list[Tensor] = []
+    run.classifier.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    monkeypatch.setattr(classifier, "ASKED", 16)
+    for asked, images in ((None, toy.asked), (toy.bank.held, toy.bank.network.train[toy.bank.held])):  # type: ignore[union-attr]
+        seen.clear()
+        run.look(asked)
+        expected = (images / 255 - 0.4) / 0.2
+        torch.testing.assert_close(torch.cat(seen), expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(run.looks[-1][:, 0], run.classifier.eval()(expected).argmax(1))
+        run.classifier.train()
+
+
 def test_seconds_are_those_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: a clock that moves by 1 s a step and 100 s a look: 6 steps an epoch, and an interruption adds nothing."""
     toy, seen, now, taken = Toy(vit(), tmp_path), list[list[float]](), 0.0, 0
