@@ -25,6 +25,7 @@ MACRL = "baselines/macrl.py"
 MRCL = "baselines/mrcl.py"
 ENCODERS = "benchmark/nets/encoders.py"
 CLASSIFIER = "benchmark/evals/classifier.py"
+HARNESS = "benchmark/evals/harness.py"
 
 TESTS = {
     "momentum": ("test_nets_momentum",),
@@ -48,6 +49,7 @@ TESTS = {
     "mixmask": ("test_mixmask",),
     "macrl": ("test_macrl", "test_views_recipes"),
     "finetune": ("test_evals_finetune",),
+    "harness": ("test_evals_harness",),
 }
 
 
@@ -1163,6 +1165,27 @@ MUTATIONS = (
         "        self.step, self.seconds, self.looks, self.times = (",
         "        self.step, _, self.looks, self.times = (",
     ),
+    Mutation(
+        "harness", "network of the data's statistics", HARNESS, "        mean=mean,\n", "        mean=dataset.mean,\n"
+    ),
+    Mutation(
+        "harness",
+        "network tested on train",
+        HARNESS,
+        "        test=dataset.test.images,\n        mean",
+        "        test=dataset.train.images,\n        mean",
+    ),
+    Mutation(
+        "harness",
+        "projections of any head kept",
+        HARNESS,
+        ' | (projector.state_dict(prefix="projector.") if projector else {})',
+        "",
+    ),
+    Mutation("harness", "features of any layers kept", HARNESS, "repr(encoder), mean", "mean"),
+    Mutation("harness", "limits of views ignored", HARNESS, "limits.apply(View(crop_scale=(0.08, 1.0)))", "View()"),
+    Mutation("harness", "flags not recorded", HARNESS, "list(ranking.flags)", "[]"),
+    Mutation("harness", "kernel of training kept", HARNESS, 'choose_attention(encoder, device, "float32")', "pass"),
 )
 
 
