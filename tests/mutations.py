@@ -24,6 +24,8 @@ MIXMASK = "baselines/mixmask.py"
 MACRL = "baselines/macrl.py"
 MRCL = "baselines/mrcl.py"
 ENCODERS = "benchmark/nets/encoders.py"
+CLASSIFIER = "benchmark/evals/classifier.py"
+HARNESS = "benchmark/evals/harness.py"
 
 TESTS = {
     "momentum": ("test_nets_momentum",),
@@ -46,6 +48,8 @@ TESTS = {
     "mixing": ("test_nets_mixing",),
     "mixmask": ("test_mixmask",),
     "macrl": ("test_macrl", "test_views_recipes"),
+    "finetune": ("test_evals_finetune",),
+    "harness": ("test_evals_harness",),
 }
 
 
@@ -651,6 +655,13 @@ MUTATIONS = (
     ),
     Mutation("mixing", "mask inverted", MIXING, "own = ~_mend(", "own = _mend("),
     Mutation("mixing", "empty and full masks kept", MIXING, "~_mend(replaced, uniform[1])", "~replaced"),
+    Mutation(
+        "mixing",
+        "empty blocked masks kept",
+        MIXING,
+        "own = ~_mend(replaced, uniform[1])",
+        'own = ~(replaced if self.pattern == "blocked" else _mend(replaced, uniform[1]))',
+    ),
     Mutation("mixing", "a cell of every mask turned", MIXING, "alike & (cells ==", "(cells =="),
     Mutation("mixing", "always the first cell turned", MIXING, "(uniform * replaced.numel()).floor()", "0"),
     Mutation("mixing", "rectangles of at least 4 cells", MIXING, ".clamp(1, 4)", ".clamp(4, 4)"),
@@ -1096,6 +1107,85 @@ MUTATIONS = (
         "F.normalize(queries, dim=2), F.normalize(keys, dim=2)",
         "F.normalize(queries), F.normalize(keys)",
     ),
+    Mutation(
+        "finetune",
+        "images never mixed",
+        CLASSIFIER,
+        "label_smoothing=recipe.smoothing,",
+        "prob=0.0, label_smoothing=recipe.smoothing,",
+    ),
+    Mutation(
+        "finetune",
+        "mixup and cutmix exchanged",
+        CLASSIFIER,
+        "Mixup(recipe.mixup, recipe.cutmix,",
+        "Mixup(recipe.cutmix, recipe.mixup,",
+    ),
+    Mutation(
+        "finetune",
+        "labels mixed, images not",
+        CLASSIFIER,
+        "images, targets = self.mix(images, labels)",
+        "_, targets = self.mix(images * 1, labels)",
+    ),
+    Mutation("finetune", "no RandAugment", CLASSIFIER, "            self.recipe.magnitude,\n", "            0.0,\n"),
+    Mutation(
+        "finetune",
+        "no path dropped",
+        CLASSIFIER,
+        "        drop_paths_(self.classifier.encoder, recipe.drop_path)\n",
+        "",
+    ),
+    Mutation("finetune", "looks in train mode", CLASSIFIER, "        self.classifier.eval()\n", ""),
+    Mutation(
+        "finetune",
+        "looks not normalised",
+        CLASSIFIER,
+        "normalise(images.float() / 255, self.network.mean, self.network.std)",
+        "images.float() / 255",
+    ),
+    Mutation(
+        "finetune",
+        "one rate for all groups",
+        CLASSIFIER,
+        'group["lr"] = rate * group["scale"]',
+        'group["lr"] = rate',
+    ),
+    Mutation(
+        "finetune",
+        "seconds of the last step only",
+        CLASSIFIER,
+        "        self.step += 1\n        self.seconds +=",
+        "        self.step += 1\n        self.seconds =",
+    ),
+    Mutation(
+        "finetune",
+        "seconds lost in an interruption",
+        CLASSIFIER,
+        "        self.step, self.seconds, self.looks, self.times = (",
+        "        self.step, _, self.looks, self.times = (",
+    ),
+    Mutation(
+        "harness", "network of the data's statistics", HARNESS, "        mean=mean,\n", "        mean=dataset.mean,\n"
+    ),
+    Mutation(
+        "harness",
+        "network tested on train",
+        HARNESS,
+        "        test=dataset.test.images,\n        mean",
+        "        test=dataset.train.images,\n        mean",
+    ),
+    Mutation(
+        "harness",
+        "projections of any head kept",
+        HARNESS,
+        ' | (projector.state_dict(prefix="projector.") if projector else {})',
+        "",
+    ),
+    Mutation("harness", "features of any layers kept", HARNESS, "repr(encoder), mean", "mean"),
+    Mutation("harness", "limits of views ignored", HARNESS, "limits.apply(View(crop_scale=(0.08, 1.0)))", "View()"),
+    Mutation("harness", "flags not recorded", HARNESS, "list(ranking.flags)", "[]"),
+    Mutation("harness", "kernel of training kept", HARNESS, 'choose_attention(encoder, device, "float32")', "pass"),
 )
 
 

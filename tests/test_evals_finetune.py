@@ -1,13 +1,16 @@
 """Fine-tuning: what moves and how fast, what a choice may see, and that an interruption changes nothing."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.data.mixup import Mixup
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from tuned import Toy, convnet, vit
@@ -20,6 +23,7 @@ from benchmark.evals import classifier
 from benchmark.evals.classifier import Classifier, Recipe, Trainer, _Run, drop_paths_
 from benchmark.evals.features import Ranking
 from benchmark.evals.finetune import ConvNetTuning, FineTune, Tuning, ViTTuning, speed
+from benchmark.evals.semi_finetune import TwoRates
 from benchmark.examination import Experiment
 from benchmark.nets.encoders import ResNet, ViT
 from benchmark.views.recipes import View, ViewLimits
@@ -67,6 +71,24 @@ def test_all_weights_of_a_convolutional_network_have_one_rate() -> None:
     found = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
     assert found == {id(p): 0.01 if p.ndim > 1 else 0.0 for p in model.parameters()}
     assert all((g["scale"], g["momentum"], g["nesterov"]) == (1.0, 0.9, True) for g in optimiser.param_groups)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rates"),
+    [
+        (ViTTuning(rate=0.16, layer_decay=0.5, warmup=0.0), (0.005, 0.0025, 0.00125, 0.000625)),
+        (TwoRates(0.02, 5.0), (2.5, 0.01, 0.01, 0.01)),
+    ],
+)
+def test_groups_train_at_their_own_rates(recipe: Recipe, rates: tuple[float, ...]) -> None:
+    """Oracle: by hand: half the peak in the second of two steps; the peak is 0.01 for a batch of 16, or 0.02 and 5."""
+    run = run_of(Toy(vit()), recipe, torch.arange(120), steps=2)
+    for _ in range(2):
+        run.take()
+    found = {id(p): group["lr"] for group in run.optimiser.param_groups for p in group["params"]}
+    net = run.classifier.encoder.net
+    layers = (run.classifier.head, net.blocks[1].attn.qkv, net.blocks[0].attn.qkv, net.patch_embed.proj)
+    assert [found[id(layer.weight)] for layer in layers] == pytest.approx(rates, rel=1e-3)
 
 
 def test_rate_rises_and_falls() -> None:
@@ -244,11 +266,50 @@ def test_speed_is_counted_to_the_first_epoch_that_reaches_a_share() -> None:
     assert measures["seconds_to_99"] == 10.0
 
 
-def test_measured_seconds_grow() -> None:
-    """Oracle: each epoch of training takes time; the curve has as many points as epochs."""
-    ranking = ranked(Toy(vit()))
-    assert len(ranking.curve) == 3
-    assert 0 < ranking.measures["seconds_to_90"] <= ranking.measures["seconds_to_99"] < 60
+def test_looks_are_at_whole_images_in_eval_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the bank's images, asked or of the test, normalised by hand in their order, and the classes by hand."""
+    toy = Toy(vit())
+    run = run_of(toy, replace(PLAIN, drop_path=0.5), torch.arange(120))
+    run.take()
+    seen: list[Tensor] = []
+    run.classifier.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    monkeypatch.setattr(classifier, "ASKED", 16)
+    for asked, images in ((None, toy.asked), (toy.bank.held, toy.bank.network.train[toy.bank.held])):  # type: ignore[union-attr]
+        seen.clear()
+        run.look(asked)
+        expected = (images / 255 - 0.4) / 0.2
+        torch.testing.assert_close(torch.cat(seen), expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(run.looks[-1][:, 0], run.classifier.eval()(expected).argmax(1))
+        run.classifier.train()
+
+
+def test_seconds_are_those_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: a clock that moves by 1 s a step and 100 s a look: 6 steps an epoch, and an interruption adds nothing."""
+    toy, seen, now, taken = Toy(vit(), tmp_path), list[list[float]](), 0.0, 0
+    batch, best, take = _Run._batch, classifier.best_classes, _Run.take
+
+    def passing(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def interrupted(run: _Run) -> None:
+        nonlocal taken
+        taken += 1
+        if taken == 3 * 6 + 9:
+            raise KeyboardInterrupt
+        take(run)
+
+    clock = SimpleNamespace(perf_counter=lambda: now, monotonic=time.monotonic)
+    monkeypatch.setattr(classifier, "time", clock)
+    monkeypatch.setattr(classifier, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(classifier, "best_classes", lambda scores: passing(100) or best(scores))
+    monkeypatch.setattr(_Run, "_batch", lambda run: passing(1) or batch(run))
+    monkeypatch.setattr(_Run, "take", interrupted)
+    monkeypatch.setattr("benchmark.evals.finetune.speed", lambda accuracy, seconds: seen.append(seconds) or {})
+    with pytest.raises(KeyboardInterrupt):
+        ranked(toy)
+    ranked(Toy(vit(), tmp_path))
+    assert seen == [[6.0, 12.0, 18.0]]
 
 
 @ENCODERS
@@ -316,7 +377,7 @@ def test_no_seed_is_involved(recipe: ViTTuning) -> None:
 @pytest.mark.parametrize("mixup", [0.0, 0.8])
 @pytest.mark.parametrize("cutmix", [0.0, 1.0])
 def test_targets_are_distributions(mixup: float, cutmix: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: rows sum to 1; without mixing labels are classes, and torch's loss smooths them by the same share."""
+    """Oracle: rows sum to 1, some in two classes; without mixing labels are classes, and torch's loss smooths them."""
     seen: list[tuple[Tensor, float]] = []
 
     def spy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
@@ -327,15 +388,63 @@ def test_targets_are_distributions(mixup: float, cutmix: float, monkeypatch: pyt
     run = run_of(Toy(vit()), ViTTuning(mixup=mixup, cutmix=cutmix, smoothing=0.2), torch.arange(120))
     for _ in range(4):
         run.take()
+    assert len(seen) == 4
     for targets, smoothing in seen:
         if mixup or cutmix:
             torch.testing.assert_close(targets.sum(1), torch.ones(16))
             assert targets.min() >= 0.05 - 1e-6
             assert smoothing == 0
-            assert ((targets > 0.0501).sum(1) > 1).any() or targets.max() > 0.8
         else:
             assert targets.dtype == torch.int64
             assert smoothing == 0.2
+    if mixup or cutmix:
+        assert any(((targets > 0.0501).sum(1) > 1).any() for targets, _ in seen)
+
+
+def test_images_are_mixed_as_timm_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: timm's Mixup, its arguments named, on the batch of each step; both kinds of mixture occur."""
+    theirs = Mixup(mixup_alpha=0.3, cutmix_alpha=1.0, num_classes=4, label_smoothing=0.2)
+    recipe = ViTTuning(mixup=0.3, cutmix=1.0, smoothing=0.2, drop_path=0.0)
+    run = run_of(Toy(vit()), recipe, torch.arange(120))
+    seen: dict[str, Tensor] = {}
+
+    def spy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+        seen["targets"] = targets
+        return logits.square().mean()
+
+    monkeypatch.setattr(classifier.F, "cross_entropy", spy)
+    run.classifier.register_forward_pre_hook(lambda module, inputs: seen.update(images=inputs[0].clone()))
+    pasted = []
+    for _ in range(4):
+        plain, labels = run._batch()
+        images, targets = theirs(plain.clone(), labels)
+        run.take()
+        assert torch.equal(seen["images"], images)
+        assert torch.equal(seen["targets"], targets)
+        assert not torch.equal(images, plain)
+        pasted.append(bool(((images == plain) | (images == plain.flip(0))).all()))
+    assert set(pasted) == {False, True}
+
+
+def test_images_are_augmented_at_the_magnitude(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the arguments of RandAugment, in the place of which a constant goes to the classifier, normalised."""
+    seen = []
+
+    def spy(images: Tensor, magnitude: float, fill: Any, draw: Any) -> Tensor:
+        seen.append((float(images.min()) >= 0, float(images.max()) <= 1, magnitude, tuple(fill)))
+        return torch.full_like(images, 0.6)
+
+    monkeypatch.setattr(classifier, "rand_augment", spy)
+    images, _ = run_of(Toy(vit()), ViTTuning(magnitude=7.0), torch.arange(120))._batch()
+    assert seen == [(True, True, 7.0, (0.4, 0.4, 0.4))]
+    torch.testing.assert_close(images, torch.ones(16, 3, 8, 8))
+
+
+def test_paths_of_the_classifier_are_dropped() -> None:
+    """Oracle: by hand: the first of two blocks always stays, and the last is left out at the recipe's rate."""
+    model = run_of(Toy(vit()), ViTTuning(drop_path=0.3), torch.arange(120)).classifier
+    rates = [[block.drop_path1.drop_prob, block.drop_path2.drop_prob] for block in model.encoder.net.blocks]
+    assert rates == [[0.0, 0.0], [pytest.approx(0.3)] * 2]
 
 
 def test_limits_hold() -> None:

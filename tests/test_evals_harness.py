@@ -215,7 +215,10 @@ def test_an_evaluation_that_does_not_apply_leaves_no_score(dataset: Dataset) -> 
 def test_cached_features_give_the_same_scores(
     dataset: Dataset, encoder: TinyEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Oracle: results without a cache; the second time no image is encoded, with other weights or inputs all are."""
+    """Oracle: results without a cache; the second time no image is encoded, and all are for anything else.
+
+    Else are other inputs, weights, a layer without weights, and another head, whose projections are kept too.
+    """
     encoded = []
     forward = TinyEncoder.forward
     monkeypatch.setattr(TinyEncoder, "forward", lambda net, view: encoded.append(len(view)) or forward(net, view))
@@ -230,6 +233,12 @@ def test_cached_features_give_the_same_scores(
     assert sum(encoded) == 240
     evaluate_encoder(TinyEncoder(), dataset, BOTH, CPU, limits=LIMITS, cache=tmp_path)
     assert sum(encoded) == 480
+    for head in (torch.nn.Linear(16, 3), torch.nn.Linear(16, 3)):
+        evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, cache=tmp_path, projector=head)
+    assert sum(encoded) == 960
+    encoder.net[2] = torch.nn.Tanh()
+    evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, cache=tmp_path)
+    assert sum(encoded) == 1200
 
 
 def test_statistics_replace_those_of_the_data(dataset: Dataset, encoder: TinyEncoder) -> None:
@@ -242,10 +251,16 @@ def test_statistics_replace_those_of_the_data(dataset: Dataset, encoder: TinyEnc
 
 
 def test_an_evaluation_gets_copies_of_the_network(dataset: Dataset, encoder: TinyEncoder, tmp_path: Path) -> None:
-    """Oracle: the encoder's weights, which training a copy leaves alone; raw pixels have no network."""
+    """Oracle: the encoder's weights, which training a copy leaves alone, and the images; raw pixels have no network.
+
+    What it says of itself is in the record. Its inputs have the statistics that were asked for.
+    """
     before = digest(encoder.state_dict())
+    statistics = ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
 
     class Trained(Spy):
+        version = 7
+
         def __call__(self, bank: Bank) -> Ranking | None:
             assert bank.network is not None
             first, second = bank.network.copy(), bank.network.copy()
@@ -256,15 +271,18 @@ def test_an_evaluation_gets_copies_of_the_network(dataset: Dataset, encoder: Tin
             assert digest(second.state_dict()) == before
             ranking = super().__call__(bank)
             assert ranking is not None
-            return replace(ranking, curve=(0.25, 0.5), measures={"epochs_to_95": 2.0})
+            return replace(ranking, curve=(0.25, 0.5), measures={"epochs_to_95": 2.0}, flags=("a flag",))
 
     spy = Trained()
-    found = evaluate_encoder(encoder, dataset, (spy,), CPU, limits=LIMITS, folder=tmp_path)
+    found = evaluate_encoder(encoder, dataset, (spy,), CPU, limits=LIMITS, folder=tmp_path, statistics=statistics)
     assert digest(encoder.state_dict()) == before
     (bank,) = spy.banks
     assert bank.network is not None
-    assert (bank.network.mean, bank.network.limits, bank.network.folder) == (dataset.mean, LIMITS, tmp_path)
+    assert (bank.network.mean, bank.network.std) == statistics
+    assert (bank.network.limits, bank.network.folder) == (LIMITS, tmp_path)
     assert torch.equal(bank.network.train, dataset.train.images)
+    assert torch.equal(bank.network.test, dataset.test.images)
+    assert (found.metrics["spy"]["version"], found.metrics["spy"]["flags"]) == (7, ["a flag"])
     assert found.metrics["spy"]["curve"] == [0.25, 0.5]
     assert found.metrics["spy"]["details"] == {"epochs_to_95": 2.0}
     pixels = Spy()

@@ -100,8 +100,11 @@ def test_feature_is_chosen_within_the_subset() -> None:
     assert (ranking.choices["fraction"], ranking.choices["draws"]) == (0.1, 2)
 
 
-def test_nothing_but_the_subset_is_looked_at() -> None:
-    """Oracle: other labels and features for the rest of train and other test images change no choice."""
+def test_nothing_but_the_subset_is_looked_at(tmp_path: Path) -> None:
+    """Oracle: other features, and labels, for the rest of train and other test images change no choice.
+
+    Labels change where a list stands for the draw, which they would change too.
+    """
     bank = example()
     ranking = SemiProbe(fraction=0.1, draws=1)(bank)
     ids = labelled(bank.labels, "toy", 0.1, 0)
@@ -112,6 +115,12 @@ def test_nothing_but_the_subset_is_looked_at() -> None:
     changed = dataclasses.replace(bank, train={"x": poisoned})
     assert SemiProbe(fraction=0.1, draws=1)(changed).choices == ranking.choices
     assert torch.equal(SemiProbe(fraction=0.1, draws=1)(changed).classes, ranking.classes)
+    file = tmp_path / "ids.txt"
+    file.write_text("\n".join(map(str, ids.tolist())))
+    listed = SemiProbe(fraction=0.1, draws=1, list_file=str(file))
+    relabelled = dataclasses.replace(changed, labels=bank.labels.where(~rest, 3))
+    assert listed(relabelled).choices == listed(bank).choices
+    assert torch.equal(listed(relabelled).classes, listed(bank).classes)
     other = dataclasses.replace(bank, test={"x": -bank.test["x"]})
     assert SemiProbe(fraction=0.1, draws=1)(other).choices == ranking.choices
 

@@ -1,5 +1,6 @@
 """MACRL against its two halves: the contrast of a masked query, and an autoencoder with absolute errors."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,19 @@ def test_kind_and_target_of_the_error_are_bindings() -> None:
         errors = (standard if standardised else patches)[hidden]
         expected = (errors.abs() if kind == "l1" else errors.square()).mean()
         torch.testing.assert_close(method(views(), drawn()).loss, expected, rtol=1e-6, atol=0)
+
+
+def test_absolute_errors_have_closed_forms() -> None:
+    """Oracle: E|N(0, 1)| = 0.80 for a prediction of 0, sqrt(2 (1 + v) / pi) for untrained ones of variance v."""
+    method = macrl(contrast_weight=0.0)
+    given: list[Tensor] = []
+    method.restore.decoder.register_forward_hook(lambda module, inputs, output: given.append(output.detach()))
+    untrained_loss = float(method(views(dtype=torch.float32), drawn()).loss.detach())
+    variance = float(given[0].square().mean())
+    assert variance > 0.3
+    assert untrained_loss == pytest.approx((2 * (1 + variance) / math.pi) ** 0.5, abs=0.03)
+    torch.nn.init.zeros_(method.restore.decoder.predict.weight)
+    assert float(method(views(dtype=torch.float32), drawn()).loss.detach()) == pytest.approx(0.80, abs=0.02)
 
 
 def test_key_branch_gets_no_gradient() -> None:

@@ -59,6 +59,17 @@ def test_loss_is_the_mean_over_masked_patches() -> None:
     assert float(method([torch.full_like(view, 0.3)], Draws(0, 0, BATCH)).loss.detach()) == pytest.approx(0, abs=1e-6)
 
 
+def test_untrained_loss_is_one_and_the_variance_of_predictions() -> None:
+    """Oracle: (n - 1) / n of independent targets + the predictions' mean square, for xavier 2 w / (w + n) = 0.5."""
+    method = mae()
+    given: list[Tensor] = []
+    method.restore.decoder.register_forward_hook(lambda module, inputs, output: given.append(output.detach()))
+    loss = float(method(views(dtype=torch.float32)[:1], Draws(0, 0, BATCH)).loss.detach())
+    variance = float(given[0].square().mean())
+    assert variance == pytest.approx(2 * 16 / (16 + 48), abs=0.1)
+    assert loss == pytest.approx(47 / 48 + variance, abs=0.1)
+
+
 def test_masks_differ_between_images_and_steps() -> None:
     """Oracle: the ids that the encoder is given: 4 of 16 for each image, no two images or steps alike."""
     method = mae()

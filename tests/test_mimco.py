@@ -13,6 +13,7 @@ from baselines.mimco import MimCo
 from benchmark.errors import ConfigError
 from benchmark.method import Draws
 from benchmark.nets.encoders import ViT
+from benchmark.objectives import info_nce
 
 SETTINGS: dict[str, Any] = {
     "mask_ratio": 0.6,
@@ -24,9 +25,9 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def vit(seed: int, width: int = 24, patch: int = 2) -> ViT:
+def vit(seed: int, width: int = 24, patch: int = 2, side: int = 16) -> ViT:
     torch.manual_seed(seed)
-    return ViT(16, name="vit", width=width, depth=2, heads=3, patch=patch)
+    return ViT(side, name="vit", width=width, depth=2, heads=3, patch=patch)
 
 
 def mimco(teacher: ViT | None = None, student: ViT | None = None, **changes: Any) -> MimCo:
@@ -60,14 +61,16 @@ def test_loss_equals_its_formula() -> None:
     assert float(step.logs["mask_ratio"]) == pytest.approx(10 / 16)
 
 
-def test_loss_of_a_constant_student() -> None:
-    """Oracle: log of the masked patches of an image (40 of 64) plus 0.5 * log of the batch."""
-    method = mimco()
+@pytest.mark.parametrize(("side", "masked"), [(16, 40), (28, 120)])
+def test_loss_of_a_constant_student(side: int, masked: int) -> None:
+    """Oracle: log of the masked patches of an image (40 of 64, 120 of 196) plus 0.5 * log of the batch."""
+    method = mimco(vit(1, side=side), vit(0, side=side))
     for head in (method.patch_head, method.image_head):
         nn.init.zeros_(head[-1].weight)
         nn.init.ones_(head[-1].bias)
-    step = method(views(dtype=torch.float32)[:1], Draws(0, 0, BATCH))
-    assert float(step.loss.detach()) == pytest.approx(math.log(40) + 0.5 * math.log(BATCH), abs=1e-4)
+    view = torch.randn(BATCH, 3, side, side, generator=torch.Generator().manual_seed(0))
+    step = method([view], Draws(0, 0, BATCH))
+    assert float(step.loss.detach()) == pytest.approx(math.log(masked) + 0.5 * math.log(BATCH), abs=1e-4)
 
 
 def test_each_weight_alone() -> None:
@@ -131,6 +134,27 @@ def test_a_student_that_equals_its_teacher_is_recognised() -> None:
     method.encoder.forward = lambda view, visible=None, fill=None: encode(view)  # type: ignore[method-assign]
     loss = method(views(dtype=torch.float32)[:1], Draws(0, 0, BATCH)).loss
     assert float(loss.detach()) < 0.5 * math.log(40)
+
+
+def test_images_that_are_seen_whole_are_where_the_teacher_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: a cosine of 1 of each image with the teacher's, from the teacher's weights; with masks it is less."""
+    method = mimco(vit(0), vit(0))
+    method.image_head = nn.Identity()  # type: ignore[assignment]
+    cosines: list[Tensor] = []
+
+    def compared(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+        cosines.append(F.cosine_similarity(queries, keys).detach())
+        return info_nce(queries, keys, temperature=temperature)
+
+    monkeypatch.setattr("baselines.mimco.info_nce", compared)
+    view = views(dtype=torch.float32)[:1]
+    method(view, Draws(0, 0, BATCH))
+    encode = method.encoder.forward
+    method.encoder.forward = lambda view, visible=None, fill=None: encode(view)  # type: ignore[method-assign]
+    method(view, Draws(0, 0, BATCH))
+    masked, whole = cosines
+    torch.testing.assert_close(whole, torch.ones(BATCH))
+    assert masked.max() < 0.999
 
 
 @pytest.mark.parametrize(

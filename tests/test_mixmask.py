@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from baselines.barlow_twins import BarlowTwins
 from baselines.byol import BYOL
-from baselines.mixmask import Erase, Mixer, MixMask, Mixture, UnMix
+from baselines.mixmask import Erase, Mixed, Mixer, MixMask, Mixture, UnMix
 from baselines.moco import MoCo
 from baselines.simclr import SimCLR
 from baselines.simsiam import SimSiam
@@ -121,6 +121,27 @@ def test_images_mixed_with_their_equal_are_views(name: str) -> None:
     (branch,) = method.base.encode(palindromes[:1])
     expected = method.base.objective(online, targets) + method.base.compare(branch.prediction, targets[1])
     torch.testing.assert_close(method(palindromes, drawn()).loss, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("own_share", [1.0, 0.0])
+@pytest.mark.parametrize("name", BASES)
+def test_limits_are_the_clean_view(name: str, own_share: float) -> None:
+    """Oracle: an image that is all its own, or its partner's, is a clean view: its term is the base's direction."""
+
+    def limit(side: int) -> Mixer:
+        def mix(view: Tensor, draws: Draws, place: int) -> Mixed:
+            partner = draws.shared("partner", BATCH).argsort()
+            return Mixed(view if own_share else view[partner], torch.tensor(own_share), partner.argsort())
+
+        return mix
+
+    method = mixture(BASES[name], limit)
+    online, targets = method.base.passes(views(), drawn())
+    (branch,) = method.base.encode(views()[:1])
+    losses = row_losses(name, method, branch.prediction, targets[1])
+    expected = method.base.objective(online, targets) + losses.diagonal().mean()
+    torch.testing.assert_close(method(views(), drawn()).loss, expected, rtol=1e-6, atol=1e-9)
+    assert (losses - losses.diagonal()).abs().max() > 1e-2
 
 
 def test_constant_embeddings_give_twice_the_logarithm() -> None:

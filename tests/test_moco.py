@@ -98,6 +98,71 @@ def test_copy_keeps_the_momentum() -> None:
         torch.testing.assert_close(copies, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_copy_may_move_after_the_step_or_before_the_keys() -> None:
+    """Oracle: the authors' order by hand: copies move at the start of a step, from originals that they equal at first.
+
+    Losses and keys of 4 steps, and the copies once the last move is made up for.
+    """
+
+    def trained(by_hand: bool) -> tuple[MoCo, list[float]]:
+        encoder = vit()
+        torch.manual_seed(1)
+        method = MoCo(encoder, symmetric=False, splits=1, **SETTINGS).double()
+        copies, originals = method.target.parameters(), [*method.encoder.parameters(), *method.projector.parameters()]
+        pairs = list(zip(copies, originals, strict=True))
+        optimiser = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+        losses = []
+        for t in range(5 if by_hand else 4):
+            if by_hand:
+                for copied, original in pairs:
+                    copied.data = 0.9 * copied.data + 0.1 * original.data
+            if t == 4:
+                break
+            step = method(views(t), Draws(0, t, BATCH))
+            step.loss.backward()
+            method.after_backward(step)
+            optimiser.step()
+            optimiser.zero_grad()
+            if not by_hand:
+                method.after_step(t / 4)
+            losses.append(step.loss.item())
+        return method, losses
+
+    (ours, losses), (theirs, expected) = trained(by_hand=False), trained(by_hand=True)
+    assert losses == pytest.approx(expected, rel=1e-6)
+    torch.testing.assert_close(ours.queue.keys, theirs.queue.keys, rtol=1e-5, atol=1e-6)
+    for copied, by_hand in zip(ours.target.parameters(), theirs.target.parameters(), strict=True):
+        torch.testing.assert_close(copied, by_hand, rtol=1e-6, atol=1e-8)
+
+
+def test_loss_starts_low_and_rises() -> None:
+    """Oracle: an untrained network maps all images to one place, far from the random queue, whose keys are easy.
+
+    At step 0 the loss is near log(1 + K e^(1 / (2 d T^2) - 1/T)) = 0.05, and it nears log(1 + K) = 5.5 when the queue
+    holds keys of images.
+    """
+    encoder = vit()
+    torch.manual_seed(1)
+    method = MoCo(
+        encoder, temperature=0.1, momentum=0.99, queue_size=256, projector_width=32, symmetric=False, splits=1
+    )
+    optimiser = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.03, momentum=0.9)
+    losses = []
+    for t in range(9):
+        generator = torch.Generator().manual_seed(t)
+        images = torch.randn(32, 3, 16, 16, generator=generator)
+        pair = [images + 0.3 * torch.randn(images.shape, generator=generator) for _ in range(2)]
+        step = method(pair, Draws(0, t, 32))
+        step.loss.backward()
+        method.after_backward(step)
+        optimiser.step()
+        optimiser.zero_grad()
+        method.after_step(t / 9)
+        losses.append(step.loss.item())
+    assert losses[0] < 0.3
+    assert min(losses[4:]) > 3
+
+
 def test_head_has_no_batch_norm() -> None:
     """Oracle: the layers of version 2 by hand: as wide as the encoder, ReLU between, biases."""
     projector = moco().projector

@@ -107,6 +107,17 @@ def test_loss_is_base_plus_reconstruction(name: str) -> None:
     torch.testing.assert_close(7 * (masked - none) + 2 * (visible - none), step.loss - none, rtol=1e-5, atol=0)
 
 
+def test_untrained_reconstruction_has_a_closed_form() -> None:
+    """Oracle: 2 (alpha + lambda) (1 + Var): both views, both weights, the predictions' own mean square; within 5 %."""
+    method = mrcl(BASES["simclr"])
+    given: list[Tensor] = []
+    method.restore.decoder.register_forward_hook(lambda module, inputs, output: given.append(output.detach()))
+    logged = float(method(views(), Draws(0, 0, BATCH)).logs["reconstruction_loss"])
+    variance = float(torch.stack(given).square().mean())
+    assert variance > 0.3
+    assert logged == pytest.approx(2 * (7 + 2) * (47 / 48 + variance), rel=0.05)
+
+
 def test_reduction_and_target_of_the_error_are_bindings() -> None:
     """Oracle: errors of a decoder that predicts 0: mean or sum of x^2, raw or standardised."""
     patches = views()[0].reshape(BATCH, 3, 4, 4, 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(BATCH, 16, 48)

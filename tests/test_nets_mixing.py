@@ -91,7 +91,16 @@ def test_blocked_masks_have_the_number_asked(grid: int, target: int) -> None:
     mask = GridMask(grid, grid=grid, pattern="blocked", ratio=0.5)
     counts = [int(replaced_cells(mask, uniform).sum()) for uniform in uniforms(100, mask.numbers, seed=1)]
     assert counts.count(target) >= 0.97 * len(counts)
-    assert target - 2 <= min(counts) <= max(counts) == target
+    assert max(1, target - 2) <= min(counts) <= max(counts) == target
+
+
+@pytest.mark.parametrize(("grid", "ratio"), [(2, 0.2), (3, 0.1)])
+def test_blocked_masks_of_less_than_a_cell_have_one(grid: int, ratio: float) -> None:
+    """Oracle: floor(ratio * cells) is 0 and nothing would be mixed; the one cell is any of them."""
+    mask = GridMask(grid, grid=grid, pattern="blocked", ratio=ratio)
+    replaced = torch.stack([replaced_cells(mask, uniform) for uniform in uniforms(100, mask.numbers)]).flatten(1)
+    assert replaced.sum(1).tolist() == [1] * 100
+    assert replaced.any(0).all()
 
 
 def test_blocked_masks_reach_every_cell_equally_by_symmetry() -> None:

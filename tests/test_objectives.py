@@ -34,10 +34,16 @@ def queued(a: Tensor, b: Tensor, temperature: float = 0.2) -> Tensor:
     return info_nce_queue(a, b, queue(a.shape[1]), temperature=temperature)
 
 
+def patched(a: Tensor, b: Tensor) -> Tensor:
+    """Take the rows for the patches of one image."""
+    return info_nce_patches(a[None], b[None], temperature=0.2)
+
+
 PAIRED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nt_xent": partial(nt_xent, temperature=0.2),
     "info_nce": partial(info_nce, temperature=0.2),
     "info_nce_queue": queued,
+    "info_nce_patches": patched,
     "negative_cosine": negative_cosine,
     "cross_correlation": partial(cross_correlation, redundancy_weight=0.0051),
 }
@@ -216,12 +222,22 @@ def test_orthogonal_embeddings_have_a_closed_form() -> None:
 def test_random_embeddings_score_above_chance() -> None:
     """Oracle: log of the number of choices + 1 / (2 d T^2) for independent unit vectors, to second order."""
     a, b = pair(256, 128)
-    expected = math.log(511) + 1 / (2 * 128 * 0.5**2)
-    assert float(nt_xent(a, b, temperature=0.5)) == pytest.approx(expected, abs=0.02)
+    for temperature, tolerance in ((0.5, 0.02), (0.1, 0.1)):  # the second order in 1 / T^2 counts more at 0.1
+        expected = math.log(511) + 1 / (2 * 128 * temperature**2)
+        assert float(nt_xent(a, b, temperature=temperature)) == pytest.approx(expected, abs=tolerance)
     expected = math.log(1 + 4096) + 1 / (2 * 128 * 0.2**2)
     loss = info_nce_queue(a, b, queue(128, 4096), temperature=0.2)
     assert float(loss) == pytest.approx(expected, abs=0.05)
     assert float(negative_cosine(a, b)) == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize(("temperature", "expected", "tolerance"), [(0.5, 4.27, 0.02), (0.1, 0.03, 0.01)])
+def test_identical_views_of_random_embeddings(temperature: float, expected: float, tolerance: float) -> None:
+    """Oracle: the positive's e^(1/T) among 510 negatives of mean e^(1 / (2 d T^2)), to second order, and by hand."""
+    a, _ = pair(256, 128)
+    positive, negative = math.exp(1 / temperature), math.exp(1 / (2 * 128 * temperature**2))
+    assert math.log(1 + 510 * negative / positive) == pytest.approx(expected, abs=tolerance)
+    assert float(nt_xent(a, a, temperature=temperature)) == pytest.approx(expected, abs=tolerance)
 
 
 def test_cross_correlation_has_closed_forms() -> None:
@@ -327,6 +343,17 @@ def test_info_nce_patches_is_info_nce_within_each_image() -> None:
     assert float(info_nce_patches(q, k, temperature=0.2)) == pytest.approx(float(torch.stack(rows).mean()), abs=1e-12)
     constant = torch.ones(3, 5, 8, dtype=torch.float64)
     assert float(info_nce_patches(constant, constant, temperature=0.2)) == pytest.approx(math.log(5))
+
+
+def test_info_nce_patches_ignores_the_order_of_images_and_of_patches() -> None:
+    """Oracle: the loss itself; another image's keys must change it, which one image alone cannot show."""
+    q, k = normal(3, 5, 8), normal(3, 5, 8, seed=1)
+    loss = partial(info_nce_patches, temperature=0.2)
+    images, patches = torch.tensor([2, 0, 1]), torch.tensor([3, 1, 4, 0, 2])
+    torch.testing.assert_close(loss(q[images], k[images]), loss(q, k), rtol=1e-12, atol=0)
+    torch.testing.assert_close(loss(q[:, patches], k[:, patches]), loss(q, k), rtol=1e-12, atol=0)
+    assert abs(float(loss(q[images], k) - loss(q, k))) > 1e-3
+    assert torch.autograd.gradcheck(loss, (q.requires_grad_(), k.requires_grad_()))
 
 
 def test_info_nce_patches_of_random_vectors() -> None:

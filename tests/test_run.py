@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import statistics
@@ -27,44 +28,6 @@ from benchmark.training.loop import Training
 
 ROOT = Path(__file__).parents[1]
 
-TOY = '''"""Agreement of two views: a method that exists to be added."""
-
-import gin
-from torch import Tensor
-
-from benchmark.method import Branch, Siamese
-from benchmark.nets.encoders import Encoder
-from benchmark.nets.heads import mlp
-from benchmark.objectives import info_nce
-
-
-@gin.register
-class Toy(Siamese):
-    """Pulls two views together.
-
-    Differs from the paper: there is none.
-    """
-
-    def __init__(self, encoder: Encoder, *, width: int) -> None:
-        super().__init__(encoder, mlp(encoder.width, width, width, layers=2))
-
-    def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return info_nce(prediction, target, temperature=0.2)
-
-    def objective(self, online: dict[int, Branch], targets: dict[int, Tensor]) -> Tensor:
-        return self.compare(online[0].projection, targets[1])
-'''
-
-TOY_GIN = """# A toy
-#   python -m benchmark.run --gin gin/toy.gin
-import {module}
-
-Pretraining.name = 'toy'
-Pretraining.method = @Toy
-Pretraining.views = @strong_colour
-Toy.width = 16  # our choice
-"""
-
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -84,9 +47,11 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-def run(folder: Path, steps: int, *more: str, seed: int = 0) -> tuple[Record, list[dict[str, Any]]]:
+def run(
+    folder: Path, steps: int, *more: str, gin: str = "gin/simclr.gin", seed: int = 0
+) -> tuple[Record, list[dict[str, Any]]]:
     """Run to the end; return the record and the lines of metrics.jsonl without their times."""
-    assert main(command(folder, steps, *more, seed=seed)) == 0
+    assert main(command(folder, steps, *more, gin=gin, seed=seed)) == 0
     return found(folder)
 
 
@@ -265,16 +230,18 @@ def test_a_run_is_a_function_of_configuration_and_seed(tmp_path: Path, out: Path
 
 
 @pytest.mark.long
-def test_a_compiled_run_is_a_function_of_configuration_and_seed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["simclr", "moco", "mae"])
+def test_a_compiled_run_is_a_function_of_configuration_and_seed(tmp_path: Path, method: str) -> None:
     """Oracle: twice the same digest, by generated code; the eager run's losses but for rounding, its cost in FLOPs.
 
-    `pytest -m long tests/test_run.py -k compiled`, two minutes on 2 cores, for the first compilation.
+    A joint forward, a momentum copy with a queue, and a decoder: what is compiled differs. `pytest -m long
+    tests/test_run.py -k compiled`, half a minute to two minutes each on 2 cores, for the first compilation.
     """
     if not shutil.which("g++"):
         pytest.skip("there is no compiler")
-    compiled = ("--set", "Pretraining.compiled=True")
-    (first, lines), (again, _) = (run(tmp_path / name, 4, *compiled) for name in "ab")
-    eager, expected = run(tmp_path / "eager", 4)
+    gin, compiled = f"gin/{method}.gin", ("--set", "Pretraining.compiled=True")
+    (first, lines), (again, _) = (run(tmp_path / name, 4, *compiled, gin=gin) for name in "ab")
+    eager, expected = run(tmp_path / "eager", 4, gin=gin)
     assert first["training"]["digest"] == again["training"]["digest"]
     assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in expected], rel=1e-2)
     assert first["cost"]["compile_seconds"] > eager["cost"]["compile_seconds"] == 0
@@ -418,10 +385,19 @@ def test_help_is_fast_and_imports_no_torch() -> None:
     assert statistics.median(seconds) < 0.2
 
 
+def worked_example() -> tuple[str, str]:
+    """Return the module and the gin file of the method that CONTRIBUTING.md adds."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (module,) = re.findall(r"`baselines/toy\.py`:\n\n```python\n(.*?)```\n", text, re.DOTALL)
+    (settings,) = re.findall(r"`gin/toy\.gin`:\n\n```\n(.*?)```\n", text, re.DOTALL)
+    return module, settings
+
+
 def test_a_method_outside_of_the_tree_runs(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Oracle: two files in any folder; refused without --allow-imports, since a gin file executes what it imports."""
-    (tmp_path / "toy_of_my_own.py").write_text(TOY)
-    (tmp_path / "toy.gin").write_text(TOY_GIN.format(module="toy_of_my_own"))
+    module, settings = worked_example()
+    (tmp_path / "toy_of_my_own.py").write_text(module)
+    (tmp_path / "toy.gin").write_text(settings.replace("import baselines.toy", "import toy_of_my_own"))
     arguments = command(out / "toy", 3, gin=str(tmp_path / "toy.gin"))
     assert main(arguments) == 2
     assert "If you trust it, add --allow-imports" in capsys.readouterr().err
@@ -448,16 +424,17 @@ def tracked_tree(folder: Path) -> Path:
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the tracked tree is known in a git checkout only")
 def test_a_method_is_two_new_files(tmp_path: Path) -> None:
-    """Oracle: in a copy of the tree with nothing edited, the command trains it and the battery passes it."""
+    """Oracle: CONTRIBUTING's files in a copy of the tree, else untouched: the command and the battery it names pass."""
     tree = tracked_tree(tmp_path)
-    (tree / "baselines" / "toy.py").write_text(TOY)
-    (tree / "gin" / "toy.gin").write_text(TOY_GIN.format(module="baselines.toy"))
-    settings = ["Budget.kind=samples", "Budget.amount=320", "Pretraining.batch_size=64", "experiment.evaluations=()"]
-    sets = [part for setting in settings for part in ("--set", setting)]
+    module, settings = worked_example()
+    (tree / "baselines" / "toy.py").write_text(module)
+    (tree / "gin" / "toy.gin").write_text(settings)
     pytest_arguments = ("pytest", "tests/test_battery.py", "-k", "toy", "-p", "no:cacheprovider")
-    for arguments in (("benchmark.run", "--gin", "gin/toy.gin", *sets), pytest_arguments):
+    for arguments in (("benchmark.run", *command(tree / "runs", 5, gin="gin/toy.gin")), pytest_arguments):
         process = started(*arguments, cwd=tree, PYTHONPATH="")
         printed, _ = process.communicate(timeout=300)
         assert process.returncode == 0, printed
     assert " passed" in printed
-    assert len(list(tree.glob("runs/toy-digits-s0-*/*.json"))) == 1
+    record, _ = found(tree / "runs")
+    assert (record["status"], record["method"]["name"]) == ("ok", "toy")
+    assert record["metrics"]["knn"]["n"] == 355

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from nets16 import resnet, unlike, untrained
 from torch import Tensor
 
 from baselines.simclr import SimCLR
@@ -40,6 +41,15 @@ def test_gradient_flows_through_both_views(method: SimCLR, views: list[Tensor]) 
     expected = torch.autograd.grad(nt_xent(a, b, temperature=0.3), trained)
     ours = torch.autograd.grad(method(views, Draws(0, 0, 6)).loss, trained)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_every_weight_learns_on_a_resnet() -> None:
+    """Oracle: a finite gradient that is not zero, once the norms that start at zero have moved."""
+    encoder = resnet()
+    unlike(encoder)
+    torch.manual_seed(1)
+    method = SimCLR(encoder, temperature=0.3, projector_layers=2, projector_hidden=16, projector_width=8)
+    assert untrained(method) == set()
 
 
 def test_each_view_keeps_its_own_tokens(method: SimCLR, views: list[Tensor]) -> None:

@@ -1,5 +1,7 @@
 """SimSiam against its equations, the side where its gradient stops, and its predictor's rate."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from nets16 import BATCH, branch, resnet, unlike, untrained, views, vit
@@ -43,6 +45,16 @@ def test_range_and_chance() -> None:
     ):
         loss = method.objective({0: branch(z[0]), 1: branch(z[1])}, dict(enumerate(targets)))
         assert float(loss) == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.mark.parametrize("encoder", [vit, resnet])
+@pytest.mark.parametrize("apart", [True, False])
+def test_untrained_loss_is_about_zero(encoder: Callable[[], Encoder], apart: bool) -> None:
+    """Oracle: 0 +- 0.1: an untrained predictor maps a projection to a random direction, even for equal views."""
+    torch.manual_seed(1)
+    method = SimSiam(encoder(), projector_layers=3, projector_width=128, bottleneck=32).train()
+    a, b = views(dtype=torch.float32)
+    assert float(method([a, b if apart else a], Draws(0, 0, BATCH)).loss.detach()) == pytest.approx(0, abs=0.1)
 
 
 def test_one_direction_is_not_halved() -> None:
