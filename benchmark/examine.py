@@ -80,6 +80,8 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
     if subject.weights:
         layouts.load(encoder, str(subject.weights), subject.layout)
     folder = out / "evaluations"
+    # equal weights are not equal features: an encoder may split them into another number of heads
+    built = hashlib.sha256(repr(config.identity["params"]["encoder"]).encode()).hexdigest()[:16]
     for place in (folder, publish):
         if place:
             make_folder(place)
@@ -92,8 +94,8 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
         examination.device,
         limits=examination.experiment.limits(),
         statistics=layouts.statistics(subject.layout) if subject.weights else encoder.statistics,
-        cache=out / "features",
-        folder=folder,
+        cache=out / "features" / built,
+        folder=folder / built,
     )
     seconds = time.perf_counter() - begin
     below = floors.measure(examination)

@@ -58,6 +58,20 @@ def test_a_run_scores_as_it_did(run: Path, out: Path) -> None:
     assert {**found["cost"], "evaluation_seconds": 0} == {**original["cost"], "evaluation_seconds": 0}
 
 
+def test_equal_weights_of_other_heads_have_other_features(run: Path, out: Path, tmp_path: Path) -> None:
+    """Oracle: each network evaluated in a folder of its own; the weights do not tell how many heads share them."""
+
+    def predicted(heads: int, folder: Path) -> bytes:
+        setting = ["--weights", str(run / "encoder.safetensors"), "--set", f"ViT.heads={heads}", *KNN_ONLY]
+        record = evaluated(folder, "--gin", "gin/protocol/digits_vit_micro.gin", *SMALLER, *setting)
+        assert record["predictions"] is not None
+        return (folder / "evaluations" / record["predictions"]["file"]).read_bytes()
+
+    apart = [predicted(heads, tmp_path / str(heads)) for heads in (2, 4)]
+    assert apart[0] != apart[1]
+    assert [predicted(heads, tmp_path) for heads in (2, 4)] == apart
+
+
 def test_a_run_is_scored_by_other_evaluations(run: Path, out: Path) -> None:
     """Oracle: the names and versions of the metrics, another key; nothing of the pretraining is in the text."""
     found = evaluated(out, "--run", str(run), "--set", "experiment.evaluations=(@Retrieval,)", "--name", "mine")
@@ -149,9 +163,9 @@ def test_the_floor_of_published_weights_is_random(out: Path, monkeypatch: pytest
 def test_features_are_kept(run: Path, out: Path) -> None:
     """Oracle: no new file of features for the second evaluation of one encoder."""
     evaluated(out, "--run", str(run), "--name", "first")
-    before = set(out.glob("features/*"))
+    before = set(out.glob("features/*/*"))
     evaluated(out, "--run", str(run), "--name", "second", "--set", "KNN.k=5")
-    assert set(out.glob("features/*")) == before != set()
+    assert set(out.glob("features/*/*")) == before != set()
 
 
 @pytest.mark.parametrize(
