@@ -38,7 +38,7 @@ PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 Value = int | float | str | bool | None | tuple[int | float, ...]
 TRIED = ("experiment.is_trial", "experiment.budget_share", "experiment.evaluations", "experiment.rate_factor")
 Division = Literal["closed", "trial", "tuned"]
-State = Literal["done", "missing", "stale", "missed"]
+State = Literal["done", "missing", "stale", "missed", "failed"]
 
 
 class Entry(NamedTuple):
@@ -210,7 +210,10 @@ class Board:
         return [record for record in self.records() if stands(record)]
 
     def states(self) -> list[State]:
-        """Return the state of each run: "stale" has records of changed code alone, "missed" one of another budget."""
+        """Return the state of each run.
+
+        "stale" has records of changed code alone, "missed" one of another budget, "failed" only such as ended so.
+        """
         entered = {"open": "closed"}  # with a teacher from elsewhere
         made: dict[tuple[str, str], list[Record]] = defaultdict(list)
         for record in self.records():
@@ -266,7 +269,10 @@ def _state(made: Sequence[Record]) -> State:
         return "missing"
     if any(map(stands, made)):
         return "done"
-    return "stale" if all(map(changed, made)) else "missed"
+    ours = {record["status"] for record in made if not changed(record)}
+    if not ours:
+        return "stale"
+    return "failed" if ours == {"failed"} else "missed"
 
 
 def _die_with_parent() -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,8 +67,8 @@ def _teacher_stage(session: Session) -> str:
 
 
 def stands(record: Record) -> bool:
-    """Return whether a run need not be made again: the code has not changed since, and it spent its own budget."""
-    return record["status"] not in UNRANKED and not changed(record)
+    """Return whether a run need not be made again: it came to its end, on its own budget, and by the code of now."""
+    return record["status"] not in (*UNRANKED, "failed") and not changed(record)
 
 
 def run(
@@ -113,49 +114,69 @@ def run(
     teacher = teach(session, resume=resume, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
     if teacher:
         training = session.training(checkpoint_seconds, teacher.encoder)
-    outcome = training.run(resume)
-    encoder = training.method.encoder
-    begin = time.perf_counter()
-    results = harness.evaluate_encoder(
-        encoder,
-        session.dataset,
-        session.evaluations,
-        session.device,
-        limits=session.experiment.limits(),
-        projector=training.method.projection_head(),
-        folder=folder / "evaluations",
-    )
-    seconds = time.perf_counter() - begin
+    encoder, budget = training.method.encoder, session.whole_budget
+    stages = [training.method, *([teacher.method] if teacher and teacher.method else [])]
+    planned = {
+        "division": division,
+        "tuning": tuning,
+        "board": None,
+        "method": describe.method(session.stage.name, *stages),
+        "config": {"key": session.key, "text": config.text, "varied": list(varied)},
+        "budget": {
+            "kind": budget.kind,
+            "amount": float(budget.amount),
+            "steps": steps,
+            "batch_size": session.stage.batch_size,
+        },
+        "teacher": teacher.record if teacher else None,
+    }
+
+    def spent(evaluation_seconds: float) -> records.Cost:
+        return describe.cost(training.ledger, flops, evaluation_seconds, teacher.ledger if teacher else None)
+
+    try:
+        outcome = training.run(resume)
+        begin = time.perf_counter()
+        results = harness.evaluate_encoder(
+            encoder,
+            session.dataset,
+            session.evaluations,
+            session.device,
+            limits=session.experiment.limits(),
+            projector=training.method.projection_head(),
+            folder=folder / "evaluations",
+        )
+        seconds = time.perf_counter() - begin
+    except BenchmarkError:  # stopped on request, or refused
+        raise
+    except Exception:
+        if publish:
+            _publish_failure(session.shared(encoder) | planned | {"cost": spent(0.0)}, publish)
+        raise
     weights = session.export(encoder)
     below = floors.measure(session)
-    budget = session.whole_budget
-    cost = describe.cost(training.ledger, flops, seconds, teacher.ledger if teacher else None)
-    stages = [training.method, *([teacher.method] if teacher and teacher.method else [])]
+    cost = spent(seconds)
     record = records.seal(
         session.shared(encoder)
+        | planned
         | {
             "status": budget.verdict(cost["train_seconds"]) if outcome.status == "ok" else outcome.status,
-            "division": division,
-            "tuning": tuning,
-            "board": None,
-            "method": describe.method(session.stage.name, *stages),
-            "config": {"key": session.key, "text": config.text, "varied": list(varied)},
-            "budget": {
-                "kind": budget.kind,
-                "amount": float(budget.amount),
-                "steps": steps,
-                "batch_size": session.stage.batch_size,
-            },
             "cost": cost,
             "training": describe.training(outcome),
             "metrics": results.metrics,
             "predictions": results.save(folder / "predictions.safetensors"),
             "floors": [floor["id"] for floor in below],
-            "teacher": teacher.record if teacher else None,
             "checkpoint": describe.weights(weights),
         }
     )
     return _closing(record, below, folder, publish)
+
+
+def _publish_failure(known: dict[str, Any], board: Path) -> None:
+    """Have the board show a run that broke down; its folder has no record, so that it can be gone on with."""
+    ended = {"status": "failed", "training": describe.UNTRAINED, "metrics": {}, "floors": []}
+    record = records.seal(known | ended | {"board": board.name, "predictions": None, "checkpoint": None})
+    print(f"The run failed; record: {records.write(record, board)}")
 
 
 def _newest(finished: Sequence[Record]) -> Record:

@@ -264,6 +264,8 @@ def test_what_stands_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("missed", [old, missed, {"status": "overtime"}]),
         ("done", [old, {}]),
         ("done", [missed, {}]),
+        ("failed", [old, {"status": "failed", "metrics": {}}]),
+        ("done", [{"status": "failed", "metrics": {}}, {}]),
     ]
     plan = suite(methods=("simclr",), seeds=tuple(range(len(ways))), chosen_by="@KNN")
     board = Board("small", [], tmp_path / "runs", tmp_path / "results").planned(plan, tuned=False)
@@ -271,7 +273,7 @@ def test_what_stands_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         for day, changes in enumerate(records, 1):
             write(make(config__text=run.text, created_utc=f"2026-01-0{day}T00:00:00Z", **changes), board.folder)
     assert board.states() == [state for state, _ in ways]
-    assert board.missing() == [board.runs[0], *board.runs[2:4]]
+    assert board.missing() == [board.runs[0], *board.runs[2:4], board.runs[6]]
     for run, each in zip(plan.trials(), FACTORS, strict=True):
         write(trial(each, 0.5, config__text=run.text, status="ok" if each < 4 else "overtime"), board.folder)
     assert board.planned(plan, tuned=True).states() == [*["done"] * 4, "missed"]

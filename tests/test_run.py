@@ -22,7 +22,10 @@ from tiny import command
 from benchmark import session
 from benchmark.checkout import code
 from benchmark.report import record as records
+from benchmark.report.audit import audit
 from benchmark.report.record import Record
+from benchmark.report.store import group, load
+from benchmark.report.tables import render
 from benchmark.run import main
 from benchmark.training.loop import Training
 
@@ -282,6 +285,30 @@ def test_a_diverged_run_is_recorded(out: Path, capsys: pytest.CaptureFixture[str
     assert record["cost"]["images"] == 3 * 32
     assert main([*arguments, "--resume"]) == 1
     assert "The loss was not finite before step 3 of 5" in capsys.readouterr().err
+
+
+def test_a_run_that_breaks_down_shows_on_its_board(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: a sound record of four steps without scores, which a run that comes to its end replaces in its cell."""
+    take, board = Training._take, tmp_path / "board"
+
+    def broken(training: Training) -> None:
+        if training.step == 4:
+            raise RuntimeError("out of memory")
+        take(training)
+
+    arguments = [*command(out / "broken", 9), "--publish", str(board)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_take", broken)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            main(arguments)
+    (failed,) = load(board)
+    assert (failed["status"], failed["metrics"], failed["cost"]["images"]) == ("failed", {}, 4 * 32)
+    assert audit(tmp_path) == []
+    assert "1 failed" in render([failed])
+    assert main([*arguments, "--resume"]) == 0
+    (cell,) = group(record for record in load(board) if record["division"] == "closed")
+    assert ([run["status"] for run in cell.runs], cell.superseded) == (["ok"], (failed,))
+    assert audit(tmp_path) == []
 
 
 def test_an_unfinished_run_is_neither_lost_nor_taken(

@@ -68,7 +68,7 @@ def _impossible(record: Record) -> Iterator[str]:
         if record["division"] == "floor" and (cost["flops"] or cost["images"]):
             yield "a floor costs nothing, but its cost has images or FLOPs."
         return
-    if record["status"] in ("diverged", "overtime"):
+    if record["status"] in ("diverged", "overtime", "failed"):
         if cost["flops"] > cost["teacher_flops"] + budget["steps"] * cost["flops_per_step"]:
             yield "a run that ended early cannot have spent more than its steps."
     else:
