@@ -113,7 +113,8 @@ def test_hardware_separates_time_budgets_alone() -> None:
     assert len(group([make(**here), make(**there)])) == 1
     assert len(group([make(budget__kind="device_seconds", **change) for change in (here, there)])) == 2
     assert hardware(make(**there)) == "2 x H200"
-    assert hardware(make()) == "Example CPU"
+    assert hardware(make()) == "Example CPU, 1 thread"
+    assert hardware(make(environment__threads=8)) == "Example CPU, 8 threads"
 
 
 def test_floors_form_cells_too() -> None:

@@ -88,9 +88,11 @@ def group(records: Iterable[Record]) -> list[Cell]:
 
 
 def hardware(record: Record) -> str:
-    """Return the accelerators of a run, or its processor where it had none."""
-    device = record["environment"]["gpu"] or record["environment"]["processor"]
-    count = record["cost"]["devices"]
+    """Return the accelerators of a run, or its processor and threads where it had none."""
+    environment, count = record["environment"], record["cost"]["devices"]
+    threads = environment["threads"]
+    own = f"{environment['processor']}, {threads} thread{'s' * (threads > 1)}"
+    device = environment["gpu"] or own
     return f"{count} x {device}" if count > 1 else device
 
 

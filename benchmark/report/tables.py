@@ -231,7 +231,7 @@ def _caption(runs: Sequence[Record], columns: Sequence[Column]) -> str:
         f"Encoder: {', '.join(shape)}, {encoder['parameters']:,} parameters.",
         f"Data: {dataset['classes']} classes, {dataset['sizes']['test']:,} test images, "
         f"fingerprint {dataset['fingerprint'][:8]}.",
-        f"Hardware: {', '.join(sorted({hardware(run) for run in runs}))}.",
+        f"Hardware: {'; '.join(sorted({hardware(run) for run in runs}))}.",
     ]
     if columns:
         sentences.insert(0, f"Ranked by {columns[0].heading}.")
