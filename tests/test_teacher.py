@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import command
+from tiny import SMALL, command
 
+from benchmark import config
 from benchmark.report import record as records
 from benchmark.report.record import Record
 from benchmark.run import main
+from benchmark.session import Session
 from benchmark.training.loop import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -82,6 +84,18 @@ def test_the_student_learns_from_the_trained_teacher(out: Path, whole: Record) -
     assert all(torch.equal(state[prefix + name], value) for name, value in taught.items())
     student = load_file(next(out.glob("mimco-*")) / "encoder.safetensors")
     assert not torch.equal(student["blocks.0.attn.qkv.weight"], taught["blocks.0.attn.qkv.weight"])
+
+
+def test_the_teacher_starts_from_weights_of_its_own(tmp_path: Path) -> None:
+    """Oracle: first weights of equal shapes in one experiment: another seed draws others, the same seed the same."""
+    settings = [f"experiment.seed={seed}" for seed in (0, 0, 1)]
+    opened = [Session.open(config.load([GIN], [*SMALL, "Budget.amount=256", each]), tmp_path) for each in settings]
+    students = [session.method()[0].encoder.net.patch_embed.proj.weight for session in opened]
+    taught = [session.teacher.method()[0].encoder for session in opened if session.teacher]
+    teachers = [encoder.net.patch_embed.proj.weight for encoder in taught]
+    assert torch.equal(teachers[0], teachers[1])
+    for other in (students[0], students[2], teachers[2]):
+        assert not torch.equal(teachers[0], other)
 
 
 def test_a_finished_teacher_is_used_again_and_charged_again(
