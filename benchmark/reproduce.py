@@ -12,6 +12,7 @@ from benchmark.errors import CheckError, ConfigError
 from benchmark.report import record as records
 from benchmark.report.record import Record
 from benchmark.report.statistics import t_quantile
+from benchmark.report.store import made_by
 
 MACHINE = ("processor", "processor_flags", "gpu", "driver", "threads")
 VERSIONS = ("python", "torch", "torchvision", "timm", "cuda", "cudnn")
@@ -92,9 +93,7 @@ def _timeless(record: Record, evaluation: str) -> object:
 
 def _cell(record: Record) -> tuple[object, ...]:
     """Return what runs share that differ in nothing but seed and machine."""
-    code, method = record["code"], record["method"]
-    made_by = (code["protocol_sha256"], code["evaluation_sha256"], method["module_sha256"])
-    return record["division"], method["name"], record["config"]["key"], made_by
+    return record["division"], record["method"]["name"], record["config"]["key"], made_by(record)
 
 
 def _inside(path: Path, old: Record, new: Record) -> str:

@@ -162,9 +162,11 @@ class Session(Examination):
         """Build the whole state of this stage, on its device.
 
         Under a budget in seconds, steps that are discarded come first: what a process pays once, such as loading
-        kernels, is then paid off the clock by each run, and not only by the one that calibrates.
+        kernels, is then paid off the clock by each run, and not only by the one that calibrates. A state that still
+        waits for its teacher takes none.
         """
-        if self.whole_budget.kind == "device_seconds":
+        is_complete = teacher is not None or not self.stage.is_taught
+        if is_complete and self.whole_budget.kind == "device_seconds":
             self._scratch(self.price.flops).advance(calibration.WARMUP)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()

@@ -124,9 +124,10 @@ def test_a_slower_run_is_marked(
 
 def test_two_stages_spend_one_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: at 0.5 s a step of either stage, 10 s are 10 steps for the teacher and 10 for the student."""
-    Clock(monkeypatch, 0.5)
+    clock = Clock(monkeypatch, 0.5)
     assert main(arguments(tmp_path, 10.0, gin="gin/mimco.gin")) == 0
     record = newest(tmp_path, "mimco")
     assert record["cost"]["train_seconds"] == 10.0
     assert record["cost"]["images"] == 20 * 32
     assert record["status"] == "ok"
+    assert clock.steps == 2 * (WHOLE + WARMUP + 10)

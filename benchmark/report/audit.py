@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError
 from benchmark.report.record import Metrics, Record, file_name, read
-from benchmark.report.store import Setting, group
+from benchmark.report.store import Setting, group, made_by
 from benchmark.report.tuning import SHARE, Contest, contests, fingerprint_without_test
 
 CHANCE = 1e-9  # of a share of whole images: floats of a sum
@@ -160,14 +160,9 @@ def _apart(run: Record, trial: Record) -> Iterator[str]:
         "encoder": (run["encoder"], trial["encoder"]),
         "data set": (fingerprint_without_test(run["dataset"]["fingerprint"]), trial["dataset"]["fingerprint"]),
         f"budget than {SHARE:g} of the run's": (budget, (trial["budget"]["kind"], trial["budget"]["amount"])),
-        "code": (_made_by(run), _made_by(trial)),
+        "code": (made_by(run), made_by(trial)),
     }
     yield from (name for name, (ours, theirs) in shared.items() if ours != theirs)
-
-
-def _made_by(record: Record) -> tuple[str | None, ...]:
-    code = record["code"]
-    return code["protocol_sha256"], code["evaluation_sha256"], record["method"]["module_sha256"]
 
 
 def _unequal_terms(found: Mapping[Path, Record]) -> Iterator[str]:

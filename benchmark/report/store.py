@@ -96,6 +96,12 @@ def hardware(record: Record) -> str:
     return f"{count} x {device}" if count > 1 else device
 
 
+def made_by(record: Record) -> tuple[str, str, str | None]:
+    """Return what the code of a run is known by: the hashes of pretraining, of evaluation and of the method."""
+    code = record["code"]
+    return code["protocol_sha256"], code["evaluation_sha256"], record["method"]["module_sha256"]
+
+
 def _setting(record: Record) -> Setting:
     dataset, encoder, budget = record["dataset"], record["encoder"], record["budget"]
     return Setting(
@@ -119,7 +125,7 @@ def _cell(setting: Setting, method: str, records: Iterable[Record]) -> Cell:
     superseded = []
     ordered = sorted(records, key=lambda record: (record["created_utc"], record["id"]))
     for record in ordered:
-        if _made_by(record) != _made_by(ordered[-1]):
+        if (record["tuning"], made_by(record)) != (ordered[-1]["tuning"], made_by(ordered[-1])):
             superseded.append(record)
             continue
         if record["seed"] in newest:
@@ -127,9 +133,3 @@ def _cell(setting: Setting, method: str, records: Iterable[Record]) -> Cell:
         newest[record["seed"]] = record
     runs = tuple(newest[seed] for seed in sorted(newest))
     return Cell(setting, method, ordered[-1]["config"]["key"], runs, tuple(superseded))
-
-
-def _made_by(record: Record) -> tuple[object, ...]:
-    """Return what the runs of a cell must share, so that their mean is that of one method."""
-    code = record["code"]
-    return record["tuning"], code["protocol_sha256"], code["evaluation_sha256"], record["method"]["module_sha256"]

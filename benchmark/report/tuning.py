@@ -10,7 +10,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.report.block import Block
 from benchmark.report.record import Record, Tuning
 from benchmark.report.sections import Section, columns_of
-from benchmark.report.store import hardware
+from benchmark.report.store import hardware, made_by
 from benchmark.report.units import flops_unit, percent
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the rate of the recipe
@@ -89,14 +89,14 @@ def _contest(found: list[Record]) -> Contest:
 
 def _terms(trial: Record) -> tuple[object, ...]:
     """Return what the recipe leaves open and all trials of a contest must share."""
-    budget, code = trial["budget"], trial["code"]
+    budget = trial["budget"]
     assert budget is not None
     return (
         trial["seed"],
         trial["dataset"]["fingerprint"],
         columns_of([trial]),
         (budget["kind"], budget["amount"], hardware(trial) if budget["kind"] == "device_seconds" else ""),
-        (code["protocol_sha256"], code["evaluation_sha256"], trial["method"]["module_sha256"]),
+        made_by(trial),
     )
 
 
