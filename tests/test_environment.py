@@ -1,6 +1,9 @@
 """What a record says of the machine."""
 
 import json
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -36,3 +39,30 @@ def test_threads_follow_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(False)
+
+
+HELD = """
+import ctypes, sys, torch
+from benchmark.environment import keep_freed_memory
+
+class Info(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+info = ctypes.CDLL(None).mallinfo2
+info.restype = Info
+assert sys.argv[1] == "default" or keep_freed_memory()
+before = info()
+block = torch.ones(30 * 2**18)
+during = info()
+del block
+print(during.hblkhd - before.hblkhd >= 30 * 2**20, info().arena >= during.arena >= before.arena + 25 * 2**20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+@pytest.mark.parametrize(("setting", "held"), [("default", "True False"), ("kept", "False True")])
+def test_freed_memory_is_kept(setting: str, held: str) -> None:
+    """Oracle: glibc's own account of 30 MiB: mapped for themselves and given back, or of the heap, which stays."""
+    command = [sys.executable, "-c", HELD, setting]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == held
