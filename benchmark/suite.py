@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from benchmark.errors import BenchmarkError, Interrupted, reported
 
 if TYPE_CHECKING:
-    from benchmark.board import Planned
+    from benchmark.plan import Planned
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,10 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     from benchmark import board, config
     from benchmark.checkout import changed
+    from benchmark.plan import Suite
     from benchmark.report.tables import render
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is a stop by hand
-    suite: board.Suite = config.build(config.load([given.gin], root="suite", defaults={}))
+    suite: Suite = config.build(config.load([given.gin], root="suite", defaults={}))
     if given.seeds:
         suite = suite.of_seeds(given.seeds)
     whole = board.Board(Path(given.gin).stem, [], given.out, given.results)
@@ -65,15 +66,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{whole.name}: {len(chosen.runs)} runs, {len(missing)} missing{cost}")
     if given.tune and any(run.division == "trial" for run in missing):
         print("More runs follow when their rates are chosen from the trials.")
+    if missing and suite.examined_by:
+        seeds = ", ".join(map(str, suite.examined_seeds))
+        print(f"Encoders of seed {seeds} are evaluated by gin/presets/{suite.examined_by}.gin once they are trained.")
     if given.dry_run:
         return 0
     deadline = None if given.time_limit is None else time.monotonic() + given.time_limit
     try:
-        failed = chosen.carry_out(deadline)
-        if given.tune:
-            tuned = planned()
-            tuned.runs = [run for run in tuned.runs if run not in chosen.runs]
-            failed += tuned.carry_out(deadline)
+        failed: list[Planned] = []
+        tried: list[Planned] = []
+        while chosen.runs:
+            failed += chosen.carry_out(deadline)
+            tried += chosen.runs
+            chosen = planned()
+            chosen.runs = [run for run in chosen.runs if run not in tried]
     except KeyboardInterrupt:
         left = len(planned().missing())
         raise Interrupted(f"Stopped with {left} runs missing. The same command goes on where it was.") from None

@@ -15,8 +15,10 @@ from report_records import make, trial
 from tiny import SMALL
 
 from benchmark import config
-from benchmark.board import Board, Suite
+from benchmark.board import Board
 from benchmark.errors import ConfigError
+from benchmark.evaluate import main as evaluate_one
+from benchmark.plan import Suite
 from benchmark.report.audit import audit
 from benchmark.report.record import Record, write
 from benchmark.report.store import load
@@ -66,7 +68,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Have the suites that follow make their runs in this process, which takes less time and can be patched."""
 
     def process(arguments: list[str], **_: object) -> SimpleNamespace:
-        code = run_one(arguments[3:])
+        code = (evaluate_one if arguments[2] == "benchmark.evaluate" else run_one)(arguments[3:])
         return SimpleNamespace(wait=lambda left: code)
 
     stub = SimpleNamespace(Popen=process, TimeoutExpired=TimeoutError)
@@ -101,6 +103,8 @@ def test_plan_is_a_product_with_seeds_outermost() -> None:
         ({"sweep": {"ViT.depth": ()}}, "gives ViT.depth no value"),
         ({"seeds": (0, 1000)}, "is the seed of trials"),
         ({"methods": ("bylo",)}, "Did you mean"),
+        ({"examined_by": "trained", "examined_seeds": (2,)}, "suite.examined_seeds names 2"),
+        ({"examined_by": "trained"}, "suite.examined_by and suite.examined_seeds go together"),
         ({"protocols": ("digits_vit_mirco",)}, "Did you mean"),
         ({"sweep": {"ViT.dpeth": (1,)}}, "Did you mean depth"),
     ],
@@ -371,6 +375,53 @@ def test_a_failed_trial_is_tried_once(
     printed = capfd.readouterr()
     assert printed.out.count("\n== ") == 1
     assert "1 runs failed" in printed.err
+
+
+def test_encoders_of_a_seed_are_examined_when_their_runs_are_done(
+    written: Callable[..., list[str]],
+    in_process: Callable[[], None],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Oracle: the labels in their order by hand; a record of the run's weights by the preset at the suite's settings,
+    none of the other seed's; then nothing is missing."""
+    in_process()
+    (tmp_path / "few.gin").write_text("experiment.evaluations = (@KNN, @Retrieval)\n")
+    few = os.path.relpath(tmp_path / "few", "gin/presets")  # the shipped presets take minutes
+    methods = ("simclr", "mrcl_simclr")
+    arguments = written(seeds=(0, 1), examined_by=few, examined_seeds=(0,), methods=methods)
+    assert main([*arguments, "--dry-run"]) == 0
+    assert f"4 missing\nEncoders of seed 0 are evaluated by gin/presets/{few}.gin" in capfd.readouterr().out
+    assert main([*arguments, "--only", "*seed 0*"]) == 0
+    announced = [line for line in capfd.readouterr().out.splitlines() if line.startswith("== ")]
+    labels = [f"digits_vit_micro/{method}/seed 0{end}" for end in ("", f"/{few}") for method in methods]
+    assert [line.partition(": ")[2] for line in announced] == labels
+    assert main(arguments) == 0
+    found = runs(tmp_path)
+    trained = {(run["method"]["name"], run["seed"]): run for run in found if run["division"] == "closed"}
+    examined = {(run["method"]["name"], run["seed"]): run for run in found if run["division"] == "open"}
+    assert len(found) == 6
+    assert set(examined) == {("simclr", 0), ("mrcl_simclr", 0)}
+    for name, run in examined.items():
+        assert run["checkpoint"] == trained[name]["checkpoint"]
+        assert set(run["metrics"]) == {"knn", "retrieval"}
+        assert "\nKNN.k = 3\n" in run["config"]["text"]
+    capfd.readouterr()
+    assert main([*arguments, "--dry-run"]) == 0
+    printed = capfd.readouterr().out
+    assert "small: 6 runs, 0 missing\n" in printed
+    assert "are evaluated by" not in printed
+
+
+def test_an_examination_of_another_encoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the message, where a macro gives the runs patches that the protocol's file does not have."""
+    monkeypatch.setattr("benchmark.experiment.changed", lambda record: ())
+    plan = suite(methods=("simclr",), seeds=(0,), settings=("PATCH = 2",), examined_by="frozen", examined_seeds=(0,))
+    board = Board("small", [], tmp_path / "runs", tmp_path / "results")
+    (run,) = board.planned(plan, tuned=False).runs
+    write(make(config__text=run.text), board.folder)
+    with pytest.raises(ConfigError, match=r"seed 0 has another encoder than gin/protocol/digits_vit_micro\.gin"):
+        board.planned(plan, tuned=False)
 
 
 def test_a_sweep_of_what_trials_set_is_refused() -> None:

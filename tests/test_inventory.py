@@ -6,9 +6,9 @@ import pytest
 from report_records import floor, make, metrics, run, trial
 
 from benchmark import config
-from benchmark.board import Suite
 from benchmark.errors import BenchmarkError
 from benchmark.inventory import Board, Run, take
+from benchmark.plan import Suite
 from benchmark.report.record import write
 
 ROOT = Path(__file__).parents[1]

@@ -1,0 +1,245 @@
+"""The plan of a board: which methods, protocols, seeds and variations make which runs, by which commands.
+
+In the division `tuned` each method's rate is chosen before, from trials that never see the test set.
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Literal, NamedTuple
+
+import gin
+
+from benchmark import config as configuration
+from benchmark.config import Config
+from benchmark.errors import ConfigError
+from benchmark.examine import Subject, configure
+from benchmark.report.record import Record
+from benchmark.report.tuning import FACTORS, SHARE, contests, factor
+
+TRIAL_SEED = 1000  # of all trials; the runs that follow have fresh seeds
+Value = int | float | str | bool | None | tuple[int | float, ...]
+TRIED = ("experiment.is_trial", "experiment.budget_share", "experiment.evaluations", "experiment.rate_factor")
+Division = Literal["closed", "trial", "tuned"]
+
+
+class Entry(NamedTuple):
+    """What enters a board: a method under a protocol, at a point of the sweep; stems of files and bindings."""
+
+    protocol: str
+    method: str
+    point: tuple[str, ...]
+
+
+@gin.register("suite")
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What makes a board: every method under every protocol, for every seed and every point of the sweep.
+
+    `methods` and `protocols` are the stems of files in `gin/` and `gin/protocol/`. `settings` hold for all runs, as
+    `--set` does. `sweep` maps a binding to the values that it takes; several bindings make a grid. In the division
+    `tuned`, `chosen_by` is the evaluation on whose score, on a hold-out of train, rates are chosen.
+
+    The encoders of `examined_seeds` are scored once more when their runs are done, by the preset `examined_by` (the
+    stem of a file in `gin/presets/`): what costs too much for every seed.
+    """
+
+    methods: tuple[str, ...]
+    protocols: tuple[str, ...]
+    seeds: tuple[int, ...]
+    settings: tuple[str, ...] = ()
+    sweep: dict[str, tuple[Value, ...]] = field(default_factory=dict)
+    chosen_by: str = "@Linear"
+    examined_by: str | None = None
+    examined_seeds: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("methods", "protocols", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ConfigError(f"suite.{name} = {values!r}: name at least one, and each once.")
+        if TRIAL_SEED in self.seeds:
+            raise ConfigError(
+                f"suite.seeds = {self.seeds!r}: {TRIAL_SEED} is the seed of trials; runs have fresh ones."
+            )
+        if foreign := [seed for seed in self.examined_seeds if seed not in self.seeds]:
+            raise ConfigError(f"suite.examined_seeds names {foreign[0]}, which is not one of suite.seeds.")
+        if bool(self.examined_seeds) != bool(self.examined_by):
+            raise ConfigError("suite.examined_by and suite.examined_seeds go together: bind both or neither.")
+        if empty := [binding for binding, values in self.sweep.items() if not values]:
+            raise ConfigError(f"suite.sweep gives {empty[0]} no value; give at least one.")
+
+    def of_seeds(self, seeds: Sequence[int]) -> "Suite":
+        """Return the suite with these of its seeds alone. Raises ConfigError for a seed that it does not have."""
+        if foreign := [seed for seed in seeds if seed not in self.seeds]:
+            raise ConfigError(f"--seeds {foreign[0]}: the suite has {', '.join(map(str, self.seeds))}.")
+        examined = tuple(seed for seed in self.examined_seeds if seed in seeds)
+        return replace(
+            self,
+            seeds=tuple(seed for seed in self.seeds if seed in seeds),
+            examined_by=self.examined_by if examined else None,
+            examined_seeds=examined,
+        )
+
+    def runs(self) -> Iterator["Planned"]:
+        """Yield the runs: all of the first seed, then of the second, so that a board cut short compares like with like.
+
+        Raises ConfigError where a run's configuration is refused, before any of them is started.
+        """
+        for seed, entry in product(self.seeds, self._entries()):
+            yield self._planned("closed", entry, seed)
+
+    def trials(self) -> Iterator["Planned"]:
+        """Yield the trials of each entry: the recipe's rate times each factor, on a share of the budget."""
+        for binding in self.sweep:
+            if binding in TRIED:
+                raise ConfigError(f"suite.sweep varies {binding}, which trials set themselves: make it without --tune.")
+        for entry, each in product(self._entries(), FACTORS):
+            yield self._planned(
+                "trial",
+                entry,
+                TRIAL_SEED,
+                "experiment.is_trial = True",
+                f"experiment.budget_share = {SHARE!r}",
+                f"experiment.evaluations = ({self.chosen_by},)",
+                f"experiment.rate_factor = {each!r}",
+            )
+
+    def tuned(self, records: Sequence[Record]) -> Iterator["Planned"]:
+        """Yield the runs of the division `tuned` whose rates the trials among the records have chosen."""
+        tried = {trial.text: trial.entry for trial in self.trials()}
+        made: dict[Entry, list[Record]] = defaultdict(list)
+        for record in records:
+            if record["division"] == "trial" and (entry := tried.get(record["config"]["text"])):
+                made[entry].append(record)
+        chosen = {
+            entry: factor(contest.winner)
+            for entry, trials in made.items()
+            for contest in contests(trials).values()
+            if contest.is_complete
+        }
+        for seed, entry in product(self.seeds, self._entries()):
+            if entry in chosen:
+                yield self._planned("tuned", entry, seed, f"experiment.rate_factor = {chosen[entry]!r}")
+
+    def examinations(self, runs: Sequence["Planned"], records: Sequence[Record]) -> Iterator["Examination"]:
+        """Yield what is to be scored of those of the runs that the records have.
+
+        Raises ConfigError where a run has other data or another encoder than the files by which it would be examined.
+        """
+        for run in runs:
+            made = [record for record in records if run.owns(record)]
+            if made and run.seed in self.examined_seeds and run.division != "trial":
+                yield self._examination(run, max(made, key=lambda record: (record["created_utc"], record["id"])))
+
+    def _examination(self, run: "Planned", record: Record) -> "Examination":
+        files = (f"gin/protocol/{run.entry.protocol}.gin", f"gin/presets/{self.examined_by}.gin")
+        subject = Subject(run=record)
+        text = configure(subject, files, (), allow_imports=False).text
+        bound = {line.partition(" = ")[0] for line in text.splitlines()} - {"experiment.evaluations"}
+        own = (*self.settings, *run.entry.point)
+        settings = tuple(setting for setting in own if setting.partition("=")[0].strip() in bound)
+        config = configure(subject, files, settings, allow_imports=False)
+        for part in ("data", "encoder"):
+            if config.tree["params"][part] != run.config.tree["params"][part]:
+                raise ConfigError(
+                    f"suite.examined_by: {run.label} has another {part} than {files[0]}. Bind what differs there, "
+                    f"not by a macro in suite.settings or suite.sweep."
+                )
+        label = f"{run.label}/{self.examined_by}"
+        return Examination(label, run.division, run.entry, files, settings, run.seed, config, record)
+
+    def _entries(self) -> list[Entry]:
+        points = [
+            tuple(f"{binding} = {value!r}" for binding, value in zip(self.sweep, values, strict=True))
+            for values in product(*self.sweep.values())
+        ]
+        return [Entry(*found) for found in product(self.protocols, self.methods, points)]
+
+    def _planned(self, division: Division, entry: Entry, seed: int, *settings: str) -> "Planned":
+        files = (f"gin/{entry.method}.gin", f"gin/protocol/{entry.protocol}.gin")
+        settings = (*self.settings, *settings)
+        config = configuration.load(files, (*settings, *entry.point, f"experiment.seed = {seed}"))
+        last = settings[-1].partition(".")[2] if division == "trial" else f"seed {seed}"
+        label = "/".join([entry.protocol, entry.method, *entry.point, *([division] * (division != "closed")), last])
+        return Planned(label, division, entry, files, settings, seed, config)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run to come."""
+
+    label: str
+    division: Division
+    entry: Entry
+    files: tuple[str, ...]
+    settings: tuple[str, ...]
+    seed: int
+    config: Config
+
+    @property
+    def text(self) -> str:
+        """The canonical configuration, by which its record is recognised."""
+        return self.config.text
+
+    def owns(self, record: Record) -> bool:
+        """Return whether a record is of this run."""
+        division = "closed" if record["division"] == "open" else record["division"]  # with a teacher from elsewhere
+        return (division, record["config"]["text"]) == (self.division, self.text)
+
+    def seconds(self, records: Sequence[Record]) -> float | None:
+        """Return the seconds of training: its budget in seconds, or its budget at the pace of the records.
+
+        The pace is the median, over records of the same method or else over all, of seconds per image or per FLOP.
+        None where no record has one, or where there is nothing to train.
+        """
+        experiment = self.config.tree["params"]
+        budget, stage = experiment["budget"], experiment["pretraining"]
+        if budget is None or stage is None:
+            return None
+        amount: float = budget["params"]["amount"] * experiment["budget_share"]
+        if budget["params"]["kind"] == "device_seconds":
+            return amount
+        unit: Literal["flops", "images"] = "flops" if budget["params"]["kind"] == "flops" else "images"
+        trained = [record for record in records if record["cost"][unit]]
+        own = [record for record in trained if record["method"]["name"] == stage["params"]["name"]]
+        paces = [record["cost"]["train_seconds"] / record["cost"][unit] for record in own or trained]
+        return median(paces) * amount if paces else None
+
+    def command(self, out: Path, publish: Path) -> list[str]:
+        """Return the command that makes this run, or makes it again, or goes on where it was interrupted."""
+        parts = [sys.executable, "-m", "benchmark.run"]
+        for option, values in (("--gin", self.files), ("--set", self.settings), ("--vary", self.entry.point)):
+            parts += [part for value in values for part in (option, value)]
+        if self.division == "tuned":
+            parts += ["--trials", str(publish)]
+        return [*parts, "--seed", str(self.seed), "--out", str(out), "--publish", str(publish), "--resume"]
+
+
+@dataclass(frozen=True)
+class Examination(Planned):
+    """An evaluation to come, of the encoder of a finished run."""
+
+    of: Record
+
+    def owns(self, record: Record) -> bool:
+        """Return whether a record is of this evaluation: by the same rules, of the same weights."""
+        text, weights = record["config"]["text"], record["checkpoint"]
+        return record["division"] == "open" and text == self.text and weights == self.of["checkpoint"]
+
+    def seconds(self, records: Sequence[Record]) -> float | None:
+        """Return the seconds of training: none."""
+        return 0.0
+
+    def command(self, out: Path, publish: Path) -> list[str]:
+        """Return the command that evaluates the encoder in the folder of its run."""
+        pattern = f"*-s{self.seed}-{self.of['config']['key'][:8]}"
+        folder = next(iter(sorted(out.glob(pattern))), out / pattern)
+        parts = [sys.executable, "-m", "benchmark.evaluate", "--run", str(folder)]
+        parts += [part for file in self.files for part in ("--gin", file)]
+        parts += [part for setting in self.settings for part in ("--set", setting)]
+        return [*parts, "--out", str(out), "--publish", str(publish)]
