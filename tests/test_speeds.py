@@ -171,8 +171,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "PROTOCOL", "gin/protocol/digits_vit_micro.gin")
     monkeypatch.setattr(training, "PROTOCOLS", ("gin/protocol/digits_vit_micro.gin",))
     monkeypatch.setattr(masking, "PROTOCOL", "gin/protocol/digits_vit_micro.gin")
-    for module, name, value in ((masking, "SIZE", 16), (masking, "BATCH", 4), (training, "REPEATS", 1)):
-        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(masking, "SIZE", 16)
+    monkeypatch.setattr(masking, "BATCH", 4)
+    monkeypatch.setitem(training.TURNS, "cpu", training.Turn(steps=2, raced=3, repeats=1, side=64, images=1))
 
 
 def test_inputs_are_measured(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,7 +188,8 @@ def test_inputs_are_measured(small: None, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: a peer of 4 s a turn takes 3 steps of 32 images: 24 images a second; a line is kept for each run."""
+    """Oracle: a peer of 4 s a turn takes 3 steps of 32 images: 24 images a second; a line is kept for each run. The
+    work of a turn is that of two steps, of one product of 64 x 64 matrices, and of one convolution."""
     steps = ("Pretraining.batch_size=32", "ViT.depth=1")
     loaded = config.load(["gin/simclr.gin", "gin/protocol/digits_vit_micro.gin"], steps)
     session = subjects.session(loaded, config.build(loaded))
@@ -201,6 +203,13 @@ def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.Captur
     assert first["measured"]["a race"]["seconds"]["by hand"] == [4.0, 4.0]
     (steps_of_methods,) = (kept for title, kept in first["measured"].items() if title != "a race")
     assert steps_of_methods["seconds"].keys() == {"simclr", "convolution", "matrix product"}
+    whole = config.load(["gin/simclr.gin", "gin/protocol/digits_vit_micro.gin"])
+    step = subjects.session(whole, config.build(whole)).price.flops
+    assert steps_of_methods["work"] == {
+        "simclr": 2 * step,
+        "matrix product": 2 * 64**3,
+        "convolution": 2 * 9 * 128**2 * 32**2,
+    }
     assert first["environment"]["threads"] == 1
     assert "% of the convolution" in (out / "training.md").read_text()
     assert store.load(out) == [], "measurements of speed are no records of runs"

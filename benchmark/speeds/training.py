@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,15 +14,36 @@ from benchmark.speeds.rounds import Rounds, interleave, spread, take_turns
 from benchmark.speeds.subjects import as_shipped, race, shipped_trainings
 
 PROTOCOLS = ("gin/protocol/cifar10_vit_tiny.gin", "gin/protocol/cifar10_resnet18.gin")
-STEPS = 3  # a turn of a race
-SIDE = 2048  # of the matrices whose product is the peak
-IMAGES, CHANNELS, PIXELS = 64, 128, 32  # of the 3x3 convolution that is the peak
-REPEATS = 8  # of either, a turn
-PEAKS = {
-    "matrix product": REPEATS * 2 * SIDE**3,
-    "convolution": REPEATS * 2 * 9 * CHANNELS**2 * IMAGES * PIXELS**2,
+CHANNELS, PIXELS = 128, 32  # of the 3x3 convolution that is a peak
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a candidate does in a turn: enough to fill the device, and to take longer than it takes to start.
+
+    `side` is that of the square matrices whose product is a peak, `images` the batch of the convolution that is the
+    other, `repeats` the number of either, `steps` those of a method and `raced` those of a race.
+    """
+
+    steps: int
+    raced: int
+    repeats: int
+    side: int
+    images: int
+
+    @property
+    def peaks(self) -> dict[str, int]:
+        """The FLOPs of a turn of each peak."""
+        return {
+            "matrix product": self.repeats * 2 * self.side**3,
+            "convolution": self.repeats * 2 * 9 * CHANNELS**2 * self.images * PIXELS**2,
+        }
+
+
+TURNS = {
+    "cpu": Turn(steps=1, raced=3, repeats=8, side=2048, images=64),
+    "cuda": Turn(steps=20, raced=20, repeats=16, side=8192, images=2048),
 }
-"""FLOPs of a turn."""
 
 
 def measure(files: Sequence[Path], rounds: int) -> Measurement:
@@ -34,14 +56,16 @@ def measure(files: Sequence[Path], rounds: int) -> Measurement:
     return found
 
 
-def peaks(device: torch.device, dtype: torch.dtype) -> dict[str, Callable[[], None]]:
-    """Return what a turn of each entry of `PEAKS` does, on random numbers."""
-    a, b = (torch.randn(SIDE, SIDE, device=device).to(dtype) for _ in range(2))
-    images = torch.randn(IMAGES, CHANNELS, PIXELS, PIXELS, device=device).to(dtype, memory_format=torch.channels_last)
+def peaks(turn: Turn, device: torch.device, dtype: torch.dtype) -> dict[str, Callable[[], None]]:
+    """Return what a turn of each peak does, on random numbers."""
+    a, b = (torch.randn(turn.side, turn.side, device=device).to(dtype) for _ in range(2))
+    images = torch.randn(turn.images, CHANNELS, PIXELS, PIXELS, device=device).to(
+        dtype, memory_format=torch.channels_last
+    )
     kernel = torch.randn(CHANNELS, CHANNELS, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
 
     def repeat(operation: Callable[[], object]) -> None:
-        for _ in range(REPEATS):
+        for _ in range(turn.repeats):
             operation()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -62,22 +86,23 @@ def _methods(found: Measurement, protocol: str, rounds: int) -> None:
     trainings = shipped_trainings(protocol)
     first = next(iter(trainings.values()))
     dtype = torch.bfloat16 if first.precision == "bfloat16" else torch.float32
-    candidates: dict[str, Callable[[], object]] = {**peaks(first.device, dtype)}
-    candidates |= {name: partial(training.advance, 1) for name, training in trainings.items()}
+    turn = TURNS[first.device.type]
+    candidates: dict[str, Callable[[], object]] = {**peaks(turn, first.device, dtype)}
+    candidates |= {name: partial(training.advance, turn.steps) for name, training in trainings.items()}
     times = interleave(candidates, rounds)
-    flops = PEAKS | {name: training.flops_per_step for name, training in trainings.items()}
+    flops = turn.peaks | {name: turn.steps * training.flops_per_step for name, training in trainings.items()}
     title = f"A step of each method, {Path(protocol).stem}"
-    rates = ", ".join(f"{peak} {cell(times.rate(peak, work / 1e9))} GFLOP/s" for peak, work in PEAKS.items())
+    rates = ", ".join(f"{peak} {cell(times.rate(peak, work / 1e9))} GFLOP/s" for peak, work in turn.peaks.items())
     found.add(
         title,
         f"Batches of {first.data.batch_size} images, {first.precision}. The device reaches: {rates}.",
-        ["method", "images/s", "GFLOP/s", *(f"% of the {peak}" for peak in PEAKS)],
+        ["method", "images/s", "GFLOP/s", *(f"% of the {peak}" for peak in turn.peaks)],
         [
             [
                 f"`{name}`",
-                cell(times.rate(name, training.data.batch_size), ",.1f"),
-                cell(times.rate(name, training.flops_per_step / 1e9)),
-                *(cell(shares(times, flops, name, peak), ".1f") for peak in PEAKS),
+                cell(times.rate(name, turn.steps * training.data.batch_size), ",.1f"),
+                cell(times.rate(name, flops[name] / 1e9)),
+                *(cell(shares(times, flops, name, peak), ".1f") for peak in turn.peaks),
             ]
             for name, training in trainings.items()
         ],
@@ -88,15 +113,16 @@ def _methods(found: Measurement, protocol: str, rounds: int) -> None:
 def _race(found: Measurement, file: Path, rounds: int) -> None:
     made, session = race(file)
     training = session.training(math.inf)
-    peers = {peer.name: peer for peer in made.entrants(session, STEPS)}
+    steps = TURNS[training.device.type].raced
+    peers = {peer.name: peer for peer in made.entrants(session, steps)}
     times = take_turns(
-        {"ours": lambda: training.advance(STEPS)} | {name: as_shipped(peer) for name, peer in peers.items()}, rounds
+        {"ours": lambda: training.advance(steps)} | {name: as_shipped(peer) for name, peer in peers.items()}, rounds
     )
-    images = STEPS * training.data.batch_size
+    images = steps * training.data.batch_size
     libraries = {"ours": training.precision} | {name: peer.library for name, peer in peers.items()}
     found.add(
         made.name,
-        f"{STEPS} steps of {training.data.batch_size} images a turn, {training.flops_per_step / 1e9:,.1f} GFLOPs a "
+        f"{steps} steps of {training.data.batch_size} images a turn, {training.flops_per_step / 1e9:,.1f} GFLOPs a "
         f"step in ours and, counted, in its peers.",
         ["", "library or precision", "images/s", "ours is faster by"],
         [
