@@ -14,6 +14,7 @@ from benchmark.report.record import Code, Record
 HERE = Path(__file__).parent
 PROTOCOL = ("data", "nets", "training", "views", "method.py", "objectives.py", "randomness.py")
 EVALUATION = ("evals", "data/subsets.py")
+RUNS = ("*.py", "*.gin", "pyproject.toml")  # of a checkout: the records and pages that are written into it do not run
 
 
 def code() -> Code:
@@ -23,10 +24,10 @@ def code() -> Code:
     commit = dirty = changes = None
     if (root / ".git").exists():
         commit = _git("rev-parse", "HEAD") or None
-        status = _git("status", "--porcelain")
+        status = _git("status", "--porcelain", "--untracked-files=all", "--", *RUNS)
         dirty = bool(status)
         if dirty:
-            changes = hashlib.sha256(f"{status}\n{_git('diff', 'HEAD')}".encode()).hexdigest()
+            changes = hashlib.sha256(f"{status}\n{_git('diff', 'HEAD', '--', *RUNS)}".encode()).hexdigest()
     return {
         "version": benchmark.__version__,
         "commit": commit,

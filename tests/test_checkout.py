@@ -2,6 +2,7 @@
 
 import ast
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,36 @@ def test_code_outside_a_checkout_has_no_commit(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(checkout, "HERE", shutil.copytree(HERE, tmp_path / "benchmark"))
     found = code()
     assert (found["commit"], found["dirty"], found["diff_sha256"]) == (None, None, None)
+
+
+def test_only_changed_code_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: a checkout of two files; records and pages that a board writes into it leave the code as committed."""
+    (tmp_path / "benchmark").mkdir()
+    monkeypatch.setattr(checkout, "HERE", tmp_path / "benchmark")
+    monkeypatch.setattr(checkout, "_parts", lambda: ("0" * 64, "0" * 64))
+    method, page = tmp_path / "benchmark" / "method.py", tmp_path / "README.md"
+    method.write_text("x = 1\n")
+    page.write_text("No board yet.\n")
+    author = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    for arguments in (("init", "-q"), ("add", "."), (*author, "commit", "-qm", "All")):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
+
+    def state() -> tuple[bool | None, str | None]:
+        found = code()
+        return found["dirty"], found["diff_sha256"]
+
+    page.write_text("A board.\n")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "record.json").write_text("{}\n")
+    assert state() == (False, None)
+    method.write_text("x = 2\n")
+    dirty, first = state()
+    assert dirty
+    method.write_text("x = 3\n")
+    assert state()[1] not in (None, first)
+    method.write_text("x = 1\n")
+    (tmp_path / "results" / "peers.py").write_text("y = 1\n")
+    assert state()[0]
 
 
 def test_changed_names_the_part_that_is_not_the_same() -> None:

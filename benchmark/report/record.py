@@ -93,7 +93,7 @@ class Tuning(TypedDict):
 
 
 class Code(TypedDict):
-    """The code that ran; `commit`, `dirty` and `diff_sha256` are null outside a git checkout."""
+    """The code that ran; `commit`, `dirty` (it is not as committed) and `diff_sha256` are null outside a checkout."""
 
     version: str
     commit: str | None
