@@ -7,7 +7,7 @@ import pytest
 from report_records import RECIPE, metrics, run, trial
 
 from benchmark.errors import BenchmarkError
-from benchmark.report.formats import as_json
+from benchmark.report.formats import as_json, latex
 from benchmark.report.record import Record, validate
 from benchmark.report.tables import render
 from benchmark.report.tuning import FACTORS, contests, factor
@@ -113,6 +113,9 @@ def test_the_page_leads_with_the_tuned_division_and_shows_the_trials() -> None:
     assert page == render(records[::-1])
     factors = {line["division"]: line["rate_factor"] for line in json.loads(as_json(records))}
     assert factors == {"tuned": 2.0, "closed": None}
+    lines = [line.split(" & ") for line in latex(records).splitlines() if " & " in line]
+    assert [line[2] for line in lines if line[0] == ""] == ["rate x", "linear v1"]
+    assert [line[2] for line in lines if line[0] == "1"] == ["2", r"\textbf{70.50 $\pm$ 6.35}"]
 
 
 def test_each_line_shows_the_trials_that_its_record_names() -> None:

@@ -12,7 +12,7 @@ from benchmark.report.contents import contents
 from benchmark.report.published import Result, select
 from benchmark.report.record import Record
 from benchmark.report.sections import Changed, Section, Value, sections, unchanged
-from benchmark.report.tables import costs, notes, printable, rank, title
+from benchmark.report.tables import costs, notes, printable, rank, rate, title
 from benchmark.report.units import flops_unit, spread
 
 LATEX = {  # what LaTeX would read as a command
@@ -148,7 +148,9 @@ def _harmless(value: Any) -> Any:
 
 def _latex_table(section: Section) -> str:
     unit, divisor = flops_unit(run["cost"]["flops"] for run in section.runs)
-    headings = ["", "method", *(column.heading for column in section.columns), "images", unit, "min.", "GiB", "seeds"]
+    is_tuned = section.setting.division == "tuned"
+    headings = ["", "method", *["rate x"] * is_tuned, *(column.heading for column in section.columns)]
+    headings += ["images", unit, "min.", "GiB", "seeds"]
     has_notes = any(notes(line) for line in section.lines)
     alignment = f"rl{'r' * (len(headings) - 2)}{'l' * has_notes}"
     headings += ["notes"] * has_notes
@@ -157,7 +159,7 @@ def _latex_table(section: Section) -> str:
     for place, line in enumerate(section.lines):
         if place == floors_begin:
             lines.append(r"\midrule")
-        cells = [rank(line), _tex(line.name), *(_tex_value(value) for value in line.values)]
+        cells = [rank(line), _tex(line.name), *[rate(line)] * is_tuned, *(_tex_value(value) for value in line.values)]
         cells += [""] * 4 if line.is_floor else costs(line, divisor)
         cells += [str(len(line.cell.runs)), *([_tex(notes(line))] if has_notes else [])]
         lines.append(" & ".join(cells) + r" \\")

@@ -139,9 +139,7 @@ def _section(section: Section) -> str:
             for column, value in zip(section.columns, line.values, strict=True)
         ]
         spent = [""] * 4 if line.is_floor else costs(line, divisor)
-        start = [rank(line), f"*{name}*" if line.is_floor else name]
-        if is_tuned:
-            start.append("" if line.rate_factor is None else f"{line.rate_factor:g}")
+        start = [rank(line), f"*{name}*" if line.is_floor else name, *[rate(line)] * is_tuned]
         lines.append([*start, *values, *spent, str(len(line.cell.runs)), notes(line)])
     headings = ["rank", "method", *["rate x"] * is_tuned, *(_escape(column.heading) for column in section.columns)]
     headings += ["images", unit, "device minutes", "peak GiB", "seeds", "notes"]
@@ -195,6 +193,11 @@ def rank(line: Line) -> str:
         return ""
     first, last = line.rank
     return str(first) if first == last else f"{first}-{last}"
+
+
+def rate(line: Line) -> str:
+    """Return how many times its recipe's rate the trials of a method chose, nothing where none was chosen."""
+    return "" if line.rate_factor is None else f"{line.rate_factor:g}"
 
 
 def notes(line: Line) -> str:
