@@ -11,7 +11,9 @@ from benchmark.report.sections import sections
 from benchmark.report.tables import render
 
 
-def grid(dataset: str, means: dict[str, float], noise: float = 0.002, seeds: int = 3) -> list[Record]:
+def grid(
+    dataset: str, means: dict[str, float], noise: float = 0.002, seeds: int = 3, division: str = "closed"
+) -> list[Record]:
     """Runs of each method on a data set around its mean, the noise alike for no two methods."""
     generator = random.Random(dataset)
     records = []
@@ -20,7 +22,9 @@ def grid(dataset: str, means: dict[str, float], noise: float = 0.002, seeds: int
         centre = sum(draws) / seeds
         for seed, draw in enumerate(draws):
             where = {"dataset__name": dataset, "dataset__fingerprint": dataset.encode().hex()}
-            records.append(run(name, seed, mean + draw - centre, **where))
+            tuning = {"recipe": name.encode().hex().ljust(64, "0"), "factor": 1.0, "trials": ["0" * 16]}
+            rate = {"tuning": tuning | {"flops": 1.0, "seconds": 1.0}} if division == "tuned" else {}
+            records.append(run(name, seed, mean + draw - centre, division=division, **where, **rate))
     return records
 
 
@@ -75,8 +79,17 @@ def test_intervals_of_the_gap_cover() -> None:
 def test_the_page_shows_it_for_boards_of_several_data_sets() -> None:
     """Oracle: a table with ranks and duels after the tables of the board; none for one data set."""
     one = grid("a", {"x": 0.90, "yy": 0.85})
-    assert "Over data sets" not in render(one)
+    assert "### Over" not in render(one)
     page = render([*one, *grid("b", {"x": 0.80, "yy": 0.70})])
     assert "### Over 2 data sets" in page
     assert "| method | mean rank | mean gap (points) | x | yy |" in page
     assert "| x | 1.00 (1.00 to 1.00) | 0.00 (0.00 to 0.00) |  | 2-0-0 |" in page
+
+
+def test_each_division_of_a_board_has_its_own() -> None:
+    """Oracle: the headings by hand, where every data set has a table of each division; the tuned one leads."""
+    means = {"x": 0.90, "yy": 0.85}
+    records = [*grid("a", means), *grid("b", means), *grid("a", means, division="tuned")]
+    records += grid("b", means, division="tuned")
+    heads = [line for line in render(records).splitlines() if line.startswith("### Over")]
+    assert heads == ["### Over 2 data sets, tuned division", "### Over 2 data sets"]

@@ -14,7 +14,18 @@ from benchmark.report.contents import contents
 from benchmark.report.overall import standings
 from benchmark.report.published import Result
 from benchmark.report.record import Record
-from benchmark.report.sections import Changed, Column, Line, Section, Value, columns_of, result, sections, unchanged
+from benchmark.report.sections import (
+    DIVISIONS,
+    Changed,
+    Column,
+    Line,
+    Section,
+    Value,
+    columns_of,
+    result,
+    sections,
+    unchanged,
+)
 from benchmark.report.store import Setting, hardware
 from benchmark.report.units import TERA, amount, flops_unit, percent, spread
 
@@ -64,8 +75,8 @@ def render(records: Sequence[Record], published: Sequence[Result] = (), changed:
         parts.extend(
             _block(shown) if isinstance(shown, Block) else _section(shown) for shown in contents(tables, published)
         )
-        for division, alike in groupby(tables, key=lambda section: section.setting.division):
-            parts.extend(_overall(list(alike), division))
+        for division in DIVISIONS:
+            parts.extend(_overall([table for table in tables if table.setting.division == division], division))
     return "\n".join(parts)
 
 
