@@ -100,7 +100,9 @@ def run(
     finished = [records.read(path) for path in folder.glob("*-s*-*-*.json")]
     if resume and (standing := [record for record in finished if stands(record)]):
         print("This run is finished; it is not repeated.")
-        record = records.seal(_newest(standing) | {"division": division, "tuning": tuning})
+        newest = _newest(standing)
+        named = newest["config"] | {"varied": list(varied)}  # a sweep may pass through a recipe
+        record = records.seal(newest | {"division": division, "tuning": tuning, "config": named})
         return _closing(record, floors.measure(session), folder, publish)
     flops, steps = session.price.flops, session.steps
     training = session.training(checkpoint_seconds)  # before anything is written, as it refuses what cannot be built

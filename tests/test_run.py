@@ -347,6 +347,19 @@ def test_an_unfinished_run_is_neither_lost_nor_taken(
     assert found(out / "cut")[0]["id"] == record["id"]
 
 
+def test_a_finished_run_is_named_as_it_is_asked_for(out: Path, tmp_path: Path) -> None:
+    """Oracle: the recipe's own value as a point of a sweep on one board, and nothing varied on another; one run."""
+    recipe = run(out, 3)[0]
+    point = "SimCLR.temperature = 0.2"
+    asked = {"sweep": ["--vary", point], "plain": []}
+    for board, more in asked.items():
+        assert main(command(out, 3, *more, "--resume", "--publish", str(tmp_path / board))) == 0
+    published = {board: next(record for record in load(tmp_path / board) if record["board"]) for board in asked}
+    assert {board: record["config"]["varied"] for board, record in published.items()} == {"sweep": [point], "plain": []}
+    assert {record["created_utc"] for record in published.values()} == {recipe["created_utc"]}
+    assert audit(tmp_path) == []
+
+
 def test_fresh_starts_over(out: Path) -> None:
     """Oracle: an unfinished state of the same run, here an empty file, is discarded on request and only then."""
     whole, lines = run(out, 3)
