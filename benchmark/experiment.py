@@ -102,8 +102,9 @@ def run(
         print("This run is finished; it is not repeated.")
         newest = _newest(standing)
         named = newest["config"] | {"varied": list(varied)}  # a sweep may pass through a recipe
-        record = records.seal(newest | {"division": division, "tuning": tuning, "config": named})
-        return _closing(record, floors.measure(session), folder, publish)
+        below = floors.measure(session)
+        own = {"division": division, "tuning": tuning, "config": named, "floors": [floor["id"] for floor in below]}
+        return _closing(records.seal(newest | own), below, folder, publish)
     flops, steps = session.price.flops, session.steps
     training = session.training(checkpoint_seconds)  # before anything is written, as it refuses what cannot be built
     if publish:

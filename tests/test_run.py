@@ -360,6 +360,14 @@ def test_a_finished_run_is_named_as_it_is_asked_for(out: Path, tmp_path: Path) -
     assert audit(tmp_path) == []
 
 
+def test_a_finished_run_is_published_with_its_floors(tmp_path: Path) -> None:
+    """Oracle: the audit, which misses none, though those that the run had named are gone and were measured anew."""
+    run(tmp_path / "runs", 3)
+    shutil.rmtree(tmp_path / "runs" / "floors")
+    assert main(command(tmp_path / "runs", 3, "--resume", "--publish", str(tmp_path / "results" / "board"))) == 0
+    assert audit(tmp_path / "results") == []
+
+
 def test_fresh_starts_over(out: Path) -> None:
     """Oracle: an unfinished state of the same run, here an empty file, is discarded on request and only then."""
     whole, lines = run(out, 3)
