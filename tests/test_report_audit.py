@@ -232,6 +232,15 @@ def test_what_may_differ_in_a_table(case: str, results: Path) -> None:
     assert audit(results) == []
 
 
+def test_boards_may_have_different_data_of_one_name(results: Path) -> None:
+    """Oracle: a run with its floor on another board, by other images under the same name."""
+    other = altered(FLOOR, "dataset.fingerprint", "beef")
+    run = altered(altered(SOUND, "dataset.fingerprint", "beef"), "floors", [other["id"]])
+    for record in (other, altered(run, "board", "large")):
+        write(record, results / "large")
+    assert audit(results) == []
+
+
 def test_a_repeated_run_with_other_weights_is_found(results: Path) -> None:
     """Oracle: the same run an hour later with another digest; with the same digest, or other versions, all is well."""
     later = "2026-01-31T13:00:00Z"
