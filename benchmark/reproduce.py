@@ -12,10 +12,7 @@ from benchmark.errors import CheckError, ConfigError
 from benchmark.report import record as records
 from benchmark.report.record import Record
 from benchmark.report.statistics import t_quantile
-from benchmark.report.store import made_by
-
-MACHINE = ("processor", "processor_flags", "gpu", "driver", "threads")
-VERSIONS = ("python", "torch", "torchvision", "timm", "cuda", "cudnn")
+from benchmark.report.store import made_by, platform
 
 
 def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_imports: bool = False) -> str:
@@ -38,7 +35,7 @@ def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_impo
     new = experiment.run(config, out=out / "reproduced", fresh=True)
     if new["method"]["module_sha256"] != old["method"]["module_sha256"]:
         raise ConfigError(_changed("the file of the method", old))
-    apart = [name for name in (*MACHINE, *VERSIONS) if _of(new, name) != _of(old, name)]
+    apart = [name for name, value in platform(new).items() if value != platform(old)[name]]
     if not apart:
         return _same_bits(old, new)
     return f"Differs from the record's machine in {', '.join(apart)}. {_inside(path, old, new)}"
@@ -66,10 +63,6 @@ def _frozen(old: Record) -> tuple[str, ...]:
         raise ConfigError("A budget in seconds that two stages shared cannot be repeated step by step.")
     whole = ("Budget.kind = 'samples'", "experiment.budget_share = 1.0")
     return (*whole, f"Budget.amount = {budget['steps'] * budget['batch_size']}")
-
-
-def _of(record: Record, name: str) -> object:
-    return record["environment"][name]  # type: ignore[literal-required]
 
 
 def _same_bits(old: Record, new: Record) -> str:

@@ -245,9 +245,11 @@ def test_a_repeated_run_with_other_weights_is_found(results: Path) -> None:
     """Oracle: the same run an hour later with another digest; with the same digest, or other versions, all is well."""
     later = "2026-01-31T13:00:00Z"
     write(altered(SOUND, "created_utc", later), results / "small")
-    write(altered(altered(SOUND, "training.digest", "9" * 64), "environment.torch", "2.16.0"), results / "small")
+    for place, (part, value) in enumerate((("torch", "2.16.0"), ("timm", "2.0.0"), ("driver", "600.1"))):
+        elsewhere = altered(altered(SOUND, "training.digest", f"{place}" * 64), f"environment.{part}", value)
+        write(elsewhere, results / "small")
     assert audit(results) == []
-    write(altered(altered(SOUND, "training.digest", "0" * 64), "created_utc", later), results / "small")
+    write(altered(altered(SOUND, "training.digest", "9" * 64), "created_utc", later), results / "small")
     assert "ended in different weights" in " ".join(audit(results))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError
 from benchmark.report.record import Metrics, Record, file_name, read
-from benchmark.report.store import Setting, group, made_by
+from benchmark.report.store import Setting, group, made_by, platform
 from benchmark.report.tuning import SHARE, Contest, contests, fingerprint_without_test
 
 CHANCE = 1e-9  # of a share of whole images: floats of a sum
@@ -256,10 +256,9 @@ def _contradictions(records: Sequence[Record]) -> Iterator[str]:
     """Yield repeated runs that should be the same and are not, and data sets that go by one name."""
     repeated, named = defaultdict(list), defaultdict(set)
     for record in records:
-        environment = record["environment"]
-        machine = (environment["processor"], environment["gpu"], environment["torch"], environment["threads"])
+        made_on = tuple(str(part) for part in platform(record).values())
         code = (record["code"]["protocol_sha256"], record["method"]["module_sha256"])
-        repeated[record["config"]["key"], record["seed"], record["division"], *machine, *code].append(record)
+        repeated[record["config"]["key"], record["seed"], record["division"], made_on, code].append(record)
         if record["division"] not in ("trial", "floor"):  # those have another test split, these no board
             named[record["board"], record["dataset"]["name"]].add(record["dataset"]["fingerprint"])
     for runs in repeated.values():

@@ -1,13 +1,16 @@
 """The folder of records, and records grouped into the cells of a leaderboard."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmark.errors import BenchmarkError, MissingError
 from benchmark.report.record import Record, file_name, read
+
+MACHINE = ("processor", "processor_flags", "gpu", "driver", "threads")
+VERSIONS = ("python", "torch", "torchvision", "timm", "cuda", "cudnn")
 
 
 class Setting(NamedTuple):
@@ -94,6 +97,12 @@ def hardware(record: Record) -> str:
     own = f"{environment['processor']}, {threads} thread{'s' * (threads > 1)}"
     device = environment["gpu"] or own
     return f"{count} x {device}" if count > 1 else device
+
+
+def platform(record: Record) -> dict[str, object]:
+    """Return the part of a run's environment in which runs must agree to be the same to the bit, by name."""
+    environment: Mapping[str, object] = record["environment"]
+    return {name: environment[name] for name in (*MACHINE, *VERSIONS)}
 
 
 def made_by(record: Record) -> tuple[str, str, str | None]:
