@@ -91,12 +91,12 @@ def _cell(record: Record) -> tuple[object, ...]:
 
 def _inside(path: Path, old: Record, new: Record) -> str:
     """Hold the new scores against the interval for one more run of the cell of the record."""
-    cell = [record for record in map(records.read, sorted(path.parent.glob("*.json"))) if _cell(record) == _cell(old)]
-    if len(cell) < 2:
-        raise CheckError("One record gives no interval: at least two seeds of this configuration must lie beside it.")
+    found_here = (records.read(path) for path in path.parent.glob("*.json"))
+    cell = sorted((record for record in found_here if _cell(record) == _cell(old)), key=lambda run: run["created_utc"])
     parts, outside = [], []
     for name, found in sorted(new["metrics"].items()):
-        scores = [record["metrics"][name]["top1"] for record in cell if name in record["metrics"]]
+        of_seeds = {record["seed"]: record["metrics"][name]["top1"] for record in cell if name in record["metrics"]}
+        scores = list(of_seeds.values())
         if len(scores) < 2:
             continue
         half = t_quantile(len(scores) - 1) * stdev(scores) * math.sqrt(1 + 1 / len(scores))
@@ -104,6 +104,8 @@ def _inside(path: Path, old: Record, new: Record) -> str:
         parts.append(f"{name} {100 * found['top1']:.2f} in [{100 * low:.2f}, {100 * high:.2f}]")
         if not low <= found["top1"] <= high:
             outside.append(name)
+    if not parts:
+        raise CheckError("One seed gives no interval: scores of at least two of this configuration must lie beside it.")
     if outside:
         raise CheckError(f"Outside the prediction interval: {', '.join(outside)}. {'; '.join(parts)}.")
     return f"Inside the 95 % prediction interval for one more run: {'; '.join(parts)}."

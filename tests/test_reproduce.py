@@ -71,7 +71,7 @@ def test_a_clock_may_differ(made: Path, tmp_path: Path, capsys: pytest.CaptureFi
         ({"code__evaluation_sha256": "0" * 64}, "the code of the evaluation is not that of the record"),
         ({"method__module_sha256": "0" * 64}, "the code of the method is not that of the record"),
         ({"division": "floor", "budget": None}, "nothing was pretrained"),
-        ({"environment__torch": "1.0.0"}, "One record gives no interval"),
+        ({"environment__torch": "1.0.0"}, "One seed gives no interval"),
     ],
 )
 def test_what_cannot_agree_says_why(
@@ -106,3 +106,16 @@ def test_elsewhere_the_interval_decides(
     assert f"[{100 * (centre - half):.2f}, {100 * (centre + half):.2f}]" in text
     assert ("Differs from the record's machine in processor. Inside the 95 %" in text) == (code == 0)
     assert ("Outside the prediction interval: knn" in text) == (code == 4)
+
+
+@pytest.mark.parametrize(
+    "beside", [{"status": "failed", "seed": 1, "metrics": {}}, {"created_utc": "2026-01-01T00:00:00Z"}]
+)
+def test_one_seed_with_scores_gives_no_interval(
+    beside: dict[str, Any], made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the refusal, where what lies beside the record has no score, or is an older run of its own seed."""
+    elsewhere = altered(records.read(made), environment__processor="Another")
+    write(altered(elsewhere, **beside), tmp_path / "board")
+    assert again(write(elsewhere, tmp_path / "board"), tmp_path) == 4
+    assert "One seed gives no interval" in capsys.readouterr().err
