@@ -54,7 +54,7 @@ def environment(device: torch.device, precision: str) -> Environment:
         "driver": _driver() if gpu else None,
         "gpu": torch.cuda.get_device_name(device) if gpu else None,
         "processor": _processor("model name") or platform.processor() or platform.machine(),
-        "processor_flags": [flag for flag in FLAGS if flag in (_processor("flags") or "").split()],
+        "processor_flags": [flag for flag in FLAGS if flag in _flags()],
         "cores": _cores(),
         "threads": torch.get_num_threads(),
         "os": platform.platform(),
@@ -66,6 +66,10 @@ def environment(device: torch.device, precision: str) -> Environment:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _flags() -> list[str]:
+    return (_processor("flags") or _processor("Features") or "").split()  # Linux calls them features on Arm
 
 
 def _processor(field: str) -> str | None:

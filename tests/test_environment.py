@@ -23,6 +23,16 @@ def test_description_is_valid_in_a_record() -> None:
     assert found["gpu"] is None
 
 
+@pytest.mark.parametrize(
+    ("listed", "flags"),
+    [("model name\t: X\nflags\t\t: fpu avx2 ht\n", ["avx2"]), ("Features\t: fp asimd bf16\n", ["asimd", "bf16"])],
+)
+def test_flags_are_found_where_linux_lists_them(listed: str, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: lines of /proc/cpuinfo on x86 and on Arm."""
+    monkeypatch.setattr("benchmark.environment.Path.read_text", lambda path: listed)
+    assert environment.environment(torch.device("cpu"), "float32")["processor_flags"] == flags
+
+
 def test_threads_follow_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: with OMP_NUM_THREADS torch's own choice stays, without it every allowed core is used."""
     threads = torch.get_num_threads()
