@@ -60,7 +60,7 @@ def environment(device: torch.device, precision: str) -> Environment:
         "os": platform.platform(),
         "precision": precision,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "tf32": torch.get_float32_matmul_precision() != "highest",
+        "tf32": gpu and (torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32),
     }
 
 

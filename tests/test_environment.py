@@ -33,6 +33,15 @@ def test_flags_are_found_where_linux_lists_them(listed: str, flags: list[str], m
     assert environment.environment(torch.device("cpu"), "float32")["processor_flags"] == flags
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_is_what_convolutions_on_a_gpu_use(allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: cuDNN's own switch, which torch leaves on where it multiplies matrices in float32; none on a CPU."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+    assert environment.environment(torch.device("cuda"), "float32")["tf32"] == allowed
+    assert not environment.environment(torch.device("cpu"), "float32")["tf32"]
+
+
 def test_threads_follow_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: with OMP_NUM_THREADS torch's own choice stays, without it every allowed core is used."""
     threads = torch.get_num_threads()
