@@ -22,8 +22,7 @@ def code() -> Code:
     root = HERE.parent
     protocol, evaluation = _parts()
     commit = dirty = changes = None
-    if (root / ".git").exists():
-        commit = _git("rev-parse", "HEAD") or None
+    if (root / ".git").exists() and (commit := _git("rev-parse", "HEAD") or None):
         status = _git("status", "--porcelain", "--untracked-files=all", "--", *RUNS)
         dirty = bool(status)
         if dirty:

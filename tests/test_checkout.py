@@ -89,6 +89,15 @@ def test_code_outside_a_checkout_has_no_commit(tmp_path: Path, monkeypatch: pyte
     assert (found["commit"], found["dirty"], found["diff_sha256"]) == (None, None, None)
 
 
+def test_a_checkout_that_git_refuses_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: null means unknown, for a git that fails, as it does on the folder of another user."""
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(checkout, "HERE", tmp_path / "benchmark")
+    monkeypatch.setattr(checkout, "_parts", lambda: ("0" * 64, "0" * 64))
+    found = code()
+    assert (found["commit"], found["dirty"], found["diff_sha256"]) == (None, None, None)
+
+
 def test_only_changed_code_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: a checkout of two files; records and pages that a board writes into it leave the code as committed."""
     (tmp_path / "benchmark").mkdir()
