@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.error(f"--rounds {given.rounds}: measure at least 1 round")
     if given.race and given.part not in ("inputs", "training"):
         command.error(f"--race: {given.part} has no races; give it with inputs or training")
+    if given.check and given.part != "costs":
+        command.error(f"--check: {given.part} writes no table into a page; give it with costs")
     if given.out and given.part in ("evaluation", "costs"):
         command.error(f"--out: {given.part} writes no page of its own; give it with inputs, training or masking")
     from benchmark.environment import use_device

@@ -103,6 +103,8 @@ def test_a_stale_page_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     page.write_text("nothing")
     with pytest.raises(ConfigError, match="no place for the costs"):
         costs.update(page, check=True)
+    with pytest.raises(ConfigError, match=r"There is no page .*elsewhere\.md"):
+        costs.update(tmp_path / "elsewhere.md", check=True)
 
 
 def test_candidates_may_time_themselves() -> None:
@@ -216,8 +218,8 @@ def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.Captur
 
 
 def test_options_belong_to_their_parts(capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: a race of evaluations and a folder for costs would be ignored, so they are refused."""
-    for arguments in (["evaluation", "--race", "x.gin"], ["costs", "--out", "x"]):
+    """Oracle: what would be ignored is refused: a race of evaluations, a folder for costs, a check of seconds."""
+    for arguments in (["evaluation", "--race", "x.gin"], ["costs", "--out", "x"], ["training", "--check"]):
         with pytest.raises(SystemExit, match="2"):
             main(arguments)
         assert f"{arguments[1]}: " in capsys.readouterr().err
