@@ -223,6 +223,16 @@ def test_summary_is_the_comparison_of_most_flops() -> None:
     assert summary([]) == "There are no records yet."
 
 
+def test_summary_is_tuned_on_each_hardware() -> None:
+    """Oracle: the division by hand, where a budget in seconds has tables of two devices and fixed rates cost more."""
+    tuning = {"recipe": "ab" * 32, "factor": 2.0, "trials": ["0" * 16], "flops": 1.0, "seconds": 1.0}
+    records = []
+    for gpu in ("H100", "H200"):
+        timed = {"budget__kind": "device_seconds", "budget__amount": 60.0, "environment__gpu": gpu}
+        records += [*compared(2e12, **timed), *compared(1e12, division="tuned", tuning=tuning, **timed)]
+    assert summary(records).startswith("digits, vit\\_micro, 60 device seconds, tuned division:")
+
+
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_what_compares_nothing_does_not_take_the_front_page(seeds: int) -> None:
     """Oracle: one method of more FLOPs, and two of one seed each, beside a comparison; alone they lead all the same."""

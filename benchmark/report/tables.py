@@ -90,10 +90,11 @@ def summary(records: Sequence[Record], changed: Changed = unchanged) -> str:
     if not found:
         return "There are no records yet."
     comparing = [section for section in found if _compares(section)]
-    alike = groupby(comparing, key=lambda section: section.setting._replace(division=""))
-    boards = groupby(found, key=lambda section: section.setting.board)
-    leading = [next(tables) for _, tables in (alike if comparing else boards)]
-    section = max(leading, key=lambda table: max(line.cost.flops for line in table.lines))
+    leading: dict[object, Section] = {}
+    for table in comparing or found:
+        setting = table.setting
+        leading.setdefault(setting._replace(division="") if comparing else setting.board, table)
+    section = max(leading.values(), key=lambda table: max(line.cost.flops for line in table.lines))
     headings = ["rank", "method", *(_escape(column.heading) for column in section.columns), "seeds"]
     lines = [
         [
