@@ -17,8 +17,7 @@ from benchmark.evals import harness
 from benchmark.examination import make_folder
 from benchmark.report import record as records
 from benchmark.report.record import Record, Tuning
-from benchmark.report.sections import UNRANKED
-from benchmark.report.store import load
+from benchmark.report.store import UNDONE, load
 from benchmark.report.tuning import Contest, contests, fingerprint_without_test
 from benchmark.session import Session
 from benchmark.teacher import teach
@@ -68,7 +67,7 @@ def _teacher_stage(session: Session) -> str:
 
 def stands(record: Record) -> bool:
     """Return whether a run need not be made again: it came to its end, on its own budget, and by the code of now."""
-    return record["status"] not in (*UNRANKED, "failed") and not changed(record)
+    return record["status"] not in UNDONE and not changed(record)
 
 
 def run(

@@ -51,6 +51,18 @@ def test_newest_run_of_a_seed_counts() -> None:
         assert cell.superseded == (days[0], days[2])
 
 
+@pytest.mark.parametrize("status", ["failed", "budget_miss", "overtime"])
+def test_a_run_that_is_done_counts_before_a_newer_one_that_is_not(status: str) -> None:
+    """Oracle: by hand, as a board takes the seed for done; of runs that all broke down the newest counts."""
+    days = [run("alpha", 0, 0.5, created_utc=f"2026-01-0{day}T00:00:00Z", status=status) for day in (1, 3, 4)]
+    (cell,) = group(days)
+    assert (cell.runs, cell.superseded) == ((days[2],), (days[0], days[1]))
+    done = run("alpha", 0, 0.5, created_utc="2026-01-02T00:00:00Z", status="diverged")
+    for records in ([*days, done], [done, *days]):
+        (cell,) = group(records)
+        assert (cell.runs, cell.superseded) == ((done,), tuple(days))
+
+
 def test_newest_trials_of_a_method_count() -> None:
     """Oracle: the dates; a method that was tuned twice has one cell, also while seeds are missing."""
 

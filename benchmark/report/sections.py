@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from benchmark.report.record import Metrics, Record
 from benchmark.report.statistics import Comparison, Summary, compare, summarise
-from benchmark.report.store import Cell, Setting, group
+from benchmark.report.store import UNRANKED, Cell, Setting, group
 
 LEADING = {  # the evaluations that come first, and rank, and their headings
     "linear": "linear",
@@ -25,7 +25,6 @@ LEADING = {  # the evaluations that come first, and rank, and their headings
     "semi_finetune_10": "fine-tuned on 10 %",
 }
 DIVISIONS = ("tuned", "closed", "open")  # boards lead with rates that were chosen alike
-UNRANKED = ("overtime", "budget_miss")  # runs that spent another budget than the rest of their table
 ABBREVIATIONS = (" Eq.", " et al.")  # which end no sentence
 Changed = Callable[[Record], Sequence[str]]  # to the parts of the code that made a record and are not the same now
 Ranking = Comparison[tuple[str, str]]  # of cells by their entry

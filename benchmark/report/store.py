@@ -9,6 +9,8 @@ from typing import NamedTuple
 from benchmark.errors import BenchmarkError, MissingError
 from benchmark.report.record import Record, file_name, read
 
+UNRANKED = ("overtime", "budget_miss")  # runs that spent another budget than the rest of their table
+UNDONE = (*UNRANKED, "failed")  # runs that are to be made again
 MACHINE = ("processor", "processor_flags", "gpu", "driver", "threads")
 VERSIONS = ("python", "torch", "torchvision", "timm", "cuda", "cudnn")
 
@@ -36,8 +38,8 @@ class Setting(NamedTuple):
 class Cell:
     """The runs of one method with one configuration in one setting, by the code and the trials of the newest.
 
-    `runs` are in the order of their seeds, one for each; `superseded` are older runs of the same seeds, and those of
-    other code or other trials.
+    `runs` are in the order of their seeds, one for each; `superseded` are other runs of the same seeds, and those
+    of other code or other trials.
     """
 
     setting: Setting
@@ -78,8 +80,8 @@ def load(folder: Path) -> list[Record]:
 def group(records: Iterable[Record]) -> list[Cell]:
     """Group records into cells, sorted by setting, method and configuration.
 
-    Of several runs with the same configuration and seed the newest counts, and none of other code than the newest of
-    all. A method whose rate was chosen again, even another rate, has a single cell.
+    Of several runs with the same configuration and seed the newest counts, one that is `UNDONE` only where all are, and
+    none of other code than the newest of all. A method whose rate was chosen again, even another rate, has one cell.
     """
     cells: dict[tuple[Setting, str, str], list[Record]] = defaultdict(list)
     for record in records:
@@ -129,16 +131,12 @@ def _setting(record: Record) -> Setting:
 
 
 def _cell(setting: Setting, method: str, records: Iterable[Record]) -> Cell:
-    """Return the cell of the newest of each seed, which share code and trials of the newest of all, and the rest."""
-    newest: dict[int, Record] = {}
-    superseded = []
+    """Return the cell of what counts of each seed, by code and trials of the newest of all, and of the rest."""
     ordered = sorted(records, key=lambda record: (record["created_utc"], record["id"]))
-    for record in ordered:
-        if (record["tuning"], made_by(record)) != (ordered[-1]["tuning"], made_by(ordered[-1])):
-            superseded.append(record)
-            continue
-        if record["seed"] in newest:
-            superseded.append(newest[record["seed"]])
-        newest[record["seed"]] = record
-    runs = tuple(newest[seed] for seed in sorted(newest))
-    return Cell(setting, method, ordered[-1]["config"]["key"], runs, tuple(superseded))
+    terms = ordered[-1]["tuning"], made_by(ordered[-1])
+    alike = [record for record in ordered if (record["tuning"], made_by(record)) == terms]
+    counting = {record["seed"]: record for record in sorted(alike, key=lambda record: record["status"] not in UNDONE)}
+    runs = tuple(counting[seed] for seed in sorted(counting))
+    known = {run["id"] for run in runs}
+    superseded = tuple(record for record in ordered if record["id"] not in known)
+    return Cell(setting, method, ordered[-1]["config"]["key"], runs, superseded)

@@ -273,7 +273,7 @@ def _remarks(section: Section) -> str:
     superseded = sorted(run["id"] for line in section.lines for run in line.cell.superseded)
     if superseded:
         names = ", ".join(superseded)
-        sentences.append(f"Replaced by newer runs of the same seed, newer trials or newer code: {names}.")
+        sentences.append(f"Replaced by other runs of the same seed, newer trials or newer code: {names}.")
     if section.missing_floors:
         names = ", ".join(_escape(identity) for identity in section.missing_floors)
         sentences.append(f"Floors named but not found: {names}.")
