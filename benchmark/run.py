@@ -66,6 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = command.parse_args(arguments)
     if not given.gin and not given.reproduce:
         command.error("the following arguments are required: --gin (or --reproduce)")
+    if given.reproduce:
+        kept = ("reproduce", "set", "out", "allow_imports")
+        others = [
+            name for name, value in vars(given).items() if name not in kept and value != command.get_default(name)
+        ]
+        if others:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+            command.error(f"--reproduce makes the run that its record describes; leave out {names}")
     from benchmark import config, experiment
 
     if given.reproduce:

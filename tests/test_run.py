@@ -152,6 +152,14 @@ def test_a_command_without_a_file_is_refused(capsys: pytest.CaptureFixture[str])
     assert "--gin" in capsys.readouterr().err
 
 
+def test_a_record_says_itself_what_is_reproduced(capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: argparse's code, and what would have been ignored: a dry run would have trained."""
+    with pytest.raises(SystemExit) as stop:
+        main(["--reproduce", "record.json", "--dry-run", "--seed", "3", "--set", "Images.source=folder:/data"])
+    assert stop.value.code == 2
+    assert "leave out --seed, --dry-run" in capsys.readouterr().err
+
+
 def test_dry_run_shows_what_would_happen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Oracle: numbers by hand: 10 steps of 32 of 1442 images, the weights of one block; nothing is written.
 
