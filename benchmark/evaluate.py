@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     subject = made.add_mutually_exclusive_group()
     subject.add_argument("--run", type=Path, metavar="DIR", help="the folder of a finished run: its data and encoder")
     subject.add_argument("--weights", type=Path, metavar="FILE", help="weights for the encoder that gin files build")
-    made.add_argument("--layout", default="timm", help="how the weights are laid out; a wrong name lists all (timm)")
+    made.add_argument("--layout", help="how the weights are laid out; a wrong name lists all (timm)")
     made.add_argument("--name", help="what tables call it (the run's method, the file, or the encoder)")
     made.add_argument(
         "--gin", action="append", default=[], metavar="FILE", help="data, encoder and evaluations; the last wins"
@@ -41,12 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = command.parse_args(arguments)
     if not given.run and not given.gin:
         command.error("say what to evaluate: --run DIR, or --gin FILE with data and encoder")
+    if given.layout and not given.weights:
+        command.error(f"--layout {given.layout}: say which weights are laid out so, by --weights FILE")
     from benchmark import examine
 
     if given.run:
         subject = examine.Subject.of_run(given.run, given.name)
     else:
-        subject = examine.Subject(given.name, given.weights, given.layout)
+        subject = examine.Subject(given.name, given.weights, given.layout or "timm")
     config = examine.configure(subject, given.gin, given.set, allow_imports=given.allow_imports)
     for note in config.notes:
         print(f"note: {note}")

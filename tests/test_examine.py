@@ -209,9 +209,13 @@ def test_a_trial_is_not_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert "has a trial, which is scored on a hold-out" in capsys.readouterr().err
 
 
-def test_nothing_to_evaluate_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: argparse's code and a sentence."""
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [([], "say what to evaluate"), (["--gin", "a.gin", "--layout", "mae"], "by --weights FILE")],
+)
+def test_nothing_to_evaluate_is_refused(arguments: list[str], answer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: argparse's code and a sentence; without weights a layout would score a random encoder."""
     with pytest.raises(SystemExit) as stop:
-        main([])
+        main(arguments)
     assert stop.value.code == 2
-    assert "say what to evaluate" in capsys.readouterr().err
+    assert answer in capsys.readouterr().err
