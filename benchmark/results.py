@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="exit codes: 0 sound, 2 wrong arguments, 4 problems found.",
     )
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="boards (results)")
-    parser.add_argument("--base", metavar="REF", help="a commit whose records must all be there, unchanged")
+    parser.add_argument("--base", metavar="REF", help="a commit since which no record may have changed")
     given = parser.parse_args(arguments)
     if not given.results.is_dir():
         raise ConfigError(f"There is no folder {given.results}. Give the folder of boards by --results.")
@@ -37,8 +37,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _rewritten(folder: Path, base: str) -> list[str]:
-    """Return the records that the commit `base` has and that are changed or gone."""
-    command = ["git", "-C", str(folder), "diff", "--no-renames", "--name-status", "--relative", base, "--", "*.json"]
+    """Return the records changed or gone since the history parted from that of the commit `base`."""
+    command = [
+        "git",
+        "-C",
+        str(folder),
+        "diff",
+        "--merge-base",
+        "--no-renames",
+        "--name-status",
+        "--relative",
+        base,
+        "--",
+        "*.json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ConfigError(f"--base {base}: git says: {done.stderr.strip()}")

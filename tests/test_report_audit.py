@@ -294,19 +294,24 @@ def git(folder: Path, *arguments: str) -> None:
 
 @pytest.mark.parametrize("change", ["changed", "removed"])
 def test_records_are_never_rewritten(change: str, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: a repository whose last commit has the records; a new record is no problem."""
+    """Oracle: a repository whose first commit has the records; new ones, here or on another branch, are no problem."""
     git(results.parent, "init", "-q")
     git(results.parent, "add", ".")
     git(results.parent, "commit", "-qm", "Publish")
+    git(results.parent, "switch", "-qc", "ahead")
+    write(altered(SOUND, "seed", 3), results / "small")
+    git(results.parent, "add", ".")
+    git(results.parent, "commit", "-qm", "Publish more")
+    git(results.parent, "switch", "-q", "-")
     write(altered(SOUND, "seed", 2), results / "small")
     git(results.parent, "add", ".")
-    assert main(["--results", str(results), "--base", "HEAD"]) == 0
+    assert main(["--results", str(results), "--base", "ahead"]) == 0
     path = results / "small" / file_name(SOUND)
     path.unlink()
     if change == "changed":
         touched(write(SOUND, results / "small"))
-    assert main(["--results", str(results), "--base", "HEAD"]) == 4
-    assert f"{path}: was {change} since HEAD" in capsys.readouterr().err
+    assert main(["--results", str(results), "--base", "ahead"]) == 4
+    assert f"{path}: was {change} since ahead" in capsys.readouterr().err
 
 
 def test_wrong_arguments_are_answered(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
