@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from benchmark.report.record import Record
+from benchmark.report.record import pretrained
 from benchmark.report.record import read as read_record
 from benchmark.report.sections import columns_of, result
 from benchmark.report.store import load
@@ -147,18 +147,18 @@ def _boards(results: Path) -> Iterator[Board]:
     for name in sorted(suites.keys() | published):
         records = load(results / name) if name in published else []
         tuned = len({record["config"]["text"] for record in records if record["division"] == "tuned"})
-        closed = len({record["config"]["text"] for record in records if _is_closed(record)})
+        closed = len(
+            {
+                record["config"]["text"]
+                for record in records
+                if record["division"] in ("closed", "open") and pretrained(record)
+            }
+        )
         if name in suites:
             path, statements = suites[name]
             yield Board(name, _label(path), _planned(statements), closed, tuned)
         else:
             yield Board(name, None, None, closed, tuned)
-
-
-def _is_closed(record: Record) -> bool:
-    """Return whether a record is of a run at its recipe's rate; an encoder that was evaluated alone has no run."""
-    trained = "\nexperiment.pretraining = None\n" not in record["config"]["text"]
-    return record["division"] in ("closed", "open") and trained
 
 
 def _planned(statements: Sequence[Statement]) -> int:

@@ -24,9 +24,13 @@ def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_impo
     Raises ConfigError where the code has changed since, CheckError where the run does not agree.
     """
     old = records.read(path)
-    if old["division"] in ("floor", "open"):
+    if not records.pretrained(old):
         raise ConfigError(
-            f"{path} is of the division {old['division']!r}: nothing was pretrained that could be repeated."
+            f"{path} is of an encoder that was evaluated alone: nothing was pretrained that could be repeated."
+        )
+    if old["training"]["digest"] is None:
+        raise ConfigError(
+            f"{path} is of a run that ended as {old['status']!r}: it left no weights to hold others against."
         )
     _require_same_code(old)
     config = configuration.load(
@@ -79,9 +83,7 @@ def _same_bits(old: Record, new: Record) -> str:
 def _timeless(record: Record, evaluation: str) -> object:
     """Return the metrics of an evaluation without the figures that a clock gives; None where there are none."""
     found = record["metrics"].get(evaluation)
-    if found is None:
-        return None
-    return found | {"details": {name: value for name, value in found["details"].items() if "seconds" not in name}}
+    return None if found is None else records.timeless(found)
 
 
 def _cell(record: Record) -> tuple[object, ...]:

@@ -71,6 +71,8 @@ def test_a_clock_may_differ(made: Path, tmp_path: Path, capsys: pytest.CaptureFi
         ({"code__evaluation_sha256": "0" * 64}, "the code of the evaluation is not that of the record"),
         ({"method__module_sha256": "0" * 64}, "the code of the method is not that of the record"),
         ({"division": "floor", "budget": None}, "nothing was pretrained"),
+        ({"config__text": "\nexperiment.pretraining = None\n", "division": "open"}, "nothing was pretrained"),
+        ({"status": "failed", "training__digest": None}, "ended as 'failed'"),
         ({"environment__torch": "1.0.0"}, "One seed gives no interval"),
     ],
 )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError
-from benchmark.report.record import Metrics, Record, file_name, read
+from benchmark.report.record import Metrics, Record, file_name, read, timeless
 from benchmark.report.store import Setting, group, made_by, platform
 from benchmark.report.tuning import SHARE, Contest, contests, fingerprint_without_test
 
@@ -283,9 +283,8 @@ def _other_scores(runs: Sequence[Record]) -> Iterator[str]:
         if digest is None:
             continue
         for name, metrics in run["metrics"].items():
-            details = {key: value for key, value in metrics["details"].items() if not key.startswith("seconds_")}
             same = (digest, run["code"]["evaluation_sha256"], name)
-            scores[same][json.dumps(metrics | {"details": details}, sort_keys=True)].add(run["id"])
+            scores[same][json.dumps(timeless(metrics), sort_keys=True)].add(run["id"])
     for (_, _, name), found in scores.items():
         if len(found) > 1:
             ids = ", ".join(sorted(set().union(*found.values())))

@@ -305,6 +305,17 @@ def read(path: Path) -> Record:
     return cast(Record, record)
 
 
+def pretrained(record: Record) -> bool:
+    """Return whether a record is of pretraining, and not of an encoder that was evaluated alone."""
+    return record["division"] != "floor" and "\nexperiment.pretraining = None\n" not in record["config"]["text"]
+
+
+def timeless(metrics: Metrics) -> dict[str, object]:
+    """Return an evaluation without the figures beside it that a clock gave."""
+    details = {name: value for name, value in metrics["details"].items() if not name.startswith("seconds_")}
+    return {**metrics, "details": details}
+
+
 def file_name(record: Record) -> str:
     """Return `<dataset>-<encoder>-<method>-s<seed>-<key>-<id>.json`: at most 120 characters of [a-z0-9._-]."""
     names = (record["dataset"]["name"], record["encoder"]["name"], record["method"]["name"])
