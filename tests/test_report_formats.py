@@ -59,6 +59,17 @@ def test_latex_says_what_became_of_runs() -> None:
     ]
 
 
+def test_what_broke_down_is_listed_everywhere() -> None:
+    """Oracle: a method whose runs both failed: one line without evaluation and mean, and what became of them."""
+    failed = [run("gamma", seed, 0.0, status="failed", metrics={}) for seed in range(2)]
+    entries = [entry for entry in json.loads(as_json([*board(), *failed])) if entry["method"] == "gamma"]
+    assert [(entry["evaluation"], entry["mean"], entry["seeds"], entry["endings"]) for entry in entries] == [
+        (None, None, 0, "2 failed")
+    ]
+    rows = list(csv.DictReader(io.StringIO(comma_separated([*board(), *failed]))))
+    assert [row["endings"] for row in rows if row["method"] == "gamma"] == ["2 failed"]
+
+
 def test_csv_and_json_say_the_same() -> None:
     """Oracle: an entry for each of three lines and two evaluations; numbers by hand."""
     entries = json.loads(as_json(board()))

@@ -11,7 +11,7 @@ from benchmark.report.block import Block
 from benchmark.report.contents import contents
 from benchmark.report.published import Result, select
 from benchmark.report.record import Record
-from benchmark.report.sections import Changed, Section, Value, sections, unchanged
+from benchmark.report.sections import Changed, Column, Section, Value, sections, unchanged
 from benchmark.report.tables import costs, notes, printable, rank, rate, title
 from benchmark.report.units import flops_unit, spread
 
@@ -32,6 +32,19 @@ LATEX = {  # what LaTeX would read as a command
     "\u00b1": r"$\pm$",
 }
 
+NO_SCORE = {  # of a method all of whose runs broke down
+    "evaluation": None,
+    "version": None,
+    "mean": None,
+    "std": None,
+    "half_width": None,
+    "macro_f1": None,
+    "seeds": 0,
+    "standing": None,
+    "is_uneven": False,
+    "flags": "",
+}
+
 
 def latex(records: Sequence[Record], published: Sequence[Result] = (), changed: Changed = unchanged) -> str:
     """Return a table for each setting, for the package booktabs: bold is the best, underlined what is tied with it."""
@@ -45,6 +58,7 @@ def latex(records: Sequence[Record], published: Sequence[Result] = (), changed: 
 def comma_separated(records: Sequence[Record], published: Sequence[Result] = (), changed: Changed = unchanged) -> str:
     """Return a line for each method, or floor, and evaluation; numbers are fractions, FLOPs, seconds and bytes.
 
+    A method without any score has a line too, whose `endings` say what became of its runs.
     `mean`, `std` and `half_width` are those of top-1 over seeds, `macro_f1` is a mean over seeds, and `flags` are the
     warnings of the evaluation.
 
@@ -100,45 +114,54 @@ def _all_entries(records: Sequence[Record], published: Sequence[Result], changed
 
 
 def _entries(section: Section) -> list[dict[str, Any]]:
-    setting = section.setting
-    shared = {name: value or None for name, value in setting._asdict().items()}
+    """Return an entry for each score of a section, and one without a score for a line that has none."""
+    shared = {name: value or None for name, value in section.setting._asdict().items()}
     entries = []
     for line in section.lines:
         first, last = line.rank or (None, None)
-        for column, value in zip(section.columns, line.values, strict=True):
-            if value is None:
-                continue
-            summary = value.summary
-            entries.append(
-                {
-                    **shared,
-                    "method": line.cell.method,
-                    "varied": line.cell.varied,
-                    "key": line.cell.key,
-                    "rate_factor": line.rate_factor,
-                    "is_floor": line.is_floor,
-                    "rank_first": first,
-                    "rank_last": last,
-                    "evaluation": column.evaluation,
-                    "version": column.version,
-                    "mean": summary.mean,
-                    "std": summary.std,
-                    "half_width": summary.half_width,
-                    "macro_f1": value.macro_f1,
-                    "seeds": summary.n,
-                    "standing": value.standing or None,
-                    "is_uneven": value.is_uneven,
-                    "flags": "; ".join(value.flags),
-                    "images": line.cost.images,
-                    "flops": line.cost.flops,
-                    "device_seconds": line.cost.device_seconds,
-                    "peak_bytes": line.cost.peak_bytes,
-                    "endings": ", ".join(f"{count} {status}" for status, count in line.endings.items()),
-                    "stale": ", ".join(line.stale),
-                    "deviations": line.deviations,
-                }
-            )
+        scores = [
+            _score(column, value)
+            for column, value in zip(section.columns, line.values, strict=True)
+            if value is not None
+        ]
+        entries += [
+            {
+                **shared,
+                "method": line.cell.method,
+                "varied": line.cell.varied,
+                "key": line.cell.key,
+                "rate_factor": line.rate_factor,
+                "is_floor": line.is_floor,
+                "rank_first": first,
+                "rank_last": last,
+                **score,
+                "images": line.cost.images,
+                "flops": line.cost.flops,
+                "device_seconds": line.cost.device_seconds,
+                "peak_bytes": line.cost.peak_bytes,
+                "endings": ", ".join(f"{count} {status}" for status, count in line.endings.items()),
+                "stale": ", ".join(line.stale),
+                "deviations": line.deviations,
+            }
+            for score in scores or [NO_SCORE]
+        ]
     return entries
+
+
+def _score(column: Column, value: Value) -> dict[str, Any]:
+    summary = value.summary
+    return {
+        "evaluation": column.evaluation,
+        "version": column.version,
+        "mean": summary.mean,
+        "std": summary.std,
+        "half_width": summary.half_width,
+        "macro_f1": value.macro_f1,
+        "seeds": summary.n,
+        "standing": value.standing or None,
+        "is_uneven": value.is_uneven,
+        "flags": "; ".join(value.flags),
+    }
 
 
 def _harmless(value: Any) -> Any:
