@@ -157,6 +157,7 @@ def test_table_without_any_evaluation() -> None:
     [
         ("samples", 5_000_000, "5,000,000 images"),
         ("device_seconds", 3600.0, "3,600 device seconds"),
+        ("device_seconds", 3.75, "3.75 device seconds"),
         ("flops", 2.5e15, "2.50 PFLOPs"),
         ("flops", 5e8, "0.50 GFLOPs"),
     ],

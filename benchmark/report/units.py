@@ -14,7 +14,8 @@ def amount(setting: Setting) -> str:
         unit, divisor = flops_unit([setting.amount])
         return f"{setting.amount / divisor:.2f} {unit}"
     if setting.budget:
-        return f"{setting.amount:,.0f} {'images' if setting.budget == 'samples' else 'device seconds'}"
+        number = f"{setting.amount:,.2f}".removesuffix("0").removesuffix(".0")
+        return f"{number} {'images' if setting.budget == 'samples' else 'device seconds'}"
     return "unknown budgets"
 
 
