@@ -172,9 +172,11 @@ def _locate(name: str, beside: Path) -> Path:
             return candidate.resolve()
     if any(candidate.is_dir() for candidate in candidates):
         raise ConfigError(f"{name!r} is a folder; expected a gin file.")
-    files = {path.name: f"gin/{path.relative_to(shipped).as_posix()}" for path in sorted(shipped.rglob("*.gin"))}
-    close = difflib.get_close_matches(Path(name).name, files, n=1)
-    raise ConfigError(f"there is no file {name!r}." + (f" Did you mean {files[close[0]]}?" if close else ""))
+    files = [Path("gin", path.relative_to(shipped)) for path in sorted(shipped.rglob("*.gin"))]
+    close = difflib.get_close_matches(Path(name).stem, {file.stem for file in files}, n=1)
+    alike = [file for file in files if [file.stem] == close]  # a method, its paper and its probe share a name
+    nearest = min(alike, key=lambda file: (file.parent.name != Path(name).parent.name, len(file.parts)), default=None)
+    raise ConfigError(f"there is no file {name!r}." + (f" Did you mean {nearest.as_posix()}?" if nearest else ""))
 
 
 def read_given(files: Sequence[str]) -> list[list[Statement]]:

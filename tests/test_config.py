@@ -379,18 +379,28 @@ def test_includes(shipped: Path) -> None:
 
 
 def test_missing_files(shipped: Path) -> None:
-    """Oracle: the message, with the nearest shipped file; `gin/x.gin` is found from any working directory."""
+    """Oracle: the message, with the nearest shipped file, of those of one name the one in the nearest folder, and none
+    for a name that has the suffix alone in common; `gin/x.gin` is found from any working directory.
+    """
+    for folder in ("paper", "presets"):
+        (shipped / folder).mkdir()
+        (shipped / folder / "method.gin").write_text("ToyStage.steps = 1\n")
     assert load(["gin/protocol/data.gin"], root="toy_root", defaults={}).tree["params"]["data"]["@"] == "ToyData"
     for name, match in (
         (
             "gin/protocol/dota.gin",
             "--gin: there is no file 'gin/protocol/dota.gin'. Did you mean gin/protocol/data.gin?",
         ),
+        ("gin/methd.gin", "Did you mean gin/method.gin?"),
+        ("gin/presets/methd.gin", "Did you mean gin/presets/method.gin?"),
         ("/nowhere/methd.gin", "Did you mean gin/method.gin?"),
+        ("method", "Did you mean gin/method.gin?"),
         ("protocol", "--gin: 'protocol' is a folder"),
     ):
         with pytest.raises(ConfigError, match=re.escape(match)):
             load([name], root="toy_root", defaults={})
+    with pytest.raises(ConfigError, match=r"there is no file 'gin/xyz.gin'\.$"):
+        load(["gin/xyz.gin"], root="toy_root", defaults={})
     Path("bad.gin").write_bytes(b"ToyData.name = '\xff'\n")
     with pytest.raises(ConfigError, match=r"bad.gin cannot be read"):
         load(["bad.gin"], root="toy_root", defaults={})
