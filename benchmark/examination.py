@@ -175,5 +175,5 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise ConfigError(
-            f"{folder} cannot be made a folder: {problem}. Give another place by --out or --publish."
+            f"{folder} cannot be made a folder: {problem}. Give another place by --out, --publish or --to."
         ) from problem

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from benchmark.conclude import SMOKE
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import layouts
-from benchmark.examination import Examination
+from benchmark.examination import Examination, make_folder
 from benchmark.examine import Subject, configure
 from benchmark.nets.encoders import Encoder, Recipe
 from benchmark.report.record import Record
@@ -67,13 +67,13 @@ def export(run: Path, folder: Path, license: str) -> Path:  # noqa: A002  the fi
     record = subject.run
     assert record is not None
     assert subject.weights is not None
-    if folder.exists() and any(folder.iterdir()):
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty. Give --to a folder that does not exist yet.")
     examination = Examination.open(configure(subject, (), (), allow_imports=False), run.parent)
     encoder = examination.encoder()
     layouts.load(encoder, str(subject.weights), subject.layout)
     recipe = encoder.recipe
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     save_file(
         {name: value.contiguous() for name, value in encoder.net.state_dict().items()}, folder / "model.safetensors"
     )

@@ -24,6 +24,7 @@ from benchmark.evals.features import Bank
 from benchmark.evals.knn import KNN
 from benchmark.evals.linear import fit
 from benchmark.evals.neighbours import nearest
+from benchmark.examination import make_folder
 from benchmark.examine import Subject
 from benchmark.method import Draws, Method
 from benchmark.nets.attention import set_fused
@@ -63,7 +64,7 @@ def draw(run: Path, folder: Path, *, allow_imports: bool = False) -> Iterator[st
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty. Give --to a folder that does not exist yet.")
     scene = Scene.of(run, allow_imports)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, makes in FIGURES.items():
         try:
             for figure, made in makes(scene).items():

@@ -216,11 +216,11 @@ class Session(Examination):
                 f"{self.folder} holds an unfinished run of this configuration and seed. Continue it with --resume, or "
                 f"start over with --fresh."
             )
+        make_folder(self.folder)
         if not resume:
             for old in [*self.folder.glob("checkpoints/*.pt"), self.folder / "metrics.jsonl"]:
                 old.unlink(missing_ok=True)
             shutil.rmtree(self.folder / "evaluations", ignore_errors=True)
-        make_folder(self.folder)
 
     def export(self, encoder: Encoder) -> Path:
         """Write the weights of the encoder, under timm's names, and return their path."""

@@ -105,3 +105,6 @@ def test_a_folder_in_use_is_refused(run: Path, tmp_path: Path, capsys: pytest.Ca
     assert main([str(run), "--to", str(tmp_path)]) == 2
     assert "is not empty. Give --to a folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    for place, answer in (("mine.txt", "is not empty. Give --to a folder"), ("mine.txt/x", "cannot be made a folder")):
+        assert main([str(run), "--to", str(tmp_path / place)]) == 2
+        assert answer in capsys.readouterr().err

@@ -174,7 +174,7 @@ def test_images_without_labels_are_drawn_as_far_as_they_go(tmp_path: Path, capsy
     assert "tsne.png left out: it needs train and test images of several classes" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("misuse", ["no run", "diverged", "full folder", "a file", "no matplotlib"])
+@pytest.mark.parametrize("misuse", ["no run", "diverged", "full folder", "a file", "below a file", "no matplotlib"])
 def test_misuse_is_answered_and_nothing_is_written(
     misuse: str, vit_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +192,9 @@ def test_misuse_is_answered_and_nothing_is_written(
         (target / "mine.txt").write_text("mine")
     if misuse == "a file":
         target.write_text("mine")
+    if misuse == "below a file":
+        (tmp_path / "mine.txt").write_text("mine")
+        target = tmp_path / "mine.txt" / "figures"
     if misuse == "no matplotlib":
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         for name in ("sheet", "pictures"):
@@ -202,6 +205,7 @@ def test_misuse_is_answered_and_nothing_is_written(
         "diverged": (2, "diverged: its weights show nothing. Draw another run."),
         "full folder": (2, "is not empty. Give --to a folder"),
         "a file": (2, "is not empty. Give --to a folder"),
+        "below a file": (2, "cannot be made a folder"),
         "no matplotlib": (3, "pip install 'ssl-benchmark[plots]'"),
     }[misuse]
     before = sorted(tmp_path.rglob("*"))

@@ -108,6 +108,7 @@ MISUSES = {
         2,
         "each evaluation may stand there once",
     ),
+    "kept in a file": (["--out", "README.md"], 2, "cannot be made a folder"),
     "published into a file": (["--publish", "README.md"], 2, "cannot be made a folder"),
     "both ways": (["--resume", "--fresh"], 2, "give one of them"),
 }
