@@ -163,9 +163,12 @@ class Suite:
     def _planned(self, division: Division, entry: Entry, seed: int, *settings: str) -> "Planned":
         files = (f"gin/{entry.method}.gin", f"gin/protocol/{entry.protocol}.gin")
         settings = (*self.settings, *settings)
-        config = configuration.load(files, (*settings, *entry.point, f"experiment.seed = {seed}"))
         last = settings[-1].partition(".")[2] if division == "trial" else f"seed {seed}"
         label = "/".join([entry.protocol, entry.method, *entry.point, *([division] * (division != "closed")), last])
+        try:
+            config = configuration.load(files, (*settings, *entry.point, f"experiment.seed = {seed}"))
+        except ConfigError as error:
+            raise ConfigError(f"The suite plans {label}, which is refused:\n{error}") from None
         return Planned(label, division, entry, files, settings, seed, config)
 
 

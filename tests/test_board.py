@@ -107,6 +107,7 @@ def test_plan_is_a_product_with_seeds_outermost() -> None:
         ({"examined_by": "trained"}, "suite.examined_by and suite.examined_seeds go together"),
         ({"protocols": ("digits_vit_mirco",)}, "Did you mean"),
         ({"sweep": {"ViT.dpeth": (1,)}}, "Did you mean depth"),
+        ({"methods": ("byol", "simclr"), "sweep": {"SimCLR.temperature": (1.0,)}}, "digits_vit_micro/byol/SimCLR.temp"),
     ],
 )
 def test_a_plan_that_cannot_run_is_refused(
