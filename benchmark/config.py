@@ -47,6 +47,11 @@ DEFAULTS: Mapping[str, str] = types.MappingProxyType(
 )
 """The shipped file that is read first when nothing binds a name."""
 
+COMMANDS: Mapping[str, str] = types.MappingProxyType(
+    {"suite": "python -m benchmark.suite --gin", "race": "python -m benchmark.speed {inputs,training} --race"}
+)
+"""What takes the files of another root than `experiment`."""
+
 _OUR_PACKAGES = ("benchmark", "baselines")
 _LITERALS = (bool, int, float, str, type(None))
 _Key = tuple[str, str, str]  # scope, complete selector, parameter; of a macro: "", "", name
@@ -91,6 +96,8 @@ def load(
     Raises ConfigError, with file and line, for whatever would not take effect as written.
     """
     trees = read_given(files)
+    for file, tree in zip(files, trees, strict=True):
+        _require_root(root, file, tree)
     changes = [parse_setting(setting) for setting in settings]
     before = list(parse(stored, Source("stored configuration", lenient=True)))
     given = before + [statement for tree in trees for statement in tree]
@@ -129,6 +136,16 @@ def build(config: Config) -> Any:
         return gin.get_configurable(config.tree["@"])()
     except BenchmarkError as error:
         raise unwrapped(error) from None
+
+
+def _require_root(root: str, file: str, tree: Sequence[Statement]) -> None:
+    """Raise ConfigError for a file of another root, of which the errors that follow would say nothing."""
+    bindings = (statement for statement in tree if isinstance(statement, Binding) and statement.parameter)
+    bound = {binding.name.rpartition(".")[2] for binding in bindings}
+    if foreign := sorted(COMMANDS.keys() & bound - {root}):
+        raise ConfigError(f"{file} is a {foreign[0]}. Give it to another command: {COMMANDS[foreign[0]]} {file}")
+    if root in COMMANDS and root not in bound:
+        raise ConfigError(f"{file} is no {root}: it binds nothing of {root}.")
 
 
 def _import(statements: Iterable[Statement], allow_imports: bool) -> None:

@@ -349,6 +349,15 @@ def test_files_without_effect() -> None:
         load([first, write("# nothing\n", "empty.gin")], root="toy_root", defaults={})
 
 
+def test_files_of_another_root_are_refused() -> None:
+    """Oracle: the message naming the file, and the command that takes it where there is one."""
+    suite, method = write("suite.seeds = (0,)\n", "plan.gin"), write(BASE, "method.gin")
+    with pytest.raises(ConfigError, match=r"plan.gin is a suite. .* python -m benchmark.suite --gin plan.gin$"):
+        load([method, suite], root="toy_root", defaults={})
+    with pytest.raises(ConfigError, match=r"method.gin is no suite: it binds nothing of suite\.$"):
+        load([method], root="suite", defaults={})
+
+
 def test_later_files_win() -> None:
     """Oracle: the last value; a setting comes after all files."""
     files = [write(BASE + "toy_root.seed = 1\n", "first.gin"), write("toy_root.seed = 2\n", "second.gin")]
