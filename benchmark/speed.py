@@ -14,8 +14,9 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmark.speed",
         description=__doc__,
         allow_abbrev=False,
-        epilog="Candidates take turns, and ratios are taken within a turn, so a busy machine widens the range and "
-        "moves the median little.",
+        epilog="exit codes: 0 done, 1 a race is unequal, 2 refused, 3 a library is missing, 4 a page is stale. "
+        "Candidates take turns, and ratios are taken within a turn, so a busy machine widens the range and moves the "
+        "median little.",
     )
     made.add_argument(
         "part",

@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        epilog="exit codes: 0 done, 1 a record is damaged, 2 wrong arguments, 3 no records there, 4 a page or table is "
+        "stale.",
     )
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 4 if a page is stale")

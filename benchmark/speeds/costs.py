@@ -17,7 +17,10 @@ PROTOCOLS = ("gin/protocol/cifar10_vit_tiny.gin", "gin/protocol/cifar10_resnet18
 
 
 def update(page: Path, *, check: bool) -> None:
-    """Write the table of all shipped methods between the marks of a page, or raise CheckError where it is stale."""
+    """Write the table of all shipped methods between the marks of a page, or raise CheckError where it is stale.
+
+    Raises ConfigError for a page that is not there or has no marks.
+    """
     if not page.is_file():
         raise ConfigError(f"There is no page {page}. Give the one with the table of costs by --page.")
     old = page.read_text(encoding="utf-8")
