@@ -203,7 +203,7 @@ def _value(cell: Cell, column: Column, comparison: Ranking | None) -> Value | No
         return None
     results = [found for run in cell.runs if (found := result(run, column))]
     standing: Literal["best", "tied", ""] = ""
-    if comparison and cell.entry in comparison.ranks:
+    if comparison and comparison.seeds and cell.entry in comparison.ranks:
         if comparison.means[cell.entry] == max(comparison.means.values()):
             standing = "best"
         elif comparison.ranks[cell.entry][0] == 1:

@@ -37,8 +37,8 @@ class Summary:
 class Comparison(Generic[K]):
     """Methods compared on the seeds that all of them have.
 
-    `seeds` are those seeds, or empty where fewer than two are shared: then each mean is over the method's own seeds
-    and no ties are claimed. `margin` is the largest difference of two means that still counts as a tie. `ranks` has
+    `seeds` are those seeds, or empty where fewer than two are shared: then each mean is over the method's own seeds,
+    and nothing is told apart. `margin` is the largest difference of two means that still counts as a tie. `ranks` has
     the first and last rank that each method may hold; methods tied with the best are those whose first rank is 1.
     `uneven` are the methods whose residual variance is more than `UNEVEN` times the median: the test pools variances,
     so that with such methods equal ones are told apart in more than 5 % of tables.
@@ -98,12 +98,12 @@ def _residual_squares(table: Sequence[Sequence[float]]) -> list[float]:
 def _tukey_margin(squares: Sequence[float], n: int) -> float:
     """Tukey's honest significant difference of the means of n seeds, from each method's sum of squared residuals.
 
-    q(0.95; k, df) sqrt(s2 / n) with the studentised range q, s2 the residual variance and df = (k - 1)(n - 1); 0
-    for one method, and without seeds.
+    q(0.95; k, df) sqrt(s2 / n) with the studentised range q, s2 the residual variance and df = (k - 1)(n - 1); infinite
+    for methods without two seeds, of which no difference is significant, and 0 for one method.
     """
     k = len(squares)
     if k < 2 or n < 2:
-        return 0.0
+        return math.inf if k > 1 else 0.0
     df = (k - 1) * (n - 1)
     return _studentised_range_quantile(k, df) * math.sqrt(math.fsum(squares) / df / n)
 

@@ -55,14 +55,13 @@ READING = """\
 Top-1 accuracy on the test set in %, as mean ± half width of the 95 % t interval over seeds; a single seed has no
 interval. Each column head names the version of the evaluation. The best mean is **bold**; <u>underlined</u> means are
 not distinguishable from it (Tukey's range test at 5 %, seeds as blocks), and ranks are given as the range that this
-leaves; methods that do not share two seeds are not tested, and their ranks are the mere order of their means. Runs that
-diverged or collapsed count as they are. A method is not ranked if a run lacks the ranking evaluation or missed the
-budget. Floors, in italics, are encoders without pretraining. In the tuned division the rate of each method was chosen
-from the same multiples of its recipe's, by short trials on a hold-out of train. The open division has encoders that
-were scored once more after their run, encoders from elsewhere, and runs whose teacher is from elsewhere; a table
-without a name is of the closed division, where the rates are the recipes'. Device minutes are wall time, whatever else
-the machine did meanwhile; on a CPU the peak memory is that of the whole process. Stale lines were made by code that has
-changed since.
+leaves; methods that do not share two seeds cannot be told apart. Runs that diverged or collapsed count as they are. A
+method is not ranked if a run lacks the ranking evaluation or missed the budget. Floors, in italics, are encoders
+without pretraining. In the tuned division the rate of each method was chosen from the same multiples of its recipe's,
+by short trials on a hold-out of train. The open division has encoders that were scored once more after their run,
+encoders from elsewhere, and runs whose teacher is from elsewhere; a table without a name is of the closed division,
+where the rates are the recipes'. Device minutes are wall time, whatever else the machine did meanwhile; on a CPU the
+peak memory is that of the whole process. Stale lines were made by code that has changed since.
 """
 
 
@@ -263,7 +262,7 @@ def _remarks(section: Section) -> str:
     if ranking and len(ranking.ranks) > 1:
         ranked = [line.cell for line in section.lines if line.rank is not None]
         if not ranking.seeds:
-            sentences.append("Ranks follow the means alone: the methods share fewer than two seeds.")
+            sentences.append("No method is told from another: they share fewer than two seeds.")
         elif any(len(cell.runs) != len(ranking.seeds) for cell in ranked):
             sentences.append(f"Ranks compare the seeds that all share: {', '.join(map(str, ranking.seeds))}.")
     for place, column in enumerate(section.columns):
