@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = command.parse_args(arguments)
     if not given.gin and not given.reproduce:
         command.error("the following arguments are required: --gin (or --reproduce)")
+    if not given.checkpoint_seconds >= 0:
+        command.error(f"--checkpoint-seconds {given.checkpoint_seconds:g}: give 0, for every step, or more")
     if given.reproduce:
         kept = ("reproduce", "set", "out", "allow_imports")
         others = [

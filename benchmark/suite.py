@@ -41,7 +41,10 @@ def parser() -> argparse.ArgumentParser:
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    given = parser().parse_args(arguments)
+    command = parser()
+    given = command.parse_args(arguments)
+    if given.time_limit is not None and not given.time_limit >= 0:
+        command.error(f"--time-limit {given.time_limit:g}: give the seconds after which to stop, 0 or more")
     from benchmark import board, config
     from benchmark.checkout import changed
     from benchmark.plan import Suite

@@ -512,3 +512,11 @@ def test_a_board_cut_short_is_gone_on_with(
     assert not (tmp_path / "results").exists() or not runs(tmp_path)
     assert main(arguments) == 0
     assert len(runs(tmp_path)) == 1
+
+
+def test_a_negative_time_limit_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: argparse's code, and nothing was started."""
+    with pytest.raises(SystemExit) as stop:
+        main(["--gin", "gin/suites/digits.gin", "--time-limit", "-1"])
+    assert stop.value.code == 2
+    assert "--time-limit -1: give the seconds" in capsys.readouterr().err

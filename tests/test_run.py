@@ -145,12 +145,16 @@ def test_a_file_without_effect_is_refused(tmp_path: Path, capsys: pytest.Capture
     assert "first.gin is without effect" in capsys.readouterr().err
 
 
-def test_a_command_without_a_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: argparse's code and usage."""
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [([], "--gin"), (["--gin", "gin/simclr.gin", "--checkpoint-seconds", "-1"], "--checkpoint-seconds -1: give 0")],
+)
+def test_a_wrong_command_is_refused(arguments: list[str], answer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: argparse's code and what is wrong."""
     with pytest.raises(SystemExit) as stop:
-        main([])
+        main(arguments)
     assert stop.value.code == 2
-    assert "--gin" in capsys.readouterr().err
+    assert answer in capsys.readouterr().err
 
 
 def test_a_record_says_itself_what_is_reproduced(capsys: pytest.CaptureFixture[str]) -> None:
