@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmark
+from benchmark.report.lineage import Part, ancestor
 from benchmark.report.record import Code, Record
 
 HERE = Path(__file__).parent
@@ -37,19 +38,22 @@ def code() -> Code:
     }
 
 
-def changed(record: Record) -> tuple[str, ...]:
-    """Name what is not the code that made the record any more: "pretraining", "evaluation", "method"; mostly nothing.
+def changed(record: Record) -> dict[Part, tuple[str, str]]:
+    """Return what is not the code that made the record any more, with its hashes then and now; mostly nothing.
 
-    Files of a method that do not lie beside this package are not judged.
+    Code that was declared to give the results of the record's is no change. Files of a method that do not lie beside
+    this package are not judged.
     """
-    now, then, method = _parts(), record["code"], record["method"]
-    parts = [] if now[0] == then["protocol_sha256"] else ["pretraining"]
-    if now[1] != then["evaluation_sha256"]:
-        parts.append("evaluation")
+    protocol, evaluation = _parts()
+    then, method = record["code"], record["method"]
+    found: dict[Part, tuple[str, str]] = {
+        "pretraining": (then["protocol_sha256"], protocol),
+        "evaluation": (then["evaluation_sha256"], evaluation),
+    }
     files = [HERE.parent / name for name in method["files"]]
-    if files and _of_files(tuple(files)) not in (None, method["module_sha256"]):
-        parts.append("method")
-    return tuple(parts)
+    if method["module_sha256"] and (own := _of_files(tuple(files))):
+        found["method"] = method["module_sha256"], own
+    return {part: (old, new) for part, (old, new) in found.items() if ancestor(old) != ancestor(new)}
 
 
 @cache

@@ -13,6 +13,7 @@ from benchmark.evals.harness import Results
 from benchmark.examination import Examination
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
+from benchmark.report.lineage import ancestor
 from benchmark.report.record import Record
 from benchmark.training.budget import Ledger
 
@@ -73,7 +74,11 @@ def _floor(
     evaluate: Callable[[], Results],
 ) -> Record:
     shared = examination.shared(encoder)
-    made_by = (shared["code"]["evaluation_sha256"], shared["code"]["protocol_sha256"], shared["environment"]["torch"])
+    made_by = (
+        ancestor(shared["code"]["evaluation_sha256"]),
+        ancestor(shared["code"]["protocol_sha256"]),
+        shared["environment"]["torch"],
+    )
     settings = (
         name,
         built_from,

@@ -10,6 +10,7 @@ from benchmark import experiment
 from benchmark.checkout import changed
 from benchmark.errors import CheckError, ConfigError
 from benchmark.report import record as records
+from benchmark.report.lineage import LINEAGE
 from benchmark.report.record import Record
 from benchmark.report.statistics import t_quantile
 from benchmark.report.store import made_by, platform
@@ -37,7 +38,7 @@ def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_impo
         (), (*_frozen(old), *settings), stored=old["config"]["text"], allow_imports=allow_imports
     )
     new = experiment.run(config, out=out / "reproduced", fresh=True)
-    if new["method"]["module_sha256"] != old["method"]["module_sha256"]:
+    if made_by(new) != made_by(old):
         raise ConfigError(_changed("the file of the method", old))
     apart = [name for name, value in platform(new).items() if value != platform(old)[name]]
     if not apart:
@@ -47,7 +48,14 @@ def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_impo
 
 def _require_same_code(old: Record) -> None:
     if parts := changed(old):
-        raise ConfigError(_changed(f"the code of the {' and of the '.join(parts)}", old))
+        places = " and of the ".join(parts)
+        declarations = "\n".join(
+            f'[[change]]\npart = "{part}"\nbefore = "{then}"\nafter = "{now}"' for part, (then, now) in parts.items()
+        )
+        raise ConfigError(
+            f"{_changed(f'the code of the {places}', old)} If the change leaves all results as they are, declare it in "
+            f"{LINEAGE} and give this command again, which then expects the bits of the record:\n{declarations}"
+        )
 
 
 def _changed(part: str, old: Record) -> str:

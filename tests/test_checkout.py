@@ -4,12 +4,14 @@ import ast
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_records import EXAMPLE, make
 
 from benchmark import checkout
 from benchmark.checkout import EVALUATION, HERE, PROTOCOL, changed, code, code_hash
+from benchmark.report import lineage
 from benchmark.report.record import seal, validate
 
 CODE = '''"""A module."""
@@ -128,17 +130,36 @@ def test_only_changed_code_is_a_change(tmp_path: Path, monkeypatch: pytest.Monke
     assert state()[0]
 
 
-def test_changed_names_the_part_that_is_not_the_same() -> None:
-    """Oracle: the present hashes are unchanged; each of them replaced names its part; strange files are not judged."""
+def present() -> dict[str, Any]:
+    """Return the fields of a record that the code of now made."""
     name = "baselines/simclr.py"
     now = {f"code__{part}": value for part, value in code().items() if part.endswith("_sha256") and value}
-    own = {"method__files": [name], "method__module_sha256": code_hash([HERE.parent / name])}
-    assert changed(make(**now, **own)) == ()
-    for field, part in (
-        ("code__protocol_sha256", "pretraining"),
-        ("code__evaluation_sha256", "evaluation"),
-        ("method__module_sha256", "method"),
-    ):
-        assert changed(make(**(now | own | {field: "0" * 64}))) == (part,)
-    assert changed(make(**now, method__files=["elsewhere.py"], method__module_sha256="0" * 64)) == ()
-    assert changed(make(**now, method__files=[], method__module_sha256=None)) == ()
+    return now | {"method__files": [name], "method__module_sha256": code_hash([HERE.parent / name])}
+
+
+PARTS = {
+    "pretraining": "code__protocol_sha256",
+    "evaluation": "code__evaluation_sha256",
+    "method": "method__module_sha256",
+}
+
+
+def test_changed_names_the_part_that_is_not_the_same() -> None:
+    """Oracle: the present hashes are unchanged; each of them replaced names its part; strange files are not judged."""
+    now = present()
+    assert changed(make(**now)) == {}
+    for part, field in PARTS.items():
+        assert changed(make(**(now | {field: "0" * 64}))) == {part: ("0" * 64, now[field])}
+    assert changed(make(**(now | {"method__files": ["elsewhere.py"], "method__module_sha256": "0" * 64}))) == {}
+    assert changed(make(**(now | {"method__files": [], "method__module_sha256": None}))) == {}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_code_of_the_same_results_is_no_change(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the declaration of one part, which says nothing of other code."""
+    now = present()
+    file = tmp_path / "lineage.toml"
+    file.write_text(f'[[change]]\nbefore = "{"0" * 64}"\nafter = "{now[PARTS[part]]}"\n')
+    monkeypatch.setattr(lineage, "LINEAGE", file)
+    assert changed(make(**(now | {PARTS[part]: "0" * 64}))) == {}
+    assert list(changed(make(**(now | {PARTS[part]: "1" * 64})))) == [part]

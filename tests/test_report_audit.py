@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from report_records import make, metrics
 
+from benchmark.report import lineage
 from benchmark.report.audit import TOLERANCE, audit
 from benchmark.report.record import Record, file_name, seal, write
 from benchmark.report.tuning import FACTORS, contests, fingerprint_without_test
@@ -321,3 +322,18 @@ def test_wrong_arguments_are_answered(results: Path, capsys: pytest.CaptureFixtu
     git(results.parent, "init", "-q")
     assert main(["--results", str(results), "--base", "nowhere"]) == 2
     assert "--base nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["code.protocol_sha256", "method.module_sha256"])
+def test_code_that_was_wrongly_declared_the_same_is_found(
+    part: str, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: a run by other code with another digest, which is well until both are declared to agree."""
+    other = altered(altered(SOUND, "training.digest", "9" * 64), part, "0" * 64)
+    write(other, results / "small")
+    assert audit(results) == []
+    field, name = part.split(".")
+    own = SOUND[field][name]  # type: ignore[literal-required]
+    (tmp_path / "lineage.toml").write_text(f'[[change]]\nbefore = "{own}"\nafter = "{"0" * 64}"\n')
+    monkeypatch.setattr(lineage, "LINEAGE", tmp_path / "lineage.toml")
+    assert "ended in different weights" in " ".join(audit(results))

@@ -9,6 +9,7 @@ import pytest
 from report_records import RECIPE, floor, make, run
 
 from benchmark.errors import BenchmarkError, MissingError
+from benchmark.report import lineage
 from benchmark.report.record import Record, write
 from benchmark.report.store import group, hardware, load
 
@@ -91,6 +92,20 @@ def test_newest_code_of_a_method_counts(part: str) -> None:
         (cell,) = group(records)
         assert cell.runs == tuple(new)
         assert sorted(cell.superseded, key=str) == sorted(old, key=str)
+
+
+@pytest.mark.parametrize("part", ["code__protocol_sha256", "code__evaluation_sha256", "method__module_sha256"])
+def test_seeds_by_code_of_the_same_results_are_one_cell(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the declaration; of a seed that both have, the newer run counts."""
+    old = [run("alpha", seed, 0.9, created_utc="2026-01-01T00:00:00Z", **{part: "0" * 64}) for seed in (0, 1, 2)]
+    new = [run("alpha", seed, 0.1, created_utc="2026-01-02T00:00:00Z", **{part: "1" * 64}) for seed in (2, 3)]
+    (tmp_path / "lineage.toml").write_text(f'[[change]]\nbefore = "{"0" * 64}"\nafter = "{"1" * 64}"\n')
+    monkeypatch.setattr(lineage, "LINEAGE", tmp_path / "lineage.toml")
+    (cell,) = group([*old, *new])
+    assert cell.runs == (*old[:2], *new)
+    assert cell.superseded == (old[2],)
 
 
 @pytest.mark.parametrize(

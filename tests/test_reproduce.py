@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tiny import command
 
+from benchmark.report import lineage
 from benchmark.report import record as records
 from benchmark.report.record import Record, file_name, seal, write
 from benchmark.run import main
@@ -60,6 +61,21 @@ def test_a_clock_may_differ(made: Path, tmp_path: Path, capsys: pytest.CaptureFi
     other = altered(old, metrics__knn__details=old["metrics"]["knn"]["details"] | {"epochs_to_95": 1.0})
     assert again(write(other, tmp_path), tmp_path) == 4
     assert "knn gave other scores" in capsys.readouterr().err
+
+
+def test_other_code_may_be_declared_the_same(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the lines that the refusal prints, which are what is to be declared; a wrong score is still found."""
+    old = altered(records.read(made), code__protocol_sha256="0" * 64, code__evaluation_sha256="1" * 64)
+    path = write(old, tmp_path / "board")
+    assert again(path, tmp_path) == 2
+    refusal = capsys.readouterr().err
+    monkeypatch.setattr(lineage, "LINEAGE", tmp_path / "lineage.toml")
+    lineage.LINEAGE.write_text(refusal[refusal.index("[[change]]") :])
+    assert again(path, tmp_path) == 0
+    assert "The same bits" in capsys.readouterr().out
+    assert again(write(altered(old, metrics__knn__top1=0.5), tmp_path / "other"), tmp_path) == 4
 
 
 @pytest.mark.parametrize(

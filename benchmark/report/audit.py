@@ -189,7 +189,8 @@ def _unequal_terms(found: Mapping[Path, Record]) -> Iterator[str]:
 
 
 def _harness(record: Record) -> tuple[str, str]:
-    return record["code"]["protocol_sha256"], record["code"]["evaluation_sha256"]
+    pretraining, evaluation, _ = made_by(record)
+    return pretraining, evaluation
 
 
 def _terms(run: Record) -> frozenset[tuple[str, str]]:
@@ -257,8 +258,10 @@ def _contradictions(records: Sequence[Record]) -> Iterator[str]:
     repeated, named = defaultdict(list), defaultdict(set)
     for record in records:
         made_on = tuple(str(part) for part in platform(record).values())
-        code = (record["code"]["protocol_sha256"], record["method"]["module_sha256"])
-        repeated[record["config"]["key"], record["seed"], record["division"], made_on, code].append(record)
+        pretraining, _, method = made_by(record)
+        repeated[record["config"]["key"], record["seed"], record["division"], made_on, pretraining, method].append(
+            record
+        )
         if record["division"] not in ("trial", "floor"):  # those have another test split, these no board
             named[record["board"], record["dataset"]["name"]].add(record["dataset"]["fingerprint"])
     for runs in repeated.values():
@@ -283,7 +286,7 @@ def _other_scores(runs: Sequence[Record]) -> Iterator[str]:
         if digest is None:
             continue
         for name, metrics in run["metrics"].items():
-            same = (digest, run["code"]["evaluation_sha256"], name)
+            same = (digest, made_by(run)[1], name)
             scores[same][json.dumps(timeless(metrics), sort_keys=True)].add(run["id"])
     for (_, _, name), found in scores.items():
         if len(found) > 1:

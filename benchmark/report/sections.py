@@ -5,7 +5,7 @@ Every rendering, Markdown, LaTeX, CSV or JSON, is a function of these sections, 
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
@@ -26,7 +26,7 @@ LEADING = {  # the evaluations that come first, and rank, and their headings
 }
 DIVISIONS = ("tuned", "closed", "open")  # boards lead with rates that were chosen alike
 ABBREVIATIONS = (" Eq.", " et al.")  # which end no sentence
-Changed = Callable[[Record], Sequence[str]]  # to the parts of the code that made a record and are not the same now
+Changed = Callable[[Record], Collection[str]]  # to the parts of the code that made a record and are not the same now
 Ranking = Comparison[tuple[str, str]]  # of cells by their entry
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmark.errors import BenchmarkError, MissingError
+from benchmark.report.lineage import ancestor
 from benchmark.report.record import Record, file_name, read
 
 UNRANKED = ("overtime", "budget_miss")  # runs that spent another budget than the rest of their table
@@ -108,9 +109,9 @@ def platform(record: Record) -> dict[str, object]:
 
 
 def made_by(record: Record) -> tuple[str, str, str | None]:
-    """Return what the code of a run is known by: the hashes of pretraining, of evaluation and of the method."""
-    code = record["code"]
-    return code["protocol_sha256"], code["evaluation_sha256"], record["method"]["module_sha256"]
+    """Return what the code of a run is known by: the ancestors of its pretraining, its evaluation and its method."""
+    code, method = record["code"], record["method"]["module_sha256"]
+    return ancestor(code["protocol_sha256"]), ancestor(code["evaluation_sha256"]), method and ancestor(method)
 
 
 def _setting(record: Record) -> Setting:

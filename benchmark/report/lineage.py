@@ -1,0 +1,23 @@
+"""Code that gives the results of other code, as declared in `lineage.toml`: its records may stand in one table."""
+
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+LINEAGE = Path(__file__).with_name("lineage.toml")
+Part = Literal["pretraining", "evaluation", "method"]
+
+
+def ancestor(code: str) -> str:
+    """Return the hash of the oldest code that gives the results of this one; its own where none is declared."""
+    return _ancestors(LINEAGE).get(code, code)
+
+
+@cache
+def _ancestors(file: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for change in tomllib.loads(file.read_text()).get("change", []):
+        old, new = (found.get(change[end], change[end]) for end in ("before", "after"))
+        found = {code: old if oldest == new else oldest for code, oldest in found.items()} | {old: old, new: old}
+    return found
