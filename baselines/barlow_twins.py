@@ -3,6 +3,7 @@
 import gin
 from torch import Tensor
 
+from benchmark.annotations import Count, NonNegative
 from benchmark.method import Branch, Siamese
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
@@ -19,7 +20,7 @@ class BarlowTwins(Siamese):
     trains a ResNet-50 by LARS with a width of 8192.
     """
 
-    def __init__(self, encoder: Encoder, *, redundancy_weight: float, projector_width: int) -> None:
+    def __init__(self, encoder: Encoder, *, redundancy_weight: NonNegative, projector_width: Count) -> None:
         super().__init__(encoder, mlp(encoder.width, projector_width, projector_width, layers=3))
         self.redundancy_weight = redundancy_weight
 

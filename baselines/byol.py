@@ -3,6 +3,7 @@
 import gin
 from torch import Tensor
 
+from benchmark.annotations import Count
 from benchmark.method import Branch, Draws, Siamese, Views, Visible
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
@@ -25,9 +26,9 @@ class BYOL(Siamese):
         encoder: Encoder,
         *,
         momentum: float,
-        projector_layers: int,
-        head_hidden: int,
-        projector_width: int,
+        projector_layers: Count,
+        head_hidden: Count,
+        projector_width: Count,
     ) -> None:
         projector = mlp(encoder.width, head_hidden, projector_width, layers=projector_layers)
         super().__init__(encoder, projector, mlp(projector_width, head_hidden, projector_width, layers=2))

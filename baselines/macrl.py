@@ -6,6 +6,7 @@ from typing import Literal
 import gin
 from torch import Tensor, nn
 
+from benchmark.annotations import NonNegative
 from benchmark.errors import ConfigError
 from benchmark.method import Container, Draws, Siamese, Step, Views
 from benchmark.nets.encoders import Encoder
@@ -37,9 +38,9 @@ class MACRL(Container):
         decoder: Callable[[Encoder], nn.Module],
         mask_ratio: float,
         key_mask_ratio: float,
-        contrast_weight: float,
-        masked_weight: float,
-        visible_weight: float = 0.0,
+        contrast_weight: NonNegative,
+        masked_weight: NonNegative,
+        visible_weight: NonNegative = 0.0,
         kind: Literal["l1", "l2"] = "l1",
         standardised: bool = True,
     ) -> None:

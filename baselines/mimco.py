@@ -4,6 +4,7 @@ import gin
 import torch
 from torch import Tensor, nn
 
+from benchmark.annotations import Positive
 from benchmark.errors import ConfigError
 from benchmark.method import Draws, Method, Step, Views
 from benchmark.nets.encoders import Encoder
@@ -37,8 +38,8 @@ class MimCo(Method):
         *,
         mask_ratio: float,
         mask_unit: int,
-        patch_temperature: float,
-        image_temperature: float,
+        patch_temperature: Positive,
+        image_temperature: Positive,
         patch_weight: float,
         image_weight: float,
     ) -> None:

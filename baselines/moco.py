@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.errors import ConfigError
+from benchmark.annotations import Count, Positive
 from benchmark.method import Branch, Draws, Siamese, Step, Views, Visible
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
@@ -33,15 +33,13 @@ class MoCo(Siamese):
         self,
         encoder: Encoder,
         *,
-        temperature: float,
+        temperature: Positive,
         momentum: float,
-        queue_size: int,
-        projector_width: int,
+        queue_size: Count,
+        projector_width: Count,
         symmetric: bool,
-        splits: int,
+        splits: Count,
     ) -> None:
-        if splits < 1:
-            raise ConfigError(f"MoCo.splits = {splits}: a batch has at least 1 part, and 1 leaves batch norm as it is.")
         self.shuffled = splits > 1 and split_batch_norms(encoder, splits)
         projector = mlp(encoder.width, encoder.width, projector_width, layers=2, batch_norm=False, bias=True)
         super().__init__(encoder, projector)

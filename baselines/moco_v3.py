@@ -3,6 +3,7 @@
 import gin
 from torch import Tensor
 
+from benchmark.annotations import Count, Positive
 from benchmark.method import Branch, Draws, Siamese, Views, Visible
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
@@ -26,11 +27,11 @@ class MoCoV3(Siamese):
         self,
         encoder: Encoder,
         *,
-        temperature: float,
+        temperature: Positive,
         momentum: float,
-        projector_layers: int,
-        head_hidden: int,
-        projector_width: int,
+        projector_layers: Count,
+        head_hidden: Count,
+        projector_width: Count,
     ) -> None:
         projector = mlp(encoder.width, head_hidden, projector_width, layers=projector_layers, last_batch_norm=True)
         predictor = mlp(projector_width, head_hidden, projector_width, layers=2, last_batch_norm=True)

@@ -7,6 +7,7 @@ import gin
 import torch
 from torch import Tensor, nn
 
+from benchmark.annotations import NonNegative
 from benchmark.errors import ConfigError
 from benchmark.method import Container, Draws, Siamese, Step, Views
 from benchmark.nets.encoders import Encoder
@@ -35,8 +36,8 @@ class MRCL(Container):
         base: Callable[[Encoder], Siamese] | None,
         decoder: Callable[[Encoder], nn.Module],
         mask_ratio: float,
-        masked_weight: float,
-        visible_weight: float,
+        masked_weight: NonNegative,
+        visible_weight: NonNegative,
         reduction: Literal["mean", "sum"] = "mean",
         standardised: bool = True,
     ) -> None:

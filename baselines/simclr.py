@@ -4,6 +4,7 @@ import gin
 import torch
 from torch import Tensor
 
+from benchmark.annotations import Count, Positive
 from benchmark.errors import ConfigError
 from benchmark.method import Branch, Siamese, Views, Visible
 from benchmark.nets.encoders import Encoder, Features
@@ -25,10 +26,10 @@ class SimCLR(Siamese):
         self,
         encoder: Encoder,
         *,
-        temperature: float,
-        projector_layers: int,
-        projector_hidden: int,
-        projector_width: int,
+        temperature: Positive,
+        projector_layers: Count,
+        projector_hidden: Count,
+        projector_width: Count,
     ) -> None:
         super().__init__(encoder, mlp(encoder.width, projector_hidden, projector_width, layers=projector_layers))
         self.temperature = temperature

@@ -3,6 +3,7 @@
 import gin
 from torch import Tensor
 
+from benchmark.annotations import Count
 from benchmark.method import Branch, Draws, ParamGroup, Siamese, Views, Visible
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
@@ -20,7 +21,7 @@ class SimSiam(Siamese):
     shift follows (the authors freeze that bias); the paper has no warm-up, the protocol's schedule does.
     """
 
-    def __init__(self, encoder: Encoder, *, projector_layers: int, projector_width: int, bottleneck: int) -> None:
+    def __init__(self, encoder: Encoder, *, projector_layers: Count, projector_width: Count, bottleneck: Count) -> None:
         projector = mlp(encoder.width, projector_width, projector_width, layers=projector_layers, last_batch_norm=True)
         super().__init__(encoder, projector, mlp(projector_width, bottleneck, projector_width, layers=2, bias=True))
 

@@ -5,6 +5,7 @@ and references to factories, which is a small enough world to check before anyth
 """
 
 import collections.abc
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -15,6 +16,31 @@ Location = Annotated[str, "location"]
 
 Residence = Annotated[bool, "location"]
 """Annotates a parameter that says whether something lies in memory: it never changes what a run computes either."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Annotates the finite numbers from `least` to `most`, without these themselves if `above` and `below`."""
+
+    least: float
+    most: float = math.inf
+    above: bool = False
+    below: bool = False
+
+    def __contains__(self, number: float) -> bool:
+        outside = number < self.least or number > self.most or not math.isfinite(number)
+        return not (outside or (self.above and number == self.least) or (self.below and number == self.most))
+
+    def __str__(self) -> str:
+        low = f"above {self.least:g}" if self.above else f"of at least {self.least:g}"
+        high = f"below {self.most:g}" if self.below else f"at most {self.most:g}"
+        return low if self.most == math.inf else f"{low} and {high}"
+
+
+Positive = Annotated[float, Range(0, above=True)]
+NonNegative = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1, above=True)]
+Count = Annotated[int, Range(1)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,7 +69,10 @@ def conform(value: Any, hint: Any) -> Any:
     if hint in (Any, object):
         return value
     if origin is Annotated:
-        return conform(value, arguments[0])
+        inner = conform(value, arguments[0])
+        if any(isinstance(note, Range) and inner not in note for note in hint.__metadata__):
+            raise MismatchError
+        return inner
     if origin in (Union, types.UnionType):
         return _conform_any(value, arguments)
     if origin is Literal:
@@ -76,7 +105,7 @@ def describe(hint: Any) -> str:
     """Return the annotation in words for an error message."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return describe(arguments[0])
+        return " ".join([describe(arguments[0]), *(str(note) for note in hint.__metadata__ if isinstance(note, Range))])
     if origin in (Union, types.UnionType):
         return " or ".join(map(describe, arguments))
     if origin is Literal:

@@ -13,7 +13,17 @@ from benchmark.report.lineage import Part, ancestor
 from benchmark.report.record import Code, Record
 
 HERE = Path(__file__).parent
-PROTOCOL = ("data", "nets", "training", "views", "method.py", "objectives.py", "randomness.py")
+PROTOCOL = (
+    "data",
+    "nets",
+    "training",
+    "views",
+    "examination.py",
+    "method.py",
+    "objectives.py",
+    "randomness.py",
+    "session.py",
+)
 EVALUATION = ("evals", "data/subsets.py")
 RUNS = ("*.py", "*.gin", "pyproject.toml")  # of a checkout: the records and pages that are written into it do not run
 

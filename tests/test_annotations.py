@@ -6,9 +6,23 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import pytest
 
-from benchmark.annotations import Location, MismatchError, Reference, Residence, conform, describe, is_location
+from benchmark.annotations import (
+    Count,
+    Location,
+    MismatchError,
+    NonNegative,
+    Positive,
+    Range,
+    Reference,
+    Residence,
+    conform,
+    describe,
+    is_location,
+)
 
 T = TypeVar("T")
+Share = Annotated[float, Range(0, 1)]
+Part = Annotated[float, Range(0, 1, above=True, below=True)]
 FACTORY = Reference("", "Name")
 
 
@@ -45,6 +59,14 @@ class Named(Protocol):
         ((FACTORY, 1), tuple[Factory, int]),
         (FACTORY, T),
         ("a", T),
+        (1e-9, Positive),
+        (0.0, NonNegative),
+        (1, Count),
+        (0.0, Share),
+        (1.0, Share),
+        (0.5, Part),
+        (None, Count | None),
+        ((1, 2), tuple[Count, ...]),
     ],
 )
 def test_fits(value: Any, hint: Any) -> None:
@@ -77,6 +99,18 @@ def test_fits(value: Any, hint: Any) -> None:
         (FACTORY, Literal["Name"]),
         ("Name", Factory | None),
         ("Name", Callable[[], int]),
+        (0.0, Positive),
+        (-1.0, NonNegative),
+        (float("inf"), NonNegative),
+        (float("nan"), NonNegative),
+        (0, Count),
+        (1.0, Count),
+        (-0.1, Share),
+        (1.1, Share),
+        (0.0, Part),
+        (1.0, Part),
+        (0, Count | None),
+        ((1, 0), tuple[Count, ...]),
     ],
 )
 def test_does_not_fit(value: Any, hint: Any) -> None:
@@ -104,6 +138,10 @@ def test_only_an_int_for_a_float_changes(value: Any, hint: Any, kind: type) -> N
         (tuple[float, ...], "tuple[float, ...]"),
         (Callable[[int], int] | None, "a reference (@Name) or None"),
         (Location, "str"),
+        (Positive, "float above 0"),
+        (Count | None, "int of at least 1 or None"),
+        (Share, "float of at least 0 and at most 1"),
+        (Part, "float above 0 and below 1"),
     ],
 )
 def test_words(hint: Any, words: str) -> None:

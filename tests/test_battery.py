@@ -41,7 +41,10 @@ FORWARDS_ADDED: dict[str, Callable[[Container], int]] = {
 """What a container adds to its base; without one it encodes its one view."""
 PAIRED = {"Mixture"}
 """Methods whose draws pair the rows of a batch: another order is another experiment."""
-ALLOWED = ("torch", "gin", "timm", "benchmark.method", "benchmark.objectives", "benchmark.nets", "benchmark.errors")
+ALLOWED = (
+    *("torch", "gin", "timm", "benchmark.annotations", "benchmark.errors"),
+    *("benchmark.method", "benchmark.objectives", "benchmark.nets"),
+)
 
 
 @pytest.fixture(scope="module", params=EXPERIMENTS)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark.errors import ConfigError
 from benchmark.evals import neighbours
 from benchmark.evals.features import Bank
 from benchmark.evals.knn import KNN, KNNProjection
@@ -137,11 +136,3 @@ def test_projections_have_a_row_of_their_own() -> None:
     assert torch.equal(ranking.classes, KNN(k=200, temperature=0.1)(other).classes)
     assert ranking.choices == {"k": 200, "temperature": 0.1}
     assert KNNProjection.name == "knn_projection"
-
-
-@pytest.mark.parametrize("kind", [KNN, KNNProjection])
-@pytest.mark.parametrize("settings", [{"k": 0}, {"temperature": 0.0}, {"temperature": -1.0}])
-def test_impossible_settings_are_refused(settings: dict[str, float], kind: type) -> None:
-    """Oracle: the documented ranges."""
-    with pytest.raises(ConfigError, match="k of at least 1 and a temperature above 0"):
-        kind(**settings)

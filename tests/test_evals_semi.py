@@ -195,19 +195,10 @@ def test_impossible_lists_are_refused(tmp_path: Path, text: str, message: str) -
         SemiProbe(fraction=0.1, draws=1, list_file=str(tmp_path / "none"))(example())
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"fraction": 0.0, "draws": 1}, "above 0 and up to 1"),
-        ({"fraction": 1.5, "draws": 1}, "above 0 and up to 1"),
-        ({"fraction": 0.1, "draws": 0}, "at least 1 draw"),
-        ({"fraction": 0.1, "draws": 2, "list_file": "x"}, "one draw"),
-    ],
-)
-def test_impossible_settings_are_refused(settings: dict[str, float], message: str) -> None:
-    """Oracle: the documented ranges."""
-    with pytest.raises(ConfigError, match=message):
-        SemiProbe(**settings)  # type: ignore[arg-type]
+def test_a_list_is_one_draw() -> None:
+    """Oracle: the message."""
+    with pytest.raises(ConfigError, match="one draw"):
+        SemiProbe(fraction=0.1, draws=2, list_file="x")
 
 
 def test_names_tell_fractions_apart() -> None:

@@ -10,7 +10,6 @@ from torch import Tensor
 from tuned import Toy, convnet, vit
 
 from benchmark.data.subsets import labelled
-from benchmark.errors import ConfigError
 from benchmark.evals import classifier, semi_finetune
 from benchmark.evals.classifier import Classifier, Trained, Trainer, _Run
 from benchmark.evals.features import Ranking
@@ -184,21 +183,3 @@ def test_names_tell_the_fractions() -> None:
 def test_raw_pixels_are_left_out() -> None:
     """Oracle: None, which the harness takes for an evaluation that does not apply."""
     assert TENTH(replace(Toy(vit()).bank, network=None)) is None
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"fraction": 0.0}, "a fraction above 0 and up to 1"),
-        ({"fraction": 1.5}, "a fraction above 0 and up to 1"),
-        ({"trunk_rate": 0.0}, "rates above 0"),
-        ({"head_rate": -1.0}, "rates above 0"),
-        ({"draws": 0}, "of at least 1"),
-        ({"steps": 0}, "of at least 1"),
-        ({"batch_size": 0}, "of at least 1"),
-    ],
-)
-def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
-    """Oracle: the documented ranges."""
-    with pytest.raises(ConfigError, match=message):
-        replace(TENTH, **settings)

@@ -1,5 +1,6 @@
 """The shipped gin files: what each kind may bind, that every pair of them loads, and that methods share everything."""
 
+import ast
 import importlib
 import re
 import subprocess
@@ -25,6 +26,7 @@ from benchmark.randomness import derive
 from benchmark.report import record as records
 from benchmark.run import main
 from benchmark.statements import Binding, Include, Source, Statement, parse
+from benchmark.training.budget import Price
 from benchmark.training.flops import count_step
 
 GIN = Path(__file__).parents[1] / "gin"
@@ -141,6 +143,58 @@ def test_every_number_names_its_source(path: Path) -> None:
         comment = text[binding.line.number - 1].partition("#")[2]
         if re.search(r"(?<![\w.])[\d.]+", value):
             assert len(comment.strip()) >= 5, f"{binding.line.where}: {binding} has no source"
+
+
+def numbers(method: Path) -> dict[str, int | float]:
+    """Return the numbers that a method's run depends on, by the bindings that set them."""
+    lines = (line.partition(" = ") for line in config.load([str(method)]).text.splitlines())
+    values = {name: ast.literal_eval(value) for name, _, value in lines if re.fullmatch(r"-?\d[\d.e+-]*", value)}
+    return {name: value for name, value in values.items() if type(value) in (int, float)}
+
+
+def build_all(method: Path, setting: str) -> None:
+    """Build all that a run of the method builds before its data are read and it trains."""
+    experiment: Experiment = config.build(config.load([str(method)], (setting,)))
+    experiment.data()
+    experiment.budget().plan(Price(images=100, flops=10**10))
+    for evaluation in experiment.evaluations:
+        evaluation()
+    teacher = experiment.encoder(16)
+    for factory in filter(None, (experiment.teacher, experiment.pretraining)):
+        stage = factory()
+        built = stage.method(experiment.encoder(16), *([teacher] if stage.is_taught else []))
+        stage.recipe(experiment.limits(), built)
+        stage.optimiser().build(built.param_groups(), stage.batch_size)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=ids(METHODS))
+def test_no_number_may_be_negative(method: Path) -> None:
+    """Oracle: the sign; with -1 for any of its numbers a run is refused before it trains, and its message names it."""
+    for name, value in numbers(method).items():
+        with pytest.raises(ConfigError, match=rf"\b{name.rpartition('.')[2]}"):
+            build_all(method, f"{name} = {type(value)(-1)}")
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "setting"),
+    [
+        ("KNN", "KNN.temperature = 0.0"),
+        ("KNNProjection", "KNNProjection.k = 0"),
+        ("one_percent/SemiProbe", "SemiProbe.fraction = 0.0"),
+        ("one_percent/SemiProbe", "SemiProbe.fraction = 1.5"),
+        ("one_percent/SemiProbe", "SemiProbe.draws = 0"),
+        ("one_percent/SemiFineTune", "SemiFineTune.fraction = 1.5"),
+        ("one_percent/SemiFineTune", "SemiFineTune.trunk_rate = 0.0"),
+        ("one_percent/SemiFineTune", "SemiFineTune.head_rate = -1.0"),
+        ("one_percent/SemiFineTune", "SemiFineTune.steps = 0"),
+        ("one_percent/SemiFineTune", "SemiFineTune.batch_size = 0"),
+    ],
+)
+def test_evaluations_have_ranges(evaluation: str, setting: str) -> None:
+    """Oracle: the documented ranges; the message names the binding."""
+    setting = f"{evaluation.rpartition('/')[0]}/{setting}".removeprefix("/")
+    with pytest.raises(ConfigError, match=f"{setting.partition(' = ')[0]} expected (int|float) (above|of at least)"):
+        config.load([str(GIN / "simclr.gin")], (f"experiment.evaluations = (@{evaluation},)", setting))
 
 
 def test_gin_is_no_package() -> None:

@@ -253,10 +253,7 @@ def test_a_direction_alone_is_half_of_a_symmetric_loss() -> None:
     torch.testing.assert_close(whole, 2 * method.compare(p, k))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"), [({"splits": 0}, "MoCo.splits = 0"), ({"momentum": 1.1}, "MoCo.momentum = 1.1")]
-)
-def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_an_impossible_momentum_is_refused() -> None:
     """Oracle: the message names the setting."""
-    with pytest.raises(ConfigError, match=message):
-        moco(**settings)
+    with pytest.raises(ConfigError, match=r"MoCo\.momentum = 1\.1"):
+        moco(momentum=1.1)

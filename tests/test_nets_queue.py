@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark.errors import ConfigError
 from benchmark.nets.queue import KeyQueue
 
 
@@ -64,9 +63,3 @@ def test_keys_are_copied_in_full_precision() -> None:
     assert queue.keys.dtype == torch.float32
     assert not queue.keys.requires_grad
     assert oldest_first(queue)[1:] == [1, 1]
-
-
-def test_an_empty_queue_is_refused() -> None:
-    """Oracle: the message names the macro."""
-    with pytest.raises(ConfigError, match="QUEUE_SIZE"):
-        KeyQueue(0, 2)

@@ -91,7 +91,7 @@ MISUSES = {
     "heads": (["--set", "ViT.heads=3"], 2, "must be a multiple of 4 and of ViT.heads = 3"),
     "views": (["--set", "Pretraining.views=@crop_flip"], 2, "SimCLR takes 2 view(s), but Pretraining.views makes 1"),
     "warm-up": (["--set", "AdamW.warmup=1.5"], 2, "use at least 0 and below 1"),
-    "neighbours": (["--set", "KNN.k=0"], 2, "KNN needs k of at least 1"),
+    "neighbours": (["--set", "KNN.k=0"], 2, "KNN.k expected int of at least 1, got 0 (int)"),
     "negative seed": (["--seed", "-1"], 2, "a whole number from 0"),
     "one image a batch": (["--set", "Pretraining.batch_size=1"], 2, "need at least 2 images"),
     "no batch": (["--set", "Pretraining.batch_size=0"], 2, "need at least 2 images"),

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import gin
 import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor
 
+from benchmark.annotations import NonNegative, Positive, Range, Share
 from benchmark.errors import ConfigError
 from benchmark.evals.classifier import Classifier, Recipe, Trained, Trainer
 from benchmark.evals.features import Bank, Ranking
@@ -16,25 +18,22 @@ from benchmark.randomness import derive
 FACTORS = (1.0, 1 / 3, 3.0)  # of the rate; of equally good ones the first
 EDGE = "the best learning rate lies at the edge of the grid"
 TARGETS = (90, 95, 99)  # percent of the final accuracy
+Fraction = Annotated[float, Range(0, 1, below=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning(Recipe):
     """What the recipes of both kinds of encoder have, and its ranges."""
 
-    rate: float
-    weight_decay: float
+    rate: Positive
+    weight_decay: NonNegative
     crop_scale: tuple[float, float]
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        if not self.rate > 0 or self.weight_decay < 0:
-            raise ConfigError(
-                f"{name} needs a rate above 0 and a weight_decay of at least 0; got {self.rate} and "
-                f"{self.weight_decay}."
-            )
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ConfigError(f"{name}.crop_scale must be (low, high), 0 < low <= high <= 1; got {self.crop_scale}.")
+            raise ConfigError(
+                f"{type(self).__name__}.crop_scale must be (low, high), 0 < low <= high <= 1; got {self.crop_scale}."
+            )
 
 
 @gin.register
@@ -51,31 +50,18 @@ class ViTTuning(Tuning):
     erased.
     """
 
-    rate: float = 1e-3
-    weight_decay: float = 0.05
-    layer_decay: float = 0.75
-    drop_path: float = 0.1
-    warmup: float = 0.05
+    rate: Positive = 1e-3
+    weight_decay: NonNegative = 0.05
+    layer_decay: Share = 0.75
+    drop_path: Fraction = 0.1
+    warmup: Fraction = 0.05
     crop_scale: tuple[float, float] = (0.5, 1.0)
-    magnitude: float = 9.0
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    smoothing: float = 0.1
+    magnitude: Annotated[float, Range(0, 10)] = 9.0
+    mixup: NonNegative = 0.8
+    cutmix: NonNegative = 1.0
+    smoothing: Fraction = 0.1
 
     floor = 1e-6
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.layer_decay <= 1:
-            raise ConfigError(f"ViTTuning.layer_decay must lie in (0, 1]; got {self.layer_decay}.")
-        for name in ("drop_path", "warmup", "smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"ViTTuning.{name} must lie in [0, 1); got {getattr(self, name)}.")
-        if not 0 <= self.magnitude <= 10 or min(self.mixup, self.cutmix) < 0:
-            raise ConfigError(
-                f"ViTTuning needs a magnitude from 0 to 10, and mixup and cutmix of at least 0; got {self.magnitude}, "
-                f"{self.mixup} and {self.cutmix}."
-            )
 
     def optimiser(self, classifier: Classifier) -> torch.optim.Optimizer:
         net = classifier.encoder.net
@@ -94,8 +80,8 @@ class ConvNetTuning(Tuning):
     `rate` is per 256 images. Vectors are not decayed.
     """
 
-    rate: float = 0.05
-    weight_decay: float = 1e-4
+    rate: Positive = 0.05
+    weight_decay: NonNegative = 1e-4
     crop_scale: tuple[float, float] = (0.08, 1.0)
 
     def optimiser(self, classifier: Classifier) -> torch.optim.Optimizer:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import gin
 from torch import Tensor
 
-from benchmark.errors import ConfigError
+from benchmark.annotations import Count, Positive
 from benchmark.evals.features import Bank, Ranking, best_classes
 from benchmark.evals.neighbours import nearest
 
@@ -21,14 +21,11 @@ class KNN:
     class. Which feature is used is chosen on the hold-out. The details have the usual other settings.
     """
 
-    k: int = 20
-    temperature: float = 0.07
+    k: Count = 20
+    temperature: Positive = 0.07
 
     name = "knn"
     version = 1
-
-    def __post_init__(self) -> None:
-        _check(self.k, self.temperature)
 
     def __call__(self, bank: Bank) -> Ranking:
         """Choose the feature on the hold-out, then rank the classes of the test images."""
@@ -67,14 +64,11 @@ class KNN:
 class KNNProjection:
     """Nearest neighbours as `KNN` among a projector's outputs, which some papers report; None without a projector."""
 
-    k: int = 200
-    temperature: float = 0.1
+    k: Count = 200
+    temperature: Positive = 0.1
 
     name = "knn_projection"
     version = 1
-
-    def __post_init__(self) -> None:
-        _check(self.k, self.temperature)
 
     def __call__(self, bank: Bank) -> Ranking | None:
         """Rank the classes of the test images; there is nothing to choose."""
@@ -90,8 +84,3 @@ def votes(similarity: Tensor, labels: Tensor, classes: int, temperature: float) 
     """Return the votes `(n, classes)` of neighbours `(n, k)`, nearest first, relative to the vote of the nearest."""
     weights = ((similarity - similarity[:, :1]) / temperature).exp()  # so that a small temperature cannot overflow
     return weights.new_zeros(len(weights), classes).scatter_add(1, labels, weights)
-
-
-def _check(k: int, temperature: float) -> None:
-    if k < 1 or temperature <= 0:
-        raise ConfigError(f"KNN needs k of at least 1 and a temperature above 0; got {k} and {temperature}.")

@@ -8,7 +8,7 @@ import gin
 import torch
 from torch import Tensor
 
-from benchmark.annotations import Location
+from benchmark.annotations import Count, Location, Share
 from benchmark.data.subsets import labelled
 from benchmark.errors import ConfigError, MissingError
 from benchmark.evals.features import Bank, Ranking, best_classes
@@ -34,18 +34,13 @@ class SemiProbe:
     official subset; the record has its digest.
     """
 
-    fraction: float
-    draws: int
+    fraction: Share
+    draws: Count
     list_file: Location | None = None
 
     version = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1 or self.draws < 1:
-            raise ConfigError(
-                f"SemiProbe needs a fraction above 0 and up to 1, and at least 1 draw; got {self.fraction} and "
-                f"{self.draws}."
-            )
         if self.list_file is not None and self.draws > 1:
             raise ConfigError(f"SemiProbe.list_file is one draw; set SemiProbe.draws to 1 instead of {self.draws}.")
 

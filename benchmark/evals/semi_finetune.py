@@ -6,8 +6,8 @@ import gin
 import torch
 from torch import Tensor
 
+from benchmark.annotations import Count, Positive, Share
 from benchmark.data.subsets import holdout, labelled
-from benchmark.errors import ConfigError
 from benchmark.evals.classifier import Classifier, Recipe, Trainer
 from benchmark.evals.features import Bank, Ranking
 from benchmark.randomness import derive
@@ -49,26 +49,14 @@ class SemiFineTune:
     1 to `draws`; the last step counts.
     """
 
-    fraction: float
-    draws: int
-    trunk_rate: float
-    head_rate: float
-    steps: int
-    batch_size: int = 256
+    fraction: Share
+    draws: Count
+    trunk_rate: Positive
+    head_rate: Positive
+    steps: Count
+    batch_size: Count = 256
 
     version = 1
-
-    def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1 or min(self.trunk_rate, self.head_rate) <= 0:
-            raise ConfigError(
-                f"SemiFineTune needs a fraction above 0 and up to 1, and rates above 0; got {self.fraction}, "
-                f"{self.trunk_rate} and {self.head_rate}."
-            )
-        if min(self.draws, self.steps, self.batch_size) < 1:
-            raise ConfigError(
-                f"SemiFineTune needs draws, steps and a batch_size of at least 1; got {self.draws}, {self.steps} and "
-                f"{self.batch_size}."
-            )
 
     @property
     def name(self) -> str:

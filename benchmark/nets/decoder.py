@@ -8,6 +8,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from benchmark.annotations import Count
 from benchmark.errors import ConfigError
 from benchmark.nets.encoders import Encoder, Features, sincos_positions, xavier_
 
@@ -21,7 +22,7 @@ class PixelDecoder(nn.Module):
     would send no gradient to the encoder.
     """
 
-    def __init__(self, encoder: Encoder, *, width: int, depth: int, heads: int) -> None:
+    def __init__(self, encoder: Encoder, *, width: Count, depth: int, heads: Count) -> None:
         super().__init__()
         self.n_tokens, patch = encoder.patch_grid()
         if depth < 1:

@@ -13,6 +13,7 @@ from timm.models import create_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from benchmark.annotations import Count
 from benchmark.errors import ConfigError
 
 
@@ -91,10 +92,10 @@ class ViT(Encoder):
         image_size: int,
         *,
         name: str,
-        width: int,
+        width: Count,
         depth: int,
-        heads: int,
-        patch: int,
+        heads: Count,
+        patch: Count,
         frozen_patches: bool = False,
     ) -> None:
         super().__init__()

@@ -4,8 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.errors import ConfigError
-
 
 class KeyQueue(nn.Module):
     """The last `size` keys `(size, dim)`, first in, first out; it starts with random unit vectors.
@@ -18,8 +16,6 @@ class KeyQueue(nn.Module):
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
-        if size < 1:
-            raise ConfigError(f"A queue of {size} keys holds nothing; use at least 1 (QUEUE_SIZE in a protocol).")
         self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.long))
 

@@ -181,7 +181,7 @@ class Training:
         self.method.train()
         if not self._is_warm:
             self._warm_up()
-        begin, start, joules = time.perf_counter(), self.step, energy.meter(self.device)
+        start, joules, begin = self.step, energy.meter(self.device), time.perf_counter()  # the meter is off the clock
         while self.step < start + count and (self._stop is None or self.step == start):
             self._take()
             if bar is not None:
