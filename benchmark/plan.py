@@ -7,19 +7,24 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Literal, NamedTuple
 
 import gin
+import torch
 
 from benchmark import config as configuration
 from benchmark.config import Config
+from benchmark.data.sources import Dataset, Split
 from benchmark.errors import ConfigError
+from benchmark.examination import Experiment
 from benchmark.examine import Subject, configure
 from benchmark.report.record import Record
 from benchmark.report.tuning import FACTORS, SHARE, contests, factor
+from benchmark.session import Session
 
 TRIAL_SEED = 1000  # of all trials; the runs that follow have fresh seeds
 Value = int | float | str | bool | None | tuple[int | float, ...]
@@ -166,10 +171,25 @@ class Suite:
         last = settings[-1].partition(".")[2] if division == "trial" else f"seed {seed}"
         label = "/".join([entry.protocol, entry.method, *entry.point, *([division] * (division != "closed")), last])
         try:
+            _build(files, (*self.settings, *entry.point))
             config = configuration.load(files, (*settings, *entry.point, f"experiment.seed = {seed}"))
         except ConfigError as error:
             raise ConfigError(f"The suite plans {label}, which is refused:\n{error}") from None
         return Planned(label, division, entry, files, settings, seed, config)
+
+
+@cache
+def _build(files: tuple[str, ...], settings: tuple[str, ...]) -> None:
+    """Build the method on its encoder, without data or weights. Raises ConfigError where one refuses the other."""
+    config = configuration.load(files, settings)
+    experiment: Experiment = configuration.build(config)
+    if experiment.pretraining is None:
+        return
+    none = torch.empty(0)
+    zero = (0.0, 0.0, 0.0)
+    data = Dataset("", "", (), experiment.data().size, none, Split(none, None), Split(none, None), zero, zero)
+    with torch.device("meta"):
+        Session(config, experiment, data, torch.device("meta"), Path()).method()
 
 
 @dataclass(frozen=True)
