@@ -213,6 +213,7 @@ def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.Captur
         "convolution": 2 * 9 * 128**2 * 32**2,
     }
     assert first["environment"]["threads"] == 1
+    assert (steps_of_methods["precision"], "precision" in first["environment"]) == ("bfloat16", False)
     assert "% of the convolution" in (out / "training.md").read_text()
     assert store.load(out) == [], "measurements of speed are no records of runs"
 

@@ -18,7 +18,7 @@ STEPS = 20  # batches a turn of a race
 
 def measure(files: Sequence[Path], rounds: int) -> Measurement:
     """Run the races, then time the views and the whole step of every shipped method."""
-    found = Measurement("inputs", rounds, "float32")
+    found = Measurement("inputs", rounds)
     for file in files:
         _race(found, file, rounds)
     _shares(found, rounds)

@@ -34,7 +34,7 @@ def measure(rounds: int) -> Measurement:
     candidates = {name: partial(_pass, encoder, ratio, tokens) for name, ratio in ratios.items()}
     times = interleave(candidates, rounds, time.process_time)
     whole, masked = ratios
-    found = Measurement("masking", rounds, "float32")
+    found = Measurement("masking", rounds)
     title = f"{encoder.name}, {tokens} tokens, {BATCH} images forward and backward"
     found.add(
         title,
@@ -42,7 +42,7 @@ def measure(rounds: int) -> Measurement:
         ["", "images per CPU second", "cheaper by"],
         [[name, cell(times.rate(name, BATCH), ",.1f"), cell(times.faster(name, whole), ".2f")] for name in ratios],
     )
-    found.keep(title, times, flops)
+    found.keep(title, times, flops, precision="float32")
     return found
 
 

@@ -20,7 +20,6 @@ class Measurement:
 
     part: str
     rounds: int
-    precision: str
     text: list[str] = field(default_factory=list)
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -60,8 +59,11 @@ class Measurement:
         page = f"<!-- Written by `python -m benchmark.speed {self.part}`: do not edit. -->\n# Speed: {self.part}\n\n"
         (folder / f"{self.part}.md").write_text(page + self.markdown(), encoding="utf-8")
 
-    def _environment(self) -> Any:
-        return environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"), self.precision)
+    @staticmethod
+    def _environment() -> dict[str, Any]:
+        """Return what all that was measured ran on; the precision may differ from one to the next."""
+        found = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"), "")
+        return {name: value for name, value in found.items() if name != "precision"}
 
 
 def cell(values: tuple[float, float, float], form: str = ",.0f") -> str:

@@ -48,7 +48,7 @@ TURNS = {
 
 def measure(files: Sequence[Path], rounds: int) -> Measurement:
     """Run the races, then time a step of every shipped method under each protocol."""
-    found = Measurement("training", rounds, "bfloat16")
+    found = Measurement("training", rounds)
     for file in files:
         _race(found, file, rounds)
     for protocol in PROTOCOLS:
@@ -107,7 +107,7 @@ def _methods(found: Measurement, protocol: str, rounds: int) -> None:
             for name, training in trainings.items()
         ],
     )
-    found.keep(title, times, flops)
+    found.keep(title, times, flops, precision=first.precision)
 
 
 def _race(found: Measurement, file: Path, rounds: int) -> None:
@@ -130,4 +130,6 @@ def _race(found: Measurement, file: Path, rounds: int) -> None:
             for name in times.seconds
         ],
     )
-    found.keep(made.name, times, dict.fromkeys(times.seconds, images), libraries=libraries)
+    found.keep(
+        made.name, times, dict.fromkeys(times.seconds, images), libraries=libraries, precision=training.precision
+    )
