@@ -18,6 +18,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.report.schema import checker
 
 FIELD = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False)
+REMEDY = "Restore it from version control, or remove it and have it made again."
 SLUG_LENGTH = 24  # three slugs, a 63-bit seed and two short hashes stay within 120 characters
 
 Count = Annotated[int, (0, 2**63 - 1)]
@@ -264,7 +265,9 @@ def write(record: Record, folder: Path) -> Path:
     Raises:
         BenchmarkError: the record is invalid, or a file of that name has other content.
     """
-    text = _contents(record, "The record")
+    problems, text = _inspect(record)
+    if problems:
+        raise BenchmarkError("\n  ".join(["The record is not a valid record of schema 1:", *problems]))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(record)
     partial = folder / f".{uuid.uuid4().hex}.tmp"
@@ -296,11 +299,14 @@ def read(path: Path) -> Record:
         content = path.read_bytes()
         record: object = json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
-        raise BenchmarkError(f"{path} cannot be read as a record: {error}.") from error
-    if content != _contents(record, str(path)):
+        raise BenchmarkError(f"{path} cannot be read as a record: {error}. {REMEDY}") from error
+    problems, expected = _inspect(record)
+    if problems:
+        raise BenchmarkError("\n  ".join([f"{path} is not a valid record of schema 1. {REMEDY}", *problems]))
+    if content != expected:
         raise BenchmarkError(
             f"{path} was changed after it was written (expected JSON with a line for each field, sorted, and one "
-            "newline at the end). Restore it from version control."
+            f"newline at the end). {REMEDY}"
         )
     return cast(Record, record)
 
@@ -321,14 +327,6 @@ def file_name(record: Record) -> str:
     names = (record["dataset"]["name"], record["encoder"]["name"], record["method"]["name"])
     slugs = (re.sub(r"[^a-z0-9._]+", "-", name.lower())[:SLUG_LENGTH].strip("-._") or "unnamed" for name in names)
     return f"{'-'.join(slugs)}-s{record['seed']}-{record['config']['key'][:8]}-{record['id'][:8]}.json"
-
-
-def _contents(record: object, name: str) -> bytes:
-    """Return the bytes of a valid record's file. Raises BenchmarkError with what is wrong with another."""
-    problems, contents = _inspect(record)
-    if problems:
-        raise BenchmarkError("\n  ".join([f"{name} is not a valid record of schema 1:", *problems]))
-    return contents
 
 
 def _inspect(record: object) -> tuple[list[str], bytes]:
