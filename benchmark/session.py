@@ -106,9 +106,14 @@ class Session(Examination):
     @property
     def whole_budget(self) -> Budget:
         """What all stages together may spend."""
+        return self._undivided.part(self.experiment.budget_share)
+
+    @property
+    def _undivided(self) -> Budget:
+        """What the experiment may spend where it is not on a share of the budget, as trials are."""
         if self.experiment.budget is None:
             raise ConfigError("experiment.budget is None: say what the run may spend, for instance @Budget.")
-        return self.experiment.budget().part(self.experiment.budget_share)
+        return self.experiment.budget()
 
     @property
     def budget(self) -> Budget:
@@ -130,7 +135,8 @@ class Session(Examination):
         names += [self.stage.name, self._step, self._made_by, self.dataset.fingerprint, code()["protocol_sha256"]]
         names += [type(self.dataset.pretrain).__name__]  # resident or streamed
         file = hashlib.sha256(repr(names).encode()).hexdigest()[:32]
-        found = calibration.stored(self.out / "calibrations" / f"{file}.json", lambda: self._scratch(flops))
+        path = self.out / "calibrations" / f"{file}.json"
+        found = calibration.stored(path, lambda: self._scratch(flops), self._undivided.amount)
         return Price(batch, flops, found.seconds)
 
     @property

@@ -14,6 +14,8 @@ from benchmark.training import calibration, loop
 from benchmark.training.calibration import WARMUP, WHOLE, Calibration
 from benchmark.training.loop import Training
 
+SHORT = 10 + 5 * 4  # the steps of a calibration for a budget of about 10 s, at half a second a step
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -34,20 +36,34 @@ class Clock:
 
 
 def test_windows_are_timed_after_the_warmup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: ten slow steps, then windows of 20 steps of 2, 1, 4, 3 and 9 s each: median 3, least 1, most 9."""
-    Clock(monkeypatch, *[50.0] * 10, *(s for s in (2.0, 1.0, 4.0, 3.0, 9.0) for _ in range(20)))
-    found = Calibration.measure(training(tmp_path, steps=WHOLE))
-    assert found == Calibration(3.0, 1.0, 9.0)
+    """Oracle: five slow steps, five of 2 s, then windows of steps of 2, 1, 4, 4 and 9 s: mean 4, least 1, most 9.
+
+    A fifth of 200 s is five windows of 8 s, which are 4 steps of 2 s.
+    """
+    clock = Clock(monkeypatch, *[50.0] * 5, *[2.0] * 5, *(s for s in (2.0, 1.0, 4.0, 4.0, 9.0) for _ in range(4)))
+    found = Calibration.measure(training(tmp_path, steps=WHOLE), 200.0)
+    assert found == Calibration(4.0, 1.0, 9.0)
+    assert clock.steps == 10 + 5 * 4
+
+
+@pytest.mark.parametrize(("budget", "steps"), [(1000.0, 80), (10.0, 4), (99.0, 8)])
+def test_windows_are_a_share_of_the_budget(
+    budget: float, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: a fifth of the seconds in five windows at half a second a step, by hand, and never fewer than 4 steps."""
+    clock = Clock(monkeypatch, 0.5)
+    Calibration.measure(training(tmp_path, steps=WHOLE), budget)
+    assert clock.steps == 10 + 5 * steps
 
 
 def test_a_calibration_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the count of steps, and the numbers of the file."""
     clock = Clock(monkeypatch, 0.5)
     path = tmp_path / "calibrations" / "x.json"
-    first = calibration.stored(path, lambda: training(tmp_path / "scratch", steps=WHOLE))
-    assert clock.steps == WHOLE == 110
-    assert calibration.stored(path, lambda: training(tmp_path / "scratch", steps=WHOLE)) == first
-    assert clock.steps == WHOLE
+    first = calibration.stored(path, lambda: training(tmp_path / "scratch", steps=WHOLE), 10.0)
+    assert clock.steps == SHORT
+    assert calibration.stored(path, lambda: training(tmp_path / "scratch", steps=WHOLE), 100.0) == first
+    assert clock.steps == SHORT
     assert json.loads(path.read_text()) == {"seconds": 0.5, "least": 0.5, "most": 0.5}
 
 
@@ -68,9 +84,9 @@ def test_seconds_become_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert main(arguments(tmp_path, 10.2)) == 0
     record = newest(tmp_path, "simclr")
     assert record["budget"] == {"kind": "device_seconds", "amount": 10.2, "steps": 20, "batch_size": 32}
-    assert (record["status"], record["cost"]["train_seconds"], clock.steps) == ("ok", 10.0, WHOLE + WARMUP + 20)
+    assert (record["status"], record["cost"]["train_seconds"], clock.steps) == ("ok", 10.0, SHORT + WARMUP + 20)
     assert main(arguments(tmp_path, 10.2, seed=1)) == 0
-    assert clock.steps == WHOLE + 2 * (WARMUP + 20)
+    assert clock.steps == SHORT + 2 * (WARMUP + 20)
     assert newest(tmp_path, "simclr")["budget"] == record["budget"]
 
 
@@ -113,7 +129,7 @@ def test_a_slower_run_is_marked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Oracle: 20 steps planned at 0.5 s: 6 % over is marked, four times as slow is stopped at 15 s."""
-    Clock(monkeypatch, *[0.5] * (WHOLE + WARMUP), slower)
+    Clock(monkeypatch, *[0.5] * (SHORT + WARMUP), slower)
     assert main(arguments(tmp_path, 10.0)) == 1
     record = newest(tmp_path, "simclr")
     assert record["status"] == status
@@ -130,4 +146,4 @@ def test_two_stages_spend_one_budget(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert record["cost"]["train_seconds"] == 10.0
     assert record["cost"]["images"] == 20 * 32
     assert record["status"] == "ok"
-    assert clock.steps == 2 * (WHOLE + WARMUP + 10)
+    assert clock.steps == 2 * (SHORT + WARMUP + 10)

@@ -5,40 +5,44 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 
 import torch
 
 from benchmark.training.loop import Training
 
-WARMUP = 10  # steps: allocations and the choice of kernels
+WARMUP = 10  # steps: allocations and the choice of kernels in the first half, the length of windows by the second
 WINDOWS = 5
-STEPS = 20  # a window
-WHOLE = WARMUP + WINDOWS * STEPS
+FEWEST = 4  # steps a window
+SHARE = 0.2  # of the budget in seconds that the windows take: speed drifts, and so it does within the run
+WHOLE = 10**6  # steps, more than are ever taken
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Seconds of a step: the median of the windows, the least and the most."""
+    """Seconds of a step: the mean of the windows, as a run is their sum, the least and the most."""
 
     seconds: float
     least: float
     most: float
 
     @classmethod
-    def measure(cls, training: Training) -> "Calibration":
-        """Take steps of a run of `WHOLE` steps: the real step, fed by the real input path."""
-        training.advance(WARMUP)
-        windows = [training.advance(STEPS) / STEPS for _ in range(WINDOWS)]
-        return cls(median(windows), min(windows), max(windows))
+    def measure(cls, training: Training, budget: float) -> "Calibration":
+        """Take steps of a run of `WHOLE` steps, for a share of the budget's seconds: real steps, on real inputs."""
+        half = WARMUP // 2
+        training.advance(half)
+        about = training.advance(half) / half
+        count = min(max(round(SHARE * budget / WINDOWS / about), FEWEST), (WHOLE - WARMUP) // WINDOWS)
+        windows = [training.advance(count) / count for _ in range(WINDOWS)]
+        return cls(fmean(windows), min(windows), max(windows))
 
 
-def stored(path: Path, build: Callable[[], Training]) -> Calibration:
+def stored(path: Path, build: Callable[[], Training], budget: float) -> Calibration:
     """Read a calibration, or measure and write it: all seeds of a configuration take the same steps."""
     if path.is_file():
         return Calibration(**json.loads(path.read_text()))
     training = build()
-    found = Calibration.measure(training)
+    found = Calibration.measure(training, budget)
     del training
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
