@@ -37,7 +37,11 @@ def code() -> Code:
         status = _git("status", "--porcelain", "--untracked-files=all", "--", *RUNS)
         dirty = bool(status)
         if dirty:
-            changes = hashlib.sha256(f"{status}\n{_git('diff', 'HEAD', '--', *RUNS)}".encode()).hexdigest()
+            new = _git("ls-files", "--others", "--exclude-standard", "-z", "--", *RUNS).split("\0")[:-1]
+            contents = [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in new]
+            changes = hashlib.sha256(
+                "\n".join([status, *contents, _git("diff", "HEAD", "--", *RUNS)]).encode()
+            ).hexdigest()
     return {
         "version": benchmark.__version__,
         "commit": commit,

@@ -49,12 +49,11 @@ def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_impo
 def _require_same_code(old: Record) -> None:
     if parts := changed(old):
         places = " and of the ".join(parts)
-        declarations = "\n".join(
-            f'[[change]]\npart = "{part}"\nbefore = "{then}"\nafter = "{now}"' for part, (then, now) in parts.items()
-        )
+        pairs = "".join(f'  ["{then}", "{now}"],  # {part}\n' for part, (then, now) in parts.items())
         raise ConfigError(
             f"{_changed(f'the code of the {places}', old)} If the change leaves all results as they are, declare it in "
-            f"{LINEAGE} and give this command again, which then expects the bits of the record:\n{declarations}"
+            f"{LINEAGE} and give this command again, which then expects the bits of the record:\n"
+            f"[[change]]\nsame = [\n{pairs}]"
         )
 
 

@@ -126,8 +126,12 @@ def test_only_changed_code_is_a_change(tmp_path: Path, monkeypatch: pytest.Monke
     method.write_text("x = 3\n")
     assert state()[1] not in (None, first)
     method.write_text("x = 1\n")
-    (tmp_path / "results" / "peers.py").write_text("y = 1\n")
-    assert state()[0]
+    new = tmp_path / "results" / "peers.py"
+    new.write_text("y = 1\n")
+    dirty, first = state()
+    assert dirty
+    new.write_text("y = 2\n")
+    assert state()[1] not in (None, first)
 
 
 def present() -> dict[str, Any]:
@@ -159,7 +163,7 @@ def test_code_of_the_same_results_is_no_change(part: str, tmp_path: Path, monkey
     """Oracle: the declaration of one part, which says nothing of other code."""
     now = present()
     file = tmp_path / "lineage.toml"
-    file.write_text(f'[[change]]\nbefore = "{"0" * 64}"\nafter = "{now[PARTS[part]]}"\n')
+    file.write_text(f'[[change]]\nsame = [["{"0" * 64}", "{now[PARTS[part]]}"]]\n')
     monkeypatch.setattr(lineage, "LINEAGE", file)
     assert changed(make(**(now | {PARTS[part]: "0" * 64}))) == {}
     assert list(changed(make(**(now | {PARTS[part]: "1" * 64})))) == [part]

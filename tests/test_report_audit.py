@@ -334,6 +334,6 @@ def test_code_that_was_wrongly_declared_the_same_is_found(
     assert audit(results) == []
     field, name = part.split(".")
     own = SOUND[field][name]  # type: ignore[literal-required]
-    (tmp_path / "lineage.toml").write_text(f'[[change]]\nbefore = "{own}"\nafter = "{"0" * 64}"\n')
+    (tmp_path / "lineage.toml").write_text(f'[[change]]\nsame = [["{own}", "{"0" * 64}"]]\n')
     monkeypatch.setattr(lineage, "LINEAGE", tmp_path / "lineage.toml")
     assert "ended in different weights" in " ".join(audit(results))

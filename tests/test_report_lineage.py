@@ -1,8 +1,10 @@
 """The lineage of code: what was declared to give the same results, and what is said of it."""
 
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,6 @@ from benchmark.report.record import read
 from benchmark.report.store import made_by
 
 Declare = Callable[..., None]
-PARTS = ("pretraining", "evaluation", "method")
 CHANGES = tomllib.loads(LINEAGE.read_text()).get("change", [])
 
 
@@ -23,7 +24,7 @@ def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Declare:
 
     def write(*pairs: str) -> None:
         file = tmp_path / f"{'-'.join(pairs)}.toml"
-        file.write_text("".join(f'[[change]]\nbefore = "{pair[0] * 64}"\nafter = "{pair[1] * 64}"\n' for pair in pairs))
+        file.write_text("".join(f'[[change]]\nsame = [["{pair[0] * 64}", "{pair[1] * 64}"]]\n' for pair in pairs))
         monkeypatch.setattr(lineage, "LINEAGE", file)
 
     return write
@@ -54,14 +55,20 @@ def test_ancestors(pairs: tuple[str, ...], lines: list[str], declare: Declare) -
     assert all(next(iter(own))[0] in line for own, line in zip(found, lines, strict=True))
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=[f"{change['part']}-{change['after'][:8]}" for change in CHANGES])
-def test_a_declared_change_is_well_founded(change: dict[str, str | list[str]]) -> None:
-    """Oracle: the records that it names, which are there, and of the line of code that it says."""
-    assert change.keys() == {"part", "before", "after", "why", "shown"}
-    assert change["before"] != change["after"]
-    assert all(len(str(change[end])) == 64 for end in ("before", "after"))
+def test_changes_in_one_entry_are_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: by hand, two pairs of one change."""
+    (tmp_path / "lineage.toml").write_text('[[change]]\nsame = [["a", "b"], ["c", "d"]]\n')
+    monkeypatch.setattr(lineage, "LINEAGE", tmp_path / "lineage.toml")
+    assert list(map(ancestor, "abcde")) == list("aacce")
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=[change["same"][0][1][:8] for change in CHANGES])
+def test_a_declared_change_is_well_founded(change: dict[str, Any]) -> None:
+    """Oracle: the records that it names, which are there: between them they are of all code that it says."""
+    assert change.keys() == {"why", "same", "shown"}
     assert change["why"]
-    assert change["shown"]
-    for name in change["shown"]:
-        code = made_by(read(HERE.parent / "results" / name))[PARTS.index(str(change["part"]))]
-        assert code == ancestor(str(change["before"]))
+    codes = [code for pair in change["same"] for code in pair]
+    assert len(set(codes)) == len(codes)
+    assert all(re.fullmatch("[0-9a-f]{64}", code) for code in codes)
+    made = [made_by(read(HERE.parent / "results" / name)) for name in change["shown"]]
+    assert {ancestor(code) for code in codes} <= {part for parts in made for part in parts}

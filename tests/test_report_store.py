@@ -101,7 +101,7 @@ def test_seeds_by_code_of_the_same_results_are_one_cell(
     """Oracle: the declaration; of a seed that both have, the newer run counts."""
     old = [run("alpha", seed, 0.9, created_utc="2026-01-01T00:00:00Z", **{part: "0" * 64}) for seed in (0, 1, 2)]
     new = [run("alpha", seed, 0.1, created_utc="2026-01-02T00:00:00Z", **{part: "1" * 64}) for seed in (2, 3)]
-    (tmp_path / "lineage.toml").write_text(f'[[change]]\nbefore = "{"0" * 64}"\nafter = "{"1" * 64}"\n')
+    (tmp_path / "lineage.toml").write_text(f'[[change]]\nsame = [["{"0" * 64}", "{"1" * 64}"]]\n')
     monkeypatch.setattr(lineage, "LINEAGE", tmp_path / "lineage.toml")
     (cell,) = group([*old, *new])
     assert cell.runs == (*old[:2], *new)

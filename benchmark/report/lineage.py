@@ -17,7 +17,8 @@ def ancestor(code: str) -> str:
 @cache
 def _ancestors(file: Path) -> dict[str, str]:
     found: dict[str, str] = {}
-    for change in tomllib.loads(file.read_text()).get("change", []):
-        old, new = (found.get(change[end], change[end]) for end in ("before", "after"))
+    changes = tomllib.loads(file.read_text()).get("change", [])
+    for before, after in (pair for change in changes for pair in change["same"]):
+        old, new = found.get(before, before), found.get(after, after)
         found = {code: old if oldest == new else oldest for code, oldest in found.items()} | {old: old, new: old}
     return found
