@@ -180,16 +180,21 @@ class Suite:
 
 @cache
 def _build(files: tuple[str, ...], settings: tuple[str, ...]) -> None:
-    """Build the method on its encoder, without data or weights. Raises ConfigError where one refuses the other."""
+    """Build the method on its encoder, without data. Raises ConfigError where one refuses the other.
+
+    An encoder whose weights would be fetched is left for the run.
+    """
     config = configuration.load(files, settings)
     experiment: Experiment = configuration.build(config)
-    if experiment.pretraining is None:
+    if experiment.pretraining is None or "\nTimm.pretrained = True\n" in config.text:
         return
     none = torch.empty(0)
     zero = (0.0, 0.0, 0.0)
     data = Dataset("", "", (), experiment.data().size, none, Split(none, None), Split(none, None), zero, zero)
     with torch.device("meta"):
-        Session(config, experiment, data, torch.device("meta"), Path()).method()
+        student = Session(config, experiment, data, torch.device("meta"), Path())
+        for stage in filter(None, (student.teacher, student)):
+            stage.method()
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,8 @@ def test_plan_is_a_product_with_seeds_outermost() -> None:
         ({"examined_by": "trained"}, "suite.examined_by and suite.examined_seeds go together"),
         ({"protocols": ("digits_vit_mirco",)}, "Did you mean"),
         ({"sweep": {"ViT.dpeth": (1,)}}, "Did you mean depth"),
+        ({"sweep": {"PixelDecoder.heads": (4, 7)}, "methods": ("mae",)}, "mae/PixelDecoder.heads = 7/.*multiple of"),
+        ({"methods": ("mimco",), "settings": ("MoCoV3.momentum = 1.5",)}, "mimco/.*MoCoV3.momentum = 1.5"),
         ({"sweep": {"MAE.mask_ratio": (0.5, 1.0)}, "methods": ("mae",)}, "mask_ratio = 1.0/.*no visible"),
         (
             {"methods": ("byol", "mae"), "protocols": ("digits_resnet18",), "settings": ()},
@@ -128,6 +130,16 @@ def test_a_plan_that_cannot_run_is_refused(
     printed = capsys.readouterr().err
     assert re.search(message, printed, re.DOTALL), printed
     assert not (tmp_path / "runs").exists()
+
+
+def test_weights_are_not_fetched_for_a_plan(
+    written: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: a plan of an encoder with weights from elsewhere, where anything that builds one fails."""
+    monkeypatch.setattr("benchmark.nets.timm_net.create_model", None)
+    settings = ("experiment.encoder = @Timm", "Timm.name = 'resnet10t.c3_in1k'", "Timm.pretrained = True")
+    assert main([*written(settings=settings), "--dry-run"]) == 0
+    assert "1 missing" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)

@@ -30,6 +30,10 @@ class PixelDecoder(nn.Module):
                 f"PixelDecoder.depth = {depth}: without a block no token sees another, and a loss on masked patches "
                 f"gives the encoder no gradient. Use at least 1."
             )
+        if width % 4 or width % heads:
+            raise ConfigError(
+                f"PixelDecoder.width = {width} must be a multiple of 4 and of PixelDecoder.heads = {heads}."
+            )
         self.embed = nn.Linear(encoder.width, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         norm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm asks for a class and calls it
