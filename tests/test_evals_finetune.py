@@ -502,6 +502,14 @@ def test_impossible_recipes_are_refused_before_anything_is_trained(setting: str,
         config.load([str(GIN / "simclr.gin")], ("experiment.evaluations = (@FineTune,)", setting))
 
 
+def test_an_impossible_recipe_is_refused_with_the_evaluation() -> None:
+    """Oracle: the message when the evaluation is built, which is before an encoder is pretrained."""
+    settings = ("experiment.evaluations=(@FineTune,)", "ViTTuning.crop_scale=(0.9, 0.1)")
+    experiment: Experiment = config.build(config.load([str(GIN / "simclr.gin")], settings))
+    with pytest.raises(ConfigError, match=r"ViTTuning\.crop_scale must be \(low, high\)"):
+        experiment.evaluations[0]()
+
+
 def test_gin_reaches_the_recipes() -> None:
     """Oracle: a rate bound for the recipe is that of the recipe which the evaluation builds, without a line for it."""
     settings = ("experiment.evaluations=(@FineTune,)", "ViTTuning.rate=0.5", "FineTune.epochs=30")

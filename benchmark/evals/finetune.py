@@ -114,6 +114,8 @@ class FineTune:
     version = 1
 
     def __post_init__(self) -> None:
+        for recipe in (self.vit, self.convnet):
+            recipe()  # which refuses what it cannot train by, before an encoder is pretrained
         if not 1 <= self.select_epochs <= self.epochs:
             raise ConfigError(
                 f"FineTune needs select_epochs from 1 to the epochs; got {self.select_epochs} and {self.epochs}."
