@@ -28,8 +28,8 @@ class Range:
     below: bool = False
 
     def __contains__(self, number: float) -> bool:
-        outside = number < self.least or number > self.most or not math.isfinite(number)
-        return not (outside or (self.above and number == self.least) or (self.below and number == self.most))
+        low = number > self.least if self.above else number >= self.least
+        return low and (number < self.most if self.below or self.most == math.inf else number <= self.most)
 
     def __str__(self) -> str:
         low = f"above {self.least:g}" if self.above else f"of at least {self.least:g}"

@@ -15,13 +15,14 @@ from benchmark.annotations import (
     Range,
     Reference,
     Residence,
+    Share,
     conform,
     describe,
     is_location,
 )
 
 T = TypeVar("T")
-Share = Annotated[float, Range(0, 1)]
+Whole = Annotated[float, Range(0, 1)]
 Part = Annotated[float, Range(0, 1, above=True, below=True)]
 FACTORY = Reference("", "Name")
 
@@ -62,8 +63,10 @@ class Named(Protocol):
         (1e-9, Positive),
         (0.0, NonNegative),
         (1, Count),
-        (0.0, Share),
+        (0.0, Whole),
+        (1.0, Whole),
         (1.0, Share),
+        (10**400, Count),
         (0.5, Part),
         (None, Count | None),
         ((1, 2), tuple[Count, ...]),
@@ -105,7 +108,9 @@ def test_fits(value: Any, hint: Any) -> None:
         (float("nan"), NonNegative),
         (0, Count),
         (1.0, Count),
-        (-0.1, Share),
+        (-0.1, Whole),
+        (1.1, Whole),
+        (0.0, Share),
         (1.1, Share),
         (0.0, Part),
         (1.0, Part),
@@ -140,7 +145,8 @@ def test_only_an_int_for_a_float_changes(value: Any, hint: Any, kind: type) -> N
         (Location, "str"),
         (Positive, "float above 0"),
         (Count | None, "int of at least 1 or None"),
-        (Share, "float of at least 0 and at most 1"),
+        (Whole, "float of at least 0 and at most 1"),
+        (Share, "float above 0 and at most 1"),
         (Part, "float above 0 and below 1"),
     ],
 )

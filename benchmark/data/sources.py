@@ -252,7 +252,7 @@ def _unknown(parameter: str, value: str, kind: str, available: Iterable[str]) ->
     return ConfigError(
         f"Images.{parameter} = {value!r}: the source has no such {kind}; it has {', '.join(names) or 'none'}."
         + (f" Did you mean {nearest[0]!r}?" if nearest else "")
-        + (" Where there is no test split, give Images.test=None." if parameter == "test" else "")
+        + (" Where there is none, give Images.test=None and experiment.evaluations=()." if parameter == "test" else "")
     )
 
 

@@ -18,7 +18,6 @@ from benchmark.errors import BenchmarkError
 from benchmark.report.schema import checker
 
 FIELD = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False)
-REMEDY = "Restore it from version control, or remove it and have it made again."
 SLUG_LENGTH = 24  # three slugs, a 63-bit seed and two short hashes stay within 120 characters
 
 Count = Annotated[int, (0, 2**63 - 1)]
@@ -298,15 +297,20 @@ def read(path: Path) -> Record:
     try:
         content = path.read_bytes()
         record: object = json.loads(content)
-    except (OSError, ValueError, RecursionError) as error:
-        raise BenchmarkError(f"{path} cannot be read as a record: {error}. {REMEDY}") from error
+    except OSError as error:
+        raise BenchmarkError(f"{path} cannot be read as a record: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise BenchmarkError(
+            f"{path} cannot be read as a record: {error}. If it was one, restore it from version control."
+        ) from error
     problems, expected = _inspect(record)
     if problems:
-        raise BenchmarkError("\n  ".join([f"{path} is not a valid record of schema 1. {REMEDY}", *problems]))
+        head = f"{path} is not a valid record of schema 1. If it was one, restore it from version control:"
+        raise BenchmarkError("\n  ".join([head, *problems]))
     if content != expected:
         raise BenchmarkError(
             f"{path} was changed after it was written (expected JSON with a line for each field, sorted, and one "
-            f"newline at the end). {REMEDY}"
+            f"newline at the end). Restore it from version control."
         )
     return cast(Record, record)
 

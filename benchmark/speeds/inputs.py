@@ -43,7 +43,7 @@ def _race(found: Measurement, file: Path, rounds: int) -> None:
             for name in times.seconds
         ],
     )
-    found.keep(title, times, dict.fromkeys(times.seconds, views), libraries=libraries)
+    found.keep(title, times, dict.fromkeys(times.seconds, views), libraries=libraries, precision="float32")
 
 
 def _shares(found: Measurement, rounds: int) -> None:
