@@ -24,6 +24,7 @@ from benchmark.method import Method
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
 from benchmark.randomness import derive
+from benchmark.report.lineage import ancestor
 from benchmark.training import calibration
 from benchmark.training.budget import Budget, Price
 from benchmark.training.flops import count_step
@@ -74,8 +75,8 @@ class Session(Examination):
         return self.out / _name(self.stage, self.dataset, self.experiment.seed, key)
 
     def _key_with_code(self, *parts: Literal["protocol_sha256", "evaluation_sha256"]) -> str:
-        here = code()
-        names = (self.key, self._made_by, *(here[part] for part in parts))
+        here, own = code(), self._made_by
+        names = (self.key, own and ancestor(own), *(ancestor(here[part]) for part in parts))
         return hashlib.sha256(repr(names).encode()).hexdigest()
 
     @property
@@ -250,11 +251,12 @@ class TeacherSession(Session):
         """What its weights depend on, but for the seed."""
         with torch.device("meta"):
             method, _ = self.method()
+        own = describe.method(self.stage.name, method)["module_sha256"]
         parameters = self.config.identity["params"]
         names = (
             [parameters[name] for name in ("teacher", "encoder", "limits", "rate_factor")],
             (self.whole_budget, self.students_seed, self.dataset.fingerprint),
-            (code()["protocol_sha256"], describe.method(self.stage.name, method)["module_sha256"]),
+            (ancestor(code()["protocol_sha256"]), own and ancestor(own)),
             (torch.__version__, torch.get_num_threads(), str(self.device)),
         )
         return hashlib.sha256(repr(names).encode()).hexdigest()

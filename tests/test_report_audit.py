@@ -324,16 +324,31 @@ def test_wrong_arguments_are_answered(results: Path, capsys: pytest.CaptureFixtu
     assert "--base nowhere" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("part", ["code.protocol_sha256", "method.module_sha256"])
+WRONGLY_DECLARED: dict[str, tuple[Record, str, str, Any, str]] = {
+    "pretraining": (SOUND, "code.protocol_sha256", "training.digest", "9" * 64, "ended in different weights"),
+    "a method": (SOUND, "method.module_sha256", "training.digest", "9" * 64, "ended in different weights"),
+    "evaluation": (SOUND, "code.evaluation_sha256", "metrics.knn.top1", 0.802, "have different results of knn"),
+    "evaluation of a floor": (FLOOR, "code.evaluation_sha256", "metrics.knn.top1", 0.102, "different results of knn"),
+    "a table": (
+        altered(SOUND, "seed", 7),
+        "code.evaluation_sha256",
+        "config.text",
+        reworded("k = 20", "k = 1"),
+        "has KNN.k = 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONGLY_DECLARED)
 def test_code_that_was_wrongly_declared_the_same_is_found(
-    part: str, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Oracle: a run by other code with another digest, which is well until both are declared to agree."""
-    other = altered(altered(SOUND, "training.digest", "9" * 64), part, "0" * 64)
-    write(other, results / "small")
+    """Oracle: a run by other code of which one thing is another: well until both are declared to agree."""
+    record, part, changed, value, problem = WRONGLY_DECLARED[case]
+    write(altered(altered(record, changed, value), part, "0" * 64), results / "small")
     assert audit(results) == []
     field, name = part.split(".")
-    own = SOUND[field][name]  # type: ignore[literal-required]
+    own = record[field][name]  # type: ignore[literal-required]
     (tmp_path / "lineage.toml").write_text(f'[[change]]\nsame = [["{own}", "{"0" * 64}"]]\n')
     monkeypatch.setattr(lineage, "LINEAGE", tmp_path / "lineage.toml")
-    assert "ended in different weights" in " ".join(audit(results))
+    assert problem in " ".join(audit(results))

@@ -4,11 +4,11 @@ import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from benchmark.checkout import HERE
+from benchmark.errors import ConfigError
 from benchmark.report import lineage
 from benchmark.report.lineage import LINEAGE, ancestor
 from benchmark.report.record import read
@@ -62,13 +62,41 @@ def test_changes_in_one_entry_are_one_after_another(tmp_path: Path, monkeypatch:
     assert list(map(ancestor, "abcde")) == list("aacce")
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=[change["same"][0][1][:8] for change in CHANGES])
-def test_a_declared_change_is_well_founded(change: dict[str, Any]) -> None:
-    """Oracle: the records that it names, which are there: between them they are of all code that it says."""
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ('[[changes]]\nsame = [["a", "b"]]\n', "alone, got changes"),
+        ('[[change]]\nwhy = "a"\n', "KeyError"),
+        ('[[change]]\nsame = [["a"]]\n', "not enough values"),
+        ("[[change]]\nsame = 1\n", "TypeError"),
+        ("change = 1\n", "TypeError"),
+        ("[[change]\n", "TOMLDecodeError"),
+    ],
+)
+def test_a_file_of_another_form_is_refused(
+    text: str, answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the message, which names the file."""
+    monkeypatch.setattr(lineage, "LINEAGE", tmp_path / "lineage.toml")
+    lineage.LINEAGE.write_text(text)
+    with pytest.raises(ConfigError, match=rf"lineage\.toml: expected .*{answer}"):
+        ancestor("a")
+
+
+@pytest.mark.parametrize("number", range(len(CHANGES)))
+def test_a_declared_change_is_well_founded(number: int) -> None:
+    """Oracle: the records that it names, which are there and of before: between them they are of all code that it says.
+
+    That they were made again is what their names in the file say; the command shows it.
+    """
+    change = CHANGES[number]
     assert change.keys() == {"why", "same", "shown"}
     assert change["why"]
     codes = [code for pair in change["same"] for code in pair]
     assert len(set(codes)) == len(codes)
     assert all(re.fullmatch("[0-9a-f]{64}", code) for code in codes)
-    made = [made_by(read(HERE.parent / "results" / name)) for name in change["shown"]]
-    assert {ancestor(code) for code in codes} <= {part for parts in made for part in parts}
+    shown = [read(HERE.parent / "results" / name) for name in change["shown"]]
+    assert {ancestor(code) for code in codes} <= {part for record in shown for part in made_by(record)}
+    since = {after for later in CHANGES[number:] for _, after in later["same"]}
+    made = {str(code) for record in shown for code in (*record["code"].values(), record["method"]["module_sha256"])}
+    assert since.isdisjoint(made)

@@ -19,8 +19,9 @@ import torch
 from safetensors.torch import load_file
 from tiny import command
 
-from benchmark import session
+from benchmark import examination, session
 from benchmark.checkout import code
+from benchmark.report import lineage
 from benchmark.report import record as records
 from benchmark.report.audit import audit
 from benchmark.report.record import Record
@@ -349,7 +350,10 @@ def test_an_unfinished_run_is_neither_lost_nor_taken(
         patch.setattr(session, "code", lambda: {**code(), "protocol_sha256": "0" * 64})
         assert main([*arguments, "--resume"]) == 1
         assert "belongs to another configuration or code" in capsys.readouterr().err
-    assert main([*arguments, "--resume"]) == 0
+        same = f'[[change]]\nsame = [["{code()["protocol_sha256"]}", "{"0" * 64}"]]\n'  # goes on where it is declared
+        (out / "lineage.toml").write_text(lineage.LINEAGE.read_text() + same)
+        patch.setattr(lineage, "LINEAGE", out / "lineage.toml")
+        assert main([*arguments, "--resume"]) == 0
     record, resumed = found(out / "cut")
     assert record["training"] == whole["training"]
     assert resumed == lines
@@ -379,6 +383,21 @@ def test_a_finished_run_is_published_with_its_floors(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "runs" / "floors")
     assert main(command(tmp_path / "runs", 3, "--resume", "--publish", str(tmp_path / "results" / "board"))) == 0
     assert audit(tmp_path / "results") == []
+
+
+def test_code_of_the_same_results_takes_the_same_floors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the count of floors after a run by other code, first declared to give the same results, then not."""
+    run(tmp_path, 3)
+    other = {**code(), "evaluation_sha256": "0" * 64}
+    monkeypatch.setattr(examination, "code", lambda: other)
+    with monkeypatch.context() as patch:
+        same = f'[[change]]\nsame = [["{code()["evaluation_sha256"]}", "{"0" * 64}"]]\n'
+        (tmp_path / "lineage.toml").write_text(lineage.LINEAGE.read_text() + same)
+        patch.setattr(lineage, "LINEAGE", tmp_path / "lineage.toml")
+        run(tmp_path, 4)
+        assert len(list(tmp_path.glob("floors/*.json"))) == 2
+    run(tmp_path, 5)
+    assert len(list(tmp_path.glob("floors/*.json"))) == 4
 
 
 def test_fresh_starts_over(out: Path) -> None:

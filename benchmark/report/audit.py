@@ -280,11 +280,9 @@ def _contradictions(records: Sequence[Record]) -> Iterator[str]:
 
 def _other_scores(runs: Sequence[Record]) -> Iterator[str]:
     """Yield the evaluations of which runs with equal weights have different results; seconds are no results."""
-    scores: dict[tuple[str, str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    scores: dict[tuple[str | None, str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for run in runs:
-        digest = run["training"]["digest"]
-        if digest is None:
-            continue
+        digest = run["training"]["digest"]  # None for floors, which are known by their configuration
         for name, metrics in run["metrics"].items():
             same = (digest, made_by(run)[1], name)
             scores[same][json.dumps(timeless(metrics), sort_keys=True)].add(run["id"])

@@ -5,6 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from benchmark.errors import ConfigError
+
 LINEAGE = Path(__file__).with_name("lineage.toml")
 Part = Literal["pretraining", "evaluation", "method"]
 
@@ -17,8 +19,14 @@ def ancestor(code: str) -> str:
 @cache
 def _ancestors(file: Path) -> dict[str, str]:
     found: dict[str, str] = {}
-    changes = tomllib.loads(file.read_text()).get("change", [])
-    for before, after in (pair for change in changes for pair in change["same"]):
+    try:
+        declared = tomllib.loads(file.read_text())
+        pairs = [(str(before), str(after)) for change in declared.pop("change", []) for before, after in change["same"]]
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{file}: expected tables [[change]] with `same`, pairs of hashes; {error!r}.") from error
+    if declared:
+        raise ConfigError(f"{file}: expected tables [[change]] alone, got {', '.join(declared)}.")
+    for before, after in pairs:
         old, new = found.get(before, before), found.get(after, after)
         found = {code: old if oldest == new else oldest for code, oldest in found.items()} | {old: old, new: old}
     return found
