@@ -385,7 +385,7 @@ def test_a_failed_trial_is_tried_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Oracle: the announcements of the one trial that is missing, and that cannot be built, and the failures."""
-    settings = (*SETTINGS[:-1], "ViT.heads=3")
+    settings = (*SETTINGS, "Pretraining.batch_size=2000")
     plan = suite(methods=("simclr",), seeds=(0,), settings=settings, chosen_by="@KNN")
     for run, each in zip(list(plan.trials())[1:], FACTORS[1:], strict=True):
         write(trial(each, 0.5, config__text=run.text), tmp_path / "results" / "small")

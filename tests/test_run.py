@@ -101,9 +101,9 @@ MISUSES = {
     "endless budget": (["--set", "Budget.amount=1e30"], 2, "is the most that a run can have"),
     "betas": (["--set", "AdamW.betas=(2.0, 2.0)"], 2, "betas in [0, 1)"),
     "negative rate": (["--set", "AdamW.base_rate=-1.0"], 2, "a base_rate above 0"),
-    "no temperature": (["--set", "SimCLR.temperature=0.0"], 2, "needs one above 0"),
+    "no temperature": (["--set", "SimCLR.temperature=0.0"], 2, "SimCLR.temperature expected float above 0"),
     "no block": (["--set", "ViT.depth=0"], 2, "at least 1 block"),
-    "no layer": (["--set", "SimCLR.projector_layers=0"], 2, "use at least 1"),
+    "no layer": (["--set", "SimCLR.projector_layers=0"], 2, "expected int of at least 1, got 0"),
     "one evaluation twice": (
         ["--set", "experiment.evaluations=(@KNN, @KNN)"],
         2,
