@@ -5,6 +5,7 @@ its factory as `method(encoder)`, or `method(encoder, teacher)` if it learns fro
 architecture: positional parameters come from the harness, keyword-only parameters from gin.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -66,15 +67,15 @@ class Draws:
         return torch.rand(shape, generator=generator, device=self._device)
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """A self-supervised method. `forward` is pure: it writes no attribute and draws only from `draws`."""
 
     encoder: Encoder
     n_views: int = 2
 
+    @abstractmethod
     def forward(self, views: Views, draws: Draws) -> Step:
         """Return the loss of one batch; `views` are `n_views` tensors `(batch, 3, height, width)`, normalised."""
-        raise NotImplementedError
 
     def after_backward(self, step: Step) -> None:
         """Act on `step.carry` once the gradients exist, for instance push keys (before, it would break autograd)."""
@@ -148,13 +149,13 @@ class Siamese(Method):
         online = dict(zip(self.online_views, branches, strict=True))
         return online, self.targets(views, online, draws, visible)
 
+    @abstractmethod
     def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the loss of ONE direction; both `(batch, dim)`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def objective(self, online: dict[int, Branch], targets: dict[int, Tensor]) -> Tensor:
         """Return the WHOLE loss with the reduction of its source."""
-        raise NotImplementedError
 
     def carry(self, targets: dict[int, Tensor]) -> dict[str, Tensor]:
         """Return the detached tensors that `after_backward` needs, such as the keys to push."""

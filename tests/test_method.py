@@ -71,6 +71,16 @@ class Adding(Container):
         super().__init__(encoder, base)
         self.own = nn.Linear(2, 2)
 
+    def forward(self, views: Views, draws: Draws) -> Step:
+        return Step(torch.zeros(()))
+
+
+class Bare(Method):
+    """No more than a method must have."""
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        return Step(torch.zeros(()))
+
 
 @pytest.fixture
 def views() -> list[Tensor]:
@@ -113,11 +123,19 @@ def test_draws_have_shapes_on_the_meta_device() -> None:
 
 def test_default_parameter_group_has_what_is_trainable() -> None:
     """Oracle: the parameters by hand, without a frozen one."""
-    method = Method()
+    method = Bare()
     method.layer, method.frozen = nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False)
     (group,) = method.param_groups()
     assert [id(p) for p in group.params] == [id(p) for p in method.layer.parameters()]
     assert (group.rate_scale, group.scheduled, group.decay) == (1.0, True, None)
+
+
+@pytest.mark.parametrize("missing", ["compare", "objective"])
+def test_a_method_without_a_loss_cannot_be_built(missing: str) -> None:
+    """Oracle: Python's refusal of an abstract class, which names what is missing before anything is trained."""
+    unfinished = type("Unfinished", (Pair,), {missing: getattr(Siamese, missing)})
+    with pytest.raises(TypeError, match=f"Unfinished.*{missing}"):
+        unfinished(Toy())
 
 
 def test_siamese_compares_predictions_with_projections(views: list[Tensor]) -> None:
@@ -134,7 +152,9 @@ def test_siamese_compares_predictions_with_projections(views: list[Tensor]) -> N
 
 def test_siamese_without_predictor_predicts_its_projection(views: list[Tensor]) -> None:
     """Oracle: the same tensor twice."""
-    for branch in Siamese(Toy(), nn.Linear(4, 3)).encode(views):
+    method = Pair(Toy())
+    Siamese.__init__(method, Toy(), nn.Linear(4, 3))
+    for branch in method.encode(views):
         assert torch.equal(branch.prediction, branch.projection)
 
 

@@ -9,6 +9,7 @@ import math
 import shutil
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +60,7 @@ class Classifier(nn.Module):
         return logits
 
 
-class Recipe:
+class Recipe(ABC):
     """How a classifier is trained; by default nothing but random crops and flips regularises it.
 
     `rate` is the peak rate: of the head, unless a group of the optimiser has another `scale`. It rises from 0 over the
@@ -78,9 +79,9 @@ class Recipe:
     smoothing: float = 0.0
     drop_path: float = 0.0
 
+    @abstractmethod
     def optimiser(self, classifier: Classifier) -> torch.optim.Optimizer:
         """Build the optimiser; each of its groups has the `scale` of its rate."""
-        raise NotImplementedError
 
     def peak(self, batch_size: int) -> float:
         """Return the peak rate for a batch size: in proportion, and `rate` at 256."""

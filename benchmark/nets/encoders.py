@@ -4,6 +4,7 @@
 token never belongs to the encoder, so that what is exported is what was evaluated.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +39,7 @@ class Recipe:
     changes: tuple[str, ...] = ()
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """A network from normalised images `(batch, 3, image_size, image_size)` to `Features`.
 
     `n_tokens` and `patch` are None for a convolutional network, which cannot drop tokens. `stem` names the first
@@ -56,6 +57,7 @@ class Encoder(nn.Module):
     statistics: Statistics | None = None
     recipe: Recipe
 
+    @abstractmethod
     def forward(
         self, view: Tensor, visible: Tensor | None = None, fill: tuple[Tensor, Tensor] | None = None
     ) -> Features:
@@ -64,7 +66,6 @@ class Encoder(nn.Module):
         `visible`: ids `(batch, kept)` of the tokens to encode, the others are dropped. `fill`: a mask
         `(batch, tokens)` and a token `(width,)` that replaces the masked embeddings before positions are added.
         """
-        raise NotImplementedError
 
     def patch_grid(self) -> tuple[int, int]:
         """Return (number of patch tokens, patch side in pixels); raises ConfigError for a convolutional network."""
