@@ -130,6 +130,4 @@ def _race(found: Measurement, file: Path, rounds: int) -> None:
             for name in times.seconds
         ],
     )
-    found.keep(
-        made.name, times, dict.fromkeys(times.seconds, images), libraries=libraries, precision=training.precision
-    )
+    found.keep(made.name, times, dict.fromkeys(times.seconds, images), libraries=libraries)
