@@ -10,7 +10,7 @@ from benchmark.annotations import NonNegative
 from benchmark.errors import ConfigError
 from benchmark.method import Container, Draws, Siamese, Step, Views
 from benchmark.nets.encoders import Encoder
-from benchmark.nets.masking import kept, visible_tokens
+from benchmark.nets.masking import visible_tokens
 from benchmark.nets.restoration import Restoration
 
 
@@ -72,13 +72,16 @@ class MACRL(Container):
         self.contrast_weight = contrast_weight
 
     def forward(self, views: Views, draws: Draws) -> Step:
-        tokens, visible = self.restore.tokens, self._visible(draws)
+        visible = self._visible(draws)
         online, targets = self.base.passes(views, draws, visible)
         contrast = self.base.objective(online, targets)
         restored = self.restore(views[0], online[0].features)
-        logs = {"base_loss": contrast.detach(), "reconstruction_loss": restored.detach()}
-        for name, ratio in zip(("mask_ratio", "key_mask_ratio"), self.mask_ratios, strict=True):
-            logs[name] = contrast.new_full((), 1 - kept(tokens, ratio) / tokens)
+        logs = {
+            "base_loss": contrast.detach(),
+            "reconstruction_loss": restored.detach(),
+            "mask_ratio": self.restore.share(visible[0]),
+            "key_mask_ratio": self.restore.share(visible[1]),
+        }
         return Step(self.contrast_weight * contrast + restored, logs, self.base.carry(targets))
 
     def pictures(self, views: Views, draws: Draws) -> dict[str, Tensor]:

@@ -34,7 +34,8 @@ class MAE(Method):
         self.mask_ratio = self.restore.check(mask_ratio, "MAE.mask_ratio")
 
     def forward(self, views: Views, draws: Draws) -> Step:
-        return Step(self.restore(views[0], self._encode(views, draws)))
+        features = self._encode(views, draws)
+        return Step(self.restore(views[0], features), {"mask_ratio": self.restore.share(features.visible)})
 
     def pictures(self, views: Views, draws: Draws) -> dict[str, Tensor]:
         return self.restore.pictures(views[0], self._encode(views, draws))

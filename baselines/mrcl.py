@@ -62,11 +62,15 @@ class MRCL(Container):
         visible = self._visible(draws)
         if self.base is None:
             loss = self.restore(views[0], self.encoder(views[0], visible[0]))
-            return Step(loss, {"reconstruction_loss": loss.detach()})
+            return Step(loss, {"reconstruction_loss": loss.detach(), "mask_ratio": self.restore.share(visible[0])})
         online, targets = self.base.passes(views, draws, visible)
         base = self.base.objective(online, targets)
         restored = torch.stack([self.restore(views[k], branch.features) for k, branch in online.items()]).sum()
-        logs = {"base_loss": base.detach(), "reconstruction_loss": restored.detach()}
+        logs = {
+            "base_loss": base.detach(),
+            "reconstruction_loss": restored.detach(),
+            "mask_ratio": self.restore.share(visible[0]),
+        }
         return Step(base + restored, logs, self.base.carry(targets))
 
     def pictures(self, views: Views, draws: Draws) -> dict[str, Tensor]:

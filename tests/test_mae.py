@@ -70,6 +70,15 @@ def test_untrained_loss_is_one_and_the_variance_of_predictions() -> None:
     assert loss == pytest.approx(47 / 48 + variance, abs=0.1)
 
 
+@pytest.mark.parametrize(("ratio", "effective"), [(0.75, 12 / 16), (0.8, 13 / 16)])
+def test_effective_ratio_is_recorded(ratio: float, effective: float) -> None:
+    """Oracle: ceil(16 ratio) masked patches, by hand; what restores both views, and one, log the same."""
+    drawn = views(dtype=torch.float32)[:1], Draws(0, 0, BATCH)
+    assert float(mae(ratio=ratio)(*drawn).logs["mask_ratio"]) == effective
+    alone = MRCL(vit(), base=None, decoder=DECODER, mask_ratio=ratio, masked_weight=1.0, visible_weight=0.0)
+    assert float(alone(*drawn).logs["mask_ratio"]) == effective
+
+
 def test_masks_differ_between_images_and_steps() -> None:
     """Oracle: the ids that the encoder is given: 4 of 16 for each image, no two images or steps alike."""
     method = mae()

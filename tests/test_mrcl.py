@@ -248,12 +248,13 @@ def shown_ids() -> list[Tensor]:
 
 @pytest.mark.parametrize(("ratio", "expected"), [(0.0, None), (0.1, 14), (0.2, 12), (0.75, 4), (0.9375, 1)])
 def test_effective_counts(ratio: float, expected: int | None) -> None:
-    """Oracle: floor(16 (1 - ratio)) visible tokens, by hand; None means that nothing is masked."""
+    """Oracle: floor(16 (1 - ratio)) visible tokens, by hand, None for all; the share of the others is logged."""
     method = mrcl(BASES["simclr"], ratio=ratio)
     method.restore.decoder = Watched(method.restore.decoder)
-    method(views(), Draws(0, 0, BATCH))
+    step = method(views(), Draws(0, 0, BATCH))
     shapes = [None if given.visible is None else given.visible.shape[1] for given in method.restore.decoder.given]
     assert shapes == [expected, expected]
+    assert float(step.logs["mask_ratio"]) == (0 if expected is None else 1 - expected / 16)
 
 
 def test_unmasked_views_still_restore_what_is_visible() -> None:

@@ -45,6 +45,10 @@ class Restoration(nn.Module):
             )
         return ratio
 
+    def share(self, visible: Tensor | None) -> Tensor:
+        """Return the share of patches that are masked where those `visible` are not, for the logs of a step."""
+        return torch.tensor(0.0 if visible is None else 1 - visible.shape[1] / self.tokens)
+
     def forward(self, view: Tensor, features: Features) -> Tensor:
         """Return the weighted error of restoring `view` `(batch, 3, height, width)` from `features`."""
         if not (self.masked_weight or self.visible_weight):
