@@ -1,6 +1,7 @@
 """The stage before: a teacher that is pretrained under the same budget, or weights that come from elsewhere."""
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,13 @@ def teach(session: Session, *, resume: bool, fresh: bool, checkpoint_seconds: fl
     flops, steps = stage.price.flops, stage.steps
     print(f"teacher: {stage.stage.name}, {steps:,} steps, {steps * flops / 1e12:.3f} TFLOPs; writing to {stage.folder}")
     training = stage.training(checkpoint_seconds)
-    training.run(resume or finished)
+    outcome = training.run(resume or finished)
+    if outcome.status != "ok":
+        print(
+            f"warning: the teacher ended at step {training.step} of {steps} with the status {outcome.status!r}, and "
+            f"the student learns from what it was then; look at {stage.folder / 'metrics.jsonl'}.",
+            file=sys.stderr,
+        )
     weights = stage.export(training.method.encoder)
     facts: records.Teacher = {
         "key": stage.key,

@@ -138,6 +138,15 @@ def test_a_kill_in_either_stage_does_not_show(
     assert record["cost"]["resumes"] == 1
 
 
+def test_a_teacher_that_diverged_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: a rate at which no loss stays finite: the run fails as diverged, and the warning leads to the cause."""
+    assert main(arguments(tmp_path, "--set", "experiment.rate_factor=1e30")) == 1
+    (folder,) = teachers(tmp_path)
+    assert f"'diverged', and the student learns from what it was then; look at {folder}" in capsys.readouterr().err
+    (path,) = tmp_path.glob("mimco-*/*.json")
+    assert records.read(path)["status"] == "diverged"
+
+
 def test_what_a_teacher_depends_on_is_in_its_name(tmp_path: Path) -> None:
     """Oracle: another temperature, share or encoder is another teacher; a student's setting is not."""
     run(tmp_path)
