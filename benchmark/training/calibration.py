@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from statistics import fmean
 
 import torch
 
+from benchmark.training.budget import TOLERANCE
 from benchmark.training.loop import Training
 
 WARMUP = 10  # steps: allocations and the choice of kernels in the first half, the length of windows by the second
@@ -36,6 +38,11 @@ class Calibration:
         windows = [training.advance(count) / count for _ in range(WINDOWS)]
         return cls(fmean(windows), min(windows), max(windows))
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether its windows lie no further apart than runs may that keep their budget."""
+        return self.most - self.least <= 2 * TOLERANCE * self.seconds
+
 
 def stored(path: Path, build: Callable[[], Training], budget: float) -> Calibration:
     """Read a calibration, or measure and write it: all seeds of a configuration take the same steps."""
@@ -43,6 +50,13 @@ def stored(path: Path, build: Callable[[], Training], budget: float) -> Calibrat
         return Calibration(**json.loads(path.read_text()))
     training = build()
     found = Calibration.measure(training, budget)
+    if not found.is_steady:
+        print(
+            f"warning: while a step was calibrated, it took from {1000 * found.least:.1f} to {1000 * found.most:.1f} "
+            f"ms. The speed of this device drifts, and runs may miss their budget by over {TOLERANCE:.0%}. Let nothing "
+            f"else run on it; where it shares its cores with other machines, give the budget in FLOPs.",
+            file=sys.stderr,
+        )
     del training
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
