@@ -2,23 +2,28 @@
 
 Each run is a process of its own, by the command that a user would type, so that one that fails takes no other along.
 What is finished is known by the records of the board alone: those of the code as it is, and on their own budget.
+Several commands may carry out one board at a time, one for each device: a run is made by the first that comes to it.
 """
 
 import ctypes
 import fnmatch
+import hashlib
 import math
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+from filelock import FileLock, Timeout
 
 from benchmark.checkout import changed
 from benchmark.errors import ConfigError
 from benchmark.experiment import stands
+from benchmark.folders import lock
 from benchmark.plan import Planned, Suite
 from benchmark.report.record import Record
 from benchmark.report.store import load
@@ -30,12 +35,16 @@ State = Literal["done", "missing", "stale", "missed", "failed"]
 
 @dataclass
 class Board:
-    """The runs of a suite, and the folders of their state and of their records."""
+    """The runs of a suite, and the folders of their state and of their records.
+
+    `known` are the ids of the records that the board had when the command was given.
+    """
 
     name: str
     runs: Sequence[Planned]
     out: Path
     results: Path
+    known: frozenset[str] = frozenset()
 
     @property
     def folder(self) -> Path:
@@ -69,7 +78,7 @@ class Board:
         """
         standing = self.standing()
         runs = [*suite.trials(), *suite.tuned(standing)] if tuned else list(suite.runs())
-        return Board(self.name, [*runs, *suite.examinations(runs, standing)], self.out, self.results)
+        return replace(self, runs=[*runs, *suite.examinations(runs, standing)])
 
     def selected(self, pattern: str) -> "Board":
         """Return the board with the runs whose label has a part that matches the pattern."""
@@ -77,7 +86,7 @@ class Board:
         if not kept:
             labels = "\n  ".join(run.label for run in self.runs)
             raise ConfigError(f"No run of {self.name} is left by --only. It has:\n  {labels}")
-        return Board(self.name, kept, self.out, self.results)
+        return replace(self, runs=kept)
 
     def estimate(self) -> float | None:
         """Return the seconds of training that the missing runs will take; None where that of one is not known."""
@@ -86,23 +95,51 @@ class Board:
         known = [each for each in seconds if each is not None]
         return math.fsum(known) if len(known) == len(seconds) else None
 
-    def carry_out(self, deadline: float | None) -> list[Planned]:
-        """Make the missing runs in order, each once, and return those that failed or missed their budget.
+    def carry_out(self, deadline: float | None) -> tuple[list[Planned], list[Planned]]:
+        """Make the missing runs in order, each once.
 
+        Return those that failed or missed their budget, and those that other processes are making.
         Raises KeyboardInterrupt at `deadline` of the monotonic clock, or on a signal to the run, with its state saved.
         """
-        failed = []
+        failed, elsewhere = [], []
         missing = self.missing()
         for number, run in enumerate(missing, 1):
             if deadline is not None and time.monotonic() >= deadline:
                 raise KeyboardInterrupt
-            print(f"\n== {number} of {len(missing)}: {run.label}", flush=True)
-            code = _wait(subprocess.Popen(run.command(self.out, self.folder), preexec_fn=_die_with_parent), deadline)
-            if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
-                raise KeyboardInterrupt
-            if code and run in self.missing():
-                failed.append(run)
-        return failed
+            try:
+                claim = self._lock(run).acquire(blocking=False)
+            except Timeout:
+                elsewhere.append(run)
+                continue
+            with claim:
+                if not self._make(run, f"{number} of {len(missing)}", deadline):
+                    failed.append(run)
+        return failed, elsewhere
+
+    def wait_for(self, run: Planned, deadline: float | None) -> None:
+        """Wait until the process that makes a run is done with it. Raises KeyboardInterrupt at `deadline`."""
+        print(f"waiting for another process, which makes {run.label}", flush=True)
+        try:
+            self._lock(run).acquire(_left(deadline)).lock.release()
+        except Timeout:
+            raise KeyboardInterrupt from None
+
+    def _make(self, run: Planned, place: str, deadline: float | None) -> bool:
+        """Make a run that no other process is making, unless one has tried meanwhile; return whether it is done."""
+        made = [record for record in self.records() if run.owns(record)]
+        if _state(made) == "done":
+            return True
+        if any(record["id"] not in self.known for record in made):
+            return False
+        print(f"\n== {place}: {run.label}", flush=True)
+        code = _wait(subprocess.Popen(run.command(self.out, self.folder), preexec_fn=_die_with_parent), deadline)
+        if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
+            raise KeyboardInterrupt
+        return code == 0 or run not in self.missing()
+
+    def _lock(self, run: Planned) -> FileLock:
+        """Return the lock that a process holds while it makes a run."""
+        return lock(self.out / hashlib.sha256(f"{run.label}\n{run.text}".encode()).hexdigest()[:16])
 
 
 def _state(made: Sequence[Record]) -> State:
@@ -123,11 +160,15 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def _left(deadline: float | None) -> float | None:
+    """Return the seconds until a deadline, None where there is none."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
 def _wait(process: "subprocess.Popen[bytes]", deadline: float | None) -> int:
     """Wait for a run; at the deadline or on Ctrl-C ask it to save its state and stop."""
     try:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        return process.wait(left)
+        return process.wait(_left(deadline))
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         process.send_signal(signal.SIGTERM)
         process.wait()

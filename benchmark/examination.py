@@ -53,7 +53,6 @@ __all__ = [  # with what gin files may name
     "SemiProbe",
     "Timm",
     "ViTTuning",
-    "make_folder",
 ]
 
 
@@ -167,13 +166,3 @@ def without_test(dataset: Dataset) -> Dataset:
         train=train,
         test=Split(subset(dataset.train.images, held), labels[held]),
     )
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder to write to, before anything is trained."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise ConfigError(
-            f"{folder} cannot be made a folder: {problem}. Give another place by --out, --publish or --to."
-        ) from problem

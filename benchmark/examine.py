@@ -13,7 +13,8 @@ from benchmark.conclude import conclude
 from benchmark.config import Config
 from benchmark.errors import ConfigError
 from benchmark.evals import harness, layouts
-from benchmark.examination import Examination, make_folder
+from benchmark.examination import Examination
+from benchmark.folders import make_folder
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
 from benchmark.report.record import Method, Record

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from benchmark.conclude import SMOKE
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import layouts
-from benchmark.examination import Examination, make_folder
+from benchmark.examination import Examination
 from benchmark.examine import Subject, configure
+from benchmark.folders import make_folder
 from benchmark.nets.encoders import Encoder, Recipe
 from benchmark.report.record import Record
 from benchmark.report.tables import row

@@ -14,7 +14,7 @@ from benchmark.config import Config
 from benchmark.data.resident import Resident
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness
-from benchmark.examination import make_folder
+from benchmark.folders import alone, make_folder
 from benchmark.report import record as records
 from benchmark.report.record import Record, Tuning
 from benchmark.report.store import UNDONE, load
@@ -88,6 +88,7 @@ def run(
     the division `tuned`.
     To resume a finished run is to show and publish it, or, where its record does not stand, to make it again; what it
     left is then kept in a folder beside, named by its id.
+    Waits for another process that is at work on the same run.
     Raises ConfigError where an unfinished run of the same configuration and seed lies in the way, or where the trials
     are not all there or chose another rate.
     """
@@ -96,82 +97,83 @@ def run(
     session = Session.open(config, out)
     division, tuning = _entered(session, trials)
     folder = session.folder
-    finished = [records.read(path) for path in folder.glob("*-s*-*-*.json")]
-    if resume and (standing := [record for record in finished if stands(record)]):
-        print("This run is finished; it is not repeated.")
-        newest = _newest(standing)
-        named = newest["config"] | {"varied": list(varied)}  # a sweep may pass through a recipe
-        below = floors.measure(session)
-        own = {"division": division, "tuning": tuning, "config": named, "floors": [floor["id"] for floor in below]}
-        return _closing(records.seal(newest | own), below, folder, publish)
-    flops, steps = session.price.flops, session.steps
-    training = session.training(checkpoint_seconds)  # before anything is written, as it refuses what cannot be built
-    if publish:
-        make_folder(publish)
-    if resume and finished:
-        _set_aside(folder, _newest(finished))
-    session.claim(resume=resume, fresh=fresh, finished=bool(finished))
-    print(_opening(session, flops, steps))
-    (folder / "config.gin").write_text(config.text)
-    teacher = teach(session, resume=resume, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
-    if teacher:
-        training = session.training(checkpoint_seconds, teacher.encoder)
-    encoder, budget = training.method.encoder, session.whole_budget
-    stages = [training.method, *([teacher.method] if teacher and teacher.method else [])]
-    planned = {
-        "division": division,
-        "tuning": tuning,
-        "board": None,
-        "method": describe.method(session.stage.name, *stages),
-        "config": {"key": session.key, "text": config.text, "varied": list(varied)},
-        "budget": {
-            "kind": budget.kind,
-            "amount": float(budget.amount),
-            "steps": steps,
-            "batch_size": session.stage.batch_size,
-        },
-        "teacher": teacher.record if teacher else None,
-    }
-
-    def spent(evaluation_seconds: float) -> records.Cost:
-        return describe.cost(training.ledger, flops, evaluation_seconds, teacher.ledger if teacher else None)
-
-    try:
-        outcome = training.run(resume)
-        begin = time.perf_counter()
-        results = harness.evaluate_encoder(
-            encoder,
-            session.dataset,
-            session.evaluations,
-            session.device,
-            limits=session.experiment.limits(),
-            projector=training.method.projection_head(),
-            folder=folder / "evaluations",
-        )
-        seconds = time.perf_counter() - begin
-    except BenchmarkError:  # stopped on request, or refused
-        raise
-    except Exception:
+    with alone(folder):
+        finished = [records.read(path) for path in folder.glob("*-s*-*-*.json")]
+        if resume and (standing := [record for record in finished if stands(record)]):
+            print("This run is finished; it is not repeated.")
+            newest = _newest(standing)
+            named = newest["config"] | {"varied": list(varied)}  # a sweep may pass through a recipe
+            below = floors.measure(session)
+            own = {"division": division, "tuning": tuning, "config": named, "floors": [floor["id"] for floor in below]}
+            return _closing(records.seal(newest | own), below, folder, publish)
+        flops, steps = session.price.flops, session.steps
+        training = session.training(checkpoint_seconds)  # refuses what cannot be built, before a file is written
         if publish:
-            _publish_failure(session.shared(encoder) | planned | {"cost": spent(0.0)}, publish)
-        raise
-    weights = session.export(encoder)
-    below = floors.measure(session)
-    cost = spent(seconds)
-    record = records.seal(
-        session.shared(encoder)
-        | planned
-        | {
-            "status": budget.verdict(cost["train_seconds"]) if outcome.status == "ok" else outcome.status,
-            "cost": cost,
-            "training": describe.training(outcome),
-            "metrics": results.metrics,
-            "predictions": results.save(folder / "predictions.safetensors"),
-            "floors": [floor["id"] for floor in below],
-            "checkpoint": describe.weights(weights),
+            make_folder(publish)
+        if resume and finished:
+            _set_aside(folder, _newest(finished))
+        session.claim(resume=resume, fresh=fresh, finished=bool(finished))
+        print(_opening(session, flops, steps))
+        (folder / "config.gin").write_text(config.text)
+        teacher = teach(session, resume=resume, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
+        if teacher:
+            training = session.training(checkpoint_seconds, teacher.encoder)
+        encoder, budget = training.method.encoder, session.whole_budget
+        stages = [training.method, *([teacher.method] if teacher and teacher.method else [])]
+        planned = {
+            "division": division,
+            "tuning": tuning,
+            "board": None,
+            "method": describe.method(session.stage.name, *stages),
+            "config": {"key": session.key, "text": config.text, "varied": list(varied)},
+            "budget": {
+                "kind": budget.kind,
+                "amount": float(budget.amount),
+                "steps": steps,
+                "batch_size": session.stage.batch_size,
+            },
+            "teacher": teacher.record if teacher else None,
         }
-    )
-    return _closing(record, below, folder, publish)
+
+        def spent(evaluation_seconds: float) -> records.Cost:
+            return describe.cost(training.ledger, flops, evaluation_seconds, teacher.ledger if teacher else None)
+
+        try:
+            outcome = training.run(resume)
+            begin = time.perf_counter()
+            results = harness.evaluate_encoder(
+                encoder,
+                session.dataset,
+                session.evaluations,
+                session.device,
+                limits=session.experiment.limits(),
+                projector=training.method.projection_head(),
+                folder=folder / "evaluations",
+            )
+            seconds = time.perf_counter() - begin
+        except BenchmarkError:  # stopped on request, or refused
+            raise
+        except Exception:
+            if publish:
+                _publish_failure(session.shared(encoder) | planned | {"cost": spent(0.0)}, publish)
+            raise
+        weights = session.export(encoder)
+        below = floors.measure(session)
+        cost = spent(seconds)
+        record = records.seal(
+            session.shared(encoder)
+            | planned
+            | {
+                "status": budget.verdict(cost["train_seconds"]) if outcome.status == "ok" else outcome.status,
+                "cost": cost,
+                "training": describe.training(outcome),
+                "metrics": results.metrics,
+                "predictions": results.save(folder / "predictions.safetensors"),
+                "floors": [floor["id"] for floor in below],
+                "checkpoint": describe.weights(weights),
+            }
+        )
+        return _closing(record, below, folder, publish)
 
 
 def _publish_failure(known: dict[str, Any], board: Path) -> None:

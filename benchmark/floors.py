@@ -11,6 +11,7 @@ from benchmark.data.sources import Dataset
 from benchmark.evals import harness
 from benchmark.evals.harness import Results
 from benchmark.examination import Examination
+from benchmark.folders import alone
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
 from benchmark.report.lineage import ancestor
@@ -88,28 +89,29 @@ def _floor(
     )
     key = hashlib.sha256(repr(settings).encode()).hexdigest()
     folder = examination.out / "floors"
-    for path in sorted(folder.glob(f"*-s{seed}-{key[:8]}-*.json")):
-        return records.read(path)
-    begin = time.perf_counter()
-    results = evaluate()
-    seconds = time.perf_counter() - begin
-    floor = records.seal(
-        shared
-        | {
-            "status": "ok",
-            "division": "floor",
-            "board": None,
-            "method": {"name": name, "files": [], "module_sha256": None, "deviations": []},
-            "seed": seed,
-            "config": {"key": key, "text": examination.config.text, "varied": []},
-            "budget": None,
-            "cost": describe.cost(Ledger(), 0, seconds),
-            "training": describe.UNTRAINED,
-            "metrics": results.metrics,
-            "predictions": None,
-            "floors": [],
-            "checkpoint": None,
-        }
-    )
-    records.write(floor, folder)
-    return floor
+    with alone(folder / f"{key[:8]}-s{seed}"):
+        for path in sorted(folder.glob(f"*-s{seed}-{key[:8]}-*.json")):
+            return records.read(path)
+        begin = time.perf_counter()
+        results = evaluate()
+        seconds = time.perf_counter() - begin
+        floor = records.seal(
+            shared
+            | {
+                "status": "ok",
+                "division": "floor",
+                "board": None,
+                "method": {"name": name, "files": [], "module_sha256": None, "deviations": []},
+                "seed": seed,
+                "config": {"key": key, "text": examination.config.text, "varied": []},
+                "budget": None,
+                "cost": describe.cost(Ledger(), 0, seconds),
+                "training": describe.UNTRAINED,
+                "metrics": results.metrics,
+                "predictions": None,
+                "floors": [],
+                "checkpoint": None,
+            }
+        )
+        records.write(floor, folder)
+        return floor

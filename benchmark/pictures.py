@@ -24,8 +24,8 @@ from benchmark.evals.features import Bank
 from benchmark.evals.knn import KNN
 from benchmark.evals.linear import fit
 from benchmark.evals.neighbours import nearest
-from benchmark.examination import make_folder
 from benchmark.examine import Subject
+from benchmark.folders import make_folder
 from benchmark.method import Draws, Method
 from benchmark.nets.attention import set_fused
 from benchmark.nets.encoders import Encoder

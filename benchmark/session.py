@@ -19,7 +19,8 @@ from benchmark.data.sources import Dataset
 from benchmark.data.streaming import batches
 from benchmark.environment import environment
 from benchmark.errors import ConfigError
-from benchmark.examination import Examination, make_folder
+from benchmark.examination import Examination
+from benchmark.folders import make_folder
 from benchmark.method import Method
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder

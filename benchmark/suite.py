@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.seeds:
         suite = suite.of_seeds(given.seeds)
     whole = board.Board(Path(given.gin).stem, [], given.out, given.results)
+    whole.known = frozenset(record["id"] for record in whole.records())
 
     def planned() -> board.Board:
         return whole.planned(suite, tuned=given.tune).selected(given.only or "*")
@@ -77,12 +78,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     deadline = None if given.time_limit is None else time.monotonic() + given.time_limit
     try:
         failed: list[Planned] = []
-        tried: list[Planned] = []
+        settled: list[Planned] = []
         while chosen.runs:
-            failed += chosen.carry_out(deadline)
-            tried += chosen.runs
+            broken, elsewhere = chosen.carry_out(deadline)
+            failed += broken
+            settled += [run for run in chosen.runs if run not in elsewhere]
             chosen = planned()
-            chosen.runs = [run for run in chosen.runs if run not in tried]
+            chosen.runs = [run for run in chosen.runs if run not in settled]
+            if chosen.runs and all(run in elsewhere for run in chosen.runs):
+                chosen.wait_for(chosen.runs[0], deadline)
     except KeyboardInterrupt:
         left = len(planned().missing())
         raise Interrupted(f"Stopped with {left} runs missing. The same command goes on where it was.") from None

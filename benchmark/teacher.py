@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from benchmark.errors import ConfigError
+from benchmark.folders import alone
 from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
@@ -36,6 +37,11 @@ def teach(session: Session, *, resume: bool, fresh: bool, checkpoint_seconds: fl
     stage = session.teacher
     if stage is None:
         return None
+    with alone(stage.folder):
+        return _taught(session, stage, resume=resume, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
+
+
+def _taught(session: Session, stage: Session, *, resume: bool, fresh: bool, checkpoint_seconds: float) -> Teacher:
     finished = stage.weights.is_file()
     stage.claim(resume=resume or finished, fresh=fresh, finished=finished)
     flops, steps = stage.price.flops, stage.steps

@@ -373,7 +373,7 @@ def test_a_missed_budget_is_tried_again_by_the_next_command(
     monkeypatch.setattr("benchmark.checkout._parts", lambda: ("0" * 64, "0" * 64))
     assert main([*arguments, "--dry-run"]) == 0
     assert "stale    digits_vit_micro/simclr/seed 0\n" in capfd.readouterr().out
-    monkeypatch.setattr(Board, "carry_out", lambda self, deadline: [])
+    monkeypatch.setattr(Board, "carry_out", lambda self, deadline: ([], []))
     assert main(arguments) == 0
     assert "stale (evaluation, pretraining)" in capfd.readouterr().out
 
@@ -483,6 +483,73 @@ def test_a_killed_board_ends_with_the_same_weights(
     assert len(ends[0]) == 2
     assert ends[0] == ends[1]
     assert {run["cost"]["images"]: run["cost"]["resumes"] for run in runs(tmp_path)} == {9600: 1, 96: 0}
+
+
+def test_commands_share_a_board(
+    written: Callable[..., list[str]],
+    in_process: Callable[[], None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Oracle: the announcements of two commands, the second given while the first makes the first run: one each."""
+    arguments = written(settings=(*SETTINGS[:-2], "KNN.k=3"), sweep={"Budget.amount": (9600, 96)})
+    with (tmp_path / "first.log").open("w") as log:
+        first = subprocess.Popen([sys.executable, "-m", "benchmark.suite", *arguments], stdout=log)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/simclr-*/metrics.jsonl")):
+        assert time.monotonic() < deadline
+        assert first.poll() is None
+        time.sleep(0.02)
+    in_process()
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert first.wait(60) == 0
+    others = (tmp_path / "first.log").read_text()
+    labels = [f"digits_vit_micro/simclr/Budget.amount = {amount}/seed 0" for amount in (9600, 96)]
+    assert [label for label in labels if f": {label}\n" in others] == labels[:1]
+    assert [label for label in labels if f": {label}\n" in printed] == labels[1:]
+    assert f"waiting for another process, which makes {labels[0]}\n" in printed
+    assert len(runs(tmp_path)) == 2
+
+
+def test_what_another_process_failed_at_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: a record that came after the command was given, of a run that is missing nevertheless: nothing starts."""
+    monkeypatch.setattr("benchmark.board.changed", lambda record: {})
+    monkeypatch.setattr("benchmark.experiment.changed", lambda record: {})
+    board = Board("b", list(suite(methods=("simclr",), seeds=(0,)).runs()), tmp_path / "runs", tmp_path)
+    missed = make(status="budget_miss", config__text=board.runs[0].text)
+    write(missed, board.folder)
+    started = []
+
+    def start(arguments: list[str], **_: object) -> SimpleNamespace:
+        started.append(arguments)
+        return SimpleNamespace(wait=lambda left: 0)
+
+    monkeypatch.setattr("benchmark.board.subprocess", SimpleNamespace(Popen=start, TimeoutExpired=TimeoutError))
+    assert board.carry_out(None) == (board.runs, [])
+    assert started == []
+    board.known = frozenset([missed["id"]])
+    assert board.carry_out(None) == ([], [])
+    assert len(started) == 1
+    board.known = frozenset()
+    done = make(config__text=board.runs[0].text)
+    monkeypatch.setattr(Board, "missing", lambda self: write(done, self.folder) and self.runs)
+    assert board.carry_out(None) == ([], [])
+    assert len(started) == 1
+
+
+def test_waiting_ends_at_the_time_limit(
+    written: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the code of a stop, while another process makes the only run; nothing is started."""
+    arguments = written()
+    (run,) = suite(methods=("simclr",), seeds=(0,)).runs()
+    with Board("small", [], tmp_path / "runs", tmp_path / "results")._lock(run):
+        assert main([*arguments, "--time-limit", "1"]) == 75
+    printed = capfd.readouterr()
+    assert f"waiting for another process, which makes {run.label}\n" in printed.out
+    assert "Stopped with 1 runs missing." in printed.err
+    assert "\n== " not in printed.out
 
 
 SECONDS = ("Budget.kind='device_seconds'", "Budget.amount=60.0")

@@ -1,7 +1,6 @@
 """How long a step takes on this device: measured before a run whose budget is in seconds, on one that is discarded."""
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from statistics import fmean
 
 import torch
 
+from benchmark.folders import alone
 from benchmark.training.budget import TOLERANCE
 from benchmark.training.loop import Training
 
@@ -46,8 +46,18 @@ class Calibration:
 
 def stored(path: Path, build: Callable[[], Training], budget: float) -> Calibration:
     """Read a calibration, or measure and write it: all seeds of a configuration take the same steps."""
-    if path.is_file():
-        return Calibration(**json.loads(path.read_text()))
+    with alone(path):
+        if path.is_file():
+            return Calibration(**json.loads(path.read_text()))
+        found = _measured(build, budget)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(found), indent=2) + "\n")
+        partial.replace(path)
+        return found
+
+
+def _measured(build: Callable[[], Training], budget: float) -> Calibration:
+    """Measure, warn of a device that drifts, and leave its memory as it was."""
     training = build()
     found = Calibration.measure(training, budget)
     if not found.is_steady:
@@ -61,8 +71,4 @@ def stored(path: Path, build: Callable[[], Training], budget: float) -> Calibrat
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(asdict(found), indent=2) + "\n")
-    partial.replace(path)
     return found

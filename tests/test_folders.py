@@ -1,0 +1,116 @@
+"""Folders that runs write to: refused where they cannot be made, and kept to one process at a time."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock, Timeout
+from tiny import command
+
+from benchmark import floors
+from benchmark.errors import ConfigError
+from benchmark.evals import harness
+from benchmark.folders import alone, lock, make_folder
+from benchmark.run import main
+from benchmark.training import calibration
+from benchmark.training.calibration import Calibration
+from benchmark.training.loop import Training
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from benchmark.folders import alone
+with alone(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+    if len(sys.argv) > 3:
+        Path(sys.argv[1]).write_text(sys.argv[3])
+"""
+
+
+def holder(path: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """Start a process that keeps a path for some seconds, and then may write it."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, path, *arguments], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def is_kept(path: Path) -> bool:
+    try:
+        with FileLock(path).acquire(blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    """Oracle: the message names the place and the options that give another."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/runs cannot be made a folder.*--out, --publish or --to"):
+        make_folder(tmp_path / "file" / "runs")
+    with pytest.raises(ConfigError, match="file cannot be made a folder"), alone(tmp_path / "file" / "runs"):
+        pass
+
+
+def test_the_second_waits_for_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the clock, and what is printed; nobody waits for one that has ended."""
+    begin = time.monotonic()
+    process = holder(tmp_path / "new" / "run", "1")
+    with alone(tmp_path / "new" / "run"):
+        assert time.monotonic() - begin > 1
+        assert process.wait(60) == 0
+    assert capsys.readouterr().out == f"waiting for another process, which is at work on {tmp_path / 'new' / 'run'}\n"
+    with alone(tmp_path / "new" / "run"):
+        assert capsys.readouterr().out == ""
+
+
+def test_a_killed_process_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Oracle: the lock is refused while its holder lives, and had after SIGKILL."""
+    process = holder(tmp_path / "run", "600")
+    with pytest.raises(Timeout):
+        lock(tmp_path / "run").acquire(blocking=False)
+    process.kill()
+    process.wait()
+    lock(tmp_path / "run").acquire(blocking=False).lock.release()
+
+
+def test_a_calibration_of_another_process_is_taken(tmp_path: Path) -> None:
+    """Oracle: the numbers that the other writes while this one waits; nothing is built."""
+    path = tmp_path / "x.json"
+    process = holder(path, "0.5", '{"seconds": 2.0, "least": 1.0, "most": 3.0}')
+    assert calibration.stored(path, lambda: pytest.fail("calibrated twice"), 10.0) == Calibration(2.0, 1.0, 3.0)
+    assert process.wait(60) == 0
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_runs_share_is_made_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: locks that cannot be had meanwhile: of teacher and run while they train, and of each floor."""
+    kept: list[Path] = []
+    train, evaluate, pixels = Training.run, harness.evaluate_encoder, harness.evaluate_pixels
+
+    def note(folder: Path) -> None:
+        kept.extend(path for path in folder.glob(".*.lock") if is_kept(path))
+
+    def trained(self: Training, resume: bool) -> object:
+        note(self.folder.parent)
+        return train(self, resume)
+
+    def evaluated(*arguments: object, **named: object) -> object:
+        note(tmp_path / "floors")
+        return evaluate(*arguments, **named)  # type: ignore[arg-type]
+
+    def seen(*arguments: object, **named: object) -> object:
+        note(tmp_path / "floors")
+        return pixels(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "run", trained)
+    monkeypatch.setattr(floors.harness, "evaluate_encoder", evaluated)
+    monkeypatch.setattr(floors.harness, "evaluate_pixels", seen)
+    assert main(command(tmp_path, 8, gin="gin/mimco.gin", seed=0)) == 0
+    names = [path.name.split("-")[0] for path in kept]
+    assert names[:2] == [".moco_v3", ".mimco"]
+    assert len(set(kept[2:])) == 2
+    assert not any(map(is_kept, kept))
