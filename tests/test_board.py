@@ -544,8 +544,10 @@ def test_waiting_ends_at_the_time_limit(
     """Oracle: the code of a stop, while another process makes the only run; nothing is started."""
     arguments = written()
     (run,) = suite(methods=("simclr",), seeds=(0,)).runs()
+    begin = time.monotonic()
     with Board("small", [], tmp_path / "runs", tmp_path / "results")._lock(run):
         assert main([*arguments, "--time-limit", "1"]) == 75
+    assert time.monotonic() - begin < 50
     printed = capfd.readouterr()
     assert f"waiting for another process, which makes {run.label}\n" in printed.out
     assert "Stopped with 1 runs missing." in printed.err
