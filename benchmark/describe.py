@@ -4,7 +4,9 @@ import hashlib
 import inspect
 import math
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 from torch import nn
 
@@ -48,15 +50,29 @@ def method(name: str, *stages: Method) -> record.Method:
 
     `stages` are the method and, where it has one, the method of its teacher.
     """
-    kinds = [type(part) for stage in stages for part in stage.modules() if isinstance(part, Method)]
-    files, deviations = set(), []
-    for kind in dict.fromkeys(kinds):
-        source = Path(inspect.getfile(kind))
-        if not source.is_relative_to(HERE):
-            files.add(source)
+    parts = [part for stage in stages for part in stage.modules() if isinstance(part, Method)]
+    kinds = dict.fromkeys(kind for part in parts for kind in type(part).__mro__ if issubclass(kind, Method))
+    files: set[Path] = set()
+    deviations = []
+    for kind in kinds:
+        if not Path(inspect.getfile(kind)).is_relative_to(HERE):
+            files |= _sources(sys.modules[kind.__module__], files)
             deviations += deviations_of(kind)
     names = [str(file.relative_to(HERE.parent) if file.is_relative_to(HERE.parent) else file.name) for file in files]
     return {"name": name, "files": sorted(names), "module_sha256": code_hash(files), "deviations": deviations}
+
+
+def _sources(module: ModuleType, known: set[Path]) -> set[Path]:
+    """Return the files that a method's module runs: its own, and those beside it that it takes something from."""
+    source = Path(str(module.__file__))
+    found = known | {source}
+    for value in vars(module).values():
+        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        other = sys.modules.get(str(name))
+        file = Path(getattr(other, "__file__", None) or "")
+        if other and file.parent == source.parent and file not in found:
+            found |= _sources(other, found)
+    return found
 
 
 def deviations_of(kind: type[Method]) -> list[str]:
