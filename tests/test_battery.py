@@ -23,6 +23,7 @@ from benchmark.nets.encoders import Encoder
 from benchmark.nets.momentum import MomentumCopy
 from benchmark.nets.queue import KeyQueue
 from benchmark.session import Session
+from benchmark.training.flops import count_step
 from benchmark.training.optim import Optimiser
 
 ROOT = Path(__file__).parents[1]
@@ -139,7 +140,7 @@ def test_forward_is_pure(method: Method) -> None:
     changed = {name for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
     assert changed <= statistics(method)
     assert attributes(method) == written
-    assert torch.equal(torch.get_rng_state(), generator)
+    assert torch.equal(torch.get_rng_state(), generator), "draw by `draws`, not by torch's own generator"
     assert torch.equal(first_step(method).loss, loss)
 
 
@@ -281,6 +282,31 @@ def test_saved_state_continues_identically(session: Session, method: Method) -> 
     assert identity(other, resumed) == identity(method, whole)
 
 
+def test_what_hooks_change_is_saved(session: Session, method: Method) -> None:
+    """Oracle: attributes before and after training to the end: a checkpoint holds parameters and buffers alone."""
+    written = attributes(method)
+    train(session, method, optimiser(session, method))
+    method.after_step(0.999)
+    assert attributes(method) == written, "keep what after_backward and after_step change in a registered buffer"
+
+
+def test_a_step_has_one_price(session: Session) -> None:
+    """Oracle: the count itself, which refuses a step that needs values, or that costs more or less on the way."""
+    assert count_step(lambda: session.method()[0], BATCH, session.dataset.size) > 0
+
+
+def test_loss_has_full_precision_under_autocast(method: Method) -> None:
+    """Oracle: the same loss of the same projections outside of autocast, to the bit."""
+    siamese = method.base if isinstance(method, Container) else method
+    if not isinstance(siamese, Siamese):
+        pytest.skip("its loss is not told apart from its forward pass")
+    with torch.autocast("cpu", torch.bfloat16):
+        online, targets = siamese.passes(batch(method), Draws(0, 0, BATCH))
+        inside = siamese.objective(online, targets)
+    outside = siamese.objective(online, targets)
+    assert torch.equal(inside, outside), "decorate the loss with benchmark.objectives.full_precision"
+
+
 def test_loss_is_float32_under_autocast(method: Method) -> None:
     """Oracle: the float32 loss, to the precision of bfloat16; gradients stay finite."""
     with torch.autocast("cpu", torch.bfloat16):
@@ -363,7 +389,7 @@ def test_gradient_equals_finite_differences(method: Method) -> None:
 
 def test_deviations_are_stated(method: Method) -> None:
     """Oracle: the sentence that the docstring of every method has."""
-    assert re.search(r"Differs from the paper: \w", type(method).__doc__ or "")
+    assert re.search(r"Differs from the paper: \w", type(method).__doc__ or ""), "the docstring does not say it"
 
 
 def imports(path: Path) -> list[str]:

@@ -1,5 +1,7 @@
 """Counted FLOPs against closed forms worked out from shapes, to the last FLOP."""
 
+import json
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -8,17 +10,18 @@ import pytest
 import torch
 from tiny import TinyMethod
 from tiny import training as tiny_training
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from baselines.barlow_twins import BarlowTwins
 from baselines.mrcl import MRCL
 from baselines.simclr import SimCLR
+from benchmark.errors import BenchmarkError
 from benchmark.method import Draws, Method, Step, Views
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder, ResNet, ViT
 from benchmark.speeds.subjects import shipped_trainings
-from benchmark.training.flops import count, count_step
+from benchmark.training.flops import RESERVED, count, count_step
 from benchmark.training.loop import Training
 
 BATCH, SIZE, PATCH, TOKENS = 6, 16, 4, 16
@@ -46,6 +49,48 @@ class Wasteful(SimCLR):
     def forward(self, views: Views, draws: Draws) -> Step:
         self.encoder(views[0])
         return super().forward(views, draws)
+
+
+class Growing(Bare):
+    """Passes its view twice from the middle of a run on."""
+
+    passes = 1
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        return Step(torch.stack([self.encoder(views[0]).pooled.sum() for _ in range(self.passes)]).sum())
+
+    def after_step(self, progress: float) -> None:
+        self.passes = 1 + (progress >= 0.5)
+
+
+class After(Bare):
+    """Passes its encoder once more after the optimiser's step."""
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        self.seen = views[0]
+        return super().forward(views, draws)
+
+    def after_step(self, progress: float) -> None:
+        with torch.no_grad():
+            self.encoder(self.seen)
+
+
+class Peeking(Bare):
+    """Asks for the value of its loss."""
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        step = super().forward(views, draws)
+        return Step(step.loss * step.loss.item())
+
+
+def ending(make: Callable[[Tensor], object]) -> Callable[[Encoder], Method]:
+    """Return a method that ends its forward pass with what is made of the features."""
+
+    class Ending(Bare):
+        def forward(self, views: Views, draws: Draws) -> Step:
+            return make(self.encoder(views[0]).pooled)  # type: ignore[return-value]
+
+    return Ending
 
 
 def product(rows: int, inputs: int, outputs: int) -> int:
@@ -210,3 +255,45 @@ def test_counting_takes_no_memory() -> None:
 
     count_step(build, BATCH, SIZE)
     assert {p.device.type for p in built[0].parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (Growing, r"Growing costs [\d,]+ FLOPs at the beginning of a run and [\d,]+ at its end"),
+        (Peeking, r"Peeking cannot be priced: .*no \.item\(\)"),
+        (ending(lambda x: x.sum()), r"Ending\.forward must return a Step, got Tensor"),
+        (ending(lambda x: Step(None)), r"Step\.loss must be a tensor, got NoneType"),
+        (ending(lambda x: Step(x.sum(0))), r"a float32 scalar with a gradient, got float32 of shape \(24,\)\."),
+        (ending(lambda x: Step(x.sum().bfloat16())), r"got bfloat16 of shape \(\)\."),
+        (ending(lambda x: Step(x.sum().detach())), r"got float32 of shape \(\) without one\."),
+        (ending(lambda x: Step(x.sum(), {"loss": x.sum().detach()})), "names 'loss', which the loop logs itself"),
+        (ending(lambda x: Step(x.sum(), {"a": x.detach()})), r"logs\['a'\] must be a detached tensor of one number"),
+        (ending(lambda x: Step(x.sum(), {"a": x.sum()})), r"logs\['a'\] must be a detached tensor of one number"),
+        (ending(lambda x: Step(x.sum(), carry={"keys": x})), r"carry\['keys'\] must be a detached tensor"),
+    ],
+)
+def test_steps_that_break_the_contract_are_refused(method: Callable[[Encoder], Method], message: str) -> None:
+    """Oracle: the message names the class, the field and what came, before anything is trained."""
+    with pytest.raises(BenchmarkError, match=message):
+        count_step(lambda: method(ViT(SIZE, **VIT)), BATCH, SIZE)
+
+
+def test_names_that_the_loop_logs_are_reserved(tmp_path: Path) -> None:
+    """Oracle: the columns of a run's metrics, but for what its method logs."""
+    running = tiny_training(tmp_path)
+    running.run(resume=False)
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert set(line) - set(running.logs) == set(RESERVED)
+
+
+def test_what_runs_after_a_step_is_counted() -> None:
+    """Oracle: a forward is a third of forward and backward, with the gradient of the images, which nobody asks for."""
+    bare, after = (count_step(lambda kind=kind: kind(ViT(SIZE, **VIT)), BATCH, SIZE) for kind in (Bare, After))
+    assert after - bare == (bare + patches(BATCH, TOKENS, PATCH, WIDTH)) / 3
+
+
+def test_errors_of_a_method_are_its_own() -> None:
+    """Oracle: torch's error of shapes, as it came."""
+    with pytest.raises(RuntimeError, match="reduction dim"):
+        count_step(lambda: ending(lambda x: Step((x @ x).sum()))(ViT(SIZE, **VIT)), BATCH, SIZE)

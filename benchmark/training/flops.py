@@ -2,23 +2,52 @@
 
 The step runs on the meta device, which has shapes and no memory, with attention in plain matrix products, because a
 fused kernel's backward is counted with its recomputation. A multiply-add counts as two FLOPs. Element-wise work,
-normalisation, the optimiser and the momentum update are not counted.
+normalisation, the optimiser and the momentum update are not counted, nor is what torch has no formula for, such as
+decompositions of matrices.
 """
 
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark.method import Draws, Method
+from benchmark.errors import BenchmarkError
+from benchmark.method import Draws, Method, Step
 from benchmark.nets.attention import set_fused
+
+LAST = 0.999  # of the share of a run that is spent, where a method that changes on the way has changed
+RESERVED = ("step", "loss", "rate", "images_per_second", "train_seconds", "feature_std", "effective_rank")
 
 
 def count_step(build: Callable[[], Method], batch_size: int, image_size: int) -> int:
-    """Count forward and backward of one step of the method that `build` makes, for the whole batch."""
-    with torch.device("meta"):
+    """Count forward and backward of one step of the method that `build` makes, for the whole batch.
+
+    Raises BenchmarkError for a method that breaks the contract, that needs values, or whose last step costs more, or
+    less, than its first.
+    """
+    meta = torch.device("meta")
+    with meta:
         method = build()
-    return count(method, batch_size, image_size, torch.device("meta"))
+    name = type(method).__name__
+    try:
+        first = count(method, batch_size, image_size, meta)
+        method.after_step(LAST)
+        last = count(method, batch_size, image_size, meta)
+    except (NotImplementedError, RuntimeError) as problem:
+        if "meta" not in str(problem).lower():
+            raise
+        raise BenchmarkError(
+            f"A step of {name} cannot be priced: {str(problem).splitlines()[0]} It runs on the meta device, where "
+            f"tensors have shapes and no values: use no .item(), no branch on values, and no operator without a kernel "
+            f"for meta tensors."
+        ) from problem
+    if first != last:
+        raise BenchmarkError(
+            f"A step of {name} costs {first:,} FLOPs at the beginning of a run and {last:,} at its end. A budget buys "
+            f"a number of steps before the first: let all of them cost the same."
+        )
+    return first
 
 
 def count(method: Method, batch_size: int, image_size: int, device: torch.device) -> int:
@@ -30,6 +59,30 @@ def count(method: Method, batch_size: int, image_size: int, device: torch.device
     ]
     with FlopCounterMode(display=False) as counter:
         step = method(views, Draws(0, 0, batch_size, device))
+        _check(step, type(method).__name__)
         step.loss.backward()
         method.after_backward(step)
+        method.after_step(0.0)
     return int(counter.get_total_flops())
+
+
+def _check(step: Step, name: str) -> None:
+    """Raise BenchmarkError for a step that is not what the contract says."""
+    if not isinstance(step, Step):
+        raise BenchmarkError(f"{name}.forward must return a Step, got {type(step).__name__}.")
+    loss = step.loss
+    if not isinstance(loss, Tensor):
+        raise BenchmarkError(f"{name}: Step.loss must be a tensor, got {type(loss).__name__}.")
+    if loss.shape != () or loss.dtype != torch.float32 or not loss.requires_grad:
+        raise BenchmarkError(
+            f"{name}: Step.loss must be a float32 scalar with a gradient, got {str(loss.dtype).removeprefix('torch.')} "
+            f"of shape {tuple(loss.shape)}{'' if loss.requires_grad else ' without one'}."
+        )
+    for log, value in step.logs.items():
+        if log in RESERVED:
+            raise BenchmarkError(f"{name}: Step.logs names {log!r}, which the loop logs itself. Choose another name.")
+        if not isinstance(value, Tensor) or value.shape != () or value.requires_grad:
+            raise BenchmarkError(f"{name}: Step.logs[{log!r}] must be a detached tensor of one number.")
+    for part, value in step.carry.items():
+        if not isinstance(value, Tensor) or value.requires_grad:
+            raise BenchmarkError(f"{name}: Step.carry[{part!r}] must be a detached tensor.")
