@@ -164,7 +164,8 @@ def _import(statements: Iterable[Statement], allow_imports: bool) -> None:
         try:
             importlib.import_module(statement.module)
         except ImportError as error:
-            raise statement.line.error(f"cannot import {statement.module}: {error}.") from error
+            where = "" if path else " Put its folder on PYTHONPATH."
+            raise statement.line.error(f"cannot import {statement.module}: {error}.{where}") from error
 
 
 def _merge(statements: Iterable[Statement]) -> dict[_Key, Binding]:
@@ -192,7 +193,10 @@ def _key(binding: Binding) -> _Key:
     if binding.parameter in known:
         return binding.scope, selector, binding.parameter
     if registry.is_supplied(selector, binding.parameter):
-        raise binding.line.error(f"{binding.name}.{binding.parameter} is supplied by the harness.")
+        raise binding.line.error(
+            f"{binding.name}.{binding.parameter} is positional, and so supplied by the harness; what gin may bind "
+            f"stands after a * in its signature."
+        )
     close = suggest(binding.parameter, known) or f" It has: {', '.join(known) or 'none'}."
     raise binding.line.error(f"{binding.name} has no parameter {binding.parameter!r}.{close}")
 

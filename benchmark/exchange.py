@@ -56,7 +56,13 @@ Record {id}, code {commit}, {processor}.
 BUDGET = "Budget: {amount:g} {kind}, {steps:,} steps of {batch_size} images, {flops:.3f} TFLOPs in all."
 
 
-def export(run: Path, folder: Path, license: str) -> Path:  # noqa: A002  the field's name in a model card
+def export(
+    run: Path,
+    folder: Path,
+    license: str,  # noqa: A002  the field's name in a model card
+    *,
+    allow_imports: bool = False,
+) -> Path:
     """Write the encoder of a finished run as a timm folder, and return the folder.
 
     What was written is loaded again as a stranger would, and must give the same outputs to the last bit. Where timm
@@ -70,7 +76,7 @@ def export(run: Path, folder: Path, license: str) -> Path:  # noqa: A002  the fi
     assert subject.weights is not None
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty. Give --to a folder that does not exist yet.")
-    examination = Examination.open(configure(subject, (), (), allow_imports=False), run.parent)
+    examination = Examination.open(configure(subject, (), (), allow_imports=allow_imports), run.parent)
     encoder = examination.encoder()
     layouts.load(encoder, str(subject.weights), subject.layout)
     recipe = encoder.recipe

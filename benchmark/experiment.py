@@ -16,6 +16,7 @@ from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness
 from benchmark.folders import alone, make_folder
 from benchmark.report import record as records
+from benchmark.report.lineage import ancestor
 from benchmark.report.record import Record, Tuning
 from benchmark.report.store import UNDONE, load
 from benchmark.report.tuning import Contest, contests, fingerprint_without_test
@@ -99,7 +100,8 @@ def run(
     folder = session.folder
     with alone(folder):
         finished = [records.read(path) for path in folder.glob("*-s*-*-*.json")]
-        if resume and (standing := [record for record in finished if stands(record)]):
+        made_by = session.made_by
+        if resume and (standing := [record for record in finished if stands(record) and _is_by(record, made_by)]):
             print("This run is finished; it is not repeated.")
             newest = _newest(standing)
             named = newest["config"] | {"varied": list(varied)}  # a sweep may pass through a recipe
@@ -111,7 +113,7 @@ def run(
         if publish:
             make_folder(publish)
         if resume and finished:
-            _set_aside(folder, _newest(finished))
+            _set_aside(folder, _newest(finished), made_by)
         session.claim(resume=resume, fresh=fresh, finished=bool(finished))
         print(_opening(session, flops, steps))
         (folder / "config.gin").write_text(config.text)
@@ -187,9 +189,17 @@ def _newest(finished: Sequence[Record]) -> Record:
     return max(finished, key=lambda record: record["created_utc"])
 
 
-def _set_aside(folder: Path, record: Record) -> None:
+def _is_by(record: Record, method: str | None) -> bool:
+    """Return whether a record's method had the files of this hash, or such as give the same results."""
+    then = record["method"]["module_sha256"]
+    return (then and ancestor(then)) == (method and ancestor(method))
+
+
+def _set_aside(folder: Path, record: Record, method: str | None) -> None:
     """Rename the folder of a finished run, so that its successor neither takes nor replaces what is in it."""
-    parts = changed(record)
+    parts = [*changed(record)]
+    if "method" not in parts and not _is_by(record, method):  # files outside this checkout
+        parts.append("method")
     why = f"by code that has changed since ({', '.join(parts)})" if parts else f"with the status {record['status']!r}"
     aside = folder.with_name(f"{folder.name}-{record['id'][:8]}")
     folder.rename(aside)
@@ -233,6 +243,11 @@ def _closing(record: Record, floors: list[Record], folder: Path, publish: Path |
     cost, planned = record["cost"], record["budget"]["steps"]
     if record["status"] == "diverged":
         taken = int((cost["flops"] - cost["teacher_flops"]) // cost["flops_per_step"])
+        if taken == 1:
+            raise BenchmarkError(
+                f"The very first of {planned} losses was not finite; the record says 'diverged'. No rate changes that: "
+                f"look at the method, its teacher and its data."
+            )
         raise BenchmarkError(
             f"The loss was not finite before step {taken} of {planned}; the record says 'diverged'. Lower the "
             f"base_rate of the optimiser, or look at {folder / 'metrics.jsonl'}."

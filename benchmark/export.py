@@ -18,6 +18,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
     made.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
+    made.add_argument("--allow-imports", action="store_true", help="let the run import modules of your own")
     made.add_argument("--license", default="other", help="of the weights, as the model card names it (other)")
     return made
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     from benchmark import exchange
 
-    folder = exchange.export(given.run, given.to, given.license)
+    folder = exchange.export(given.run, given.to, given.license, allow_imports=given.allow_imports)
     print(f"{folder}: the same outputs as the run's encoder to the last bit. README.md there says how to load it.")
     return 0
 

@@ -45,7 +45,9 @@ def find(name: str, line: Line | None = None) -> str:
         message = f"{name} is ambiguous. Write one of {', '.join(matches)}."
     else:
         known = [short(selector) for selector in _ours(selector for selector, _ in _REGISTRY.items())]
-        message = f"no class or function {name} is registered.{suggest(name, known)} Is an import missing?"
+        message = (
+            f"no class or function {name} is registered.{suggest(name, known)} Is an import or @gin.register missing?"
+        )
     raise line.error(message) if line else ConfigError(message)
 
 

@@ -76,12 +76,12 @@ class Session(Examination):
         return self.out / _name(self.stage, self.dataset, self.experiment.seed, key)
 
     def _key_with_code(self, *parts: Literal["protocol_sha256", "evaluation_sha256"]) -> str:
-        here, own = code(), self._made_by
+        here, own = code(), self.made_by
         names = (self.key, own and ancestor(own), *(ancestor(here[part]) for part in parts))
         return hashlib.sha256(repr(names).encode()).hexdigest()
 
     @property
-    def _made_by(self) -> str | None:
+    def made_by(self) -> str | None:
         """The hash of the method's own files, and of its teacher's."""
         stages: list[Session] = [self, *([self.teacher] if self.teacher else [])]
         with torch.device("meta"):
@@ -134,7 +134,7 @@ class Session(Examination):
             return Price(batch, flops)
         machine = environment(self.device, self.precision)
         names = [machine[name] for name in ("gpu", "driver", "processor", "threads", "torch", "timm")]
-        names += [self.stage.name, self._step, self._made_by, self.dataset.fingerprint, code()["protocol_sha256"]]
+        names += [self.stage.name, self._step, self.made_by, self.dataset.fingerprint, code()["protocol_sha256"]]
         names += [type(self.dataset.pretrain).__name__]  # resident or streamed
         file = hashlib.sha256(repr(names).encode()).hexdigest()[:32]
         path = self.out / "calibrations" / f"{file}.json"

@@ -174,7 +174,7 @@ def test_key_depends_on_what_is_computed_only(monkeypatch: pytest.MonkeyPatch) -
         ("ToyNett.width = 1", "user.gin:3: no class or function ToyNett is registered. Did you mean ToyNet?"),
         ("ToyNet.widht = 1", "user.gin:3: ToyNet has no parameter 'widht'. Did you mean width?"),
         ("ToyNet.zzz = 1", "user.gin:3: ToyNet has no parameter 'zzz'. It has: width, rate, act."),
-        ("ToyNet.channels = 1", "user.gin:3: ToyNet.channels is supplied by the harness."),
+        ("ToyNet.channels = 1", "user.gin:3: ToyNet.channels is positional, and so supplied by the harness; what gin"),
         (
             "toy_root.stage = @toystage",
             "user.gin:3: no class or function toystage is registered. Did you mean ToyStage?",

@@ -21,6 +21,7 @@ from tiny import command
 
 from benchmark import examination, session
 from benchmark.checkout import code
+from benchmark.export import main as export
 from benchmark.report import lineage
 from benchmark.report import record as records
 from benchmark.report.audit import audit
@@ -485,6 +486,17 @@ def test_a_method_outside_of_the_tree_runs(tmp_path: Path, out: Path, capsys: py
     record, _ = found(out / "toy")
     assert record["method"]["name"] == "toy"
     assert record["method"]["deviations"] == ["Toy: There is none."]
+    (folder,) = (out / "toy").glob("toy-*")
+    assert export([str(folder), "--to", str(tmp_path / "encoder")]) == 2
+    assert "If you trust it, add --allow-imports" in capsys.readouterr().err
+    assert export([str(folder), "--to", str(tmp_path / "encoder"), "--allow-imports"]) == 0
+
+    again = [*arguments, "--allow-imports", "--resume"]
+    assert main(again) == 0
+    assert "This run is finished; it is not repeated." in capsys.readouterr().out
+    (tmp_path / "toy_of_my_own.py").write_text(module.replace("relu(1 -", "relu(2 -"))
+    assert main(again) == 0
+    assert "by code that has changed since (method): it is made again" in capsys.readouterr().out
 
 
 def tracked_tree(folder: Path) -> Path:

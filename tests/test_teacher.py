@@ -142,7 +142,9 @@ def test_a_teacher_that_diverged_is_named(tmp_path: Path, capsys: pytest.Capture
     """Oracle: a rate at which no loss stays finite: the run fails as diverged, and the warning leads to the cause."""
     assert main(arguments(tmp_path, "--set", "experiment.rate_factor=1e30")) == 1
     (folder,) = teachers(tmp_path)
-    assert f"'diverged', and the student learns from what it was then; look at {folder}" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert f"'diverged', and the student learns from what it was then; look at {folder}" in printed
+    assert "The very first of 4 losses was not finite" in printed
     (path,) = tmp_path.glob("mimco-*/*.json")
     assert records.read(path)["status"] == "diverged"
 
