@@ -1,5 +1,6 @@
 """The hall: seed, build, plan the budget, pretrain, evaluate, record. The only module that sees the whole."""
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -225,11 +226,18 @@ def _entered(session: Session, trials: Path | None) -> tuple[str, Tuning | None]
         raise ConfigError("--trials: with teacher_weights a run is of the division open, whatever its rate.")
     seen = fingerprint_without_test(session.dataset.fingerprint)
     found = contests(record for record in load(trials) if record["dataset"]["fingerprint"] == seen and stands(record))
-    chosen = found.get(session.recipe, Contest(())).tuning
+    contest = found.get(session.recipe, Contest(()))
+    chosen = contest.tuning
     if chosen["factor"] != experiment.rate_factor:
         raise ConfigError(
             f"experiment.rate_factor = {experiment.rate_factor:g}, but the trials in {trials} chose "
             f"{chosen['factor']:g}. Bind that, or leave --trials out."
+        )
+    if contest.is_tied:
+        print(
+            f"warning: all trials of {session.stage.name} have the same score, so that they chose nothing and the rate "
+            f"is the recipe's. Give a budget on which trials are long enough to differ.",
+            file=sys.stderr,
         )
     return "tuned", chosen
 

@@ -23,7 +23,7 @@ from benchmark.plan import Suite
 from benchmark.report.audit import audit
 from benchmark.report.record import Record, write
 from benchmark.report.store import load
-from benchmark.report.tuning import FACTORS
+from benchmark.report.tuning import FACTORS, Contest
 from benchmark.run import main as run_one
 from benchmark.suite import main
 from benchmark.training.budget import Budget
@@ -235,7 +235,12 @@ def test_a_tuned_board_chooses_rates_first(
         later.setattr("benchmark.experiment.changed", lambda record: ("method",))
         assert run_one(command) == 1
         assert "there are: none" in capfd.readouterr().err
+    with monkeypatch.context() as short:
+        short.setattr(Contest, "is_tied", True)
+        assert run_one([*command, "--out", str(tmp_path / "tied"), "--publish", str(tmp_path / "nowhere")]) == 0
+        assert "warning: all trials of simclr have the same score" in capfd.readouterr().err
     assert run_one(command) == 0
+    assert "the same score" not in capfd.readouterr().err
     assert board.planned(plan, tuned=True).missing() == []
     assert audit(tmp_path / "results") == []
     found = runs(tmp_path)

@@ -34,6 +34,12 @@ def test_the_best_trial_wins_and_ties_stay_near_the_recipe(scores: tuple[float, 
     assert contest.tuning["factor"] == winner
 
 
+def test_trials_of_one_score_are_tied() -> None:
+    """Oracle: five equal scores, and five of which one is another; the recipe's rate wins the first."""
+    tied, decided = (contests(trials(*scores))[RECIPE] for scores in ((0.5,) * 5, (0.5, 0.5, 0.5, 0.5, 0.6)))
+    assert (tied.is_tied, factor(tied.winner), decided.is_tied) == (True, 1.0, False)
+
+
 def test_a_contest_adds_up_and_keeps_the_newest_of_each_factor() -> None:
     """Oracle: ids and sums by hand; an older trial with a better score does not count, nor does another recipe."""
     old = trial(0.25, 0.99, created_utc="2025-01-01T00:00:00Z")

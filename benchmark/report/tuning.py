@@ -32,6 +32,11 @@ class Contest:
         return tuple(map(factor, self.trials)) == FACTORS
 
     @property
+    def is_tied(self) -> bool:
+        """Whether all trials have one score, as those have that are too short to move a weight."""
+        return len({score(trial) for trial in self.trials}) == 1
+
+    @property
     def winner(self) -> Record:
         """The trial with the best score; of equals the one nearest to the recipe, then the slower rate."""
         return max(self.trials, key=lambda trial: (score(trial), -abs(math.log(factor(trial))), -factor(trial)))
