@@ -98,21 +98,29 @@ def run(
         raise ConfigError("--resume continues a run and --fresh starts it over; give one of them.")
     session = Session.open(config, out)
     division, tuning = _entered(session, trials)
-    folder = session.folder
+    folder, made_by = session.folder, session.made_by
+
+    def repeated() -> Record | None:
+        standing = [record for record in _finished(folder) if stands(record) and _is_by(record, made_by)]
+        if not resume or not standing:
+            return None
+        print("This run is finished; it is not repeated.")
+        newest = _newest(standing)
+        named = newest["config"] | {"varied": list(varied)}  # a sweep may pass through a recipe
+        below = floors.measure(session)
+        own = {"division": division, "tuning": tuning, "config": named, "floors": [floor["id"] for floor in below]}
+        return _closing(records.seal(newest | own), below, folder, publish)
+
+    if record := repeated():
+        return record
+    flops, steps = session.price.flops, session.steps
+    training = session.training(checkpoint_seconds)  # before anything is written, as it refuses what cannot be built
+    if publish:
+        make_folder(publish)
     with alone(folder):
-        finished = [records.read(path) for path in folder.glob("*-s*-*-*.json")]
-        made_by = session.made_by
-        if resume and (standing := [record for record in finished if stands(record) and _is_by(record, made_by)]):
-            print("This run is finished; it is not repeated.")
-            newest = _newest(standing)
-            named = newest["config"] | {"varied": list(varied)}  # a sweep may pass through a recipe
-            below = floors.measure(session)
-            own = {"division": division, "tuning": tuning, "config": named, "floors": [floor["id"] for floor in below]}
-            return _closing(records.seal(newest | own), below, folder, publish)
-        flops, steps = session.price.flops, session.steps
-        training = session.training(checkpoint_seconds)  # refuses what cannot be built, before a file is written
-        if publish:
-            make_folder(publish)
+        if record := repeated():  # by a process that was at work on it
+            return record
+        finished = _finished(folder)
         if resume and finished:
             _set_aside(folder, _newest(finished), made_by)
         session.claim(resume=resume, fresh=fresh, finished=bool(finished))
@@ -188,6 +196,10 @@ def _publish_failure(known: dict[str, Any], board: Path) -> None:
 
 def _newest(finished: Sequence[Record]) -> Record:
     return max(finished, key=lambda record: record["created_utc"])
+
+
+def _finished(folder: Path) -> list[Record]:
+    return [records.read(path) for path in folder.glob("*-s*-*-*.json")]
 
 
 def _is_by(record: Record, method: str | None) -> bool:

@@ -65,7 +65,7 @@ def trained(photos: Path, folder: Path, *files: str, settings: tuple[str, ...] =
     for setting in (*few, f"Images.source=folder:{photos}", "Images.name=photos", *settings):
         given += ["--set", setting]
     assert pretrain([*given, "--out", str(folder)]) == 0
-    return next(folder.glob("*-photos-s0-*"))
+    return next(folder.glob("[!.]*-photos-s0-*"))
 
 
 @pytest.fixture(scope="module")
