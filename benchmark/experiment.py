@@ -101,8 +101,9 @@ def run(
     folder, made_by = session.folder, session.made_by
 
     def repeated() -> Record | None:
-        standing = [record for record in _finished(folder) if stands(record) and _is_by(record, made_by)]
-        if not resume or not standing:
+        found = _finished(folder) if resume else []
+        standing = [record for record in found if stands(record) and _is_by(record, made_by)]
+        if not standing:
             return None
         print("This run is finished; it is not repeated.")
         newest = _newest(standing)

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,27 @@ def test_a_calibration_of_another_process_is_taken(tmp_path: Path) -> None:
     process = holder(path, "0.5", '{"seconds": 2.0, "least": 1.0, "most": 3.0}')
     assert calibration.stored(path, lambda: pytest.fail("calibrated twice"), 10.0) == Calibration(2.0, 1.0, 3.0)
     assert process.wait(60) == 0
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_run_that_another_process_finished_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the number of records, where the run is made while this one waits for its lock."""
+    arguments = command(tmp_path, 3, seed=0)
+
+    @contextmanager
+    def later(path: Path) -> Iterator[None]:
+        monkeypatch.setattr("benchmark.experiment.alone", alone)
+        assert main(arguments) == 0
+        assert "it is not repeated" not in capsys.readouterr().out
+        with alone(path):
+            yield
+
+    monkeypatch.setattr("benchmark.experiment.alone", later)
+    assert main([*arguments, "--resume"]) == 0
+    assert "This run is finished; it is not repeated." in capsys.readouterr().out
+    assert len(list(tmp_path.glob("simclr-*/*.json"))) == 1
 
 
 @pytest.mark.usefixtures("one_thread")
