@@ -139,7 +139,7 @@ class Board:
 
     def _lock(self, run: Planned) -> FileLock:
         """Return the lock that a process holds while it makes a run."""
-        return lock(self.out / hashlib.sha256(f"{run.label}\n{run.text}".encode()).hexdigest()[:16])
+        return lock(self.out / hashlib.sha256(f"{run.label}\n{run.identity}".encode()).hexdigest()[:16])
 
 
 def _state(made: Sequence[Record]) -> State:

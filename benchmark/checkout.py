@@ -1,37 +1,38 @@
-"""The code that runs: what a record says of it, and whether it still is the code that made a record."""
+"""The code that runs: what a record says of it, and whether it still is the code that made a record.
+
+Code is known by versions that people raise, Major.Minor: one of pretraining as a whole, and one of each class of a
+method and of an evaluation. A new Major means other numbers: the lines that the old one made are stale. A new Minor
+means differences of rounding: lines stay valid. Whether a version had to be raised, `tests/behaviour.py` finds out.
+"""
 
 import ast
 import hashlib
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import benchmark
-from benchmark.report.lineage import Part, ancestor
+from benchmark.report.identity import canonical, references
 from benchmark.report.record import Code, Record
+from benchmark.report.store import FIRST_VERSION, PRETRAINING, major, versions_of
 
 HERE = Path(__file__).parent
-PROTOCOL = (
-    "data",
-    "nets",
-    "training",
-    "views",
-    "examination.py",
-    "method.py",
-    "objectives.py",
-    "randomness.py",
-    "session.py",
-)
-EVALUATION = ("evals", "data/subsets.py")
+VERSIONED = ("baselines", "benchmark/evals")  # folders whose classes have versions of their own
 RUNS = ("*.py", "*.gin", "pyproject.toml")  # of a checkout: the records and pages that are written into it do not run
 
 
-def code() -> Code:
-    """Describe the code that runs: version, state of the checkout, and what its protocol and evaluation say."""
+class VersionedClass(NamedTuple):
+    """A class of a method or an evaluation as its source states it: its own version, and the names of its bases."""
+
+    version: str
+    bases: tuple[str, ...]
+
+
+def code(versions: Mapping[str, str]) -> Code:
+    """Describe the code that runs: version of the package, state of the checkout, and the versions of what is used."""
     root = HERE.parent
-    protocol, evaluation = _parts()
     commit = dirty = changes = None
     if (root / ".git").exists() and (commit := _git("rev-parse", "HEAD") or None):
         status = _git("status", "--porcelain", "--untracked-files=all", "--", *RUNS)
@@ -47,62 +48,62 @@ def code() -> Code:
         "commit": commit,
         "dirty": dirty,
         "diff_sha256": changes,
-        "protocol_sha256": protocol,
-        "evaluation_sha256": evaluation,
+        "versions": dict(sorted(versions.items())),
     }
 
 
-def changed(record: Record) -> dict[Part, tuple[str, str]]:
-    """Return what is not the code that made the record any more, with its hashes then and now; mostly nothing.
+def versions(root: Path = HERE.parent) -> dict[str, str]:
+    """Read the versions of a checkout from its source: of pretraining, and of the classes by their names."""
+    return {PRETRAINING: _pretraining(root), **{name: found.version for name, found in _classes(root).items()}}
 
-    Code that was declared to give the results of the record's is no change. Files of a method that do not lie beside
-    this package are not judged.
+
+def changed(record: Record) -> list[str]:
+    """Return what has had a new Major version since the record, with both versions; mostly nothing.
+
+    Classes that do not lie in this package, as those of a method outside the tree, are not judged.
     """
-    protocol, evaluation = _parts()
-    then, method = record["code"], record["method"]
-    found: dict[Part, tuple[str, str]] = {
-        "pretraining": (then["protocol_sha256"], protocol),
-        "evaluation": (then["evaluation_sha256"], evaluation),
-    }
-    files = [HERE.parent / name for name in method["files"]]
-    if method["module_sha256"] and (own := _of_files(tuple(files))):
-        found["method"] = method["module_sha256"], own
-    return {part: (old, new) for part, (old, new) in found.items() if ancestor(old) != ancestor(new)}
+    then, now = versions_of(record), versions()
+    used = {PRETRAINING, *then, *_used(record)} & now.keys()
+    pairs = ((name, then.get(name, FIRST_VERSION), now[name]) for name in sorted(used))
+    return [f"{name} {old}, now {new}" for name, old, new in pairs if major(old) != major(new)]
+
+
+def _used(record: Record) -> Iterator[str]:
+    """Yield the classes that a configuration names, and those that they extend."""
+    lines, classes = canonical(record["config"]["text"]).lines, _classes(HERE.parent)
+    pending = [name.rpartition("/")[2].rpartition(".")[2] for name in references(lines, lines)]
+    while pending:
+        name = pending.pop()
+        if name in classes:
+            yield name
+            pending += classes[name].bases
 
 
 @cache
-def _parts() -> tuple[str, str]:
-    return code_hash(HERE / part for part in PROTOCOL), code_hash(HERE / part for part in EVALUATION)
+def _classes(root: Path) -> Mapping[str, VersionedClass]:
+    found = {}
+    for file in sorted(file for folder in VERSIONED for file in (root / folder).rglob("*.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                bases = tuple(base.id for base in node.bases if isinstance(base, ast.Name))
+                found[node.name] = VersionedClass(_stated(node.body, "version") or FIRST_VERSION, bases)
+    return found
 
 
 @cache
-def _of_files(files: tuple[Path, ...]) -> str | None:
-    return code_hash(files) if all(file.is_file() for file in files) else None
+def _pretraining(root: Path) -> str:
+    body = ast.parse((root / "benchmark" / "__init__.py").read_text(encoding="utf-8")).body
+    return _stated(body, "PRETRAINING_VERSION") or FIRST_VERSION
 
 
-def code_hash(places: Iterable[Path]) -> str:
-    """Hash what Python files (or all of a folder) do: comments, docstrings and layout do not count."""
-    files = sorted(file for place in places for file in (place.rglob("*.py") if place.is_dir() else [place]))
-    total = hashlib.sha256()
-    for file in files:
-        total.update(f"{file.name}\n{_skeleton(ast.parse(file.read_text()))}\n".encode())
-    return total.hexdigest()
-
-
-def _skeleton(node: Any) -> Any:
-    """Return a syntax tree as nested lists, without docstrings and without the fields that a Python version adds."""
-    if isinstance(node, list):
-        return [_skeleton(item) for item in node]
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = dict(ast.iter_fields(node))
-    body = fields.get("body")
-    if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-        fields["body"] = body[1:]
-    return [
-        type(node).__name__,
-        *((name, _skeleton(value)) for name, value in fields.items() if value not in (None, [])),
-    ]
+def _stated(body: list[ast.stmt], name: str) -> str | None:
+    """Return the text or number that a body assigns to a name; None where it assigns none."""
+    for node in body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        value = getattr(node, "value", None)
+        if isinstance(value, ast.Constant) and any(isinstance(each, ast.Name) and each.id == name for each in targets):
+            return f"{value.value}.0" if isinstance(value.value, int) else str(value.value)
+    return None
 
 
 def _git(*arguments: str) -> str:

@@ -2,16 +2,15 @@
 
 Gin alone accepts misspelt macros, wrong types, lines that nothing reads and files without effect, and builds objects
 in the order of the lines. Here files are merged and checked before gin sees anything; what remains is written as one
-sorted, complete text, and gin is given only that. What is stored is what ran.
+sorted, complete text, and gin is given only that. What is stored is what ran. Values that equal their default, and
+those that say where something lies, stand in sections of their own: they do not tell one run from another.
 
 A reference without a scope takes the scope in which its configurable is reached, as in gin, but also when the factory
 is called later.
 """
 
-import hashlib
 import importlib
 import importlib.util  # gin 0.5 uses importlib.util without importing it
-import json
 import math
 import re
 import sys
@@ -26,6 +25,8 @@ from benchmark import registry
 from benchmark.annotations import Location as Location
 from benchmark.annotations import MismatchError, Reference, conform, describe, is_location
 from benchmark.errors import BenchmarkError, ConfigError, unwrapped
+from benchmark.report.identity import DEFAULTS as DEFAULT_SECTION
+from benchmark.report.identity import PLACES, Canonical, canonical, digest
 from benchmark.statements import (
     Binding,
     Import,
@@ -65,18 +66,20 @@ class Config:
         text: canonical gin text; parsing it alone rebuilds the same objects.
         tree: the root as JSON values with every default: `{"@": name, "scope": if any, "params": {...}}`.
         notes: sentences for the user.
-        identity: the tree without the root's seed and without parameters annotated `Location`.
     """
 
     text: str
     tree: dict[str, Any]
     notes: tuple[str, ...]
-    identity: dict[str, Any]
 
-    def key(self, fingerprint: str) -> str:
-        """Return the SHA-256 (64 hex digits) of the identity and of the data's fingerprint."""
-        parts = {"config": self.identity, "data": fingerprint}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    @property
+    def canonical(self) -> Canonical:
+        """The text as values, of which those that equal their default, the seed and places do not count."""
+        return canonical(self.text)
+
+    def key(self, *data: str) -> str:
+        """Return the SHA-256 (64 hex digits) of what the configuration and the data, by fingerprint, tell runs by."""
+        return digest(self.canonical.identity, *data)
 
 
 def load(
@@ -203,12 +206,16 @@ def _key(binding: Binding) -> _Key:
 
 @dataclass(frozen=True)
 class _Node:
-    """A configurable that the root reaches, the scope in which it is reached, and all its parameters."""
+    """A configurable that the root reaches, the scope in which it is reached, and all its parameters.
+
+    `locations` say where something lies, and `defaults` have the value that they would have without a line.
+    """
 
     name: str
     scope: str
     parameters: dict[str, Any]
     locations: frozenset[str]
+    defaults: frozenset[str]
 
 
 def _resolve(winners: Mapping[_Key, Binding], statements: Iterable[Statement], root: str, notes: list[str]) -> Config:
@@ -216,10 +223,9 @@ def _resolve(winners: Mapping[_Key, Binding], statements: Iterable[Statement], r
     node = resolver.node("", registry.find(root), "")
     resolver.refuse_idle(root)
     modules = {statement.module for statement in statements if isinstance(statement, Import)}
-    lines = [f"import {module}" for module in sorted(modules)] + [""] * bool(modules) + resolver.lines()
-    identity = _json(node, identity=True)
-    identity["params"].pop("seed", None)
-    return Config("\n".join(lines) + "\n", _json(node), (*notes, *resolver.notes()), identity)
+    lines = [f"import {module}" for module in sorted(modules)] + [""] * bool(modules)
+    text = "\n".join([*lines, *resolver.lines(f"{root}.seed")]) + "\n"
+    return Config(text, _json(node), (*notes, *resolver.notes()))
 
 
 class _Resolver:
@@ -243,31 +249,42 @@ class _Resolver:
         self._nodes[scope, selector] = None
         parameters = registry.parameters(selector)
         values = {}
+        defaults = set()
         for label, parameter in parameters.items():
             keys = ((outer, selector, label) for outer in _outward(scope))
             key = next((key for key in keys if key in self._winners), None)
             if key is not None:
                 self._read |= {key, *self._macros[key]}
                 value, source = self._values[key], f"{self._winners[key].line.where}: {self._winners[key]}"
+                defaults |= {label} if _is_default(value, parameter.default) else set()
             elif parameter.is_required:
                 because = f", and {referrer} refers to {name}" if referrer else ""
                 raise ConfigError(f"{scoped(scope, name)}.{label} must be bound: it has no default{because}.")
             else:
                 value, source = parameter.default, f"the default of {name}.{label}"
+                defaults.add(label)
             values[label] = self._attach(value, scope, source)
         locations = frozenset(label for label, parameter in parameters.items() if is_location(parameter.hint))
-        node = self._nodes[scope, selector] = _Node(name, scope, values, locations)
+        node = self._nodes[scope, selector] = _Node(name, scope, values, locations, frozenset(defaults))
         return node
 
-    def lines(self) -> list[str]:
-        """Return one line for each parameter of each node, sorted; defaults that gin cannot express are left out."""
-        entries = []
+    def lines(self, seed: str) -> list[str]:
+        """Return one line for each parameter of each node, sorted, by section: what counts, defaults, seed and places.
+
+        Defaults that gin cannot express are left out.
+        """
+        sections: dict[str, list[tuple[str, str, str]]] = {"": [], DEFAULT_SECTION: [], PLACES: []}
         for node in filter(None, self._nodes.values()):
             for parameter, value in node.parameters.items():
                 if _is_expressible(value):
                     key = f"{scoped(node.scope, node.name)}.{parameter}"
-                    entries.append((node.name, node.scope, f"{key} = {_gin(value)}"))
-        return [line for _, _, line in sorted(entries)]
+                    is_place = parameter in node.locations or key == seed
+                    section = PLACES if is_place else DEFAULT_SECTION if parameter in node.defaults else ""
+                    sections[section].append((node.name, node.scope, f"{key} = {_gin(value)}"))
+        blocks = [
+            [*([head] if head else []), *(line for _, _, line in sorted(entries))] for head, entries in sections.items()
+        ]
+        return "\n\n".join("\n".join(block) for block in blocks).splitlines()
 
     def notes(self) -> Iterable[str]:
         """Yield a sentence for each setting that a line for a scope keeps from taking effect there."""
@@ -366,6 +383,15 @@ def _outward(scope: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(len(parts), 0, -1)] + [""] * bool(scope)
 
 
+def _is_default(value: Any, default: Any) -> bool:
+    """Return whether a bound value, with references not yet followed, is what the parameter has without a line."""
+    if isinstance(value, Reference):
+        return not value.scope and registry.find(value.name) == registry.selector_of(default)
+    if type(value) in (list, tuple) and type(default) is type(value) and len(value) == len(default):
+        return all(map(_is_default, value, default))
+    return type(value) is type(default) and bool(value == default)
+
+
 def _is_expressible(value: Any) -> bool:
     """Return whether gin's syntax can say `value`."""
     if type(value) in (list, tuple):
@@ -389,19 +415,14 @@ def _gin(value: Any) -> str:
     return repr(value)
 
 
-def _json(value: Any, *, identity: bool = False) -> Any:
+def _json(value: Any) -> Any:
     if isinstance(value, _Node):
-        hidden = value.locations if identity else ()
-        parameters = {
-            name: _json(item, identity=identity) for name, item in value.parameters.items() if name not in hidden
-        }
+        parameters = {name: _json(item) for name, item in value.parameters.items()}
         return {"@": value.name, **({"scope": value.scope} if value.scope else {}), "params": parameters}
     if isinstance(value, list | tuple):
-        return [_json(item, identity=identity) for item in value]
+        return [_json(item) for item in value]
     if isinstance(value, dict):
-        return {
-            key if isinstance(key, str) else repr(key): _json(item, identity=identity) for key, item in value.items()
-        }
+        return {key if isinstance(key, str) else repr(key): _json(item) for key, item in value.items()}
     if isinstance(value, type | types.FunctionType):
         return f"{value.__module__}.{value.__qualname__}"
     if _is_expressible(value):

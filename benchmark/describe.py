@@ -5,16 +5,18 @@ import inspect
 import math
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
 from torch import nn
 
-from benchmark.checkout import HERE, code_hash
+from benchmark.checkout import HERE
 from benchmark.data.sources import Dataset
 from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record
+from benchmark.report.store import FIRST_VERSION
 from benchmark.training.budget import Ledger
 from benchmark.training.loop import Outcome
 
@@ -46,20 +48,33 @@ def encoder(net: Encoder) -> record.Encoder:
 
 
 def method(name: str, *stages: Method) -> record.Method:
-    """Describe a method by what its own source files say: their hash, and how they differ from their papers.
+    """Describe a method by what its own source files say: which they are, and how they differ from their papers.
 
-    `stages` are the method and, where it has one, the method of its teacher.
+    `stages` are the method and, where it has one, the method of its teacher. The hash is that of the files outside this
+    project, which no version stands for; None where there are none.
     """
-    parts = [part for stage in stages for part in stage.modules() if isinstance(part, Method)]
-    kinds = dict.fromkeys(kind for part in parts for kind in type(part).__mro__ if issubclass(kind, Method))
     files: set[Path] = set()
     deviations = []
-    for kind in kinds:
-        if not Path(inspect.getfile(kind)).is_relative_to(HERE):
-            files |= _sources(sys.modules[kind.__module__], files)
-            deviations += deviations_of(kind)
+    for kind in _kinds(stages):
+        files |= _sources(sys.modules[kind.__module__], files)
+        deviations += deviations_of(kind)
     names = [str(file.relative_to(HERE.parent) if file.is_relative_to(HERE.parent) else file.name) for file in files]
-    return {"name": name, "files": sorted(names), "module_sha256": code_hash(files), "deviations": deviations}
+    outside = sorted(file for file in files if not file.is_relative_to(HERE.parent))
+    contents = "".join(f"{file.name}\n{hashlib.sha256(file.read_bytes()).hexdigest()}\n" for file in outside)
+    own = hashlib.sha256(contents.encode()).hexdigest() if outside else None
+    return {"name": name, "files": sorted(names), "module_sha256": own, "deviations": deviations}
+
+
+def versions(*stages: Method) -> dict[str, str]:
+    """Return the versions of the classes of a method and of its teacher's, each as its own body states it."""
+    return {kind.__name__: vars(kind).get("version", FIRST_VERSION) for kind in _kinds(stages)}
+
+
+def _kinds(stages: Iterable[Method]) -> list[type[Method]]:
+    """Return the classes that make up methods, those they extend and those they contain, without our own frame."""
+    parts = [part for stage in stages for part in stage.modules() if isinstance(part, Method)]
+    kinds = dict.fromkeys(kind for part in parts for kind in type(part).__mro__ if issubclass(kind, Method))
+    return [kind for kind in kinds if not Path(inspect.getfile(kind)).is_relative_to(HERE)]
 
 
 def _sources(module: ModuleType, known: set[Path]) -> set[Path]:

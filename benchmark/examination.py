@@ -1,6 +1,6 @@
 """What is examined: a configuration, the data it found, its encoder and evaluations, trained here or elsewhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -10,8 +10,8 @@ from typing import Any, Self
 import gin
 import torch
 
+from benchmark import PRETRAINING_VERSION, describe
 from benchmark import config as configuration
-from benchmark import describe
 from benchmark.annotations import Location
 from benchmark.checkout import code
 from benchmark.config import Config
@@ -33,6 +33,8 @@ from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.timm_net import Timm
 from benchmark.randomness import derive
+from benchmark.report.record import SCHEMA
+from benchmark.report.store import PRETRAINING
 from benchmark.report.tuning import fingerprint_without_test
 from benchmark.training.budget import Budget
 from benchmark.training.loop import Pretraining
@@ -127,6 +129,12 @@ class Examination:
         """The evaluations of the experiment."""
         return tuple(evaluation() for evaluation in self.experiment.evaluations)
 
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """The versions of the code that is used, by name: of pretraining as a whole, and of each evaluation."""
+        evaluations = {type(evaluation).__name__: evaluation.version for evaluation in self.evaluations}
+        return {PRETRAINING: PRETRAINING_VERSION} | evaluations
+
     @property
     def precision(self) -> str:
         """The precision in which the encoder was trained, as far as this is known."""
@@ -137,15 +145,15 @@ class Examination:
         torch.manual_seed(derive(self.experiment.seed, "encoder"))
         return self.experiment.encoder(self.dataset.size)
 
-    def shared(self, encoder: Encoder) -> dict[str, Any]:
-        """Describe what the record of a run and those of its floors have in common."""
+    def shared(self, encoder: Encoder, versions: Mapping[str, str]) -> dict[str, Any]:
+        """Describe what the record of a run and those of its floors have in common, by code of these versions."""
         return {
-            "schema": 1,
+            "schema": SCHEMA,
             "created_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "dataset": describe.dataset(self.dataset),
             "encoder": describe.encoder(encoder),
             "seed": self.experiment.seed,
-            "code": code(),
+            "code": code(versions),
             "environment": environment(self.device, self.precision),
             "tuning": None,
             "teacher": None,

@@ -17,7 +17,9 @@ from benchmark.examination import Examination
 from benchmark.folders import make_folder
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
+from benchmark.report.identity import canonical, digest, references
 from benchmark.report.record import Method, Record
+from benchmark.report.store import FIRST_VERSION, PRETRAINING, key_of, versions_of
 from benchmark.training.budget import Ledger
 
 NO_PRETRAINING = ("experiment.pretraining = None", "experiment.budget = None", "experiment.teacher = None")
@@ -61,7 +63,9 @@ class Subject:
     def named(self, encoder: Encoder) -> Method:
         """Return what the record says of the method."""
         if self.run:
-            return {**self.run["method"], "name": self.name or self.run["method"]["name"]}
+            known = self.run["method"]
+            outside = known["module_sha256"] if self.run["schema"] > 1 else None
+            return {**known, "module_sha256": outside, "name": self.name or known["name"]}
         name = self.name or (f"{self.layout}: {self.weights.stem}" if self.weights else encoder.name)
         return {"name": name, "files": [], "module_sha256": None, "deviations": []}
 
@@ -82,7 +86,7 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
         layouts.load(encoder, str(subject.weights), subject.layout)
     folder = out / "evaluations"
     # equal weights are not equal features: an encoder may split them into another number of heads
-    built = hashlib.sha256(repr(config.identity["params"]["encoder"]).encode()).hexdigest()[:16]
+    built = digest(config.canonical.part(["experiment.encoder"]))[:16]
     for place in (folder, publish):
         if place:
             make_folder(place)
@@ -102,10 +106,10 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
     below = floors.measure(examination)
     weights = describe.weights(subject.weights) if subject.weights else None
     run = subject.run
-    origin = run["config"]["key"] if run else weights["sha256"] if weights else ""  # seeds of a run share a line
-    key = config.key(examination.dataset.fingerprint + origin)
+    origin = key_of(run) if run else weights["sha256"] if weights else ""  # seeds of a run share a line
+    key = config.key(examination.dataset.fingerprint, origin)
     record = records.seal(
-        examination.shared(encoder)
+        examination.shared(encoder, examination.versions | (_trained_by(run) if run else {}))
         | {
             "status": run["status"] if run else "ok",
             "division": "open",
@@ -123,3 +127,11 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
         }
     )
     return conclude(record, below, folder, publish)
+
+
+def _trained_by(run: Record) -> dict[str, str]:
+    """Return the versions of the code that trained the encoder of a run; those that scored it are left out."""
+    lines = canonical(run["config"]["text"]).lines
+    scored = {name.rpartition("/")[2] for name in references(lines, ["experiment.evaluations"])}
+    known = {PRETRAINING: FIRST_VERSION} | versions_of(run)
+    return {name: version for name, version in known.items() if name not in scored}

@@ -17,7 +17,6 @@ from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness
 from benchmark.folders import alone, make_folder
 from benchmark.report import record as records
-from benchmark.report.lineage import ancestor
 from benchmark.report.record import Record, Tuning
 from benchmark.report.store import UNDONE, load
 from benchmark.report.tuning import Contest, contests, fingerprint_without_test
@@ -167,13 +166,15 @@ def run(
             raise
         except Exception:
             if publish:
-                _publish_failure(session.shared(encoder) | planned | {"cost": spent(0.0)}, publish)
+                _publish_failure(
+                    session.shared(encoder, session.all_versions) | planned | {"cost": spent(0.0)}, publish
+                )
             raise
         weights = session.export(encoder)
         below = floors.measure(session)
         cost = spent(seconds)
         record = records.seal(
-            session.shared(encoder)
+            session.shared(encoder, session.all_versions)
             | planned
             | {
                 "status": budget.verdict(cost["train_seconds"]) if outcome.status == "ok" else outcome.status,
@@ -203,17 +204,14 @@ def _finished(folder: Path) -> list[Record]:
     return [records.read(path) for path in folder.glob("*-s*-*-*.json")]
 
 
-def _is_by(record: Record, method: str | None) -> bool:
-    """Return whether a record's method had the files of this hash, or such as give the same results."""
-    then = record["method"]["module_sha256"]
-    return (then and ancestor(then)) == (method and ancestor(method))
+def _is_by(record: Record, made_by: str | None) -> bool:
+    """Return whether a record's method had the files of this hash, as far as they lie outside this project."""
+    return record["method"]["module_sha256"] == made_by
 
 
-def _set_aside(folder: Path, record: Record, method: str | None) -> None:
+def _set_aside(folder: Path, record: Record, made_by: str | None) -> None:
     """Rename the folder of a finished run, so that its successor neither takes nor replaces what is in it."""
-    parts = [*changed(record)]
-    if "method" not in parts and not _is_by(record, method):  # files outside this checkout
-        parts.append("method")
+    parts = [*changed(record), *([] if _is_by(record, made_by) else ["the file of the method"])]
     why = f"by code that has changed since ({', '.join(parts)})" if parts else f"with the status {record['status']!r}"
     aside = folder.with_name(f"{folder.name}-{record['id'][:8]}")
     folder.rename(aside)

@@ -1,21 +1,22 @@
 """What every encoder has to beat: the same network with random weights, and no network at all."""
 
-import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from timm.models import create_model
 
 from benchmark import describe
 from benchmark.data.sources import Dataset
+from benchmark.environment import environment
 from benchmark.evals import harness
 from benchmark.evals.harness import Results
 from benchmark.examination import Examination
 from benchmark.folders import alone
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
-from benchmark.report.lineage import ancestor
+from benchmark.report.identity import digest
 from benchmark.report.record import Record
+from benchmark.report.store import OF_RANDOM_INIT, OF_RAW_PIXELS, RANDOM_INIT, versions_of
 from benchmark.training.budget import Ledger
 
 MOST_BYTES = 4 * 2**30  # of raw pixels as features: 60,000 images of 32 px take 0.7 GiB, 130,000 of 224 px take 74
@@ -44,13 +45,12 @@ def measure(examination: Examination) -> list[Record]:
         return harness.evaluate_pixels(examination.dataset, examination.evaluations, limits=limits)
 
     seed = examination.experiment.seed
-    tree = examination.config.tree["params"]
-    floors = [_floor(examination, "random init", encoder, seed, tree["encoder"], random_init)]
+    floors = [_floor(examination, RANDOM_INIT, encoder, seed, OF_RANDOM_INIT, random_init)]
     size = _bytes_of_pixels(examination.dataset)
     if size > MOST_BYTES:
         print(f"raw pixels left out: as features they take {size / 2**30:.1f} GiB, past {MOST_BYTES / 2**30:.0f} GiB")
         return floors
-    return [*floors, _floor(examination, "raw pixels", encoder, 0, None, raw_pixels)]
+    return [*floors, _floor(examination, "raw pixels", encoder, 0, OF_RAW_PIXELS, raw_pixels)]
 
 
 def _bytes_of_pixels(data: Dataset) -> int:
@@ -71,27 +71,18 @@ def _floor(
     name: str,
     encoder: Encoder,
     seed: int,
-    built_from: object,
+    depends_on: Sequence[str],
     evaluate: Callable[[], Results],
 ) -> Record:
-    shared = examination.shared(encoder)
-    made_by = (
-        ancestor(shared["code"]["evaluation_sha256"]),
-        ancestor(shared["code"]["protocol_sha256"]),
-        shared["environment"]["torch"],
-    )
-    settings = (
-        name,
-        built_from,
-        examination.config.tree["params"]["evaluations"],
-        examination.dataset.fingerprint,
-        *made_by,
-    )
-    key = hashlib.sha256(repr(settings).encode()).hexdigest()
+    shared = examination.shared(encoder, examination.versions)
+    key = digest(examination.config.canonical.part(depends_on), examination.dataset.fingerprint)
+    made_by = shared["code"]["versions"], shared["environment"]["torch"]
     folder = examination.out / "floors"
     with alone(folder / f"{key[:8]}-s{seed}"):
         for path in sorted(folder.glob(f"*-s{seed}-{key[:8]}-*.json")):
-            return records.read(path)
+            known = records.read(path)
+            if known["method"]["name"] == name and (versions_of(known), known["environment"]["torch"]) == made_by:
+                return known
         begin = time.perf_counter()
         results = evaluate()
         seconds = time.perf_counter() - begin
@@ -100,6 +91,7 @@ def _floor(
             | {
                 "status": "ok",
                 "division": "floor",
+                "environment": environment(examination.device, "float32"),
                 "board": None,
                 "method": {"name": name, "files": [], "module_sha256": None, "deviations": []},
                 "seed": seed,

@@ -68,8 +68,13 @@ class Draws:
 
 
 class Method(nn.Module, ABC):
-    """A self-supervised method. `forward` is pure: it writes no attribute and draws only from `draws`."""
+    """A self-supervised method. `forward` is pure: it writes no attribute and draws only from `draws`.
 
+    `version` is Major.Minor and stands for what the class itself does, not for what it extends: a new Major for other
+    numbers, which marks the lines that it made stale, a new Minor for differences of rounding.
+    """
+
+    version: str = "1.0"
     encoder: Encoder
     n_views: int = 2
 

@@ -163,7 +163,7 @@ class Scene:
 class _Looker:
     """An evaluation that scores nothing and keeps what evaluations see."""
 
-    name, version = "pictures", 1
+    name, version = "pictures", "1.0"
 
     def __init__(self) -> None:
         self.banks: list[Bank] = []

@@ -22,6 +22,7 @@ from benchmark.data.sources import Dataset, Split
 from benchmark.errors import ConfigError
 from benchmark.examination import Experiment
 from benchmark.examine import Subject, configure
+from benchmark.report.identity import SEED, canonical, digest
 from benchmark.report.record import Record
 from benchmark.report.tuning import FACTORS, SHARE, contests, factor
 from benchmark.session import Session
@@ -116,10 +117,10 @@ class Suite:
 
     def tuned(self, records: Sequence[Record]) -> Iterator["Planned"]:
         """Yield the runs of the division `tuned` whose rates the trials among the records have chosen."""
-        tried = {trial.text: trial.entry for trial in self.trials()}
+        tried = {trial.identity: trial.entry for trial in self.trials()}
         made: dict[Entry, list[Record]] = defaultdict(list)
         for record in records:
-            if record["division"] == "trial" and (entry := tried.get(record["config"]["text"])):
+            if record["division"] == "trial" and (entry := tried.get(identity(record["config"]["text"]))):
                 made[entry].append(record)
         chosen = {
             entry: factor(contest.winner)
@@ -150,7 +151,8 @@ class Suite:
         settings = tuple(setting for setting in own if setting.partition("=")[0].strip() in bound)
         config = configure(subject, files, settings, allow_imports=False)
         for part in ("data", "encoder"):
-            if config.tree["params"][part] != run.config.tree["params"][part]:
+            root = [f"experiment.{part}"]
+            if config.canonical.part(root) != run.config.canonical.part(root):
                 raise ConfigError(
                     f"suite.examined_by: {run.label} has another {part} than {files[0]}. Bind what differs there, "
                     f"not by a macro in suite.settings or suite.sweep."
@@ -176,6 +178,13 @@ class Suite:
         except ConfigError as error:
             raise ConfigError(f"The suite plans {label}, which is refused:\n{error}") from None
         return Planned(label, division, entry, files, settings, seed, config)
+
+
+@cache
+def identity(text: str) -> str:
+    """Return what a run with this canonical configuration is recognised by, its seed among it."""
+    known = canonical(text)
+    return digest(known.identity, known.lines[SEED])
 
 
 @cache
@@ -210,14 +219,14 @@ class Planned:
     config: Config
 
     @property
-    def text(self) -> str:
-        """The canonical configuration, by which its record is recognised."""
-        return self.config.text
+    def identity(self) -> str:
+        """What its record is recognised by: its configuration without defaults and places, and its seed."""
+        return identity(self.config.text)
 
     def owns(self, record: Record) -> bool:
         """Return whether a record is of this run."""
         division = "closed" if record["division"] == "open" else record["division"]  # with a teacher from elsewhere
-        return (division, record["config"]["text"]) == (self.division, self.text)
+        return (division, identity(record["config"]["text"])) == (self.division, self.identity)
 
     def seconds(self, records: Sequence[Record]) -> float | None:
         """Return the seconds of training: its budget in seconds, or its budget at the pace of the records.
@@ -256,8 +265,8 @@ class Examination(Planned):
 
     def owns(self, record: Record) -> bool:
         """Return whether a record is of this evaluation: by the same rules, of the same weights."""
-        text, weights = record["config"]["text"], record["checkpoint"]
-        return record["division"] == "open" and text == self.text and weights == self.of["checkpoint"]
+        is_of_run = record["division"] == "open" and record["checkpoint"] == self.of["checkpoint"]
+        return is_of_run and identity(record["config"]["text"]) == self.identity
 
     def seconds(self, records: Sequence[Record]) -> float | None:
         """Return the seconds of training: none."""

@@ -10,19 +10,18 @@ from benchmark import experiment
 from benchmark.checkout import changed
 from benchmark.errors import CheckError, ConfigError
 from benchmark.report import record as records
-from benchmark.report.lineage import LINEAGE
 from benchmark.report.record import Record
 from benchmark.report.statistics import t_quantile
-from benchmark.report.store import made_by, platform
+from benchmark.report.store import FIRST_VERSION, key_of, majors, platform, versions_of
 
 
 def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_imports: bool = False) -> str:
     """Run the configuration of a record again and return a sentence on how far it agrees.
 
-    `settings` may say where data lie. Where machine, versions and code are those of the record, the weights must be the
-    same to the bit; elsewhere each score must lie in the 95 % prediction interval for one more run of its cell, which
-    needs records of at least two seeds beside it.
-    Raises ConfigError where the code has changed since, CheckError where the run does not agree.
+    `settings` may say where data lie. Where the machine, the libraries and the versions of the code are those of the
+    record, the weights must be the same to the bit; elsewhere each score must lie in the 95 % prediction interval for
+    one more run of its cell, which needs records of at least two seeds beside it.
+    Raises ConfigError where the code has had a new Major version since, CheckError where the run does not agree.
     """
     old = records.read(path)
     if not records.pretrained(old):
@@ -38,23 +37,19 @@ def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_impo
         (), (*_frozen(old), *settings), stored=old["config"]["text"], allow_imports=allow_imports
     )
     new = experiment.run(config, out=out / "reproduced", fresh=True)
-    if made_by(new) != made_by(old):
-        raise ConfigError(_changed("the file of the method", old))
+    outside = old["method"]["module_sha256"] if old["schema"] > 1 else None
+    if new["method"]["module_sha256"] != outside:
+        raise ConfigError(_changed("The file of the method", old))
     apart = [name for name, value in platform(new).items() if value != platform(old)[name]]
+    apart += [f"the version of {name}" for name in sorted(_new_minors(old, new))]
     if not apart:
         return _same_bits(old, new)
-    return f"Differs from the record's machine in {', '.join(apart)}. {_inside(path, old, new)}"
+    return f"Differs from the record in {', '.join(apart)}. {_inside(path, old, new)}"
 
 
 def _require_same_code(old: Record) -> None:
     if parts := changed(old):
-        places = " and of the ".join(parts)
-        pairs = "".join(f'  ["{then}", "{now}"],  # {part}\n' for part, (then, now) in parts.items())
-        raise ConfigError(
-            f"{_changed(f'the code of the {places}', old)} If the change leaves all results as they are, declare it in "
-            f"{LINEAGE} and give this command again, which then expects the bits of the record:\n"
-            f"[[change]]\nsame = [\n{pairs}]"
-        )
+        raise ConfigError(_changed(f"The code ({'; '.join(parts)})", old))
 
 
 def _changed(part: str, old: Record) -> str:
@@ -62,6 +57,12 @@ def _changed(part: str, old: Record) -> str:
     place = f"git checkout {commit}" if commit else f"version {old['code']['version']}"
     dirty = " (its tree had changes that were not committed)" if old["code"]["dirty"] else ""
     return f"{part} is not that of the record any more: the run cannot be repeated here. Use {place}{dirty}."
+
+
+def _new_minors(old: Record, new: Record) -> set[str]:
+    """Return the names of code whose versions differ: their Majors are equal, so results differ by rounding."""
+    then, now = versions_of(old), versions_of(new)
+    return {name for name in now if now[name] != then.get(name, FIRST_VERSION)}
 
 
 def _frozen(old: Record) -> tuple[str, ...]:
@@ -79,7 +80,7 @@ def _frozen(old: Record) -> tuple[str, ...]:
 def _same_bits(old: Record, new: Record) -> str:
     if old["training"]["digest"] != new["training"]["digest"]:
         raise CheckError(
-            f"Machine, versions and code are those of the record, but the weights differ: expected the digest "
+            f"Machine and versions are those of the record, but the weights differ: expected the digest "
             f"{old['training']['digest']}, got {new['training']['digest']}."
         )
     if moved := [name for name in old["metrics"] if _timeless(new, name) != _timeless(old, name)]:
@@ -95,7 +96,7 @@ def _timeless(record: Record, evaluation: str) -> object:
 
 def _cell(record: Record) -> tuple[object, ...]:
     """Return what runs share that differ in nothing but seed and machine."""
-    return record["division"], record["method"]["name"], record["config"]["key"], made_by(record)
+    return record["division"], record["method"]["name"], key_of(record), majors(record)
 
 
 def _inside(path: Path, old: Record, new: Record) -> str:

@@ -1,20 +1,17 @@
 """An experiment on its way: what was configured, built from the seed, and what its budget buys."""
 
 import hashlib
-import json
 import math
 import re
 import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors.torch import save_file
 
 from benchmark import describe
-from benchmark.checkout import code
 from benchmark.data.sources import Dataset
 from benchmark.data.streaming import batches
 from benchmark.environment import environment
@@ -25,14 +22,15 @@ from benchmark.method import Method
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
 from benchmark.randomness import derive
-from benchmark.report.lineage import ancestor
+from benchmark.report.identity import digest
+from benchmark.report.store import major, recipe
 from benchmark.training import calibration
 from benchmark.training.budget import Budget, Price
 from benchmark.training.flops import count_step
 from benchmark.training.loop import Pretraining, Training
 from benchmark.views.recipes import View
 
-NOT_OF_A_RECIPE = ("rate_factor", "budget_share", "is_trial", "evaluations")
+TEACHERS = ("experiment.teacher", "experiment.encoder", "experiment.limits", "experiment.rate_factor")
 
 
 @dataclass(frozen=True)
@@ -54,38 +52,42 @@ class Session(Examination):
     def key(self) -> str:
         """What tells this stage from every other but those of other seeds."""
         taught = self.experiment.teacher_weights
-        return self.config.key(self.dataset.fingerprint + ("" if taught is None else _digest_of(taught)))
+        return self.config.key(self.dataset.fingerprint, *([] if taught is None else [_digest_of(taught)]))
 
     @cached_property
     def recipe(self) -> str:
         """What this run has in common with the trials from which its rate is chosen."""
-        own = {name: value for name, value in self.config.identity["params"].items() if name not in NOT_OF_A_RECIPE}
-        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+        return recipe(self.config.text)
 
     @cached_property
     def checkpoint_key(self) -> str:
-        """What a checkpoint must be of to be gone on with: this stage and seed, by this code."""
-        return f"{self._key_with_code('protocol_sha256')}-s{self.experiment.seed}"
+        """Identifies the checkpoints that this stage may resume: same stage and seed, same versions of the code."""
+        return f"{_hash(self.key, self.all_versions, self.made_by)}-s{self.experiment.seed}"
 
     @cached_property
     def folder(self) -> Path:
-        """Where this stage writes; a trial by changed code is another trial, and is made again."""
+        """Where this stage writes; a trial by code of another Major version is another trial, and is made again."""
         key = self.key
         if self.experiment.is_trial:
-            key = self._key_with_code("protocol_sha256", "evaluation_sha256")
+            key = _hash(key, {name: major(version) for name, version in self.all_versions.items()}, self.made_by)
         return self.out / _name(self.stage, self.dataset, self.experiment.seed, key)
 
-    def _key_with_code(self, *parts: Literal["protocol_sha256", "evaluation_sha256"]) -> str:
-        here, own = code(), self.made_by
-        names = (self.key, own and ancestor(own), *(ancestor(here[part]) for part in parts))
-        return hashlib.sha256(repr(names).encode()).hexdigest()
+    @cached_property
+    def all_versions(self) -> dict[str, str]:
+        """The versions of the code that this stage runs: pretraining, evaluations, method and teacher."""
+        return self.versions | describe.versions(*self._methods)
 
-    @property
+    @cached_property
     def made_by(self) -> str | None:
-        """The hash of the method's own files, and of its teacher's."""
+        """The hash of the files of method and teacher that lie outside this project; None where there are none."""
+        return describe.method(self.stage.name, *self._methods)["module_sha256"]
+
+    @cached_property
+    def _methods(self) -> list[Method]:
+        """The method and its teacher's, as they are built, without values."""
         stages: list[Session] = [self, *([self.teacher] if self.teacher else [])]
         with torch.device("meta"):
-            return describe.method(self.stage.name, *(stage.method()[0] for stage in stages))["module_sha256"]
+            return [stage.method()[0] for stage in stages]
 
     @cached_property
     def teacher(self) -> "TeacherSession | None":
@@ -134,7 +136,7 @@ class Session(Examination):
             return Price(batch, flops)
         machine = environment(self.device, self.precision)
         names = [machine[name] for name in ("gpu", "driver", "processor", "threads", "torch", "timm")]
-        names += [self.stage.name, self._step, self.made_by, self.dataset.fingerprint, code()["protocol_sha256"]]
+        names += [self.stage.name, self._step, self.made_by, self.dataset.fingerprint, repr(self.all_versions)]
         names += [type(self.dataset.pretrain).__name__]  # resident or streamed
         file = hashlib.sha256(repr(names).encode()).hexdigest()[:32]
         path = self.out / "calibrations" / f"{file}.json"
@@ -250,17 +252,12 @@ class TeacherSession(Session):
     @cached_property
     def key(self) -> str:
         """What its weights depend on, but for the seed."""
-        with torch.device("meta"):
-            method, _ = self.method()
-        own = describe.method(self.stage.name, method)["module_sha256"]
-        parameters = self.config.identity["params"]
-        names = (
-            [parameters[name] for name in ("teacher", "encoder", "limits", "rate_factor")],
+        return digest(
+            self.config.canonical.part(TEACHERS),
             (self.whole_budget, self.students_seed, self.dataset.fingerprint),
-            (ancestor(code()["protocol_sha256"]), own and ancestor(own)),
+            (self.all_versions, self.made_by),
             (torch.__version__, torch.get_num_threads(), str(self.device)),
         )
-        return hashlib.sha256(repr(names).encode()).hexdigest()
 
     @property
     def _step(self) -> str:
@@ -270,6 +267,10 @@ class TeacherSession(Session):
     def folder(self) -> Path:
         """Where the teacher is kept."""
         return self.out / "teachers" / _name(self.stage, self.dataset, self.students_seed, self.key)
+
+
+def _hash(*names: object) -> str:
+    return hashlib.sha256(repr(names).encode()).hexdigest()
 
 
 def _name(stage: Pretraining, dataset: Dataset, seed: int, key: str) -> str:

@@ -17,12 +17,12 @@ def metrics(top1: float, **changes: Any) -> dict[str, Any]:
 
 
 EXAMPLE: dict[str, Any] = {
-    "schema": 1,
+    "schema": 2,
     "created_utc": "2026-01-31T12:00:00Z",
     "status": "ok",
     "division": "closed",
     "board": "small",
-    "method": {"name": "alpha", "files": ["baselines/alpha.py"], "module_sha256": "a" * 64, "deviations": []},
+    "method": {"name": "alpha", "files": ["baselines/alpha.py"], "module_sha256": None, "deviations": []},
     "dataset": {
         "name": "digits",
         "fingerprint": "feedc0de00",
@@ -42,8 +42,7 @@ EXAMPLE: dict[str, Any] = {
         "commit": "b" * 40,
         "dirty": False,
         "diff_sha256": None,
-        "protocol_sha256": "c" * 64,
-        "evaluation_sha256": "d" * 64,
+        "versions": {"pretraining": "1.0", "Alpha": "1.0", "KNN": "1.0", "Linear": "1.0"},
     },
     "budget": {"kind": "flops", "amount": 2e12, "steps": 200, "batch_size": 128},
     "cost": {

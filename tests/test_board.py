@@ -280,11 +280,11 @@ def test_what_stands_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Oracle: by hand, for the ways in which the records of a run stand; nothing follows from a trial that missed."""
 
     def changed(record: Record) -> tuple[str, ...]:
-        return ("pretraining",) * (record["code"]["protocol_sha256"] == "0" * 64)
+        return ("pretraining",) * (record["code"]["versions"] == {"pretraining": "0.1"})
 
     for place in ("experiment", "board"):
         monkeypatch.setattr(f"benchmark.{place}.changed", changed)
-    old, missed = {"code__protocol_sha256": "0" * 64}, {"status": "budget_miss"}
+    old, missed = {"code__versions": {"pretraining": "0.1"}}, {"status": "budget_miss"}
     ways = [
         ("missing", []),
         ("done", [{"status": "diverged"}]),
@@ -375,12 +375,12 @@ def test_a_missed_budget_is_tried_again_by_the_next_command(
     assert "missed   digits_vit_micro/simclr/seed 0\nsmall: 1 runs, 1 missing" in capfd.readouterr().out
     assert main(arguments) == 0
     assert len(runs(tmp_path)) == 3
-    monkeypatch.setattr("benchmark.checkout._parts", lambda: ("0" * 64, "0" * 64))
+    monkeypatch.setattr("benchmark.checkout._pretraining", lambda root: "2.0")
     assert main([*arguments, "--dry-run"]) == 0
     assert "stale    digits_vit_micro/simclr/seed 0\n" in capfd.readouterr().out
     monkeypatch.setattr(Board, "carry_out", lambda self, deadline: ([], []))
     assert main(arguments) == 0
-    assert "stale (evaluation, pretraining)" in capfd.readouterr().out
+    assert "stale (pretraining 1.0, now 2.0)" in capfd.readouterr().out
 
 
 def test_a_failed_trial_is_tried_once(

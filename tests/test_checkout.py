@@ -1,93 +1,34 @@
-"""What a record says of the code, and whether the code has changed since."""
+"""What a record says of the code, and whether the code has had a new version since."""
 
-import ast
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from report_records import EXAMPLE, make
 
+import benchmark
+from baselines.simclr import SimCLR
 from benchmark import checkout
-from benchmark.checkout import EVALUATION, HERE, PROTOCOL, changed, code, code_hash
-from benchmark.report import lineage
+from benchmark.checkout import HERE, VersionedClass, changed, code, versions
+from benchmark.evals.knn import KNN
+from benchmark.evals.linear import Linear
 from benchmark.report.record import seal, validate
+from benchmark.report.store import load, versions_of
 
-CODE = '''"""A module."""
-
-def f(x):
-    """Double."""
-    return 2 * x  # twice
-'''
-
-
-def hashed(folder: Path, text: str, name: str = "m.py") -> str:
-    (folder / name).write_text(text)
-    return code_hash([folder / name])
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda text: text.replace("# twice", "# two times"),
-        lambda text: text.replace('"""Double."""', '"""Multiply."""'),
-        lambda text: text.replace('    """Double."""\n', ""),
-        lambda text: text.replace('"""A module."""\n\n', ""),
-        lambda text: text.replace("2 * x", "(2\n        * x)"),
-    ],
-    ids=["comment", "docstring", "no docstring", "no module docstring", "layout"],
-)
-def test_code_hash_does_not_see_prose(tmp_path: Path, change: object) -> None:
-    """Oracle: the two texts differ and do the same."""
-    changed = change(CODE)  # type: ignore[operator]
-    assert changed != CODE
-    assert hashed(tmp_path, changed) == hashed(tmp_path, CODE)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda text: text.replace("2 * x", "x * 2"),
-        lambda text: text.replace("2 *", "2.0 *"),
-        lambda text: text.replace("2 *", "3 *"),
-        lambda text: text.replace("2 *", "'2' *"),
-        lambda text: text.replace("f(x)", "f(x=1)"),
-        lambda text: text + "\nf(0)\n",
-    ],
-    ids=["order", "type", "value", "text", "default", "statement"],
-)
-def test_code_hash_sees_what_runs(tmp_path: Path, change: object) -> None:
-    """Oracle: the two texts are different programs."""
-    changed = change(CODE)  # type: ignore[operator]
-    ast.parse(changed)
-    assert hashed(tmp_path, changed) != hashed(tmp_path, CODE)
-
-
-def test_code_hash_of_a_folder_is_that_of_its_files(tmp_path: Path) -> None:
-    """Oracle: the files one by one, in any order; a renamed file is another program."""
-    hashed(tmp_path, CODE, "a.py")
-    hashed(tmp_path, "x = 1\n", "b.py")
-    whole = code_hash([tmp_path])
-    assert whole == code_hash([tmp_path / "b.py", tmp_path / "a.py"])
-    (tmp_path / "b.py").rename(tmp_path / "c.py")
-    assert code_hash([tmp_path]) != whole
-
-
-def test_hashed_parts_exist() -> None:
-    """Oracle: the folder of the package; a name that is gone would silently hash nothing."""
-    assert all((HERE / part).exists() for part in (*PROTOCOL, *EVALUATION))
+ROOT = Path(__file__).parents[1]
 
 
 def test_description_is_valid_in_a_record() -> None:
     """Oracle: the schema of records."""
-    assert validate(seal(EXAMPLE | {"code": code()})) == []
+    assert validate(seal(EXAMPLE | {"code": code(versions())})) == []
 
 
 def test_code_outside_a_checkout_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: null means unknown; in a checkout without changes there would be no hash of changes."""
     monkeypatch.setattr(checkout, "HERE", shutil.copytree(HERE, tmp_path / "benchmark"))
-    found = code()
+    found = code({})
     assert (found["commit"], found["dirty"], found["diff_sha256"]) == (None, None, None)
 
 
@@ -95,8 +36,7 @@ def test_a_checkout_that_git_refuses_is_unknown(tmp_path: Path, monkeypatch: pyt
     """Oracle: null means unknown, for a git that fails, as it does on the folder of another user."""
     (tmp_path / ".git").mkdir()
     monkeypatch.setattr(checkout, "HERE", tmp_path / "benchmark")
-    monkeypatch.setattr(checkout, "_parts", lambda: ("0" * 64, "0" * 64))
-    found = code()
+    found = code({})
     assert (found["commit"], found["dirty"], found["diff_sha256"]) == (None, None, None)
 
 
@@ -104,7 +44,6 @@ def test_only_changed_code_is_a_change(tmp_path: Path, monkeypatch: pytest.Monke
     """Oracle: a checkout of two files; records and pages that a board writes into it leave the code as committed."""
     (tmp_path / "benchmark").mkdir()
     monkeypatch.setattr(checkout, "HERE", tmp_path / "benchmark")
-    monkeypatch.setattr(checkout, "_parts", lambda: ("0" * 64, "0" * 64))
     method, page = tmp_path / "benchmark" / "method.py", tmp_path / "README.md"
     method.write_text("x = 1\n")
     page.write_text("No board yet.\n")
@@ -113,7 +52,7 @@ def test_only_changed_code_is_a_change(tmp_path: Path, monkeypatch: pytest.Monke
         subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
 
     def state() -> tuple[bool | None, str | None]:
-        found = code()
+        found = code({})
         return found["dirty"], found["diff_sha256"]
 
     page.write_text("A board.\n")
@@ -134,36 +73,57 @@ def test_only_changed_code_is_a_change(tmp_path: Path, monkeypatch: pytest.Monke
     assert state()[1] not in (None, first)
 
 
-def present() -> dict[str, Any]:
-    """Return the fields of a record that the code of now made."""
-    name = "baselines/simclr.py"
-    now = {f"code__{part}": value for part, value in code().items() if part.endswith("_sha256") and value}
-    return now | {"method__files": [name], "method__module_sha256": code_hash([HERE.parent / name])}
+def test_versions_are_read_from_the_source(tmp_path: Path) -> None:
+    """Oracle: a checkout by hand, of text, of a number and of nothing; and the classes of now, as Python has them."""
+    for folder in ("benchmark/evals", "baselines"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "benchmark" / "__init__.py").write_text('PRETRAINING_VERSION = "3.1"\n')
+    (tmp_path / "benchmark" / "evals" / "a.py").write_text("class A:\n    version = 2\n\n\nclass B:\n    k: int\n")
+    (tmp_path / "baselines" / "c.py").write_text('class C(A):\n    version: str = "1.4"\n')
+    assert versions(tmp_path) == {"pretraining": "3.1", "A": "2.0", "B": "1.0", "C": "1.4"}
+    here = versions()
+    assert here["pretraining"] == benchmark.PRETRAINING_VERSION
+    for kind in (KNN, Linear, SimCLR):
+        assert here[kind.__name__] == kind.version
 
 
-PARTS = {
-    "pretraining": "code__protocol_sha256",
-    "evaluation": "code__evaluation_sha256",
-    "method": "method__module_sha256",
-}
+@pytest.fixture
+def raised(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Have the present code state some versions, of a method B that extends A and of an evaluation E."""
+
+    def state(pretraining: str = "1.0", **others: str) -> None:
+        classes = {name: VersionedClass(others.get(name, "1.0"), ("A",) if name == "B" else ()) for name in "ABE"}
+        monkeypatch.setattr(checkout, "_classes", lambda root: classes)
+        monkeypatch.setattr(checkout, "_pretraining", lambda root: pretraining)
+
+    return state
 
 
-def test_changed_names_the_part_that_is_not_the_same() -> None:
-    """Oracle: the present hashes are unchanged; each of them replaced names its part; strange files are not judged."""
-    now = present()
-    assert changed(make(**now)) == {}
-    for part, field in PARTS.items():
-        assert changed(make(**(now | {field: "0" * 64}))) == {part: ("0" * 64, now[field])}
-    assert changed(make(**(now | {"method__files": ["elsewhere.py"], "method__module_sha256": "0" * 64}))) == {}
-    assert changed(make(**(now | {"method__files": [], "method__module_sha256": None}))) == {}
+TEXT = """
+Pretraining.method = @B
+experiment.evaluations = (@few/E,)
+experiment.pretraining = @Pretraining
+"""
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_code_of_the_same_results_is_no_change(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: the declaration of one part, which says nothing of other code."""
-    now = present()
-    file = tmp_path / "lineage.toml"
-    file.write_text(f'[[change]]\nsame = [["{"0" * 64}", "{now[PARTS[part]]}"]]\n')
-    monkeypatch.setattr(lineage, "LINEAGE", file)
-    assert changed(make(**(now | {PARTS[part]: "0" * 64}))) == {}
-    assert list(changed(make(**(now | {PARTS[part]: "1" * 64})))) == [part]
+def test_only_a_new_major_is_a_change(raised: Callable[..., None]) -> None:
+    """Oracle: the versions by hand. A record of schema 1 is of the first version of all that its text names, and of
+    what that extends; classes that are not here, as of a method outside the tree, are not judged."""
+    early, late = make(config__text=TEXT), make(config__text=TEXT, code__versions={"B": "2.3", "Elsewhere": "7.0"})
+    raised(pretraining="1.9", A="1.2")
+    assert (changed(early), changed(late)) == ([], ["B 2.3, now 1.0"])
+    raised(A="2.0", B="2.0")
+    assert changed(early) == ["A 1.0, now 2.0", "B 1.0, now 2.0"]
+    assert changed(late) == ["A 1.0, now 2.0"]
+    raised(pretraining="2.0", E="3.1", B="2.0")
+    assert changed(late) == ["E 1.0, now 3.1", "pretraining 1.0, now 2.0"]
+    raised(B="3.0")
+    assert changed(make(config__text="Pretraining.method = @A\n")) == []
+
+
+def test_published_records_are_of_the_first_versions() -> None:
+    """Oracle: what was shown when versions took the place of hashes: all published records are of version 1."""
+    for record in load(ROOT / "results"):
+        assert changed(record) == []
+        if record["schema"] == 1:
+            assert versions_of(record) == {}

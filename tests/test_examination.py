@@ -7,9 +7,10 @@ import pytest
 import torch
 from tiny import SMALL
 
-from benchmark import checkout, config, experiment
+from benchmark import config, experiment
 from benchmark.data.sources import Dataset, Images, Split
 from benchmark.errors import ConfigError
+from benchmark.evals.knn import KNN
 from benchmark.examination import without_test
 from benchmark.report.tuning import fingerprint_without_test
 from benchmark.session import Session
@@ -113,15 +114,17 @@ def test_a_recipe_is_what_trials_and_runs_share(tmp_path: Path) -> None:
 
 
 def test_a_trial_by_changed_code_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: the folders of a trial and of a run before and after the evaluations' code changed; keys stay."""
-    for setting, is_same in (("experiment.is_trial = True", False), ("experiment.is_trial = False", True)):
+    """Oracle: the folders of a trial and of a run before and after a new version; keys stay."""
+    for setting, version, is_same in (
+        ("experiment.is_trial = True", "2.0", False),
+        ("experiment.is_trial = True", "1.1", True),
+        ("experiment.is_trial = False", "2.0", True),
+    ):
         with monkeypatch.context() as later:
             before = session(tmp_path, setting)
-            folder = before.folder
-            now = checkout.code() | {"evaluation_sha256": "0" * 64}
-            later.setattr("benchmark.session.code", lambda now=now: now)
+            later.setattr(KNN, "version", version)
             after = session(tmp_path, setting)
-            assert (after.folder == folder) == is_same
+            assert (after.folder == before.folder) == is_same
             assert after.key == before.key
 
 

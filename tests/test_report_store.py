@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_records import RECIPE, floor, make, run
+from report_records import EXAMPLE, RECIPE, floor, make, run
 
 from benchmark.errors import BenchmarkError, MissingError
-from benchmark.report import lineage
 from benchmark.report.record import Record, write
 from benchmark.report.store import group, hardware, load
 
@@ -82,30 +81,29 @@ def test_newest_trials_of_a_method_count() -> None:
             assert cell.key == again[0]["config"]["key"]
 
 
-@pytest.mark.parametrize("part", ["code__protocol_sha256", "code__evaluation_sha256", "method__module_sha256"])
+@pytest.mark.parametrize("part", ["pretraining", "KNN", "Alpha"])
 def test_newest_code_of_a_method_counts(part: str) -> None:
-    """Oracle: the scores by hand; three seeds of old code, of which two were made again, in whatever order they come.
-    Another commit, or a dirty checkout, is no other code."""
-    old = [run("alpha", seed, 0.9, created_utc="2026-01-01T00:00:00Z", **{part: "0" * 64}) for seed in (0, 1, 2)]
-    new = [run("alpha", seed, 0.1, created_utc="2026-01-02T00:00:00Z", code__dirty=bool(seed)) for seed in (0, 1)]
+    """Oracle: the scores by hand; three seeds by code of an earlier Major version, of which two were made again, in
+    whatever order they come. Another commit, a dirty checkout or a new Minor version is no other code."""
+    versions = EXAMPLE["code"]["versions"]
+    old = [run("alpha", seed, 0.9, created_utc="2026-01-01T00:00:00Z") for seed in (0, 1, 2)]
+    new = [
+        run(
+            "alpha",
+            seed,
+            0.1,
+            created_utc="2026-01-02T00:00:00Z",
+            code__dirty=bool(seed),
+            code__versions=versions | {part: f"2.{seed}"},
+        )
+        for seed in (0, 1)
+    ]
     for records in ([*old, *new], [*new, *old]):
         (cell,) = group(records)
         assert cell.runs == tuple(new)
         assert sorted(cell.superseded, key=str) == sorted(old, key=str)
-
-
-@pytest.mark.parametrize("part", ["code__protocol_sha256", "code__evaluation_sha256", "method__module_sha256"])
-def test_seeds_by_code_of_the_same_results_are_one_cell(
-    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Oracle: the declaration; of a seed that both have, the newer run counts."""
-    old = [run("alpha", seed, 0.9, created_utc="2026-01-01T00:00:00Z", **{part: "0" * 64}) for seed in (0, 1, 2)]
-    new = [run("alpha", seed, 0.1, created_utc="2026-01-02T00:00:00Z", **{part: "1" * 64}) for seed in (2, 3)]
-    (tmp_path / "lineage.toml").write_text(f'[[change]]\nsame = [["{"0" * 64}", "{"1" * 64}"]]\n')
-    monkeypatch.setattr(lineage, "LINEAGE", tmp_path / "lineage.toml")
-    (cell,) = group([*old, *new])
-    assert cell.runs == (*old[:2], *new)
-    assert cell.superseded == (old[2],)
+    minor = run("alpha", 3, 0.1, created_utc="2026-01-03T00:00:00Z", code__versions=versions | {part: "1.7"})
+    assert group([*old, minor])[0].runs == (*old, minor)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +120,7 @@ def test_seeds_by_code_of_the_same_results_are_one_cell(
         {"budget__amount": 4e12},
         {"budget__kind": "samples"},
         {"division": "open"},
+        {"environment__precision": "bfloat16"},
         {"method__name": "beta"},
         {"config__key": "ffffffffffff"},
     ],

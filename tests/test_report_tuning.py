@@ -64,9 +64,8 @@ def test_a_contest_adds_up_and_keeps_the_newest_of_each_factor() -> None:
         {"budget__amount": 1e12},
         {"dataset__fingerprint": "beef"},
         {"seed": 1},
-        {"code__protocol_sha256": "0" * 64},
-        {"code__evaluation_sha256": "0" * 64},
-        {"method__module_sha256": "0" * 64},
+        {"code__versions": {"pretraining": "2.0"}},
+        {"code__versions": {"Alpha": "3.0"}},
     ],
     ids=lambda changes: next(iter(changes)),
 )

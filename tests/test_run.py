@@ -19,10 +19,9 @@ import torch
 from safetensors.torch import load_file
 from tiny import command
 
-from benchmark import examination, session
-from benchmark.checkout import code
+from benchmark import examination
+from benchmark.evals.knn import KNN
 from benchmark.export import main as export
-from benchmark.report import lineage
 from benchmark.report import record as records
 from benchmark.report.audit import audit
 from benchmark.report.record import Record
@@ -348,13 +347,10 @@ def test_an_unfinished_run_is_neither_lost_nor_taken(
         "holds an unfinished run of this configuration and seed. Continue it with --resume" in capsys.readouterr().err
     )
     with monkeypatch.context() as patch:  # a state of other code is refused
-        patch.setattr(session, "code", lambda: {**code(), "protocol_sha256": "0" * 64})
+        patch.setattr(examination, "PRETRAINING_VERSION", "1.1")
         assert main([*arguments, "--resume"]) == 1
         assert "belongs to another configuration or code" in capsys.readouterr().err
-        same = f'[[change]]\nsame = [["{code()["protocol_sha256"]}", "{"0" * 64}"]]\n'  # goes on where it is declared
-        (out / "lineage.toml").write_text(lineage.LINEAGE.read_text() + same)
-        patch.setattr(lineage, "LINEAGE", out / "lineage.toml")
-        assert main([*arguments, "--resume"]) == 0
+    assert main([*arguments, "--resume"]) == 0
     record, resumed = found(out / "cut")
     assert record["training"] == whole["training"]
     assert resumed == lines
@@ -386,17 +382,12 @@ def test_a_finished_run_is_published_with_its_floors(tmp_path: Path) -> None:
     assert audit(tmp_path / "results") == []
 
 
-def test_code_of_the_same_results_takes_the_same_floors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: the count of floors after a run by other code, first declared to give the same results, then not."""
+def test_floors_are_of_a_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the count of floors after two runs by one code, and a third after its evaluation changed."""
     run(tmp_path, 3)
-    other = {**code(), "evaluation_sha256": "0" * 64}
-    monkeypatch.setattr(examination, "code", lambda: other)
-    with monkeypatch.context() as patch:
-        same = f'[[change]]\nsame = [["{code()["evaluation_sha256"]}", "{"0" * 64}"]]\n'
-        (tmp_path / "lineage.toml").write_text(lineage.LINEAGE.read_text() + same)
-        patch.setattr(lineage, "LINEAGE", tmp_path / "lineage.toml")
-        run(tmp_path, 4)
-        assert len(list(tmp_path.glob("floors/*.json"))) == 2
+    run(tmp_path, 4)
+    assert len(list(tmp_path.glob("floors/*.json"))) == 2
+    monkeypatch.setattr(KNN, "version", "1.1")
     run(tmp_path, 5)
     assert len(list(tmp_path.glob("floors/*.json"))) == 4
 

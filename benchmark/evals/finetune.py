@@ -111,7 +111,7 @@ class FineTune:
     curve: bool = False
 
     name = "finetune"
-    version = 1
+    version = "1.0"
 
     def __post_init__(self) -> None:
         for recipe in (self.vit, self.convnet):

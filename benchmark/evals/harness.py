@@ -24,6 +24,7 @@ from benchmark.method import Draws
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder, Statistics
 from benchmark.report.record import Metrics, Predictions
+from benchmark.report.store import major
 from benchmark.views.colour import normalise
 from benchmark.views.recipes import DRAWS, View, ViewLimits
 
@@ -31,10 +32,13 @@ FEATURES_VERSION = 1  # changes with anything that changes features
 
 
 class Evaluation(Protocol):
-    """From features to a ranking of classes per test image. `version` changes with anything that changes numbers."""
+    """From features to a ranking of classes per test image.
+
+    `version` is Major.Minor: a new Major for other numbers, a new Minor for differences of rounding.
+    """
 
     name: str
-    version: int
+    version: str
 
     def __call__(self, bank: Bank) -> Ranking | None:
         """Make every choice on the hold-out and rank the classes of the test images.
@@ -181,7 +185,7 @@ def _evaluate(
         score = asdict(sealed.score(evaluation.name, ranking))
         metrics[evaluation.name] = {
             **score,  # type: ignore[typeddict-item]
-            "version": evaluation.version,
+            "version": major(evaluation.version),
             "curve": list(ranking.curve),
             "choices": dict(ranking.choices),
             "flags": list(ranking.flags),

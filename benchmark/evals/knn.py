@@ -25,7 +25,7 @@ class KNN:
     temperature: Positive = 0.07
 
     name = "knn"
-    version = 1
+    version = "1.0"
 
     def __call__(self, bank: Bank) -> Ranking:
         """Choose the feature on the hold-out, then rank the classes of the test images."""
@@ -68,7 +68,7 @@ class KNNProjection:
     temperature: Positive = 0.1
 
     name = "knn_projection"
-    version = 1
+    version = "1.0"
 
     def __call__(self, bank: Bank) -> Ranking | None:
         """Rank the classes of the test images; there is nothing to choose."""

@@ -46,7 +46,7 @@ class Linear:
     """
 
     name = "linear"
-    version = 1
+    version = "1.0"
 
     def __call__(self, bank: Bank) -> Ranking:
         """Choose strength and feature on the hold-out, refit on all of train, rank the classes of the test images."""

@@ -58,7 +58,7 @@ class LinearSGD:
     train_views: Literal["center", "live"] | int = "center"
 
     name = "linear_sgd"
-    version = 1
+    version = "1.0"
 
     def __post_init__(self) -> None:
         if not self.rates or min(self.rates) <= 0:

@@ -23,7 +23,7 @@ class Retrieval:
     """
 
     name = "retrieval"
-    version = 1
+    version = "1.0"
 
     def __call__(self, bank: Bank) -> Ranking:
         """Choose the feature on the hold-out, then order the gallery for each test image."""

@@ -38,7 +38,7 @@ class SemiProbe:
     draws: Count
     list_file: Location | None = None
 
-    version = 1
+    version = "1.0"
 
     def __post_init__(self) -> None:
         if self.list_file is not None and self.draws > 1:

@@ -56,7 +56,7 @@ class SemiFineTune:
     steps: Count
     batch_size: Count = 256
 
-    version = 1
+    version = "1.0"
 
     @property
     def name(self) -> str:

@@ -6,14 +6,25 @@ a forged or mixed-up record would have consistent bytes.
 
 import json
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError
+from benchmark.report.identity import ABSOLUTE, Canonical, canonical, references, within
 from benchmark.report.record import Metrics, Record, file_name, read, timeless
-from benchmark.report.store import Setting, group, made_by, platform
+from benchmark.report.store import (
+    FIRST_VERSION,
+    PRETRAINING,
+    Setting,
+    group,
+    key_of,
+    major,
+    majors,
+    platform,
+    tuning_of,
+    versions_of,
+)
 from benchmark.report.tuning import SHARE, Contest, contests, fingerprint_without_test
 
 CHANCE = 1e-9  # of a share of whole images: floats of a sum
@@ -21,9 +32,7 @@ TOLERANCE = 0.03  # of a budget in seconds: what a run that ended well may have 
 ON_EQUAL_TERMS = ("closed", "tuned")  # the divisions that compare methods, not settings
 METHOD = ("Pretraining.method", "experiment.teacher")  # all that these lines reach is the method's own
 VIEWS = "Pretraining.views"
-FREE = (VIEWS, "Pretraining.name", "experiment.teacher_share", "experiment.rate_factor", "experiment.seed")
-LOCATIONS = (".source", ".list_file")  # where files lie; the fingerprint tells what is in them
-REFERENCE = re.compile(r"'[^']*'|\"[^\"]*\"|@([\w./]+)")  # in quotes it is none
+FREE = (VIEWS, "Pretraining.name", "experiment.teacher_share", "experiment.rate_factor")
 
 
 def audit(folder: Path) -> list[str]:
@@ -36,7 +45,12 @@ def audit(folder: Path) -> list[str]:
             problems.append(str(problem))
     records = list(found.values())
     for path, record in found.items():
-        found_here = (*_misplaced(path, folder, record), *_impossible(record), *_unused_rate(record))
+        found_here = (
+            *_misplaced(path, folder, record),
+            *_private(record),
+            *_impossible(record),
+            *_unused_rate(record),
+        )
         problems += [f"{path}: {problem}" for problem in found_here]
     problems += _missing_floors(found)
     problems += _unfounded_rates(found)
@@ -52,6 +66,16 @@ def _misplaced(path: Path, folder: Path, record: Record) -> Iterator[str]:
     place = path.parent.relative_to(folder).as_posix()
     if record["division"] != "floor" and board != place:
         yield f"lies in the folder {place!r}, but was published to {board!r}. Move it back."
+
+
+def _private(record: Record) -> Iterator[str]:
+    """Yield the absolute paths in a configuration, which tell of somebody's machine."""
+    for line in record["config"]["text"].splitlines():
+        if ABSOLUTE.search(line):
+            yield (
+                f"config.text has an absolute path: {line}. Publish the run again, by the command that made it and "
+                f"--publish, which leaves it out, and remove this file."
+            )
 
 
 def _impossible(record: Record) -> Iterator[str]:
@@ -137,7 +161,7 @@ def _unfounded_rates(found: dict[Path, Record]) -> Iterator[str]:
     """Yield the runs of the division tuned whose rate does not follow from the trials that they name."""
     trials = {record["id"]: record for record in found.values() if record["division"] == "trial"}
     for path, record in found.items():
-        tuning = record["tuning"]
+        tuning = tuning_of(record)
         if tuning is None or record["division"] != "tuned":
             continue
         if missing := [identity for identity in tuning["trials"] if identity not in trials]:
@@ -160,7 +184,7 @@ def _apart(run: Record, trial: Record) -> Iterator[str]:
         "encoder": (run["encoder"], trial["encoder"]),
         "data set": (fingerprint_without_test(run["dataset"]["fingerprint"]), trial["dataset"]["fingerprint"]),
         f"budget than {SHARE:g} of the run's": (budget, (trial["budget"]["kind"], trial["budget"]["amount"])),
-        "code": (made_by(run), made_by(trial)),
+        "code": (majors(run), majors(trial)),
     }
     yield from (name for name, (ours, theirs) in shared.items() if ours != theirs)
 
@@ -176,7 +200,9 @@ def _unequal_terms(found: Mapping[Path, Record]) -> Iterator[str]:
         tables[cell.setting] += cell.runs
     for runs in tables.values():
         newest = max(runs, key=lambda run: (run["created_utc"], run["id"]))
-        alike = sorted((run for run in runs if _harness(run) == _harness(newest)), key=lambda run: paths[run["id"]])
+        alike = sorted(
+            (run for run in runs if _pretraining(run) == _pretraining(newest)), key=lambda run: paths[run["id"]]
+        )
         terms = [_terms(run) for run in alike]
         usual = alike[terms.index(Counter(terms).most_common(1)[0][0])]
         for run in alike:
@@ -188,47 +214,47 @@ def _unequal_terms(found: Mapping[Path, Record]) -> Iterator[str]:
                 )
 
 
-def _harness(record: Record) -> tuple[str, str]:
-    pretraining, evaluation, _ = made_by(record)
-    return pretraining, evaluation
+def _pretraining(record: Record) -> int:
+    """Return the Major version of the code of pretraining."""
+    return major(versions_of(record).get(PRETRAINING, FIRST_VERSION))
 
 
 def _terms(run: Record) -> frozenset[tuple[str, str]]:
-    """Return the lines in which a run must agree with all others of its table."""
-    lines = _lines(run)
-    without = _own(lines, run["config"]["varied"]) | _within(lines, _reached(lines, [VIEWS]))
-    return frozenset((name, value) for name, value in lines.items() if name not in without)
+    """Return the values in which a run must agree with all others of its table."""
+    text = canonical(run["config"]["text"])
+    without = _own(text, run["config"]["varied"]) | _within_views(text)
+    return frozenset((name, value) for name, value in text.identity.items() if name not in without)
 
 
 def _first_difference(run: Record, other: Record) -> tuple[str, str] | None:
     """Return the first lines in which two runs differ and may not; what one's views alone have may be there or not."""
-    ours, theirs = _lines(run), _lines(other)
+    texts = ours, theirs = canonical(run["config"]["text"]), canonical(other["config"]["text"])
     varied = [*run["config"]["varied"], *other["config"]["varied"]]
     own = _own(ours, varied) | _own(theirs, varied)
-    views = _within(ours, _reached(ours, [VIEWS])) | _within(theirs, _reached(theirs, [VIEWS]))
-    for name in sorted((ours.keys() | theirs.keys()) - own - (views - (ours.keys() & theirs.keys()))):
-        if ours.get(name) != theirs.get(name):
+    views = _within_views(ours) | _within_views(theirs)
+    shared = ours.lines.keys() & theirs.lines.keys()
+    for name in sorted((ours.counting | theirs.counting) - own - (views - shared)):
+        if ours.lines.get(name) != theirs.lines.get(name):
             first, second = (
-                f"{name} = {lines[name]}" if name in lines else f"no line {name}" for lines in (ours, theirs)
+                f"{name} = {text.lines[name]}" if name in text.lines else f"no line {name}" for text in texts
             )
             return first, second
     return None
 
 
-def _lines(run: Record) -> dict[str, str]:
-    """Return the values of a configuration by their parameters."""
-    parts = (line.partition(" = ") for line in run["config"]["text"].splitlines())
-    return {name: value for name, equals, value in parts if equals}
-
-
-def _own(lines: Mapping[str, str], varied: Iterable[str]) -> set[str]:
-    """Return the parameters that may be a run's own: its method's, those varied on purpose, seed, rate and places."""
+def _own(text: Canonical, varied: Iterable[str]) -> set[str]:
+    """Return the parameters that may be a run's own: its method's, those varied on purpose, and its rate."""
     named = tuple(f".{binding.partition('=')[0].strip().rpartition('/')[2]}" for binding in varied)
+    lines = text.lines
     roots = {name for name in lines if name in METHOD or any(own.endswith(_ending(name)) for own in named)}
     others = {name: value for name, value in lines.items() if name not in roots}
-    shared = _reached(others, [name for name in others if name.startswith("experiment.")])
-    free = {name for name in lines if name in FREE or name.endswith(LOCATIONS)}
-    return roots | free | _within(lines, _reached(lines, roots) - shared)
+    shared = references(others, [name for name in others if name.startswith("experiment.")])
+    return {*roots, *FREE, *within(lines, references(lines, roots) - shared)}
+
+
+def _within_views(text: Canonical) -> set[str]:
+    """Return the parameters of the views alone."""
+    return within(text.lines, references(text.lines, [VIEWS]))
 
 
 def _ending(name: str) -> str:
@@ -236,32 +262,13 @@ def _ending(name: str) -> str:
     return f".{name.rpartition('/')[2]}"
 
 
-def _reached(lines: Mapping[str, str], roots: Iterable[str]) -> set[str]:
-    """Return the configurables that the values of some parameters reference, and what theirs reference in turn."""
-    known: set[str] = set()
-    pending = list(roots)
-    while pending:
-        for name in filter(None, REFERENCE.findall(lines.get(pending.pop(), ""))):
-            if name not in known:
-                known.add(name)
-                pending += _within(lines, {name})
-    return known
-
-
-def _within(lines: Mapping[str, str], configurables: set[str]) -> set[str]:
-    """Return the parameters of the configurables."""
-    return {name for name in lines if name.rpartition(".")[0] in configurables}
-
-
 def _contradictions(records: Sequence[Record]) -> Iterator[str]:
     """Yield repeated runs that should be the same and are not, and data sets that go by one name."""
     repeated, named = defaultdict(list), defaultdict(set)
     for record in records:
         made_on = tuple(str(part) for part in platform(record).values())
-        pretraining, _, method = made_by(record)
-        repeated[record["config"]["key"], record["seed"], record["division"], made_on, pretraining, method].append(
-            record
-        )
+        made_by = record["method"]["module_sha256"] if record["schema"] > 1 else None, _exact_code(record)
+        repeated[key_of(record), record["seed"], record["division"], made_on, made_by].append(record)
         if record["division"] not in ("trial", "floor"):  # those have another test split, these no board
             named[record["board"], record["dataset"]["name"]].add(record["dataset"]["fingerprint"])
     for runs in repeated.values():
@@ -278,15 +285,19 @@ def _contradictions(records: Sequence[Record]) -> Iterator[str]:
             yield f"board {board}: {len(fingerprints)} different data sets are called {name}. Give each its own name."
 
 
+def _exact_code(record: Record) -> frozenset[tuple[str, str]]:
+    """Return the versions, Minor and all, of the code of a record: equal ones give equal bits."""
+    return frozenset((name, each) for name, each in versions_of(record).items() if each != FIRST_VERSION)
+
+
 def _other_scores(runs: Sequence[Record]) -> Iterator[str]:
     """Yield the evaluations of which runs with equal weights have different results; seconds are no results."""
-    scores: dict[tuple[str | None, str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    scores: dict[tuple[str | None, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for run in runs:
         digest = run["training"]["digest"]  # None for floors, which are known by their configuration
         for name, metrics in run["metrics"].items():
-            same = (digest, made_by(run)[1], name)
-            scores[same][json.dumps(timeless(metrics), sort_keys=True)].add(run["id"])
-    for (_, _, name), found in scores.items():
+            scores[digest, name][json.dumps(timeless(metrics), sort_keys=True)].add(run["id"])
+    for (_, name), found in scores.items():
         if len(found) > 1:
             ids = ", ".join(sorted(set().union(*found.values())))
             yield (

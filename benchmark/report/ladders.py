@@ -43,7 +43,7 @@ def _ladder(sections: Sequence[Section]) -> Block | None:
 
     setting, column = sections[0].setting, sections[0].columns[0]
     return Block(
-        title=f"{setting.dataset}, {setting.encoder}, accuracy against budget{_division(setting)}",
+        title=f"{setting.dataset}, {setting.encoder}, accuracy against budget{_terms(setting)}",
         caption=CAPTION.format(heading=column.heading, rungs=RUNGS),
         alignment="l" + "r" * len(shown),
         headings=("method", *(amount(setting) for setting, _ in shown)),
@@ -70,5 +70,6 @@ def _name(line: Line) -> str:
     return f"{line.cell.method} ({', '.join(varied)})" if varied else line.cell.method
 
 
-def _division(setting: Setting) -> str:
-    return "" if setting.division == "closed" else f", {setting.division} division"
+def _terms(setting: Setting) -> str:
+    division = "" if setting.division == "closed" else f"{setting.division} division"
+    return "".join(f", {part}" for part in (setting.precision, division) if part)

@@ -24,10 +24,14 @@ Count = Annotated[int, (0, 2**63 - 1)]
 Amount = Annotated[float, (0.0, math.inf)]
 Fraction = Annotated[float, (0.0, 1.0)]
 Sha256 = Annotated[str, r"[0-9a-f]{64}"]
+Version = Annotated[str, r"\d+\.\d+"]
 
 
 class Method(TypedDict):
-    """The method, its source files and their hash, and its deviations from the paper, one sentence each."""
+    """The method, its source files, and its deviations from the paper, one sentence each.
+
+    `module_sha256` is the hash of the files where they lie outside this project (in schema 1 of all files).
+    """
 
     name: str
     files: list[str]
@@ -92,13 +96,25 @@ class Tuning(TypedDict):
     seconds: Amount
 
 
-class Code(TypedDict):
-    """The code that ran; `commit`, `dirty` (it is not as committed) and `diff_sha256` are null outside a checkout."""
-
+class _Checkout(TypedDict):
     version: str
     commit: str | None
     dirty: bool | None
     diff_sha256: Sha256 | None
+
+
+class Code(_Checkout):
+    """The code that ran; `commit`, `dirty` (it is not as committed) and `diff_sha256` are null outside a checkout.
+
+    `versions` are those of pretraining and of the classes of the method and the evaluations, by name.
+    """
+
+    versions: dict[str, Version]
+
+
+class CodeOfSchema1(_Checkout):
+    """The code of early records, which knew it by hashes of its text."""
+
     protocol_sha256: Sha256
     evaluation_sha256: Sha256
 
@@ -209,8 +225,8 @@ class Checkpoint(TypedDict):
     bytes: Count
 
 
-class Record(TypedDict):
-    """Version 1 of the record of a run.
+class _Record(TypedDict):
+    """What all schemas of the record of a run have in common.
 
     Every field is required, null only where the type says so. `created_utc` has whole seconds, such as
     2026-01-31T12:00:00Z, so that its order as text is its order in time. `board` is null for a run that is not
@@ -218,7 +234,6 @@ class Record(TypedDict):
     ids of the floors' records. A `trial` was scored on a hold-out of train in place of the test set.
     """
 
-    schema: Literal[1]
     id: Annotated[str, r"[0-9a-f]{16}"]
     created_utc: Annotated[str, r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"]
     status: Literal["ok", "diverged", "failed", "overtime", "budget_miss"]
@@ -230,7 +245,6 @@ class Record(TypedDict):
     seed: Count
     config: Config
     tuning: Tuning | None
-    code: Code
     budget: Budget | None
     cost: Cost
     environment: Environment
@@ -240,6 +254,24 @@ class Record(TypedDict):
     floors: list[str]
     teacher: Teacher | None
     checkpoint: Checkpoint | None
+
+
+class Record(_Record):
+    """The record of a run in its present schema; one of schema 1 has another `code`, see `store.versions_of`."""
+
+    schema: Literal[1, 2]
+    code: Code
+
+
+class RecordOfSchema1(_Record):
+    """The record of a run in its first schema, which is read for ever."""
+
+    schema: Literal[1]
+    code: CodeOfSchema1
+
+
+SCHEMA = 2
+FORMS = {1: RecordOfSchema1, SCHEMA: Record}
 
 
 def seal(record: Mapping[str, object]) -> Record:
@@ -266,7 +298,7 @@ def write(record: Record, folder: Path) -> Path:
     """
     problems, text = _inspect(record)
     if problems:
-        raise BenchmarkError("\n  ".join(["The record is not a valid record of schema 1:", *problems]))
+        raise BenchmarkError("\n  ".join(["The record is not a valid record:", *problems]))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(record)
     partial = folder / f".{uuid.uuid4().hex}.tmp"
@@ -305,7 +337,7 @@ def read(path: Path) -> Record:
         ) from error
     problems, expected = _inspect(record)
     if problems:
-        head = f"{path} is not a valid record of schema 1. If it was one, restore it from version control:"
+        head = f"{path} is not a valid record. If it was one, restore it from version control:"
         raise BenchmarkError("\n  ".join([head, *problems]))
     if content != expected:
         raise BenchmarkError(
@@ -335,7 +367,8 @@ def file_name(record: Record) -> str:
 
 def _inspect(record: object) -> tuple[list[str], bytes]:
     """Return what is wrong with a record and, where nothing is, the bytes of its file."""
-    if problems := [f"record{where}: {text}" for where, text in checker(Record)(record)]:
+    form = FORMS.get(record.get("schema", SCHEMA), Record) if isinstance(record, dict) else Record
+    if problems := [f"record{where}: {text}" for where, text in checker(form)(record)]:
         return problems, b""
     valid = cast(Record, record)
     problems = list(_contradictions(valid))

@@ -11,6 +11,7 @@ from itertools import groupby
 from statistics import fmean
 from typing import Literal, NamedTuple
 
+from benchmark.report.identity import canonical
 from benchmark.report.record import Metrics, Record
 from benchmark.report.statistics import Comparison, Summary, compare, summarise
 from benchmark.report.store import UNRANKED, Cell, Setting, group
@@ -25,6 +26,7 @@ LEADING = {  # the evaluations that come first, and rank, and their headings
     "semi_finetune_10": "fine-tuned on 10 %",
 }
 DIVISIONS = ("tuned", "closed", "open")  # boards lead with rates that were chosen alike
+MOST_BINDINGS = 3  # that a line's name has room for
 ABBREVIATIONS = (" Eq.", " et al.")  # which end no sentence
 Changed = Callable[[Record], Collection[str]]  # to the parts of the code that made a record and are not the same now
 Ranking = Comparison[tuple[str, str]]  # of cells by their entry
@@ -155,19 +157,16 @@ def _section(cells: Sequence[Cell], by_id: Mapping[str, Record], changed: Change
     if ranking:
         ranked.sort(key=lambda cell: (-ranking.means[cell.entry], cell.entry))
     every = [*ranked, *unranked, *floors]
-    repeated = {entry for entry, count in Counter((cell.method, cell.varied) for cell in every).items() if count > 1}
+    names = _names(every)
     lines = []
-    for cell in every:
+    for cell, line_name in zip(every, names, strict=True):
         is_floor = cell in floors
         own = [None] * len(columns) if is_floor else comparisons
         values = [_value(cell, column, comparison) for column, comparison in zip(columns, own, strict=True)]
-        details = [
-            part for part in (cell.varied, cell.key[:8] if (cell.method, cell.varied) in repeated else "") if part
-        ]
         lines.append(
             Line(
                 cell=cell,
-                name=f"{cell.method} ({', '.join(details)})" if details else cell.method,
+                name=line_name,
                 is_floor=is_floor,
                 rank=None if is_floor or ranking is None else ranking.ranks.get(cell.entry),
                 values=tuple(values),
@@ -180,6 +179,27 @@ def _section(cells: Sequence[Cell], by_id: Mapping[str, Record], changed: Change
     chosen_by = sorted({identity for run in runs if run["tuning"] for identity in run["tuning"]["trials"]})
     trials = tuple(by_id[identity] for identity in chosen_by if identity in by_id)
     return Section(cells[0].setting, tuple(columns), tuple(lines), ranking, missing, trials)
+
+
+def _names(cells: Sequence[Cell]) -> list[str]:
+    """Return the names of lines: the method and what was varied; of several such, what was set to another value."""
+    names = []
+    for cell in cells:
+        others = [other for other in cells if (other.method, other.varied) == (cell.method, cell.varied)]
+        details = [cell.varied, _apart(cell, others) if len(others) > 1 else ""]
+        details = [part for part in details if part]
+        names.append(f"{cell.method} ({', '.join(details)})" if details else cell.method)
+    return names
+
+
+def _apart(cell: Cell, others: Sequence[Cell]) -> str:
+    """Return the bindings that tell a configuration from others; its key where these do not, or are too many."""
+    texts = [canonical(other.runs[0]["config"]["text"]) for other in others]
+    counting = sorted(set().union(*(text.counting for text in texts)))
+    differing = [name for name in counting if len({text.lines.get(name) for text in texts}) > 1]
+    points = [[f"{name} = {text.lines[name]}" for name in differing if name in text.lines] for text in texts]
+    own = points[others.index(cell)]
+    return ", ".join(own) if points.count(own) == 1 and len(differing) <= MOST_BINDINGS else cell.key[:8]
 
 
 def _scores(cell: Cell, column: Column) -> dict[int, float]:

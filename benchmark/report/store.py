@@ -3,23 +3,31 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmark.errors import BenchmarkError, MissingError
-from benchmark.report.lineage import ancestor
-from benchmark.report.record import Record, file_name, read
+from benchmark.report.identity import canonical, digest
+from benchmark.report.record import Record, Tuning, file_name, pretrained, read
 
 UNRANKED = ("overtime", "budget_miss")  # runs that spent another budget than the rest of their table
 UNDONE = (*UNRANKED, "failed")  # runs that are to be made again
 MACHINE = ("processor", "processor_flags", "gpu", "driver", "threads")
-VERSIONS = ("python", "torch", "torchvision", "timm", "cuda", "cudnn")
+LIBRARIES = ("python", "torch", "torchvision", "timm", "cuda", "cudnn")
+PRETRAINING = "pretraining"  # what stands for all code but the classes that have versions of their own
+FIRST_VERSION = "1.0"  # of all code that says no other, and of all that made records of schema 1
+NOT_OF_A_RECIPE = ("rate_factor", "budget_share", "is_trial", "evaluations")
+RANDOM_INIT = "random init"
+OF_RAW_PIXELS = ("experiment.evaluations", "experiment.limits")
+OF_RANDOM_INIT = ("experiment.encoder", *OF_RAW_PIXELS)
 
 
 class Setting(NamedTuple):
     """What runs must have in common to be ranked together; an absent text is empty, an absent number 0.
 
-    `hardware` is empty unless the budget is in device seconds: only then does the result depend on it.
+    `hardware` is empty unless the budget is in device seconds: only then does the result depend on it. `precision` is
+    that of pretraining, and empty where nothing was pretrained.
     """
 
     board: str
@@ -33,11 +41,12 @@ class Setting(NamedTuple):
     amount: float
     division: str
     hardware: str
+    precision: str
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of one method with one configuration in one setting, by the code and the trials of the newest.
+    """The runs of one method with one configuration in one setting, by the trials and the Major versions of the newest.
 
     `runs` are in the order of their seeds, one for each; `superseded` are other runs of the same seeds, and those
     of other code or other trials.
@@ -86,8 +95,8 @@ def group(records: Iterable[Record]) -> list[Cell]:
     """
     cells: dict[tuple[Setting, str, str], list[Record]] = defaultdict(list)
     for record in records:
-        tuning = record["tuning"]
-        configuration = tuning["recipe"] if tuning else record["config"]["key"]
+        tuning = tuning_of(record)
+        configuration = tuning["recipe"] if tuning else key_of(record)
         cells[_setting(record), record["method"]["name"], configuration].append(record)
     made = [_cell(setting, method, found) for (setting, method, _), found in cells.items()]
     return sorted(made, key=lambda cell: (cell.setting, cell.entry))
@@ -105,13 +114,55 @@ def hardware(record: Record) -> str:
 def platform(record: Record) -> dict[str, object]:
     """Return the part of a run's environment in which runs must agree to be the same to the bit, by name."""
     environment: Mapping[str, object] = record["environment"]
-    return {name: environment[name] for name in (*MACHINE, *VERSIONS)}
+    return {name: environment[name] for name in (*MACHINE, *LIBRARIES)}
 
 
-def made_by(record: Record) -> tuple[str, str, str | None]:
-    """Return what the code of a run is known by: the ancestors of its pretraining, its evaluation and its method."""
-    code, method = record["code"], record["method"]["module_sha256"]
-    return ancestor(code["protocol_sha256"]), ancestor(code["evaluation_sha256"]), method and ancestor(method)
+def versions_of(record: Record) -> dict[str, str]:
+    """Return the versions of the code that made a record, by name; what has none there is of the first."""
+    return record["code"]["versions"] if record["schema"] > 1 else {}
+
+
+def major(version: str) -> int:
+    """Return the first number of a version such as 2.1."""
+    return int(version.partition(".")[0])
+
+
+def majors(record: Record) -> frozenset[tuple[str, int]]:
+    """Return the Major versions, past the first, of the code that made a record: equal ones give comparable numbers."""
+    return frozenset((name, major(each)) for name, each in versions_of(record).items() if major(each) > 1)
+
+
+def key_of(record: Record) -> str:
+    """Return what tells a configuration on its data from others, whatever the seed: that of the present schema.
+
+    That of an early record follows from its text, but for encoders that were evaluated alone, whose keys also follow
+    from the weights: they keep theirs.
+    """
+    if record["schema"] > 1:
+        return record["config"]["key"]
+    text, fingerprint = canonical(record["config"]["text"]), record["dataset"]["fingerprint"]
+    if record["division"] == "floor":
+        roots = OF_RANDOM_INIT if record["method"]["name"] == RANDOM_INIT else OF_RAW_PIXELS
+        return digest(text.part(roots), fingerprint)
+    if not pretrained(record):
+        return record["config"]["key"]
+    teacher = record["teacher"]
+    weights = teacher["digest"] if teacher and teacher["key"] is None else None
+    return digest(text.identity, fingerprint, *([weights] if weights else []))
+
+
+def tuning_of(record: Record) -> Tuning | None:
+    """Return how the rate of a run was chosen, with the recipe as the present schema knows it."""
+    tuning = record["tuning"]
+    if tuning is None or record["schema"] > 1:
+        return tuning
+    return {**tuning, "recipe": recipe(record["config"]["text"])}
+
+
+@cache
+def recipe(text: str) -> str:
+    """Return what a configuration has in common with the trials from which its rate is chosen."""
+    return digest(canonical(text).part_without(NOT_OF_A_RECIPE))
 
 
 def _setting(record: Record) -> Setting:
@@ -128,16 +179,17 @@ def _setting(record: Record) -> Setting:
         amount=budget["amount"] if budget else 0,
         division=record["division"],
         hardware=hardware(record) if budget and budget["kind"] == "device_seconds" else "",
+        precision=record["environment"]["precision"] if pretrained(record) else "",
     )
 
 
 def _cell(setting: Setting, method: str, records: Iterable[Record]) -> Cell:
     """Return the cell of what counts of each seed, by code and trials of the newest of all, and of the rest."""
     ordered = sorted(records, key=lambda record: (record["created_utc"], record["id"]))
-    terms = ordered[-1]["tuning"], made_by(ordered[-1])
-    alike = [record for record in ordered if (record["tuning"], made_by(record)) == terms]
+    terms = tuning_of(ordered[-1]), majors(ordered[-1])
+    alike = [record for record in ordered if (tuning_of(record), majors(record)) == terms]
     counting = {record["seed"]: record for record in sorted(alike, key=lambda record: record["status"] not in UNDONE)}
     runs = tuple(counting[seed] for seed in sorted(counting))
     known = {run["id"] for run in runs}
     superseded = tuple(record for record in ordered if record["id"] not in known)
-    return Cell(setting, method, ordered[-1]["config"]["key"], runs, superseded)
+    return Cell(setting, method, key_of(ordered[-1]), runs, superseded)

@@ -5,7 +5,7 @@ tables are joined here: the widths that tabulate pads to depend on its version a
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, product
 
 from tabulate import tabulate
 
@@ -77,8 +77,11 @@ def render(records: Sequence[Record], published: Sequence[Result] = (), changed:
         parts.extend(
             _block(shown) if isinstance(shown, Block) else _section(shown) for shown in contents(tables, published)
         )
-        for division in DIVISIONS:
-            parts.extend(_overall([table for table in tables if table.setting.division == division], division))
+        for division, precision in product(DIVISIONS, sorted({table.setting.precision for table in tables})):
+            alike = [
+                table for table in tables if (table.setting.division, table.setting.precision) == (division, precision)
+            ]
+            parts.extend(_overall(alike, division, precision))
     return "\n".join(parts)
 
 
@@ -170,8 +173,8 @@ def _block(block: Block) -> str:
     return f"### {_escape(block.title)}\n\n{_escape(block.caption)}\n\n{table}\n"
 
 
-def _overall(alike: Sequence[Section], division: str) -> list[str]:
-    """Return the table over the data sets of a board in one division, nothing where there is one or none in common."""
+def _overall(alike: Sequence[Section], division: str, precision: str) -> list[str]:
+    """Return the table over the data sets of a board in one division and precision, if there are several."""
     found = standings(alike) if len({section.setting.dataset for section in alike}) > 1 else []
     if not found:
         return []
@@ -182,10 +185,9 @@ def _overall(alike: Sequence[Section], division: str) -> list[str]:
         ranks = _between(standing.mean_rank, standing.rank_interval)
         lines.append([_escape(standing.name), ranks, _between(standing.mean_gap, standing.gap_interval), *duels])
     table = _markdown(["method", "mean rank", "mean gap (points)", *map(_escape, names)], lines)
-    named = "" if division == "closed" else f", {division} division"
-    return [
-        f"### Over {len({section.setting.dataset for section in alike})} data sets{named}\n\n{OVERALL}\n\n{table}\n"
-    ]
+    sets = f"{len({section.setting.dataset for section in alike})} data sets"
+    named = ", ".join(filter(None, (sets, precision, "" if division == "closed" else f"{division} division")))
+    return [f"### Over {named}\n\n{OVERALL}\n\n{table}\n"]
 
 
 def _between(value: float, interval: tuple[float, float] | None) -> str:
@@ -233,8 +235,9 @@ def costs(line: Line, divisor: float) -> list[str]:
 
 def title(setting: Setting) -> str:
     """Return what the lines of a table share, in a few words."""
-    division = "" if setting.division == "closed" else f", {setting.division} division"
-    return f"{setting.dataset}, {setting.encoder}, {amount(setting)}{division}"
+    division = "" if setting.division == "closed" else f"{setting.division} division"
+    parts = (setting.dataset, setting.encoder, amount(setting), setting.precision, division)
+    return ", ".join(part for part in parts if part)
 
 
 def _caption(runs: Sequence[Record], columns: Sequence[Column]) -> str:

@@ -10,7 +10,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.report.block import Block
 from benchmark.report.record import Record, Tuning
 from benchmark.report.sections import Section, columns_of
-from benchmark.report.store import hardware, made_by
+from benchmark.report.store import hardware, majors, tuning_of
 from benchmark.report.units import flops_unit, percent
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the rate of the recipe
@@ -101,12 +101,12 @@ def _terms(trial: Record) -> tuple[object, ...]:
         trial["dataset"]["fingerprint"],
         columns_of([trial]),
         (budget["kind"], budget["amount"], hardware(trial) if budget["kind"] == "device_seconds" else ""),
-        made_by(trial),
+        majors(trial),
     )
 
 
 def _tuning(record: Record) -> Tuning:
-    tuning = record["tuning"]
+    tuning = tuning_of(record)
     assert tuning is not None
     return tuning
 
@@ -116,7 +116,7 @@ def trials(section: Section) -> Iterator[Block]:
     known = {trial["id"]: trial for trial in section.trials}
     shown: dict[str, Contest] = {}
     for line in section.lines:
-        if tuning := line.cell.runs[0]["tuning"]:
+        if tuning := tuning_of(line.cell.runs[0]):
             named = contests(known[identity] for identity in tuning["trials"] if identity in known)
             contest = named.get(tuning["recipe"], Contest(()))
             if contest.is_complete:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmark.checkout import code
+from benchmark.checkout import code, versions
 from benchmark.environment import environment
 from benchmark.speeds.rounds import Rounds
 
@@ -34,7 +34,7 @@ class Measurement:
 
     def markdown(self) -> str:
         """Return the page: machine and versions, then the tables."""
-        machine, here = self._environment(), code()
+        machine, here = self._environment(), code(versions())
         commit = (here["commit"] or "unknown")[:12] + (" with changes" if here["dirty"] else "")
         head = (
             f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, commit "
@@ -50,7 +50,7 @@ class Measurement:
             "part": self.part,
             "created_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "rounds": self.rounds,
-            "code": code(),
+            "code": code(versions()),
             "environment": self._environment(),
             "measured": self.measured,
         }

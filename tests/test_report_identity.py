@@ -1,0 +1,118 @@
+"""What makes two runs the same: a configuration without defaults, places and seed, for records of both schemas."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from benchmark import config, registry
+from benchmark.board import Board
+from benchmark.plan import Suite
+from benchmark.report.identity import canonical, digest, without_paths
+from benchmark.report.record import Record
+from benchmark.report.store import key_of, load, recipe
+
+ROOT = Path(__file__).parents[1]
+TEXT = """\
+import baselines.alpha
+
+Alpha.base = @few/Inner
+KNN.k = 3
+few/Inner.label = '@Other'
+few/Inner.width = 64
+experiment.evaluations = (@KNN,)
+experiment.pretraining = @Alpha
+experiment.rate_factor = 2.0
+
+# equal to their defaults
+Alpha.net = @Net
+Other.x = 1
+
+# the seed, and where things lie
+Images.source = 'folder:/home/me/photos'
+experiment.seed = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def published() -> list[Record]:
+    return [record for record in load(ROOT / "results") if record["schema"] == 1]
+
+
+def test_a_text_says_what_counts() -> None:
+    """Oracle: the sections by hand; a part is what a parameter's value refers to, through defaults too."""
+    text = canonical(TEXT.replace("Other.x = 1", "Net.x = 1") + "Net.depth = 2\n")
+    assert "Net.x" in text.lines
+    assert set(text.identity) == {
+        "Alpha.base",
+        "KNN.k",
+        "few/Inner.label",
+        "few/Inner.width",
+        "experiment.evaluations",
+        "experiment.pretraining",
+        "experiment.rate_factor",
+    }
+    assert set(text.part(["experiment.pretraining"])) == {
+        "experiment.pretraining",
+        "Alpha.base",
+        "few/Inner.label",
+        "few/Inner.width",
+    }
+    own = digest(text.identity, "data")
+    assert digest(canonical(TEXT.replace("seed = 3", "seed = 4")).identity, "data") == own
+    assert digest(canonical(TEXT.replace("width = 64", "width = 65")).identity, "data") != own
+    assert digest(text.identity, "other data") != own
+    assert recipe(TEXT) == recipe(TEXT.replace("KNN.k = 3", "KNN.k = 4").replace("factor = 2.0", "factor = 4.0"))
+    assert recipe(TEXT) != recipe(TEXT.replace("width = 64", "width = 65"))
+
+
+@pytest.mark.parametrize(
+    ("path", "left"),
+    [
+        ("folder:/home/me/photos", "folder:photos"),
+        ("folder:~/photos/", "folder:photos"),
+        ("parquet:C:\\\\data\\\\photos", "parquet:photos"),
+        ("/home/me/encoder.safetensors", "encoder.safetensors"),
+        ("folder:photos/mine", "folder:photos/mine"),
+        ("hub:owner/name", "hub:owner/name"),
+    ],
+)
+def test_absolute_paths_are_cut(path: str, left: str) -> None:
+    """Oracle: the last part of a path by hand; relative ones and names of the hub stay."""
+    assert without_paths(f"Images.source = '{path}'\nViT.depth = 3\n") == f"Images.source = '{left}'\nViT.depth = 3\n"
+
+
+def test_early_records_have_the_keys_of_today(published: list[Record]) -> None:
+    """Oracle: the configuration of each read again by the code of now, whose defaults are those of then, and the old
+    keys, which tell apart exactly the same runs."""
+    keys = defaultdict(set)
+    texts = {record["config"]["text"]: record for record in published}
+    for text, record in texts.items():
+        again = config.loads(text)
+        assert again.canonical.identity == canonical(text).identity
+        assert config.loads(again.text).text == again.text
+        if record["division"] in ("closed", "tuned", "trial"):
+            assert again.key(record["dataset"]["fingerprint"]) == key_of(record)
+    for record in published:
+        keys[record["division"] == "floor", key_of(record)].add(record["config"]["key"])
+    assert len(published) > 200
+    assert all(len(old) == 1 for old in keys.values())
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10_cpu"])
+def test_a_new_option_disturbs_no_board(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the board is complete, by its trials, runs and examinations, with a new defaulted field in the data and
+    in an evaluation as without."""
+    known = registry.parameters
+
+    def more(selector: str) -> dict[str, registry.Parameter]:
+        new = {"option": registry.Parameter(int, 7)}
+        return known(selector) | (new if selector.rpartition(".")[2] in ("Images", "KNN") else {})
+
+    monkeypatch.setattr(registry, "parameters", more)
+    monkeypatch.setattr("benchmark.plan._build", lambda files, settings: None)  # which the suite's own test does
+    suite: Suite = config.build(config.load([f"gin/suites/{name}.gin"], root="suite", defaults={}))
+    board = Board(name, [], tmp_path, ROOT / "results").planned(suite, tuned=True)
+    assert "KNN.option = 7" in board.runs[-1].config.text
+    assert set(board.states()) == {"done"}
+    assert len(board.runs) > 60
