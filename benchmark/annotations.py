@@ -8,8 +8,11 @@ import collections.abc
 import math
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union
+
+AUTO = "auto"
 
 Location = Annotated[str, "location"]
 """Annotates a parameter that says where something lies, such as a path: it never changes what a run computes."""
@@ -43,6 +46,22 @@ Share = Annotated[float, Range(0, 1, above=True)]
 Count = Annotated[int, Range(1)]
 
 
+@dataclass(frozen=True)
+class Decided:
+    """Annotates a parameter that may also be bound to 'auto', which `by` replaces before anything is built or keyed."""
+
+    by: Callable[[], str]
+
+    def __str__(self) -> str:
+        return f"or {AUTO!r}"
+
+
+def decided(value: Any, hint: Any) -> Any:
+    """Return what 'auto' stands for, for a parameter that is `Decided`; any other value as it is."""
+    notes = [note for note in getattr(hint, "__metadata__", ()) if isinstance(note, Decided)]
+    return notes[0].by() if notes and value == AUTO else value
+
+
 @dataclass(frozen=True, repr=False)
 class Reference:
     """A factory named in a configuration: `@scope/name`, or `@name` without a scope of its own."""
@@ -69,6 +88,8 @@ def conform(value: Any, hint: Any) -> Any:
     if hint in (Any, object):
         return value
     if origin is Annotated:
+        if value == AUTO and any(isinstance(note, Decided) for note in hint.__metadata__):
+            return value
         inner = conform(value, arguments[0])
         if any(isinstance(note, Range) and inner not in note for note in hint.__metadata__):
             raise MismatchError
@@ -105,7 +126,9 @@ def describe(hint: Any) -> str:
     """Return the annotation in words for an error message."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return " ".join([describe(arguments[0]), *(str(note) for note in hint.__metadata__ if isinstance(note, Range))])
+        return " ".join(
+            [describe(arguments[0]), *(str(note) for note in hint.__metadata__ if isinstance(note, Range | Decided))]
+        )
     if origin in (Union, types.UnionType):
         return " or ".join(map(describe, arguments))
     if origin is Literal:

@@ -23,7 +23,7 @@ import gin
 
 from benchmark import registry
 from benchmark.annotations import Location as Location
-from benchmark.annotations import MismatchError, Reference, conform, describe, is_location
+from benchmark.annotations import MismatchError, Reference, conform, decided, describe, is_location
 from benchmark.errors import BenchmarkError, ConfigError, unwrapped
 from benchmark.report.identity import DEFAULTS as DEFAULT_SECTION
 from benchmark.report.identity import PLACES, Canonical, canonical, digest
@@ -263,7 +263,7 @@ class _Resolver:
             else:
                 value, source = parameter.default, f"the default of {name}.{label}"
                 defaults.add(label)
-            values[label] = self._attach(value, scope, source)
+            values[label] = self._attach(decided(value, parameter.hint), scope, source)
         locations = frozenset(label for label, parameter in parameters.items() if is_location(parameter.hint))
         node = self._nodes[scope, selector] = _Node(name, scope, values, locations, frozenset(defaults))
         return node

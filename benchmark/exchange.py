@@ -17,6 +17,7 @@ from benchmark.examination import Examination
 from benchmark.examine import Subject, configure
 from benchmark.folders import make_folder
 from benchmark.nets.encoders import Encoder, Recipe
+from benchmark.report.identity import without_paths
 from benchmark.report.record import Record
 from benchmark.report.tables import row
 
@@ -135,7 +136,7 @@ def _card(record: Record, recipe: Recipe, folder: Path, license: str) -> str:  #
         commit=(record["code"]["commit"] or record["code"]["version"])[:12],
         processor=record["environment"]["gpu"] or record["environment"]["processor"],
         deviations=deviations or "The source of the method states none.",
-        text=record["config"]["text"],
+        text=without_paths(record["config"]["text"]),
     )
 
 

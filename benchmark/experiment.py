@@ -10,9 +10,10 @@ import torch
 
 from benchmark import describe, floors
 from benchmark.checkout import changed
-from benchmark.conclude import conclude
+from benchmark.conclude import conclude, public
 from benchmark.config import Config
 from benchmark.data.resident import Resident
+from benchmark.environment import warning_of_emulation
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness
 from benchmark.folders import alone, make_folder
@@ -87,8 +88,8 @@ def run(
     `varied` are those bindings of the configuration that a table shall name, since they tell this run from others of
     its method. `trials` is a folder with the records of those that the rate was chosen from, which puts the run into
     the division `tuned`.
-    To resume a finished run is to show and publish it, or, where its record does not stand, to make it again; what it
-    left is then kept in a folder beside, named by its id.
+    A finished run is not repeated but shown, and published if asked; `fresh` repeats it. Where its record does not
+    stand, it is made again, and what it left is kept in a folder beside, named by its id.
     Waits for another process that is at work on the same run.
     Raises ConfigError where an unfinished run of the same configuration and seed lies in the way, or where the trials
     are not all there or chose another rate.
@@ -100,11 +101,11 @@ def run(
     folder, made_by = session.folder, session.made_by
 
     def repeated() -> Record | None:
-        found = _finished(folder) if resume else []
+        found = [] if fresh else _finished(folder)
         standing = [record for record in found if stands(record) and _is_by(record, made_by)]
         if not standing:
             return None
-        print("This run is finished; it is not repeated.")
+        print(f"This run is finished, in {folder}; it is not repeated. --fresh repeats it.")
         newest = _newest(standing)
         named = newest["config"] | {"varied": list(varied)}  # a sweep may pass through a recipe
         below = floors.measure(session)
@@ -121,10 +122,12 @@ def run(
         if record := repeated():  # by a process that was at work on it
             return record
         finished = _finished(folder)
-        if resume and finished:
+        if finished and not fresh:
             _set_aside(folder, _newest(finished), made_by)
         session.claim(resume=resume, fresh=fresh, finished=bool(finished))
         print(_opening(session, flops, steps))
+        if warning := warning_of_emulation(session.precision):
+            print(f"warning: {warning}", file=sys.stderr)
         (folder / "config.gin").write_text(config.text)
         teacher = teach(session, resume=resume, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
         if teacher:
@@ -192,7 +195,7 @@ def run(
 def _publish_failure(known: dict[str, Any], board: Path) -> None:
     """Have the board show a run that broke down; its folder has no record, so that it can be gone on with."""
     ended = {"status": "failed", "training": describe.UNTRAINED, "metrics": {}, "floors": []}
-    record = records.seal(known | ended | {"board": board.name, "predictions": None, "checkpoint": None})
+    record = public(known | ended | {"predictions": None, "checkpoint": None}, board)
     print(f"The run failed; record: {records.write(record, board)}")
 
 
@@ -283,5 +286,5 @@ def _opening(session: Session, flops: int, steps: int) -> str:
     return (
         f"{session.stage.name} on {session.dataset.name}, seed {session.experiment.seed}: the budget buys {steps:,} "
         f"steps of {session.stage.batch_size} images, {images / len(session.dataset.pretrain):.1f} epochs, "
-        f"{steps * flops / 1e12:.3f} TFLOPs; writing to {session.folder}"
+        f"{steps * flops / 1e12:.3f} TFLOPs, in {session.precision}; writing to {session.folder}"
     )

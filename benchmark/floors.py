@@ -14,7 +14,7 @@ from benchmark.examination import Examination
 from benchmark.folders import alone
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
-from benchmark.report.identity import digest
+from benchmark.report.identity import digest, without_paths
 from benchmark.report.record import Record
 from benchmark.report.store import OF_RANDOM_INIT, OF_RAW_PIXELS, RANDOM_INIT, versions_of
 from benchmark.training.budget import Ledger
@@ -95,7 +95,7 @@ def _floor(
                 "board": None,
                 "method": {"name": name, "files": [], "module_sha256": None, "deviations": []},
                 "seed": seed,
-                "config": {"key": key, "text": examination.config.text, "varied": []},
+                "config": {"key": key, "text": without_paths(examination.config.text), "varied": []},
                 "budget": None,
                 "cost": describe.cost(Ledger(), 0, seconds),
                 "training": describe.UNTRAINED,

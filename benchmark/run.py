@@ -49,8 +49,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
     made.add_argument("--publish", type=Path, metavar="DIR", help="also write the record here, e.g. results/<board>")
     made.add_argument("--dry-run", action="store_true", help="show configuration, data and what the budget buys")
-    made.add_argument("--resume", action="store_true", help="continue an interrupted run, or renew a stale one")
-    made.add_argument("--fresh", action="store_true", help="start over, discarding an unfinished run")
+    made.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    made.add_argument(
+        "--fresh", action="store_true", help="start over: discard an unfinished run, repeat a finished one"
+    )
     made.add_argument("--reproduce", type=Path, metavar="RECORD", help="make a recorded run again, and compare")
     made.add_argument(
         "--checkpoint-seconds", type=float, default=600, metavar="S", help="between two checkpoints (600)"

@@ -2,15 +2,20 @@
 
 import json
 import platform
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from report_records import EXAMPLE
 
-from benchmark import environment
+from benchmark import config, environment
+from benchmark import examination as examination  # what gin files may name
 from benchmark.report.record import seal, validate
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_description_is_valid_in_a_record() -> None:
@@ -31,6 +36,40 @@ def test_flags_are_found_where_linux_lists_them(listed: str, flags: list[str], m
     """Oracle: lines of /proc/cpuinfo on x86 and on Arm."""
     monkeypatch.setattr("benchmark.environment.Path.read_text", lambda path: listed)
     assert environment.environment(torch.device("cpu"), "float32")["processor_flags"] == flags
+
+
+@pytest.mark.parametrize(
+    ("flags", "capability", "precision"),
+    [
+        ("fma avx2", None, "float32"),
+        ("avx2 avx512f", None, "float32"),
+        ("avx2 avx512f avx512_bf16", None, "bfloat16"),
+        ("avx2 amx_bf16", None, "bfloat16"),
+        ("asimd bf16", None, "bfloat16"),
+        ("avx2", (8, 0), "bfloat16"),
+        ("avx512_bf16", (7, 5), "float32"),
+    ],
+)
+def test_precision_follows_the_device(
+    flags: str, capability: tuple[int, int] | None, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: by hand, which of them multiply bfloat16. Every shipped protocol takes it, into its text and its key; a
+    precision that is set stays, with a warning where it is emulated."""
+    monkeypatch.setattr(environment, "_flags", flags.split)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert environment.native_precision() == precision
+    for file in (ROOT / "gin" / "protocol").glob("*_*.gin"):
+        method = "gin/mimco.gin" if "vit" in file.stem else "gin/simclr.gin"
+        loaded = config.load([method, str(file)])
+        assert set(re.findall(r"Pretraining.precision = '(\w+)'", loaded.text)) == {precision}
+    own = config.load(["gin/simclr.gin"], ["Pretraining.precision = 'bfloat16'"])
+    assert "Pretraining.precision = 'bfloat16'" in own.text
+    auto = config.load(["gin/simclr.gin"])
+    assert (auto.key("data") == own.key("data")) == (precision == "bfloat16")
+    emulated = environment.warning_of_emulation("bfloat16")
+    assert (emulated is None) == (precision == "bfloat16")
+    assert environment.warning_of_emulation("float32") is None
 
 
 @pytest.mark.parametrize("allowed", [True, False])

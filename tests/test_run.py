@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tiny import command
 
@@ -28,7 +30,7 @@ from benchmark.report.record import Record
 from benchmark.report.store import group, load
 from benchmark.report.tables import render
 from benchmark.run import main
-from benchmark.training.loop import Training
+from benchmark.training.loop import Outcome, Training
 
 ROOT = Path(__file__).parents[1]
 
@@ -361,6 +363,63 @@ def test_an_unfinished_run_is_neither_lost_nor_taken(
     assert found(out / "cut")[0]["id"] == record["id"]
 
 
+def test_a_second_command_repeats_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the trainings, counted: none for a finished run, published or not; one by --fresh, one for a new seed."""
+    trained: list[Path] = []
+    train = Training.run
+
+    def counted(training: Training, resume: bool) -> Outcome:
+        trained.append(training.folder)
+        return train(training, resume)
+
+    monkeypatch.setattr(Training, "run", counted)
+    first = run(tmp_path / "runs", 3)[0]
+    board = ["--publish", str(tmp_path / "results" / "board")]
+    for more, trainings in (
+        ([], 0),
+        (board, 0),
+        (["--resume"], 0),
+        (["--fresh"], 1),
+        (["--set", "experiment.seed=1"], 1),
+    ):
+        trained.clear()
+        seed = 1 if more[-1:] == ["experiment.seed=1"] else 0
+        assert main(command(tmp_path / "runs", 3, *more, seed=seed)) == 0
+        assert len(trained) == trainings
+        printed = capsys.readouterr().out
+        assert ("it is not repeated" in printed) == (not trainings)
+        assert "random init" in printed
+    published = next(record for record in load(tmp_path / "results") if record["board"])
+    assert published["created_utc"] == first["created_utc"]
+    assert audit(tmp_path / "results") == []
+
+
+def test_what_is_published_has_no_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: a folder of photos by its absolute path: on the board by its last part, in the run's own folder whole;
+    a record that has one all the same is found."""
+    photos = tmp_path / "private" / "photos"
+    for split, number, shade in product(("train", "test"), range(20), (0, 200)):
+        place = photos / split / f"class{shade}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (shade + number, number, 99)).save(place / f"{number}.png")
+    data = ["--set", f"Images.source=folder:{photos}", "--set", "Images.name=photos"]
+    results = tmp_path / "results"
+    assert main(command(tmp_path / "runs", 3, *data, "--publish", str(results / "board"))) == 0
+    text = "".join(path.read_text() for path in results.rglob("*.json"))
+    assert "folder:photos" in text
+    assert str(tmp_path) not in text
+    own = found(tmp_path / "runs")[0]
+    assert str(photos) in own["config"]["text"]
+    (folder,) = (tmp_path / "runs").glob("simclr-*")
+    assert export([str(folder), "--to", str(tmp_path / "encoder")]) == 0
+    assert str(photos) not in (tmp_path / "encoder" / "README.md").read_text()
+    assert audit(results) == []
+    records.write(records.seal(own | {"board": "board"}), results / "board")
+    assert "has an absolute path: Images.source" in " ".join(audit(results))
+
+
 def test_a_finished_run_is_named_as_it_is_asked_for(out: Path, tmp_path: Path) -> None:
     """Oracle: the recipe's own value as a point of a sweep on one board, and nothing varied on another; one run."""
     recipe = run(out, 3)[0]
@@ -484,10 +543,10 @@ def test_a_method_outside_of_the_tree_runs(tmp_path: Path, out: Path, capsys: py
 
     again = [*arguments, "--allow-imports", "--resume"]
     assert main(again) == 0
-    assert "This run is finished; it is not repeated." in capsys.readouterr().out
+    assert "it is not repeated" in capsys.readouterr().out
     (tmp_path / "toy_of_my_own.py").write_text(module.replace("relu(1 -", "relu(2 -"))
     assert main(again) == 0
-    assert "by code that has changed since (method): it is made again" in capsys.readouterr().out
+    assert "by code that has changed since (the file of the method): it is made again" in capsys.readouterr().out
 
 
 def tracked_tree(folder: Path) -> Path:

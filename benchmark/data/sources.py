@@ -385,6 +385,7 @@ def _indices(names: list[str], classes: tuple[str, ...], split: str) -> Tensor:
 def _mean_and_std(counts: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Return mean and population standard deviation of each channel, in [0, 1], to 6 decimals.
 
+    The deviation of a channel without contrast, as of images that are red alone, is 1, so that it becomes 0.
     `counts` `(3, 256)` are how many pixels have each value. Sums of integers are exact, so neither depends on the order
     of summation or the number of threads.
     """
@@ -392,7 +393,7 @@ def _mean_and_std(counts: Tensor) -> tuple[tuple[float, float, float], tuple[flo
     for channel in counts.tolist():
         n, total, squares = (sum(count * value**power for value, count in enumerate(channel)) for power in (0, 1, 2))
         mean.append(round(total / (255 * n), 6))
-        std.append(round(math.sqrt(n * squares - total**2) / (255 * n), 6))
+        std.append(round(math.sqrt(n * squares - total**2) / (255 * n), 6) or 1.0)
     return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
 

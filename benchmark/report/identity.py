@@ -20,7 +20,7 @@ SEED = f"{ROOT}.seed"
 EARLY_PLACES = (".source", ".streamed", ".list_file", ".teacher_weights", SEED)
 EARLY_DEFAULTS = Path(__file__).with_name("defaults_of_schema_1.txt")
 REFERENCE = re.compile(r"'[^']*'|\"[^\"]*\"|@([\w./]+)")  # in quotes it is none
-ABSOLUTE = re.compile(r"(?<=')((?:\w{2,}:)?)(?:[/~\\]|[A-Za-z]:[\\/])[^']*?([^/\\']+)[/\\]*(?=')")
+ABSOLUTE = re.compile(r"""(['"])((?:\w{2,}:)?)(?:[/~\\]|[A-Za-z]:[\\/])(?:(?!\1).)*?((?:(?!\1)[^/\\])+)[/\\]*\1""")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def within(lines: Mapping[str, str], configurables: Collection[str]) -> set[str]
 
 def without_paths(text: str) -> str:
     """Return a canonical text whose absolute paths are cut to their last part: where files lay is nobody's business."""
-    return ABSOLUTE.sub(r"\1\2", text)
+    return ABSOLUTE.sub(r"\1\2\3\1", text)
 
 
 def _values(text: str) -> dict[str, str]:

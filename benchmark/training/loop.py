@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gin
 import torch
@@ -22,8 +22,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmark import checkpoint
+from benchmark.annotations import Decided
 from benchmark.data.resident import Resident
 from benchmark.digest import digest, flatten
+from benchmark.environment import native_precision
 from benchmark.errors import ConfigError, Interrupted, MissingError
 from benchmark.method import Draws, Method, Step, Views
 from benchmark.randomness import derive
@@ -46,8 +48,10 @@ class Pretraining:
 
     `name` is what tables call the method, which is built as `method(encoder)` or, where its constructor has a
     parameter `teacher`, as `method(encoder, teacher)`. `batch_size` is global. `precision` is that of encoders and
-    heads under autocast; losses are float32 always. `compiled` passes the forward pass, and with it the backward,
-    through torch.compile in its default mode; numbers then differ by rounding, and the time it takes is not charged.
+    heads under autocast; losses are float32 always. "auto" is bfloat16 where the device computes it natively, else
+    float32; a configuration, its key and the record name what it became. `compiled` passes the forward pass, and with
+    it the backward, through torch.compile in its default mode; numbers then differ by rounding, and the time it takes
+    is not charged.
     """
 
     name: str
@@ -55,7 +59,7 @@ class Pretraining:
     views: Callable[[ViewLimits], tuple[View, ...]]
     optimiser: Callable[[], Recipe]
     batch_size: int
-    precision: Literal["float32", "bfloat16"]
+    precision: Annotated[Literal["float32", "bfloat16"], Decided(native_precision)]
     compiled: bool = False
 
     def __post_init__(self) -> None:
