@@ -21,14 +21,14 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from benchmark.checkout import changed
-from benchmark.errors import ConfigError
+from benchmark.errors import ConfigError, Interrupted, Stopped
 from benchmark.experiment import stands
 from benchmark.folders import lock
 from benchmark.plan import Planned, Suite
 from benchmark.report.record import Record
 from benchmark.report.store import load
 
-INTERRUPTED = 75
+STOPPED = (Interrupted.exit_code, Stopped.exit_code, -signal.SIGINT, -signal.SIGTERM)
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 State = Literal["done", "missing", "stale", "missed", "failed"]
 
@@ -133,7 +133,7 @@ class Board:
             return False
         print(f"\n== {place}: {run.label}", flush=True)
         code = _wait(subprocess.Popen(run.command(self.out, self.folder), preexec_fn=_die_with_parent), deadline)
-        if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
+        if code in STOPPED:
             raise KeyboardInterrupt
         return code == 0 or run not in self.missing()
 
@@ -172,4 +172,4 @@ def _wait(process: "subprocess.Popen[bytes]", deadline: float | None) -> int:
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         process.send_signal(signal.SIGTERM)
         process.wait()
-        return INTERRUPTED
+        return Interrupted.exit_code

@@ -4,9 +4,17 @@ The main function of a command (`run.py`, `tables.py`, ...) is `reported`. Messa
 expected, what came and what to do.
 """
 
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
+from types import FrameType
+from typing import Any
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # Ctrl-C, and what schedulers send
 
 
 class BenchmarkError(Exception):
@@ -39,18 +47,60 @@ class Interrupted(BenchmarkError):  # noqa: N818, a stop on request is no error
     exit_code = 75
 
 
+class Stopped(Interrupted):
+    """The command was stopped by a signal, and there is no state to resume."""
+
+    exit_code = 130
+
+
 def reported(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
-    """Have the main function of a command print the message of a BenchmarkError and return its exit code."""
+    """Have the main function of a command end with one sentence and its exit code: on a BenchmarkError or a signal."""
 
     @wraps(main)
     def command(arguments: Sequence[str] | None = None) -> int:
         try:
-            return main(arguments)
+            with _stoppable():
+                return main(arguments)
+        except Interrupted as stop:
+            print(stop, file=sys.stderr)
+            return stop.exit_code
         except BenchmarkError as problem:
             print(f"error: {unwrapped(problem)}", file=sys.stderr)
             return problem.exit_code
+        except KeyboardInterrupt as stop:
+            print(f"Stopped{by(stop)} before the end. Give the same command again.", file=sys.stderr)
+            return Stopped.exit_code
 
     return command
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Raise KeyboardInterrupt with the name of the first signal that asks to stop; the same one again acts at once."""
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if number in received:
+            os._exit(128 + number)
+        received.append(number)
+        if len(received) == 1:
+            raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        # nohup and shells have a command in the background ignore some signals, which then stay ignored
+        heeded = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, stop) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def by(stop: KeyboardInterrupt) -> str:
+    """Return " by SIGTERM" for a stop by this signal; nothing where it is not known."""
+    return f" by {stop}" if stop.args else ""
 
 
 def unwrapped(error: BenchmarkError) -> BaseException:

@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from benchmark.conclude import conclude, public
 from benchmark.config import Config
 from benchmark.data.resident import Resident
 from benchmark.environment import warning_of_emulation
-from benchmark.errors import BenchmarkError, ConfigError
+from benchmark.errors import BenchmarkError, ConfigError, Interrupted, Stopped, by
 from benchmark.evals import harness
 from benchmark.folders import alone, make_folder
 from benchmark.report import record as records
@@ -118,7 +119,7 @@ def run(
     training = session.training(checkpoint_seconds)  # before anything is written, as it refuses what cannot be built
     if publish:
         make_folder(publish)
-    with alone(folder):
+    with alone(folder), _told(*[stage.folder for stage in (session, session.teacher) if stage]):
         if record := repeated():  # by a process that was at work on it
             return record
         finished = _finished(folder)
@@ -190,6 +191,23 @@ def run(
             }
         )
         return _closing(record, below, folder, publish)
+
+
+@contextmanager
+def _told(*stages: Path) -> Iterator[None]:
+    """Say of a run that is stopped outside its training whether there is something to resume."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if any(path for stage in stages for path in stage.glob("checkpoints/*.pt")):
+            raise Interrupted(
+                f"Stopped{by(stop)}. The training goes on from its last checkpoint: continue with the same command and "
+                f"--resume."
+            ) from None
+        raise Stopped(
+            f"Stopped{by(stop)} before the first checkpoint, so there is nothing to resume. Give the same command "
+            f"again."
+        ) from None
 
 
 def _publish_failure(known: dict[str, Any], board: Path) -> None:

@@ -1,7 +1,6 @@
 """Make the runs of a board that are missing: `python -m benchmark.suite --gin gin/suites/digits.gin`."""
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -50,7 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from benchmark.plan import Suite
     from benchmark.report.tables import render
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is a stop by hand
     suite: Suite = config.build(config.load([given.gin], root="suite", defaults={}))
     if given.seeds:
         suite = suite.of_seeds(given.seeds)

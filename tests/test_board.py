@@ -36,12 +36,10 @@ SUITES = sorted(ROOT.glob("gin/suites/*.gin"))
 
 @pytest.fixture(autouse=True)
 def from_the_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run on one thread from the root; leave torch and the handler of SIGTERM as they were."""
+    """Run on one thread from the root; leave torch as it was."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(ROOT)
-    handler = signal.getsignal(signal.SIGTERM)
     yield
-    signal.signal(signal.SIGTERM, handler)
     torch.use_deterministic_algorithms(False)
 
 
@@ -541,6 +539,18 @@ def test_what_another_process_failed_at_is_not_tried_again(tmp_path: Path, monke
     monkeypatch.setattr(Board, "missing", lambda self: write(done, self.folder) and self.runs)
     assert board.carry_out(None) == ([], [])
     assert len(started) == 1
+
+
+@pytest.mark.parametrize("code", [75, 130, -signal.SIGINT, -signal.SIGTERM])
+def test_a_run_that_is_stopped_stops_the_board(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the first of four runs ends by a signal, with a state to resume or without one: no other is begun."""
+    begun = []
+    process = SimpleNamespace(wait=lambda left: code)
+    stub = SimpleNamespace(Popen=lambda *_, **__: begun.append(code) or process, TimeoutExpired=TimeoutError)
+    monkeypatch.setattr("benchmark.board.subprocess", stub)
+    with pytest.raises(KeyboardInterrupt):
+        Board("small", list(suite().runs()), tmp_path / "runs", tmp_path / "results").carry_out(None)
+    assert begun == [code]
 
 
 def test_waiting_ends_at_the_time_limit(
