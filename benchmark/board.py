@@ -20,6 +20,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
+from benchmark import progress
 from benchmark.checkout import changed
 from benchmark.errors import ConfigError, Interrupted, Stopped
 from benchmark.experiment import stands
@@ -118,9 +119,11 @@ class Board:
 
     def wait_for(self, run: Planned, deadline: float | None) -> None:
         """Wait until the process that makes a run is done with it. Raises KeyboardInterrupt at `deadline`."""
-        print(f"waiting for another process, which makes {run.label}", flush=True)
+        wait = f"waiting for another process, which makes {run.label}"
+        print(wait, flush=True)
         try:
-            self._lock(run).acquire(_left(deadline)).lock.release()
+            with progress.shown(), progress.doing(wait):
+                self._lock(run).acquire(_left(deadline)).lock.release()
         except Timeout:
             raise KeyboardInterrupt from None
 

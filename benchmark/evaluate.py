@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import reported
+from benchmark import progress
+from benchmark.errors import Stopped, by, reported
 
 
 def parser() -> argparse.ArgumentParser:
@@ -14,8 +15,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmark.evaluate",
         description=__doc__,
         allow_abbrev=False,
-        epilog="exit codes: 0 done, 1 failed, 2 configuration or weights refused, 3 data or package missing. The "
-        "record is of the division 'open'.",
+        epilog="exit codes: 0 done, 1 failed, 2 configuration or weights refused, 3 data or package missing, 130 "
+        "stopped by a signal. The record is of the division 'open'.",
     )
     subject = made.add_mutually_exclusive_group()
     subject.add_argument("--run", type=Path, metavar="DIR", help="the folder of a finished run: its data and encoder")
@@ -43,7 +44,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.error("say what to evaluate: --run DIR, or --gin FILE with data and encoder")
     if given.layout and not given.weights:
         command.error(f"--layout {given.layout}: say which weights are laid out so, by --weights FILE")
-    from benchmark import examine
+    try:
+        with progress.shown():
+            return _evaluate(given)
+    except KeyboardInterrupt as stop:
+        raise Stopped(
+            f"Stopped{by(stop)} before there was a record. Give the same command again; it goes on from the features, "
+            f"floors and fine-tuning that are kept in {given.out}."
+        ) from None
+
+
+def _evaluate(given: argparse.Namespace) -> int:
+    """Do what the arguments ask for; libraries are imported here, so that --help and a wrong command answer at once."""
+    with progress.doing("loading libraries"):
+        from benchmark import examine
 
     if given.run:
         subject = examine.Subject.of_run(given.run, given.name)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from timm.models import create_model
 
-from benchmark import describe
+from benchmark import describe, progress
 from benchmark.data.sources import Dataset
 from benchmark.environment import environment
 from benchmark.evals import harness
@@ -84,7 +84,8 @@ def _floor(
             if known["method"]["name"] == name and (versions_of(known), known["environment"]["torch"]) == made_by:
                 return known
         begin = time.perf_counter()
-        results = evaluate()
+        with progress.doing(f"evaluating {name}"):
+            results = evaluate()
         seconds = time.perf_counter() - begin
         floor = records.seal(
             shared

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from benchmark import progress
 from benchmark.errors import ConfigError
 
 
@@ -32,8 +33,10 @@ def alone(path: Path) -> Iterator[None]:
     try:
         held.acquire(blocking=False)
     except Timeout:
-        print(f"waiting for another process, which is at work on {path}", flush=True)
-        held.acquire()
+        wait = f"waiting for another process, which is at work on {path}"
+        print(wait, flush=True)
+        with progress.doing(wait):
+            held.acquire()
     try:
         yield
     finally:

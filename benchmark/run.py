@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import reported
+from benchmark import progress
+from benchmark.errors import Interrupted, Stopped, reported
 
 
 def parser() -> argparse.ArgumentParser:
@@ -14,8 +15,9 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmark.run",
         description=__doc__,
         allow_abbrev=False,
-        epilog="exit codes: 0 done, 1 failed, 2 configuration refused, 3 data or package missing, 75 interrupted and "
-        "resumable. A gin file executes the modules it imports: run only files that you trust.",
+        epilog="exit codes: 0 done, 1 failed, 2 configuration refused, 3 data or package missing, 75 stopped by a "
+        "signal and resumable, 130 stopped by one with nothing to resume. A gin file executes the modules it imports: "
+        "run only files that you trust.",
     )
     made.add_argument(
         "--gin",
@@ -78,12 +80,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if others:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in others)
             command.error(f"--reproduce makes the run that its record describes; leave out {names}")
-    from benchmark import config, experiment
+    with progress.shown():
+        return _run(given)
+
+
+def _run(given: argparse.Namespace) -> int:
+    """Do what the arguments ask for; libraries are imported here, so that --help and a wrong command answer at once."""
+    with progress.doing("loading libraries"):
+        from benchmark import config, experiment
 
     if given.reproduce:
         from benchmark.reproduce import reproduce
 
-        print(reproduce(given.reproduce, out=given.out, settings=given.set, allow_imports=given.allow_imports))
+        try:
+            print(reproduce(given.reproduce, out=given.out, settings=given.set, allow_imports=given.allow_imports))
+        except Interrupted:
+            raise Stopped("Stopped by a signal. --reproduce begins anew: give the same command again.") from None
         return 0
     settings = [*given.set, *given.vary, *([] if given.seed is None else [f"experiment.seed = {given.seed}"])]
     loaded = config.load(given.gin, settings, allow_imports=given.allow_imports)

@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from benchmark import progress
 from benchmark.errors import ConfigError
 from benchmark.folders import alone
 from benchmark.method import Method
@@ -37,7 +38,7 @@ def teach(session: Session, *, resume: bool, fresh: bool, checkpoint_seconds: fl
     stage = session.teacher
     if stage is None:
         return None
-    with alone(stage.folder):
+    with alone(stage.folder), progress.doing("teacher"):
         return _taught(session, stage, resume=resume, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
 
 

@@ -25,6 +25,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from benchmark import progress
 from benchmark.annotations import Location, Residence
 from benchmark.data.pixels import Pixels
 from benchmark.data.streaming import Streamed, ahead
@@ -118,6 +119,10 @@ class Images:
         Raises MissingError if the source, a split's rows or an image is missing or unreadable, and ConfigError if the
         specification names a split, column or label that the source does not have.
         """
+        with progress.doing(f"reading {self.name}"):
+            return self._load()
+
+    def _load(self) -> Dataset:
         tables = self._tables()
         images = self._pixels(tables[self.train], self.train)
         names, classes = self._class_names(tables[self.train], self.train)

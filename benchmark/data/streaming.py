@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from benchmark import progress
 from benchmark.data.pixels import Pixels
 from benchmark.data.resident import Resident
 
@@ -66,7 +67,7 @@ class Streamed:
 
         def finish() -> Tensor:
             try:
-                for task in tasks:
+                for task in progress.each(tasks, "decoding, part"):
                     task.result()
             finally:
                 for task in tasks:  # after an error or an interruption nobody waits for the rest
@@ -118,11 +119,12 @@ def ahead(
     While a batch is used, the next ones are decoded.
     """
     parts = (torch.arange(len(images)) if ids is None else ids).split(batch_size)
+    shown = progress.each(parts, "batch")
     if not isinstance(images, Streamed):
-        yield from ((part, images[part].to(device)) for part in parts)
+        yield from ((part, images[part].to(device)) for part in shown)
         return
     there, begun = images.to(device), deque[tuple[Tensor, Callable[[], Tensor]]]()
-    for part in parts:
+    for part in shown:
         begun.append((part, there.begin(part)))
         if len(begun) > DEPTH:
             done, finish = begun.popleft()

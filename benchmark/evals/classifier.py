@@ -21,7 +21,7 @@ from timm.data.mixup import Mixup
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
-from benchmark import checkpoint
+from benchmark import checkpoint, progress
 from benchmark.data.resident import epoch_order
 from benchmark.data.streaming import ahead
 from benchmark.digest import digest
@@ -155,6 +155,7 @@ class Trainer:
                 run.load(self.present)
             saved = time.monotonic()
             while run.step < steps:
+                progress.say(f"{part}, step {run.step + 1:,} of {steps:,}")
                 run.take()
                 if run.step == steps or (every and run.step % every == 0):
                     run.look(asked)

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmark import progress
 from benchmark.data.pixels import Pixels
 from benchmark.data.sources import Dataset
 from benchmark.data.streaming import ahead
@@ -156,6 +157,7 @@ def _evaluate(
     fit, held = holdout(labels, dataset.name)
 
     def whole(images: Pixels, labels: Tensor) -> dict[str, Tensor]:
+        @progress.doing("features")
         def make() -> dict[str, Tensor]:
             return features(images, _centre)
 
@@ -179,7 +181,8 @@ def _evaluate(
     metrics: dict[str, Metrics] = {}
     rankings = {}
     for evaluation in evaluations:
-        ranking = evaluation(bank)
+        with progress.doing(evaluation.name):
+            ranking = evaluation(bank)
         if ranking is None:
             continue
         score = asdict(sealed.score(evaluation.name, ranking))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import gin
 from torch import Tensor
 
+from benchmark import progress
 from benchmark.annotations import Count, Positive
 from benchmark.evals.features import Bank, Ranking, best_classes
 from benchmark.evals.neighbours import nearest
@@ -30,7 +31,9 @@ class KNN:
     def __call__(self, bank: Bank) -> Ranking:
         """Choose the feature on the hold-out, then rank the classes of the test images."""
         names = list(bank.train)
-        chosen = names[0] if len(names) == 1 else max(names, key=lambda name: self._hits(bank.train[name], bank))
+        chosen = names[0]
+        if len(names) > 1:
+            chosen = max(progress.each(names, "feature"), key=lambda name: self._hits(bank.train[name], bank))
         keys = bank.train[chosen]
         similarity, ids = nearest(bank.test[chosen], keys, max(self.k, *OTHERS))
         labels = bank.labels[ids]

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmark import progress
 from benchmark.evals.features import Bank, Ranking, best_classes
 
 GRID = tuple(10.0 ** (1 - 8 * i / 11) for i in range(12))  # L2 strengths on the mean-loss scale, 1e1 to 1e-7
@@ -50,7 +51,7 @@ class Linear:
 
     def __call__(self, bank: Bank) -> Ranking:
         """Choose strength and feature on the hold-out, refit on all of train, rank the classes of the test images."""
-        found = {name: self._search(features, bank) for name, features in bank.train.items()}
+        found = {name: self._search(bank.train[name], bank) for name in progress.each(bank.train, "feature")}
         chosen = max(found, key=lambda name: found[name][0])
         _, strength, edge = found[chosen]
         probe = fit(bank.train[chosen], bank.labels, bank.classes, strength)
@@ -78,7 +79,7 @@ def walk(regression: "Regression", held: Tensor, labels: Tensor, strengths: tupl
     """Return the hits on held-out `(n, dim)` inputs by strength, until `PATIENCE` in a row do worse than the best."""
     hits: dict[float, int] = {}
     start, worse = None, 0
-    for strength in strengths:
+    for strength in progress.each(strengths, "strength"):
         start, _ = regression.minimise(strength, start)
         hits[strength] = int((best_classes(held @ start[:-1] + start[-1])[:, 0] == labels).sum())
         worse = worse + 1 if hits[strength] < max(hits.values()) else 0
@@ -111,6 +112,7 @@ class Standard:
         return (features - self.mean) * self.scale
 
 
+@progress.doing("the fit that counts")
 def fit(features: Tensor, labels: Tensor, classes: int, strength: float) -> Probe:
     """Fit a probe on raw `(n, dim)` features; standardisation is folded into its weights."""
     standard = Standard.of(features)

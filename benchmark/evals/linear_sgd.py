@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmark import progress
 from benchmark.errors import ConfigError
 from benchmark.evals.features import Bank, Ranking, best_classes
 from benchmark.evals.linear import Standard
@@ -121,7 +122,7 @@ class LinearSGD:
         return bank.views if self.train_views == "live" else lambda epoch: bank.train
 
     def _train(self, heads: Iterable["Heads"], views: Callable[[int], dict[str, Tensor]]) -> None:
-        for epoch in range(self.epochs):
+        for epoch in progress.each(range(self.epochs), "epoch"):
             features = views(epoch)
             for each in heads:
                 each.train(features[each.name], epoch)

@@ -6,6 +6,7 @@ import gin
 import torch
 from torch import Tensor
 
+from benchmark import progress
 from benchmark.evals.features import Bank, Neighbours, Ranking
 from benchmark.evals.neighbours import nearest
 from benchmark.evals.scoring import SealedLabels
@@ -28,7 +29,9 @@ class Retrieval:
     def __call__(self, bank: Bank) -> Ranking:
         """Choose the feature on the hold-out, then order the gallery for each test image."""
         names = list(bank.train)
-        chosen = names[0] if len(names) == 1 else max(names, key=lambda name: self._precision(bank.train[name], bank))
+        chosen = names[0]
+        if len(names) > 1:
+            chosen = max(progress.each(names, "feature"), key=lambda name: self._precision(bank.train[name], bank))
         found = self.neighbours(bank.train[chosen], bank.labels, bank.test[chosen], bank.classes)
         return Ranking(found.labels[:, :1].long(), {"feature": chosen}, neighbours=found)
 
@@ -42,4 +45,5 @@ class Retrieval:
         counts = labels.bincount(minlength=classes)
         depth = max(10, int(counts.max()))
         small = labels.to(torch.int16 if classes <= torch.iinfo(torch.int16).max else torch.int32)
-        return Neighbours(torch.cat([small[nearest(part, gallery, depth)[1]] for part in queries.split(CHUNK)]), counts)
+        parts = progress.each(queries.split(CHUNK), "queries, part")
+        return Neighbours(torch.cat([small[nearest(part, gallery, depth)[1]] for part in parts]), counts)

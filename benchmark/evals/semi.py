@@ -8,6 +8,7 @@ import gin
 import torch
 from torch import Tensor
 
+from benchmark import progress
 from benchmark.annotations import Count, Location, Share
 from benchmark.data.subsets import labelled
 from benchmark.errors import ConfigError, MissingError
@@ -55,10 +56,11 @@ class SemiProbe:
         choices: dict[str, str | float | int] = {"fraction": self.fraction, "draws": self.draws}
         if self.list_file is not None:
             choices["list"] = hashlib.sha256(self._list()).hexdigest()[:16]
-        for draw in range(self.draws):
+        for draw in progress.each(range(self.draws), "draw"):
             ids = self._ids(bank, draw)
             labels = bank.labels[ids]
-            found = {name: choose(rows[ids], labels, bank.classes) for name, rows in bank.train.items()}
+            names = progress.each(bank.train, "feature")
+            found = {name: choose(bank.train[name][ids], labels, bank.classes) for name in names}
             chosen = min(found, key=lambda name: found[name].loss)
             strength = found[chosen].strength
             probe = fit(bank.train[chosen][ids], labels, bank.classes, strength)
@@ -142,7 +144,7 @@ class _Folds(Regression):
         """Return the mean cross entropy of the held-out samples by strength, up to the first that is no better."""
         losses: dict[float, float] = {}
         start = None
-        for strength in strengths:
+        for strength in progress.each(strengths, "strength"):
             start, _ = self.minimise(strength, start, TOLERANCE)
             losses[strength] = float(-self._log_right(start[:-1], start[-1])[1][self.held].double().mean())
             if strength != min(losses, key=lambda tried: (losses[tried], -tried)):

@@ -9,6 +9,7 @@ from statistics import fmean
 
 import torch
 
+from benchmark import progress
 from benchmark.folders import alone
 from benchmark.training.budget import TOLERANCE
 from benchmark.training.loop import Training
@@ -56,6 +57,7 @@ def stored(path: Path, build: Callable[[], Training], budget: float) -> Calibrat
         return found
 
 
+@progress.doing("calibrating a step")
 def _measured(build: Callable[[], Training], budget: float) -> Calibration:
     """Measure, warn of a device that drifts, and leave its memory as it was."""
     training = build()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmark import progress
 from benchmark.errors import BenchmarkError
 from benchmark.method import Draws, Method, Step
 from benchmark.nets.attention import set_fused
@@ -20,6 +21,7 @@ LAST = 0.999  # of the share of a run that is spent, where a method that changes
 RESERVED = ("step", "loss", "rate", "images_per_second", "train_seconds", "feature_std", "effective_rank")
 
 
+@progress.doing("counting the FLOPs of a step")
 def count_step(build: Callable[[], Method], batch_size: int, image_size: int) -> int:
     """Count forward and backward of one step of the method that `build` makes, for the whole batch.
 
