@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from benchmark import config as configuration
-from benchmark import describe, floors
+from benchmark import describe, floors, progress
 from benchmark.conclude import conclude
 from benchmark.config import Config
 from benchmark.errors import ConfigError
@@ -79,7 +79,8 @@ def configure(subject: Subject, files: Sequence[str], settings: Sequence[str], *
 def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None = None) -> Record:
     """Evaluate, record in the division `open`, print the row beside its floors, and return the record."""
     examination = Examination.open(config, out)
-    encoder = examination.encoder()
+    with progress.doing("building the encoder"):  # timm may fetch its weights
+        encoder = examination.encoder()
     if not examination.evaluations:
         raise ConfigError("experiment.evaluations is empty: name what to evaluate, for instance (@KNN, @Linear).")
     if subject.weights:
@@ -91,19 +92,22 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
         if place:
             make_folder(place)
     encoder.to(examination.device)
+    below = floors.measure(examination)  # first, since random weights take as long as those of the subject
+    if below:
+        print(f"about {progress.duration(below[0]['cost']['evaluation_seconds'])} of evaluation")
     begin = time.perf_counter()
-    results = harness.evaluate_encoder(
-        encoder,
-        examination.dataset,
-        examination.evaluations,
-        examination.device,
-        limits=examination.experiment.limits(),
-        statistics=layouts.statistics(subject.layout) if subject.weights else encoder.statistics,
-        cache=out / "features" / built,
-        folder=folder / built,
-    )
+    with progress.doing(f"evaluating {subject.named(encoder)['name']}"):
+        results = harness.evaluate_encoder(
+            encoder,
+            examination.dataset,
+            examination.evaluations,
+            examination.device,
+            limits=examination.experiment.limits(),
+            statistics=layouts.statistics(subject.layout) if subject.weights else encoder.statistics,
+            cache=out / "features" / built,
+            folder=folder / built,
+        )
     seconds = time.perf_counter() - begin
-    below = floors.measure(examination)
     weights = describe.weights(subject.weights) if subject.weights else None
     run = subject.run
     origin = key_of(run) if run else weights["sha256"] if weights else ""  # seeds of a run share a line

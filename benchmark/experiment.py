@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmark import describe, floors
+from benchmark import describe, floors, progress
 from benchmark.checkout import changed
 from benchmark.conclude import conclude, public
 from benchmark.config import Config
@@ -130,6 +130,7 @@ def run(
         if warning := warning_of_emulation(session.precision):
             print(f"warning: {warning}", file=sys.stderr)
         (folder / "config.gin").write_text(config.text)
+        below = floors.measure(session)  # first, since what fails here fails after hours of training too
         teacher = teach(session, resume=resume, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
         if teacher:
             training = session.training(checkpoint_seconds, teacher.encoder)
@@ -154,17 +155,19 @@ def run(
             return describe.cost(training.ledger, flops, evaluation_seconds, teacher.ledger if teacher else None)
 
         try:
+            training.evaluation_seconds = below[0]["cost"]["evaluation_seconds"] if below else None
             outcome = training.run(resume)
             begin = time.perf_counter()
-            results = harness.evaluate_encoder(
-                encoder,
-                session.dataset,
-                session.evaluations,
-                session.device,
-                limits=session.experiment.limits(),
-                projector=training.method.projection_head(),
-                folder=folder / "evaluations",
-            )
+            with progress.doing(f"evaluating {session.stage.name}"):
+                results = harness.evaluate_encoder(
+                    encoder,
+                    session.dataset,
+                    session.evaluations,
+                    session.device,
+                    limits=session.experiment.limits(),
+                    projector=training.method.projection_head(),
+                    folder=folder / "evaluations",
+                )
             seconds = time.perf_counter() - begin
         except BenchmarkError:  # stopped on request, or refused
             raise
@@ -175,7 +178,6 @@ def run(
                 )
             raise
         weights = session.export(encoder)
-        below = floors.measure(session)
         cost = spent(seconds)
         record = records.seal(
             session.shared(encoder, session.all_versions)

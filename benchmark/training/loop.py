@@ -4,7 +4,6 @@ import inspect
 import json
 import math
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -19,9 +18,8 @@ from typing import Annotated, Any, Literal
 import gin
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from benchmark import checkpoint
+from benchmark import checkpoint, progress
 from benchmark.annotations import Decided
 from benchmark.data.resident import Resident
 from benchmark.digest import digest, flatten
@@ -31,8 +29,10 @@ from benchmark.method import Draws, Method, Step, Views
 from benchmark.randomness import derive
 from benchmark.training import energy
 from benchmark.training.budget import Ledger
+from benchmark.training.memory import peak_bytes, reset_peak
 from benchmark.training.monitor import Health, health
 from benchmark.training.optim import Optimiser, Recipe
+from benchmark.training.pace import paced
 from benchmark.views.colour import normalise
 from benchmark.views.recipes import View, ViewLimits
 
@@ -99,7 +99,10 @@ class Outcome:
 
 @dataclass
 class Training:
-    """One run of pretraining and its whole state: method, optimiser, step, losses, ledger."""
+    """One run of pretraining and its whole state: method, optimiser, step, losses, ledger.
+
+    `evaluation_seconds` are those that come after it, where they are known: they are said with those of training.
+    """
 
     method: Method
     optimiser: Optimiser
@@ -117,6 +120,7 @@ class Training:
     checkpoint_seconds: float
     most_seconds: float = math.inf
     compiled: bool = False
+    evaluation_seconds: float | None = None
     step: int = 0
     ledger: Ledger = field(default_factory=Ledger)
 
@@ -140,12 +144,13 @@ class Training:
         every = max(WINDOW, self.steps // MONITORS)
         saved = time.monotonic()
         measured: Health | None = None
-        with self._signals(), metrics.open("a") as log, self._bar() as bar:
+        reset_peak(self.device)
+        with self._signals(), metrics.open("a") as log, paced(self.step, self.steps, self.evaluation_seconds) as pace:
             while self.step < self.steps and self._is_finite() and self.ledger.train_seconds <= self.most_seconds:
                 begun, measured = self.step, None
                 start = begun - begun % window  # a resumed run completes the window that a signal cut short
                 end = min(start + window, self.steps)
-                speed = (end - begun) * self.data.batch_size / self.advance(end - begun, bar)
+                speed = (end - begun) * self.data.batch_size / self.advance(end - begun, pace.stepped)
                 if self.step == end:
                     loss = self._loss(window)
                     line: dict[str, Any] = {
@@ -161,7 +166,7 @@ class Training:
                         line |= measured.numbers()
                     log.write(json.dumps(line) + "\n")
                     log.flush()
-                    bar.set_postfix_str(f"loss {self.losses[end - 1]:.4g}, {speed:,.0f} images/s", refresh=False)
+                    pace.looked(float(self.losses[end - 1]), speed)
                 if self._stop is not None:
                     self.save()
                     raise Interrupted(
@@ -180,7 +185,7 @@ class Training:
             checkpoint=self.save(),
         )
 
-    def advance(self, count: int, bar: "tqdm[Any] | None" = None) -> float:
+    def advance(self, count: int, stepped: Callable[[], None] | None = None) -> float:
         """Take up to `count` steps, fewer when a signal asks to stop; charge and return their wall-clock seconds."""
         self.method.train()
         if not self._is_warm:
@@ -188,8 +193,8 @@ class Training:
         start, joules, begin = self.step, energy.meter(self.device), time.perf_counter()  # the meter is off the clock
         while self.step < start + count and (self._stop is None or self.step == start):
             self._take()
-            if bar is not None:
-                bar.update()
+            if stepped is not None:
+                stepped()
         self._synchronize()
         seconds = time.perf_counter() - begin
         self.ledger.charge(
@@ -200,7 +205,7 @@ class Training:
             seconds=seconds,
             joules=energy.between(joules, energy.meter(self.device)),
         )
-        self.ledger.peak_memory_bytes = max(self.ledger.peak_memory_bytes, _peak_memory(self.device))
+        self.ledger.peak_memory_bytes = max(self.ledger.peak_memory_bytes, peak_bytes(self.device))
         return seconds
 
     def _take(self) -> None:
@@ -237,6 +242,7 @@ class Training:
         step.loss.backward()
         return step
 
+    @progress.doing("compiling")
     def _warm_up(self) -> None:
         """Compile on the batch of this step, leave no trace in the state, and note the seconds.
 
@@ -310,19 +316,6 @@ class Training:
         self.ledger = Ledger(**state["ledger"])
         self.ledger.resumes += self.step < self.steps
 
-    def _bar(self) -> "tqdm[Any]":
-        terminal = sys.stderr.isatty()
-        return tqdm(
-            desc="pretraining",
-            total=self.steps,
-            initial=self.step,
-            unit="step",
-            mininterval=0.2 if terminal else 20,
-            dynamic_ncols=terminal,
-            bar_format="{desc} {percentage:3.0f}% of the budget |{bar:20}| "
-            "step {n}/{total} [{elapsed}<{remaining}]{postfix}",
-        )
-
     @contextmanager
     def _signals(self) -> Iterator[None]:
         """Turn SIGINT, SIGTERM and SIGUSR1 into a stop at the next step; a second one acts at once."""
@@ -348,12 +341,6 @@ def _require_compiler(device: torch.device) -> None:
             f"Pretraining.compiled = True: torch.compile needs a C++ compiler on a CPU, and {name} is not found. "
             f"Install one, name another in the environment variable CXX, or leave Pretraining.compiled at False."
         )
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _keep_lines(metrics: Path, step: int) -> None:
