@@ -125,7 +125,7 @@ def test_misuse_is_answered_before_anything_is_built(
     more, code, answer = MISUSES[case]
     assert main(command(tmp_path / "runs", 2, *more)) == code
     printed = capsys.readouterr().err
-    assert printed.startswith("error: ")
+    assert re.search("^error: ", printed, re.MULTILINE)
     assert answer in printed
     assert "Traceback" not in printed
     assert not (tmp_path / "runs").exists()
