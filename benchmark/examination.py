@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import gin
 import torch
@@ -15,7 +15,7 @@ from benchmark import config as configuration
 from benchmark.annotations import Location
 from benchmark.checkout import code
 from benchmark.config import Config
-from benchmark.data.sources import Dataset, Images, Split
+from benchmark.data.sources import Dataset, Images, Outline, Split
 from benchmark.data.streaming import subset
 from benchmark.data.subsets import holdout
 from benchmark.environment import environment, use_device
@@ -56,6 +56,9 @@ __all__ = [  # with what gin files may name
     "Timm",
     "ViTTuning",
 ]
+
+
+Data = TypeVar("Data", bound=Outline)
 
 
 @gin.register("experiment")
@@ -106,23 +109,37 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Examination:
-    """An encoder and what it is scored on: the configuration, the data that was found, and where results go."""
+    """An encoder and what it is scored on: the configuration, the data, and where results go."""
 
     config: Config
     experiment: Experiment
-    dataset: Dataset
+    images: Images
     device: torch.device
     out: Path
 
     @classmethod
     def open(cls, config: Config, out: Path) -> Self:
-        """Build the experiment's factories, load the data, and refuse what cannot be evaluated."""
+        """Build the experiment's factories, find the data, and refuse what cannot be evaluated."""
         device = use_device()
         experiment: Experiment = configuration.build(config)
-        dataset = experiment.data()()
-        made = cls(config, experiment, without_test(dataset) if experiment.is_trial else dataset, device, out)
-        harness.check(made.dataset, made.evaluations)
+        made = cls(config, experiment, experiment.data(), device, out)
+        harness.check(made.outline, made.evaluations)
         return made
+
+    @cached_property
+    def _found(self) -> Outline:
+        return self.images.outline()
+
+    @cached_property
+    def outline(self) -> Outline:
+        """The data as far as its tables tell: whatever can be refused is refused by this, while nothing is decoded."""
+        return without_test(self._found) if self.experiment.is_trial else self._found
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data with its pixels, which are decoded when this is first asked for."""
+        whole = self.images.decoded(self._found)
+        return without_test(whole) if self.experiment.is_trial else whole
 
     @cached_property
     def evaluations(self) -> tuple[Evaluation, ...]:
@@ -143,7 +160,7 @@ class Examination:
     def encoder(self) -> Encoder:
         """Build the encoder from the seed: the same initial weights for every method and for the floor."""
         torch.manual_seed(derive(self.experiment.seed, "encoder"))
-        return self.experiment.encoder(self.dataset.size)
+        return self.experiment.encoder(self.images.size)
 
     def shared(self, encoder: Encoder, versions: Mapping[str, str]) -> dict[str, Any]:
         """Describe what the record of a run and those of its floors have in common, by code of these versions."""
@@ -160,17 +177,19 @@ class Examination:
         }
 
 
-def without_test(dataset: Dataset) -> Dataset:
-    """Return the data set for choices: a tenth of train is the test split, and nothing is trained on it."""
-    labels = dataset.train.labels
+def without_test(data: Data) -> Data:
+    """Return the data for choices: a tenth of train is the test split, and nothing is trained on it."""
+    labels = data.train.labels
     if labels is None:
-        raise ConfigError(f"{dataset.name} has no labels to choose by. Name their column: --set Images.label=...")
-    fit, held = holdout(labels, dataset.name)
-    train = Split(subset(dataset.train.images, fit), labels[fit])
-    return replace(
-        dataset,
-        fingerprint=fingerprint_without_test(dataset.fingerprint),
-        pretrain=train.images if dataset.pretrain is dataset.train.images else dataset.pretrain,
+        raise ConfigError(f"{data.name} has no labels to choose by. Name their column: --set Images.label=...")
+    fit, held = holdout(labels, data.name)
+    train = Split(subset(data.train.images, fit), labels[fit])
+    made = replace(
+        data,
+        pretrain=train.images if data.pretrain is data.train.images else data.pretrain,
         train=train,
-        test=Split(subset(dataset.train.images, held), labels[held]),
+        test=Split(subset(data.train.images, held), labels[held]),
     )
+    if isinstance(made, Dataset):
+        return replace(made, fingerprint=fingerprint_without_test(made.fingerprint))
+    return made

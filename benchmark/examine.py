@@ -14,7 +14,7 @@ from benchmark.config import Config
 from benchmark.errors import ConfigError
 from benchmark.evals import harness, layouts
 from benchmark.examination import Examination
-from benchmark.folders import make_folder
+from benchmark.folders import check_folders, make_folder
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
 from benchmark.report.identity import canonical, digest, references
@@ -77,12 +77,16 @@ def configure(subject: Subject, files: Sequence[str], settings: Sequence[str], *
 
 
 def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None = None) -> Record:
-    """Evaluate, record in the division `open`, print the row beside its floors, and return the record."""
+    """Evaluate, record in the division `open`, print the row beside its floors, and return the record.
+
+    What can be refused is refused before an image is decoded.
+    """
+    check_folders(out, publish)
     examination = Examination.open(config, out)
-    with progress.doing("building the encoder"):  # timm may fetch its weights
-        encoder = examination.encoder()
     if not examination.evaluations:
         raise ConfigError("experiment.evaluations is empty: name what to evaluate, for instance (@KNN, @Linear).")
+    with progress.doing("building the encoder"):  # timm may fetch its weights
+        encoder = examination.encoder()
     if subject.weights:
         layouts.load(encoder, str(subject.weights), subject.layout)
     folder = out / "evaluations"

@@ -13,17 +13,16 @@ from benchmark import describe, floors, progress
 from benchmark.checkout import changed
 from benchmark.conclude import conclude, public
 from benchmark.config import Config
-from benchmark.data.resident import Resident
 from benchmark.environment import warning_of_emulation
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, Stopped, by
 from benchmark.evals import harness
-from benchmark.folders import alone, make_folder
+from benchmark.folders import alone, check_folders, make_folder
 from benchmark.report import record as records
 from benchmark.report.record import Record, Tuning
 from benchmark.report.store import UNDONE, load
 from benchmark.report.tuning import Contest, contests, fingerprint_without_test
 from benchmark.session import Session
-from benchmark.teacher import teach
+from benchmark.teacher import foreign, teach
 
 
 def dry_run(config: Config, out: Path) -> str:
@@ -32,13 +31,13 @@ def dry_run(config: Config, out: Path) -> str:
     For a budget in device seconds the step is calibrated, and the result kept in `out` for the run.
     """
     session = Session.open(config, out)
-    flops, steps = session.price.flops, session.steps
+    session.check()
+    foreign(session)
+    flops, steps = session.flops, session.steps
     with torch.device("meta"):
         method, _ = session.method()
     data, batch = session.dataset, session.stage.batch_size
     images = steps * batch
-    Resident(data.pretrain, batch, 0, "cpu")
-    session.stage.optimiser()
     facts = {
         "data": f"{data.name}, {len(data.pretrain):,} images to pretrain on, {len(data.train.images):,} train, "
         f"{len(data.test.images):,} test, {data.size} px, {len(data.classes)} classes, "
@@ -64,7 +63,7 @@ def _teacher_stage(session: Session) -> str:
         return f"weights of {session.experiment.teacher_weights}"
     if session.teacher is None:
         return ""
-    flops, steps = session.teacher.price.flops, session.teacher.steps
+    flops, steps = session.teacher.flops, session.teacher.steps
     return f"{session.teacher.stage.name}, {steps:,} steps first, {steps * flops / 1e12:.3f} TFLOPs of the budget"
 
 
@@ -97,7 +96,10 @@ def run(
     """
     if resume and fresh:
         raise ConfigError("--resume continues a run and --fresh starts it over; give one of them.")
+    check_folders(out, publish)
     session = Session.open(config, out)
+    session.check()
+    teacher = foreign(session)
     division, tuning = _entered(session, trials)
     folder, made_by = session.folder, session.made_by
 
@@ -115,7 +117,7 @@ def run(
 
     if record := repeated():
         return record
-    flops, steps = session.price.flops, session.steps
+    flops, steps = session.flops, session.steps
     training = session.training(checkpoint_seconds)  # before anything is written, as it refuses what cannot be built
     if publish:
         make_folder(publish)
@@ -131,7 +133,7 @@ def run(
             print(f"warning: {warning}", file=sys.stderr)
         (folder / "config.gin").write_text(config.text)
         below = floors.measure(session)  # first, since what fails here fails after hours of training too
-        teacher = teach(session, resume=resume, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
+        teacher = teacher or teach(session, resume=resume, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
         if teacher:
             training = session.training(checkpoint_seconds, teacher.encoder)
         encoder, budget = training.method.encoder, session.whole_budget

@@ -1,5 +1,6 @@
 """Folders to write to: made, and kept from other processes, on this machine or on another of the same file system."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,22 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise ConfigError(
-            f"{folder} cannot be made a folder: {problem}. Give another place by --out, --publish or --to."
-        ) from problem
+        raise _refusal(folder, str(problem)) from problem
+
+
+def check_folders(*folders: Path | None) -> None:
+    """Refuse folders that could not be made or written to, and make none yet."""
+    for folder in filter(None, folders):
+        absolute = folder.absolute()
+        nearest = next(place for place in (absolute, *absolute.parents) if place.exists())
+        if not nearest.is_dir():
+            raise _refusal(folder, f"{nearest} is a file")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise _refusal(folder, f"{nearest} may not be written to")
+
+
+def _refusal(folder: Path, reason: str) -> ConfigError:
+    return ConfigError(f"{folder} cannot be made a folder: {reason}. Give another place by --out, --publish or --to.")
 
 
 def lock(path: Path) -> FileLock:

@@ -18,7 +18,6 @@ import torch
 
 from benchmark import config as configuration
 from benchmark.config import Config
-from benchmark.data.sources import Dataset, Split
 from benchmark.errors import ConfigError
 from benchmark.examination import Experiment
 from benchmark.examine import Subject, configure
@@ -197,11 +196,8 @@ def _build(files: tuple[str, ...], settings: tuple[str, ...]) -> None:
     experiment: Experiment = configuration.build(config)
     if experiment.pretraining is None or "\nTimm.pretrained = True\n" in config.text:
         return
-    none = torch.empty(0)
-    zero = (0.0, 0.0, 0.0)
-    data = Dataset("", "", (), experiment.data().size, none, Split(none, None), Split(none, None), zero, zero)
     with torch.device("meta"):
-        student = Session(config, experiment, data, torch.device("meta"), Path())
+        student = Session(config, experiment, experiment.data(), torch.device("meta"), Path())
         for stage in filter(None, (student.teacher, student)):
             stage.method()
 

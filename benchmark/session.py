@@ -52,7 +52,7 @@ class Session(Examination):
     def key(self) -> str:
         """What tells this stage from every other but those of other seeds."""
         taught = self.experiment.teacher_weights
-        return self.config.key(self.dataset.fingerprint, *([] if taught is None else [_digest_of(taught)]))
+        return self.config.key(self.dataset.fingerprint, *([] if taught is None else [digest_of(taught)]))
 
     @cached_property
     def recipe(self) -> str:
@@ -105,7 +105,7 @@ class Session(Examination):
             budget_share=1.0,
             evaluations=(),
         )
-        return TeacherSession(self.config, own, self.dataset, self.device, self.out, root.seed)
+        return TeacherSession(self.config, own, self.images, self.device, self.out, self)
 
     @property
     def whole_budget(self) -> Budget:
@@ -127,11 +127,28 @@ class Session(Examination):
             return whole
         return whole.without(self.teacher.steps, self.teacher.price)
 
+    def check(self) -> None:
+        """Refuse what can be refused before an image is decoded: data, method, recipe, and what the budget buys."""
+        if self.teacher is not None:
+            self.teacher.check()
+        with torch.device("meta"):
+            self.method()
+        self.stage.optimiser()
+        batches(self.outline.pretrain, self.stage.batch_size, self.experiment.seed, "cpu")
+        if self.whole_budget.kind == "device_seconds":  # to calibrate a step takes images
+            self.flops  # noqa: B018
+        else:
+            self.steps  # noqa: B018
+
+    @cached_property
+    def flops(self) -> int:
+        """The FLOPs of a step, counted."""
+        return count_step(lambda: self.method()[0], self.stage.batch_size, self.images.size)
+
     @cached_property
     def price(self) -> Price:
         """What a step costs: its FLOPs counted and, for a budget in seconds, its seconds calibrated on this device."""
-        batch = self.stage.batch_size
-        flops = count_step(lambda: self.method()[0], batch, self.dataset.size)
+        batch, flops = self.stage.batch_size, self.flops
         if self.whole_budget.kind != "device_seconds":
             return Price(batch, flops)
         machine = environment(self.device, self.precision)
@@ -163,7 +180,7 @@ class Session(Examination):
                 f"experiment.teacher_weights give {'one' if given else 'none'}. {remedy}"
             )
         encoder = self.encoder()
-        teachers = [teacher or self.experiment.encoder(self.dataset.size)] if given else []
+        teachers = [teacher or self.experiment.encoder(self.images.size)] if given else []
         torch.manual_seed(derive(self.experiment.seed, "method"))
         method = self.stage.method(encoder, *teachers)
         return method, self.stage.recipe(self.experiment.limits(), method)
@@ -247,14 +264,19 @@ class Session(Examination):
 class TeacherSession(Session):
     """The stage of a teacher; its folder is named by all that its weights depend on, so that experiments share it."""
 
-    students_seed: int
+    student: Session
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data of both stages, which are decoded once."""
+        return self.student.dataset
 
     @cached_property
     def key(self) -> str:
         """What its weights depend on, but for the seed."""
         return digest(
             self.config.canonical.part(TEACHERS),
-            (self.whole_budget, self.students_seed, self.dataset.fingerprint),
+            (self.whole_budget, self.student.experiment.seed, self.dataset.fingerprint),
             (self.all_versions, self.made_by),
             (torch.__version__, torch.get_num_threads(), str(self.device)),
         )
@@ -266,7 +288,7 @@ class TeacherSession(Session):
     @cached_property
     def folder(self) -> Path:
         """Where the teacher is kept."""
-        return self.out / "teachers" / _name(self.stage, self.dataset, self.students_seed, self.key)
+        return self.out / "teachers" / _name(self.stage, self.dataset, self.student.experiment.seed, self.key)
 
 
 def _hash(*names: object) -> str:
@@ -278,7 +300,8 @@ def _name(stage: Pretraining, dataset: Dataset, seed: int, key: str) -> str:
     return "-".join(re.sub(r"[^a-z0-9_]+", "_", part.lower()) for part in parts)
 
 
-def _digest_of(file: str) -> str:
+def digest_of(file: str) -> str:
+    """Return the SHA-256 of a teacher's weights."""
     try:
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()
     except OSError as problem:

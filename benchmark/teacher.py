@@ -3,7 +3,6 @@
 import hashlib
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -14,7 +13,7 @@ from benchmark.folders import alone
 from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
-from benchmark.session import Session
+from benchmark.session import Session, digest_of
 from benchmark.training.budget import Ledger
 
 
@@ -29,12 +28,10 @@ class Teacher:
 
 
 def teach(session: Session, *, resume: bool, fresh: bool, checkpoint_seconds: float) -> Teacher | None:
-    """Pretrain the teacher of a session, or load it; None where its method needs none.
+    """Pretrain the teacher of a session; None where none is trained.
 
     A teacher that is finished is used again, which saves its time but not its charge.
     """
-    if session.experiment.teacher_weights is not None:
-        return _loaded(session, session.experiment.teacher_weights)
     stage = session.teacher
     if stage is None:
         return None
@@ -64,8 +61,12 @@ def _taught(session: Session, stage: Session, *, resume: bool, fresh: bool, chec
     return Teacher(training.method.encoder, training.method, training.ledger, facts)
 
 
-def _loaded(session: Session, file: str) -> Teacher:
-    """Read weights from elsewhere into an encoder of the experiment's architecture."""
+def foreign(session: Session) -> Teacher | None:
+    """Read the teacher's weights from elsewhere into an encoder of the experiment's; None where none are given."""
+    file = session.experiment.teacher_weights
+    if file is None:
+        return None
+    digest = digest_of(file)
     encoder = session.encoder().to(session.device)
     try:
         encoder.net.load_state_dict(load_file(file))
@@ -74,5 +75,4 @@ def _loaded(session: Session, file: str) -> Teacher:
             f"experiment.teacher_weights = {file!r} are not the weights of {encoder.name}: {problem} "
             f"Give the encoder.safetensors of a run with this encoder and image size."
         ) from problem
-    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return Teacher(encoder, None, Ledger(), {"key": None, "share": 0.0, "digest": digest})

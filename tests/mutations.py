@@ -973,7 +973,7 @@ MUTATIONS = (
         "teacher",
         "foreign weights not in the key",
         "benchmark/session.py",
-        'self.dataset.fingerprint + ("" if taught is None else _digest_of(taught))',
+        'self.dataset.fingerprint + ("" if taught is None else digest_of(taught))',
         "self.dataset.fingerprint",
     ),
     Mutation(

@@ -57,7 +57,7 @@ def split(n: int, seed: int) -> Split:
 def dataset() -> Dataset:
     train, test = split(160, 0), split(80, 1)
     classes = ("a", "b", "c", "d")
-    return Dataset("toy", "0" * 64, classes, 8, train.images, train, test, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
+    return Dataset("toy", classes, 8, train.images, train, test, "0" * 64, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
 
 
 @pytest.fixture

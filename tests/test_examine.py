@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
 from torch import Tensor
 
+from benchmark.data import sources
 from benchmark.evaluate import main
 from benchmark.nets import timm_net
 from benchmark.report import record as records
@@ -174,14 +175,20 @@ def test_features_are_kept(run: Path, out: Path) -> None:
         (["--run", "tests"], "is not the folder of a finished run"),
         (["--weights", "none.pth", "--gin", "gin/protocol/digits_vit_micro.gin"], "none.pth"),
         (["--weights", "README.md", "--layout", "mea", "--gin", "gin/protocol/digits_vit_micro.gin"], "mea"),
+        (["--weights", "README.md", "--layout", "mae", "--gin", "gin/protocol/digits_vit_micro.gin"], "torch.save"),
         (["--gin", "gin/simclr.gin"], "does not use SimCLR"),
         (["--gin", "gin/protocol/digits_vit_micro.gin", "--set", "experiment.evaluations=()"], "name what to evaluate"),
     ],
 )
 def test_misuse_is_answered(
-    arguments: list[str], answer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    answer: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Oracle: exit code 2, the sentence that helps, no traceback, nothing written."""
+    """Oracle: exit code 2, the sentence that helps, no traceback, nothing written, a decoder that nobody calls."""
+    monkeypatch.setattr(sources, "_decode", None)
     assert main([*arguments, "--out", str(tmp_path / "runs")]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("error: ")

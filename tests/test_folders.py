@@ -14,7 +14,7 @@ from tiny import command
 from benchmark import floors
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
-from benchmark.folders import alone, lock, make_folder
+from benchmark.folders import alone, check_folders, lock, make_folder
 from benchmark.run import main
 from benchmark.training import calibration
 from benchmark.training.calibration import Calibration
@@ -137,3 +137,15 @@ def test_what_runs_share_is_made_by_one(tmp_path: Path, monkeypatch: pytest.Monk
     assert names[:2] == [".moco_v3", ".mimco"]
     assert len(set(kept[2:])) == 2
     assert not any(map(is_kept, kept))
+
+
+def test_folders_are_refused_before_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: a file in the way, a parent that the system would not let us write to, and nothing made by asking."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file is a file\. Give another place"):
+        check_folders(tmp_path / "new", tmp_path / "file" / "runs")
+    check_folders(tmp_path / "new" / "runs", None)
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr("os.access", lambda place, mode: False)
+    with pytest.raises(ConfigError, match="may not be written to"):
+        check_folders(tmp_path / "new")

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from tiny import command
 
 from benchmark import examination
+from benchmark.data import sources
 from benchmark.evals.knn import KNN
 from benchmark.export import main as export
 from benchmark.report import record as records
@@ -119,9 +120,11 @@ MISUSES = {
 
 @pytest.mark.parametrize("case", MISUSES)
 def test_misuse_is_answered_before_anything_is_built(
-    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Oracle: the exit code, the sentence that helps, no traceback, and a folder for runs that does not exist."""
+    """Oracle: the exit code, the sentence that helps, no traceback, a folder for runs that does not exist, and a
+    decoder that nobody calls."""
+    monkeypatch.setattr(sources, "_decode", None)
     more, code, answer = MISUSES[case]
     assert main(command(tmp_path / "runs", 2, *more)) == code
     printed = capsys.readouterr().err

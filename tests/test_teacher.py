@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
 
 from benchmark import config
+from benchmark.data import sources
 from benchmark.report import record as records
 from benchmark.report.record import Record
 from benchmark.run import main
@@ -179,8 +180,14 @@ def test_weights_from_elsewhere_flag_the_row(out: Path, whole: Record, tmp_path:
     assert again["config"]["key"] != record["config"]["key"], "other weights are another experiment"
 
 
-def test_unusable_weights_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: exit code 2 and a message that names file and remedy: missing, no weights, of another network."""
+def test_unusable_weights_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: exit code 2 and a message that names file and remedy: missing, no weights, of another network.
+
+    The decoder is not called.
+    """
+    monkeypatch.setattr(sources, "_decode", None)
     (tmp_path / "text").write_text("no weights")
     save_file({"some.weight": torch.zeros(2)}, tmp_path / "foreign")
     for name, reason in (("none", "cannot be read"), ("text", "are not the weights of"), ("foreign", "Missing key")):

@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -51,21 +51,29 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A loaded data set. `mean` and `std` are those of the train pixels, in [0, 1], rounded to 6 decimals.
+class Outline:
+    """What the tables of a data set say before an image is decoded: how many images, and which labels.
 
     `pretrain` are the images without labels to pretrain on, uint8 `(n, 3, size, size)`; usually `train.images` itself.
-    `fingerprint` is the SHA-256 of all pixels, labels, class names and the size, independent of origin and name.
     `classes` is empty without labels; `test` has no images where the specification names no test split.
     """
 
     name: str
-    fingerprint: str
     classes: tuple[str, ...]
     size: int
     pretrain: Pixels
     train: Split
     test: Split
+
+
+@dataclass(frozen=True)
+class Dataset(Outline):
+    """A loaded data set. `mean` and `std` are those of the train pixels, in [0, 1], rounded to 6 decimals.
+
+    `fingerprint` is the SHA-256 of all pixels, labels, class names and the size, independent of origin and name.
+    """
+
+    fingerprint: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -73,7 +81,7 @@ class Dataset:
 @gin.register
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """A specification of a data set; calling it loads the data set.
+    """A specification of a data set; calling it loads the data set: first its `outline`, then the pixels (`decoded`).
 
     `source` is one of
     - `sklearn:digits`: the 1,797 digits that scikit-learn ships, with a fixed test split of a fifth of each class;
@@ -114,9 +122,13 @@ class Images:
             )
 
     def __call__(self) -> Dataset:
-        """Load all splits.
+        """Load all splits."""
+        return self.decoded(self.outline())
 
-        Raises MissingError if the source, a split's rows or an image is missing or unreadable, and ConfigError if the
+    def outline(self) -> Outline:
+        """Read the tables of all splits; images are decoded whenever they are asked for.
+
+        Raises MissingError if the source or a split's rows are missing or unreadable, and ConfigError if the
         specification names a split, column or label that the source does not have.
         """
         with progress.doing(f"reading {self.name}"):
@@ -137,10 +149,21 @@ class Images:
         pretrain = images
         if self.pretrain not in (None, self.train):
             pretrain = self._pixels(tables[self.pretrain], self.pretrain)
+        return Outline(self.name, classes, self.size, pretrain, train, test)
 
-        fingerprint, counts = _fingerprint(self.size, classes, pretrain, train, test)
+    def decoded(self, outline: Outline) -> Dataset:
+        """Decode the images, unless they are `streamed`. Raises MissingError for one that cannot be read."""
+
+        def pixels(images: Pixels) -> Pixels:
+            return images if self.streamed else images[:]
+
+        train = replace(outline.train, images=pixels(outline.train.images))
+        test = replace(outline.test, images=pixels(outline.test.images))
+        is_train = outline.pretrain is outline.train.images
+        pretrain = train.images if is_train else pixels(outline.pretrain)
+        fingerprint, counts = _fingerprint(self.size, outline.classes, pretrain, train, test)
         mean, std = _mean_and_std(counts)
-        return Dataset(self.name, fingerprint, classes, self.size, pretrain, train, test, mean, std)
+        return Dataset(outline.name, outline.classes, self.size, pretrain, train, test, fingerprint, mean, std)
 
     def _tables(self) -> dict[str, "datasets.Dataset"]:
         """Return the rows of the splits that are asked for, by name."""
@@ -182,7 +205,7 @@ class Images:
         return tables
 
     def _pixels(self, table: "datasets.Dataset", split: str) -> Pixels:
-        """Return the images of a split in its order, uint8 `(n, 3, size, size)`: decoded, or to be."""
+        """Return the images of a split in its order, uint8 `(n, 3, size, size)`, to be decoded."""
         import datasets
 
         columns = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
@@ -211,8 +234,7 @@ class Images:
                         "Restore it from the original or remove it from the source; no image is skipped or replaced."
                     ) from error
 
-        images = Streamed(len(rows), self.size, read)
-        return images if self.streamed else images[:]
+        return Streamed(len(rows), self.size, read)
 
     def _class_names(self, table: "datasets.Dataset", split: str) -> tuple[list[str] | None, tuple[str, ...]]:
         """Return the class name of each row (None without labels) and all class names in the order of their index."""

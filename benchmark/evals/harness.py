@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmark import progress
 from benchmark.data.pixels import Pixels
-from benchmark.data.sources import Dataset
+from benchmark.data.sources import Dataset, Outline
 from benchmark.data.streaming import ahead
 from benchmark.data.subsets import holdout
 from benchmark.digest import digest
@@ -120,8 +120,8 @@ def evaluate_pixels(dataset: Dataset, evaluations: Sequence[Evaluation], *, limi
     return _evaluate(features, dataset, evaluations, limits)
 
 
-def check(dataset: Dataset, evaluations: Sequence[Evaluation]) -> None:
-    """Refuse evaluations that the data set cannot serve or that share a name, before anything is trained."""
+def check(dataset: Outline, evaluations: Sequence[Evaluation]) -> None:
+    """Refuse evaluations that the data set cannot serve or that share a name, before anything is decoded."""
     names = [evaluation.name for evaluation in evaluations]
     if len(set(names)) < len(names):
         raise ConfigError(f"experiment.evaluations has {', '.join(names)}: each evaluation may stand there once.")

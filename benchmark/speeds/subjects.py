@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmark import config as configuration
 from benchmark.config import Config
-from benchmark.data.sources import Dataset, Split
+from benchmark.data.sources import Images, Outline, Split
 from benchmark.environment import use_device
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.examination import Experiment
@@ -85,6 +85,18 @@ def as_shipped(peer: Peer) -> Callable[[], float]:
     return turn
 
 
+@dataclass(frozen=True, kw_only=True)
+class Noise(Images):
+    """`n` random images, which need no source."""
+
+    n: int
+
+    def outline(self) -> Outline:
+        shape = (self.n, 3, self.size, self.size)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        return Outline(self.name, (), self.size, pixels, Split(pixels, None), Split(pixels[:0], None))
+
+
 def race(file: Path) -> tuple[Race, Session]:
     """Read a race, and open our side of it. Executes what the file imports."""
     loaded = configuration.load([str(file)], allow_imports=True, root="race")
@@ -97,14 +109,9 @@ def session(config: Config, experiment: Experiment) -> Session:
     if experiment.pretraining is None:
         raise ConfigError("experiment.pretraining is None: there is nothing to time. Give the file of a method.")
     data, batch = experiment.data(), experiment.pretraining().batch_size
-    shape = (BATCHES * batch, 3, data.size, data.size)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    half = (0.5, 0.5, 0.5)
-    dataset = Dataset(
-        data.name, "random", (), data.size, pixels, Split(pixels, None), Split(pixels[:0], None), half, half
-    )
+    images = Noise(name=data.name, source="random", size=data.size, n=BATCHES * batch)
     endless = Budget(kind="samples", amount=STEPS * batch)
-    return Session(config, replace(experiment, budget=lambda: endless), dataset, use_device(), Path())
+    return Session(config, replace(experiment, budget=lambda: endless), images, use_device(), Path())
 
 
 def shipped_trainings(protocol: str) -> dict[str, Training]:
