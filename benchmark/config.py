@@ -53,6 +53,11 @@ COMMANDS: Mapping[str, str] = types.MappingProxyType(
 )
 """What takes the files of another root than `experiment`."""
 
+ROOTS: Mapping[str, str] = types.MappingProxyType(
+    {"experiment": "benchmark.examination", "suite": "benchmark.plan", "race": "benchmark.speeds.subjects"}
+)
+"""The module that registers a root."""
+
 _OUR_PACKAGES = ("benchmark", "baselines")
 _LITERALS = (bool, int, float, str, type(None))
 _Key = tuple[str, str, str]  # scope, complete selector, parameter; of a macro: "", "", name
@@ -94,8 +99,9 @@ def load(
     """Read gin files, then settings such as `Budget.kind=flops`; what comes later wins.
 
     `stored` is the canonical text of an earlier configuration, which comes first and of which parts may be idle.
-    Executes the imports of the files, those of foreign packages only with `allow_imports`. The module that registers
-    the root must have been imported. Leaves the configuration that gin holds alone.
+    Executes the imports of the files, those of foreign packages only with `allow_imports`, and imports the module that
+    registers the root: both take seconds, and come after all that the texts alone show to be wrong. Leaves the
+    configuration that gin holds alone.
     Raises ConfigError, with file and line, for whatever would not take effect as written.
     """
     trees = read_given(files)
@@ -111,7 +117,7 @@ def load(
             shipped += read(shipped_folder().resolve() / path)
             notes.append(f"No file binds {name}: using gin/{path}")
     statements = [*shipped, *given]
-    _import(statements, allow_imports)
+    _import(root, statements, allow_imports)
     winners = _merge([*statements, *changes])
     effective = set(winners.values())
     for file, tree in zip(files, trees, strict=True):
@@ -123,7 +129,7 @@ def load(
 def loads(text: str, root: str = "experiment", *, allow_imports: bool = False) -> Config:
     """Read a stored canonical text again. Raises ConfigError where it does not fit the code any more."""
     statements = list(parse(text, Source("stored configuration")))
-    _import(statements, allow_imports)
+    _import(root, statements, allow_imports)
     return _resolve(_merge(statements), statements, root, [])
 
 
@@ -151,19 +157,24 @@ def _require_root(root: str, file: str, tree: Sequence[Statement]) -> None:
         raise ConfigError(f"{file} is no {root}: it binds nothing of {root}.")
 
 
-def _import(statements: Iterable[Statement], allow_imports: bool) -> None:
-    for statement in statements:
-        if not isinstance(statement, Import):
-            continue
+def _import(root: str, statements: Iterable[Statement], allow_imports: bool) -> None:
+    """Import what registers the root, and what the files import; nothing at all if a foreign package may not be."""
+    imports = [statement for statement in statements if isinstance(statement, Import)]
+    for statement in imports:
         path = statement.line.source.path
-        if statement.module.split(".")[0] not in _OUR_PACKAGES:
-            if not allow_imports:
-                raise statement.line.error(
-                    f"a gin file executes the modules that it imports, and {statement.module} is not part of this "
-                    "project. If you trust it, add --allow-imports."
-                )
-            if path and str(path.parent) not in sys.path:
-                sys.path.append(str(path.parent))
+        if statement.module.split(".")[0] in _OUR_PACKAGES:
+            continue
+        if not allow_imports:
+            raise statement.line.error(
+                f"a gin file executes the modules that it imports, and {statement.module} is not part of this "
+                "project. If you trust it, add --allow-imports."
+            )
+        if path and str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))
+    if root in ROOTS:
+        importlib.import_module(ROOTS[root])
+    for statement in imports:
+        path = statement.line.source.path
         try:
             importlib.import_module(statement.module)
         except ImportError as error:

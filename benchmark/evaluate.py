@@ -55,15 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(given: argparse.Namespace) -> int:
-    """Do what the arguments ask for; libraries are imported here, so that --help and a wrong command answer at once."""
-    with progress.doing("loading libraries"):
-        from benchmark import examine
+    """Do what the arguments ask for; torch and all is imported after the files were read, so that refusals are quick."""
+    from benchmark.subject import Subject, configure
 
     if given.run:
-        subject = examine.Subject.of_run(given.run, given.name)
+        subject = Subject.of_run(given.run, given.name)
     else:
-        subject = examine.Subject(given.name, given.weights, given.layout or "timm")
-    config = examine.configure(subject, given.gin, given.set, allow_imports=given.allow_imports)
+        subject = Subject(given.name, given.weights, given.layout or "timm")
+    with progress.doing("reading the configuration"):
+        config = configure(subject, given.gin, given.set, allow_imports=given.allow_imports)
+        from benchmark import examine
     for note in config.notes:
         print(f"note: {note}")
     examine.examine(config, subject, out=given.out, publish=given.publish)

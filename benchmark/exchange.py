@@ -14,12 +14,12 @@ from benchmark.conclude import SMOKE
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import layouts
 from benchmark.examination import Examination
-from benchmark.examine import Subject, configure
 from benchmark.folders import make_folder
 from benchmark.nets.encoders import Encoder, Recipe
 from benchmark.report.identity import without_paths
 from benchmark.report.record import Record
 from benchmark.report.tables import row
+from benchmark.subject import Subject, configure
 
 CARD = """\
 ---

@@ -24,7 +24,6 @@ from benchmark.evals.features import Bank
 from benchmark.evals.knn import KNN
 from benchmark.evals.linear import fit
 from benchmark.evals.neighbours import nearest
-from benchmark.examine import Subject
 from benchmark.folders import make_folder
 from benchmark.method import Draws, Method
 from benchmark.nets.attention import set_fused
@@ -33,6 +32,7 @@ from benchmark.projection import components, planar, purity, silhouette, stronge
 from benchmark.report.record import Record
 from benchmark.session import Session
 from benchmark.sheet import Scatter, Sheet, Tile
+from benchmark.subject import Subject
 from benchmark.views.colour import normalise
 
 FEWEST = 5  # test images of which features say anything

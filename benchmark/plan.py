@@ -20,11 +20,11 @@ from benchmark import config as configuration
 from benchmark.config import Config
 from benchmark.errors import ConfigError
 from benchmark.examination import Experiment
-from benchmark.examine import Subject, configure
 from benchmark.report.identity import SEED, canonical, digest
 from benchmark.report.record import Record
 from benchmark.report.tuning import FACTORS, SHARE, contests, factor
 from benchmark.session import Session
+from benchmark.subject import Subject, configure
 
 TRIAL_SEED = 1000  # of all trials; the runs that follow have fresh seeds
 Value = int | float | str | bool | None | tuple[int | float, ...]

@@ -85,9 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    """Do what the arguments ask for; libraries are imported here, so that --help and a wrong command answer at once."""
-    with progress.doing("loading libraries"):
-        from benchmark import config, experiment
+    """Do what the arguments ask for; torch and all is imported after the files were read, so that refusals are quick."""
+    from benchmark import config
 
     if given.reproduce:
         from benchmark.reproduce import reproduce
@@ -98,7 +97,9 @@ def _run(given: argparse.Namespace) -> int:
             raise Stopped("Stopped by a signal. --reproduce begins anew: give the same command again.") from None
         return 0
     settings = [*given.set, *given.vary, *([] if given.seed is None else [f"experiment.seed = {given.seed}"])]
-    loaded = config.load(given.gin, settings, allow_imports=given.allow_imports)
+    with progress.doing("reading the configuration"):
+        loaded = config.load(given.gin, settings, allow_imports=given.allow_imports)
+        from benchmark import experiment
     for note in loaded.notes:
         print(f"note: {note}")
     if given.dry_run:

@@ -44,12 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = command.parse_args(arguments)
     if given.time_limit is not None and not given.time_limit >= 0:
         command.error(f"--time-limit {given.time_limit:g}: give the seconds after which to stop, 0 or more")
-    from benchmark import board, config
+    from benchmark import config
+
+    loaded = config.load([given.gin], root="suite", defaults={})
+    from benchmark import board  # torch and all takes seconds, which a refusal of the file need not
     from benchmark.checkout import changed
     from benchmark.plan import Suite
     from benchmark.report.tables import render
 
-    suite: Suite = config.build(config.load([given.gin], root="suite", defaults={}))
+    suite: Suite = config.build(loaded)
     if given.seeds:
         suite = suite.of_seeds(given.seeds)
     whole = board.Board(Path(given.gin).stem, [], given.out, given.results)

@@ -13,11 +13,11 @@ from tiny import SMALL, command
 
 from benchmark import config
 from benchmark.examination import Examination
-from benchmark.examine import Subject, configure
 from benchmark.export import main
 from benchmark.nets.encoders import Encoder
 from benchmark.report.tables import row
 from benchmark.run import main as pretrain
+from benchmark.subject import Subject, configure
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import statistics
@@ -132,6 +133,29 @@ def test_misuse_is_answered_before_anything_is_built(
     assert answer in printed
     assert "Traceback" not in printed
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_the_files_show_is_refused_at_once(tmp_path: Path) -> None:
+    """Oracle: the processor's clock: 2 s are not enough to import torch, timm and the rest; and what was refused.
+
+    The last file stands for all that a command refuses by the text of its files.
+    """
+    foreign = tmp_path / "foreign.gin"
+    foreign.write_text("import baselines.simclr\nimport my_method\nPretraining.method = @Mine\n")
+    cases = {
+        "run --help": "usage",
+        "evaluate --weights none.pth --gin gin/protocol/digits.gin": "none.pth: there is no such file",
+        "suite --gin gin/suites/digit.gin": "Did you mean gin/suites/digits.gin?",
+        f"run --gin {foreign}": "foreign.gin:2: a gin file executes the modules that it imports, and my_method",
+    }
+    for command_line, answer in cases.items():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ended = subprocess.run(
+            [sys.executable, "-m", *f"benchmark.{command_line}".split()], capture_output=True, text=True
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert answer in ended.stdout + ended.stderr
+        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2, command_line
 
 
 def test_restoring_patches_needs_a_transformer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

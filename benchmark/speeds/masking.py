@@ -8,12 +8,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark import config as configuration
 from benchmark.examination import Experiment
-from benchmark.examine import NO_PRETRAINING
 from benchmark.nets.attention import choose_attention, set_fused
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.masking import visible_tokens
 from benchmark.speeds.measurement import Measurement, cell
 from benchmark.speeds.rounds import interleave
+from benchmark.subject import NO_PRETRAINING
 
 PROTOCOL = "gin/protocol/cifar10_vit_tiny.gin"
 SIZE = 32  # px
