@@ -24,6 +24,7 @@ import gin
 from benchmark import registry
 from benchmark.annotations import Location as Location
 from benchmark.annotations import MismatchError, Reference, conform, decided, describe, is_location
+from benchmark.blame import located
 from benchmark.errors import BenchmarkError, ConfigError, unwrapped
 from benchmark.report.identity import DEFAULTS as DEFAULT_SECTION
 from benchmark.report.identity import PLACES, Canonical, canonical, digest
@@ -177,9 +178,14 @@ def _import(root: str, statements: Iterable[Statement], allow_imports: bool) -> 
         path = statement.line.source.path
         try:
             importlib.import_module(statement.module)
-        except ImportError as error:
+        except BenchmarkError:
+            raise
+        except Exception as error:
+            found = located(error)
+            if found is None and not isinstance(error, ImportError):
+                raise
             where = "" if path else " Put its folder on PYTHONPATH."
-            raise statement.line.error(f"cannot import {statement.module}: {error}.{where}") from error
+            raise statement.line.error(f"cannot import {statement.module}: {found or error}.{where}") from error
 
 
 def _merge(statements: Iterable[Statement]) -> dict[_Key, Binding]:

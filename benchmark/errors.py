@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -16,11 +17,17 @@ from typing import Any
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # Ctrl-C, and what schedulers send
 
+TRACEBACK = "SSL_BENCHMARK_TRACEBACK"  # set to anything, it has commands print the traceback of a refusal
+
 
 class BenchmarkError(Exception):
     """The command failed for a reason that its message explains."""
 
     exit_code = 1
+
+
+class MethodError(BenchmarkError):
+    """Code of a method, or of what else a user brings, raised an error, which is its cause."""
 
 
 class ConfigError(BenchmarkError):
@@ -65,7 +72,10 @@ def reported(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
             print(stop, file=sys.stderr)
             return stop.exit_code
         except BenchmarkError as problem:
-            print(f"error: {unwrapped(problem)}", file=sys.stderr)
+            if os.environ.get(TRACEBACK):
+                traceback.print_exception(problem)
+            else:
+                print(f"error: {unwrapped(problem)}", file=sys.stderr)
             return problem.exit_code
         except KeyboardInterrupt as stop:
             print(f"Stopped{by(stop)} before the end. Give the same command again.", file=sys.stderr)
@@ -103,9 +113,9 @@ def by(stop: KeyboardInterrupt) -> str:
     return f" by {stop}" if stop.args else ""
 
 
-def unwrapped(error: BenchmarkError) -> BaseException:
+def unwrapped(error: BaseException) -> BaseException:
     """Return the error that was raised: gin hands on proxies that append its chain of calls to the message."""
-    original: BaseException = error
+    original = error
     while not original.args and original.__context__:
         original = original.__context__
     return original

@@ -14,7 +14,7 @@ from benchmark.checkout import changed
 from benchmark.conclude import conclude, public
 from benchmark.config import Config
 from benchmark.environment import warning_of_emulation
-from benchmark.errors import BenchmarkError, ConfigError, Interrupted, Stopped, by
+from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MethodError, Stopped, by
 from benchmark.evals import harness
 from benchmark.folders import alone, check_folders, make_folder
 from benchmark.report import record as records
@@ -171,13 +171,11 @@ def run(
                     folder=folder / "evaluations",
                 )
             seconds = time.perf_counter() - begin
-        except BenchmarkError:  # stopped on request, or refused
-            raise
-        except Exception:
-            if publish:
-                _publish_failure(
-                    session.shared(encoder, session.all_versions) | planned | {"cost": spent(0.0)}, publish
-                )
+        except Exception as problem:
+            is_answer = isinstance(problem, BenchmarkError) and not isinstance(problem, MethodError)
+            if publish and not is_answer:  # neither stopped on request nor refused
+                shared = session.shared(encoder, session.all_versions)
+                _publish_failure(shared | planned | {"cost": spent(0.0)}, publish)
             raise
         weights = session.export(encoder)
         cost = spent(seconds)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from benchmark import checkpoint, sheet
 from benchmark import config as configuration
+from benchmark.blame import blamed
 from benchmark.data.subsets import hashed_order
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness, layouts
@@ -299,7 +300,9 @@ def pictures(scene: Scene) -> dict[str, Sheet | Scatter]:
     data = scene.session.dataset
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
     figures: dict[str, dict[str, list[Tile]]] = {}
-    for name, made in method.pictures([view] * method.n_views, Draws(0, 0, len(view), view.device)).items():
+    with blamed(f"{type(method).__name__} makes no pictures", type(method)):
+        shown = method.pictures([view] * method.n_views, Draws(0, 0, len(view), view.device))
+    for name, made in shown.items():
         figure, _, row = name.partition("/")
         figures.setdefault(figure, {})[row] = tiles(made.cpu() * std + mean)
     return {

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmark import describe
+from benchmark.blame import blamed
 from benchmark.data.sources import Dataset
 from benchmark.data.streaming import batches
 from benchmark.environment import environment
@@ -132,7 +133,10 @@ class Session(Examination):
         if self.teacher is not None:
             self.teacher.check()
         with torch.device("meta"):
-            self.method()
+            method, _ = self.method()
+        with blamed(f"{self.stage.name} cannot be trained", type(method)):
+            method.param_groups()
+            method.projection_head()
         self.stage.optimiser()
         batches(self.outline.pretrain, self.stage.batch_size, self.experiment.seed, "cpu")
         if self.whole_budget.kind == "device_seconds":  # to calibrate a step takes images
@@ -179,11 +183,14 @@ class Session(Examination):
                 f"{self.stage.name} learns from {need} teacher, but experiment.teacher and "
                 f"experiment.teacher_weights give {'one' if given else 'none'}. {remedy}"
             )
-        encoder = self.encoder()
-        teachers = [teacher or self.experiment.encoder(self.images.size)] if given else []
-        torch.manual_seed(derive(self.experiment.seed, "method"))
-        method = self.stage.method(encoder, *teachers)
-        return method, self.stage.recipe(self.experiment.limits(), method)
+        with blamed(f"{self.stage.name} cannot be built", self.stage.method):
+            encoder = self.encoder()
+            teachers = [teacher or self.experiment.encoder(self.images.size)] if given else []
+            torch.manual_seed(derive(self.experiment.seed, "method"))
+            method = self.stage.method(encoder, *teachers)
+            if not isinstance(getattr(method, "encoder", None), Encoder):
+                raise ConfigError(f"{type(method).__name__} has no encoder: have __init__ set self.encoder = encoder.")
+            return method, self.stage.recipe(self.experiment.limits(), method)
 
     def training(self, checkpoint_seconds: float, teacher: Encoder | None = None) -> Training:
         """Build the whole state of this stage, on its device.

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmark import progress
+from benchmark.blame import blamed
 from benchmark.data.pixels import Pixels
 from benchmark.data.sources import Dataset, Outline
 from benchmark.data.streaming import ahead
@@ -181,7 +182,8 @@ def _evaluate(
     metrics: dict[str, Metrics] = {}
     rankings = {}
     for evaluation in evaluations:
-        with progress.doing(evaluation.name):
+        failed = blamed(f"The evaluation {evaluation.name} failed", type(evaluation))
+        with progress.doing(evaluation.name), failed:
             ranking = evaluation(bank)
         if ranking is None:
             continue

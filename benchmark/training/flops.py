@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark import progress
-from benchmark.errors import BenchmarkError
+from benchmark.blame import blamed, first_line, place
+from benchmark.errors import BenchmarkError, MethodError
 from benchmark.method import Draws, Method, Step
 from benchmark.nets.attention import set_fused
 
@@ -25,25 +26,28 @@ RESERVED = ("step", "loss", "rate", "images_per_second", "train_seconds", "featu
 def count_step(build: Callable[[], Method], batch_size: int, image_size: int) -> int:
     """Count forward and backward of one step of the method that `build` makes, for the whole batch.
 
-    Raises BenchmarkError for a method that breaks the contract, that needs values, or whose last step costs more, or
-    less, than its first.
+    Raises BenchmarkError for a method that breaks the contract, that needs values, that raises an error of its own, or
+    whose last step costs more, or less, than its first.
     """
     meta = torch.device("meta")
     with meta:
         method = build()
     name = type(method).__name__
-    try:
-        first = count(method, batch_size, image_size, meta)
-        method.after_step(LAST)
-        last = count(method, batch_size, image_size, meta)
-    except (NotImplementedError, RuntimeError) as problem:
-        if "meta" not in str(problem).lower():
-            raise
-        raise BenchmarkError(
-            f"A step of {name} cannot be priced: {str(problem).splitlines()[0]} It runs on the meta device, where "
-            f"tensors have shapes and no values: use no .item(), no branch on values, and no operator without a kernel "
-            f"for meta tensors."
-        ) from problem
+    with blamed(f"A step of {name} cannot be priced", type(method)):
+        try:
+            first = count(method, batch_size, image_size, meta)
+            method.after_step(LAST)
+            last = count(method, batch_size, image_size, meta)
+        except (NotImplementedError, RuntimeError) as problem:
+            if "meta" not in str(problem).lower():
+                raise
+            where = place(problem, type(method))
+            reason = f"{where + ': ' if where else ''}{first_line(problem).rstrip('.')}"
+            raise MethodError(
+                f"A step of {name} cannot be priced: {reason}. It runs on the meta device, where tensors have shapes "
+                f"and no values: use no .item(), no branch on values, and no operator without a kernel for meta "
+                f"tensors, and make tensors on the device of the views."
+            ) from problem
     if first != last:
         raise BenchmarkError(
             f"A step of {name} costs {first:,} FLOPs at the beginning of a run and {last:,} at its end. A budget buys "

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from benchmark import checkpoint, progress
 from benchmark.annotations import Decided
+from benchmark.blame import blamed
 from benchmark.data.resident import Resident
 from benchmark.digest import digest, flatten
 from benchmark.environment import native_precision
@@ -189,10 +190,12 @@ class Training:
         """Take up to `count` steps, fewer when a signal asks to stop; charge and return their wall-clock seconds."""
         self.method.train()
         if not self._is_warm:
-            self._warm_up()
+            with self._blamed():
+                self._warm_up()
         start, joules, begin = self.step, energy.meter(self.device), time.perf_counter()  # the meter is off the clock
         while self.step < start + count and (self._stop is None or self.step == start):
-            self._take()
+            with self._blamed():
+                self._take()
             if stepped is not None:
                 stepped()
         self._synchronize()
@@ -207,6 +210,11 @@ class Training:
         )
         self.ledger.peak_memory_bytes = max(self.ledger.peak_memory_bytes, peak_bytes(self.device))
         return seconds
+
+    def _blamed(self) -> AbstractContextManager[None]:
+        """Have errors of the method's own code, and memory that runs out, told in a sentence."""
+        name = type(self.method).__name__
+        return blamed(f"Step {self.step + 1} of {name} failed", type(self.method), self.data.batch_size)
 
     def _take(self) -> None:
         step = self._differentiate()
