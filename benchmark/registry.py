@@ -14,6 +14,7 @@ from typing import Any
 import gin
 
 from benchmark.annotations import MismatchError, conform
+from benchmark.blame import is_users, shown
 from benchmark.errors import ConfigError
 from benchmark.statements import Line, suggest
 
@@ -63,15 +64,43 @@ def selector_of(value: Any) -> str | None:
 
 
 def parameters(selector: str) -> dict[str, Parameter]:
-    """Return the keyword-only parameters, in the order of the signature."""
+    """Return the keyword-only parameters, in the order of the signature.
+
+    Raises ConfigError for one of a user's code without a type annotation that can be read: nothing would check its
+    value.
+    """
     thing = _REGISTRY[selector].wrapped
     hints = _hints(thing)
     found = {}
     for name, parameter in inspect.signature(thing).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
-            hint = hints.get(name, Any)
+            hint = hints.get(name, parameter.annotation)
+            if hint is parameter.empty or isinstance(hint, str):
+                _require_annotation(thing, parameter)
+                hint = Any
             found[name] = Parameter(hint, _default(thing, parameter, hint))
     return found
+
+
+def _require_annotation(thing: Any, parameter: inspect.Parameter) -> None:
+    try:
+        file, line = inspect.getsourcefile(thing) or "", inspect.getsourcelines(thing)[1]
+    except (OSError, TypeError):  # nobody's source, such as that of a builtin
+        return
+    if not is_users(file):  # torch and timm annotate what they like
+        return
+    name, given = parameter.name, parameter.annotation
+    kind = type(parameter.default).__name__
+    wrong = (
+        "has no type annotation"
+        if given is parameter.empty
+        else f"has an annotation that cannot be read where it stands, {given!r}"
+    )
+    raise ConfigError(
+        f"{shown(file)}, line {line}: the parameter {name} of {thing.__name__} {wrong}, so that no value of a gin file "
+        f"could be checked. Write {name}: {kind if kind in ('bool', 'int', 'float', 'str') else 'float'}, or what else "
+        f"it takes; benchmark/annotations.py has ranges, and typing.Any takes everything."
+    )
 
 
 def is_supplied(selector: str, name: str) -> bool:

@@ -242,6 +242,38 @@ def test_types(line: str, expected: str) -> None:
     assert str(caught.value).startswith("user.gin:")
 
 
+@pytest.mark.parametrize(
+    ("name", "signature", "answer"),
+    [
+        ("bare", "weight=1.0", "untyped_bare.py, line 4: the parameter weight of Untyped_bare has no type annotation"),
+        ("given", "depth=3", "Write depth: int, or what else it takes"),
+        ("text", "weight: 'Wieght' = 1.0", "has an annotation that cannot be read where it stands, 'Wieght'"),
+        ("any", "weight: Any = 1.0, other: 'int' = 2", None),
+        ("early", "weight: Any = 1.0", None),
+    ],
+)
+def test_parameters_without_an_annotation_are_refused(
+    name: str, signature: str, answer: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: file, line, class, parameter and what to write; `Any`, which is a choice, is accepted.
+
+    The last case: one annotation of a positional parameter that cannot be read takes none from the others.
+    """
+    early = ": 'Wieght'" if name == "early" else ""
+    Path(f"untyped_{name}.py").write_text(
+        "from typing import Any\nimport gin\n\n@gin.register\n"
+        f"class Untyped_{name}:\n    def __init__(self, encoder{early}, *, {signature}):\n        pass\n"
+    )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    file = write(f"import untyped_{name}\n{BASE}toy_root.stage = @Untyped_{name}\n")
+    if answer is None:
+        loaded = load([file], root="toy_root", defaults={}, allow_imports=True)
+        assert f"Untyped_{name}.weight = 1.0" in loaded.text
+    else:
+        with pytest.raises(ConfigError, match=re.escape(answer)):
+            load([file], root="toy_root", defaults={}, allow_imports=True)
+
+
 def test_defaults_that_gin_cannot_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: they stay out of the text, and the tree names them without an address in memory."""
     build(read("toy_root.anything = 3\n"))

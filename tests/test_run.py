@@ -342,8 +342,7 @@ def test_a_run_that_breaks_down_shows_on_its_board(out: Path, tmp_path: Path, mo
     arguments = [*command(out / "broken", 9), "--publish", str(board)]
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_take", broken)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            main(arguments)
+        assert main(arguments) == 1
     (failed,) = load(board)
     assert (failed["status"], failed["metrics"], failed["cost"]["images"]) == ("failed", {}, 4 * 32)
     assert audit(tmp_path) == []
