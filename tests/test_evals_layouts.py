@@ -10,6 +10,7 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
+from timm.models import create_model
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
@@ -312,6 +313,28 @@ def test_positions_of_another_image_size(tmp_path: Path) -> None:
     ) as refusal:
         load(vit(), saved(vit(size=32).net.state_dict(), tmp_path), "run")
     assert "not resampled" in str(refusal.value)
+    assert "--set Images.size=32" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "encoder", "settings"),
+    [
+        ("vit_tiny_patch16_224", "mine.pth", "ViT", "Timm.name=vit_tiny_patch16_224 --set Images.size=224"),
+        ("resnet10t", "resnet10t.c3_in1k.pth", "ViT", "Timm.name=resnet10t.c3_in1k"),
+        ("resnet10t", "resnet10t-ab12.pth", "ViT", "Timm.name=resnet10t"),
+        ("resnet10t", "mine.pth", "ViT", "Timm.name=NAME builds any network of timm"),
+        ("resnet18", "mine.pth", "ResNet", "Timm.name=resnet18"),
+    ],
+)
+def test_the_network_of_timm_that_fits_is_named(
+    name: str, file: str, encoder: str, settings: str, tmp_path: Path
+) -> None:
+    """Oracle: timm's own name of the network that was saved, and its image size where positions tell it."""
+    torch.save(create_model(name, num_classes=0).state_dict(), tmp_path / file)
+    built = vit() if encoder == "ViT" else ResNet(16, name="resnet18")
+    with pytest.raises(ConfigError) as refusal:
+        load(built, str(tmp_path / file), "timm")
+    assert f"--set experiment.encoder=@Timm --set {settings}" in str(refusal.value)
 
 
 def test_two_keys_of_one_name_are_refused(tmp_path: Path) -> None:

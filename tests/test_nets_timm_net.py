@@ -147,3 +147,9 @@ def test_weights_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", fail)
     with pytest.raises(MissingError, match=r"resnet18 cannot be fetched: no route. Run once"):
         Timm(32, name="resnet18", pretrained=True)
+
+
+def test_the_image_size_of_a_network_is_named() -> None:
+    """Oracle: timm's own configuration: this network is made for 224 px and takes no 15."""
+    with pytest.raises(ConfigError, match=r"It was made for images of --set Images\.size=224"):
+        Timm(15, name="vit_tiny_patch16_224")

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import is_model
+from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -26,6 +28,9 @@ from benchmark.nets.encoders import Encoder, Statistics
 from benchmark.statements import suggest
 
 SHOWN = 8  # keys in a message, of each kind
+
+VITS = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large", (1280, 32): "huge"}
+"""What timm calls a ViT of a width and depth."""
 
 IMAGENET: Statistics = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -133,7 +138,7 @@ def load(encoder: Encoder, file: str, layout: str) -> None:
     if found is None or found.missing or found.left_over or found.misshapen:
         raise ConfigError(
             f"{file} does not hold the weights of {encoder.name} in the layout {layout!r}, whose keys "
-            f"{_place(project)}.\n{_problems(contents, found)}{_advice(encoder, contents, layout, found)}"
+            f"{_place(project)}.\n{_problems(contents, found)}{_advice(encoder, file, contents, layout, found)}"
         )
     if isinstance(encoder.net, VisionTransformer):
         attention: Any = encoder.net.blocks[0].attn
@@ -241,7 +246,7 @@ def _listed(what: str, names: Sequence[str]) -> str:
     return f"{what} ({len(names)}): {', '.join(names[:SHOWN])}{more}\n" if names else ""
 
 
-def _advice(encoder: Encoder, contents: Mapping[str, Any], layout: str, found: Match | None) -> str:
+def _advice(encoder: Encoder, file: str, contents: Mapping[str, Any], layout: str, found: Match | None) -> str:
     """Name the layouts that would fit or, where all names do, the encoder that would."""
     net, expected = encoder.net, encoder.net.state_dict()
     if found is None or found.missing or found.left_over:
@@ -258,6 +263,35 @@ def _advice(encoder: Encoder, contents: Mapping[str, Any], layout: str, found: M
             if there != here and side**2 == there:
                 return (
                     f"Its positions are for images of {side * pixels} px in patches of {pixels} px, the encoder's for "
-                    f"{encoder.image_size} px; they are not resampled. Build the encoder for images of that size."
+                    f"{encoder.image_size} px; they are not resampled. Build the encoder for images of that size: "
+                    f"--set Images.size={side * pixels}{_timm(file, found)}"
                 )
-    return "Build the encoder with the architecture, patch and image size that the weights were trained with."
+    elif isinstance(net, ResNet) and all(problem.startswith("conv1.") for problem in found.misshapen):
+        return (
+            f"Its first convolution is not the one for images of {encoder.image_size} px. To keep the network as it "
+            f"was trained: --set experiment.encoder=@Timm --set Timm.name={encoder.recipe.architecture}"
+        )
+    return (
+        "Build the encoder with the architecture, patch and image size that the weights were trained with"
+        f"{_timm(file, found) or '; --set experiment.encoder=@Timm --set Timm.name=NAME builds any network of timm.'}"
+    )
+
+
+def _timm(file: str, found: Match | None) -> str:
+    """Return the settings for the network of timm that a file's name or shapes tell, to end a sentence."""
+    stem = Path(file).stem
+    name = next((name for name in (stem, stem.partition("-")[0]) if is_model(name)), None)
+    size = None
+    weights = {} if found is None else found.weights
+    patch, positions = (weights.get(key) for key in ("patch_embed.proj.weight", "pos_embed"))
+    if found is not None and patch is not None and positions is not None and positions.ndim == 3 and patch.ndim == 4:
+        keys = " ".join([*weights, *found.left_over])
+        depth = max((int(number) + 1 for number in re.findall(r"\bblocks\.(\d+)\.", keys)), default=0)
+        size = math.isqrt(positions.shape[1] - 1) * patch.shape[-1]
+        kind = f"vit_{VITS.get((patch.shape[0], depth))}_patch{patch.shape[-1]}_224"
+        name = name or (kind if is_model(kind) else None)
+    if name is None:
+        return ""
+    return f", or take timm's own: --set experiment.encoder=@Timm --set Timm.name={name}" + (
+        f" --set Images.size={size}" if size else ""
+    )

@@ -10,12 +10,13 @@ from typing import Any
 
 import gin
 import torch
-from timm.models import create_model
+from timm.models import create_model, is_model, list_models
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from benchmark.annotations import Count
 from benchmark.errors import ConfigError
+from benchmark.statements import suggest
 
 
 @dataclass(frozen=True)
@@ -183,15 +184,18 @@ class ResNet(Encoder):
 
     def __init__(self, image_size: int, *, name: str) -> None:
         super().__init__()
+        if not is_model(name):
+            raise ConfigError(f"ResNet.name = {name!r}: timm has no such network.{suggest(name, list_models())}")
         self.net = create_model(name, num_classes=0)
         self.stem = "7x7"
         changes = []
         if image_size <= 128:
-            old = self.net.conv1
+            old = getattr(self.net, "conv1", None)
             if not isinstance(old, nn.Conv2d):
                 raise ConfigError(
-                    f"ResNet.name = {name!r} begins with several convolutions, and only a single one can be made fit "
-                    f"for images of {image_size} px. Choose another, such as resnet18."
+                    f"ResNet.name = {name!r} does not begin with a single convolution, and only such a one can be made "
+                    f"fit for images of {image_size} px. Choose another, such as resnet18, or take any network of timm "
+                    f"as it is: --set experiment.encoder=@Timm --set Timm.name={name}"
                 )
             self.net.conv1 = nn.Conv2d(3, old.out_channels, 3, stride=1, padding=1, bias=False)
             nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")

@@ -4,7 +4,7 @@ from typing import Any
 
 import gin
 import torch
-from timm.models import create_model, is_model, list_models
+from timm.models import create_model, get_pretrained_cfg, is_model, list_models
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError, MissingError
@@ -39,9 +39,11 @@ class Timm(Encoder):
                 f"connection, or set Timm.pretrained = False and load weights from a file."
             ) from problem
         except (AssertionError, RuntimeError, ValueError) as problem:
+            own = get_pretrained_cfg(name.partition(".")[0])
+            fitting = f" It was made for images of --set Images.size={own.input_size[-1]}" if own else ""
             raise ConfigError(
                 f"Timm.name = {name!r} with pretrained = {pretrained} cannot be had for images of {image_size} px: "
-                f"{problem} Choose another network or image size."
+                f"{problem} Choose another network or image size.{fitting}"
             ) from problem
         self.name, self.image_size = name, image_size
         self.recipe = Recipe(name.partition(".")[0], arguments)  # a tag names weights
