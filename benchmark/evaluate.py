@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(given: argparse.Namespace) -> int:
-    """Do what the arguments ask for; torch and all is imported after the files were read, so that refusals are quick."""
+    """Do what the arguments ask for; torch is imported after the files are read, so that refusals are quick."""
     from benchmark.subject import Subject, configure
 
     if given.run:

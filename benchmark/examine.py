@@ -1,6 +1,5 @@
 """Evaluate an encoder that exists: one of our runs, or weights from elsewhere."""
 
-import hashlib
 import time
 from pathlib import Path
 

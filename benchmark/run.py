@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    """Do what the arguments ask for; torch and all is imported after the files were read, so that refusals are quick."""
+    """Do what the arguments ask for; torch is imported after the files are read, so that refusals are quick."""
     from benchmark import config
 
     if given.reproduce:

@@ -134,7 +134,7 @@ class Images:
         with progress.doing(f"reading {self.name}"):
             return self._load()
 
-    def _load(self) -> Dataset:
+    def _load(self) -> Outline:
         tables = self._tables()
         images = self._pixels(tables[self.train], self.train)
         names, classes = self._class_names(tables[self.train], self.train)
@@ -157,11 +157,12 @@ class Images:
         def pixels(images: Pixels) -> Pixels:
             return images if self.streamed else images[:]
 
-        train = replace(outline.train, images=pixels(outline.train.images))
-        test = replace(outline.test, images=pixels(outline.test.images))
-        is_train = outline.pretrain is outline.train.images
-        pretrain = train.images if is_train else pixels(outline.pretrain)
-        fingerprint, counts = _fingerprint(self.size, outline.classes, pretrain, train, test)
+        with progress.doing(f"decoding {outline.name}"):
+            train = replace(outline.train, images=pixels(outline.train.images))
+            test = replace(outline.test, images=pixels(outline.test.images))
+            is_train = outline.pretrain is outline.train.images
+            pretrain = train.images if is_train else pixels(outline.pretrain)
+            fingerprint, counts = _fingerprint(self.size, outline.classes, pretrain, train, test)
         mean, std = _mean_and_std(counts)
         return Dataset(outline.name, outline.classes, self.size, pretrain, train, test, fingerprint, mean, std)
 
