@@ -15,6 +15,7 @@ STRONGER = tuple(10.0 ** (1 + 8 * i / 11) for i in (3, 2, 1))
 WEAKER = tuple(10.0 ** (-7 - 8 * i / 11) for i in (1, 2, 3))
 PATIENCE = 3  # strengths in a row with fewer hits than the best end the search: the weakest are by far the slowest
 ITERATIONS = 1000
+UNTUNED = 0.1  # the L2 strength where each class has one label, and there is nothing to choose it by
 EDGE = "the best L2 strength lies at the edge of the grid"
 TOLERANCE = 1e-5  # of the gradient's largest entry, relative to that at zero weights
 ROUNDING = 1e-7  # what float32 leaves of a gradient that is zero, as that of features without a signal
@@ -44,6 +45,8 @@ class Linear:
     The strength and the feature are chosen on the hold-out, and the probe is then fitted again on all of train. The
     strengths are 12 values from 10 to 1e-7, strong to weak with warm starts, until three in a row do worse than the
     best. Where the best lies at an end of them, three more are tried beyond, and the row is flagged if it still does.
+    Where every class has one image and none is held out, the first feature and a fixed strength are used, and the row
+    is flagged too.
     """
 
     name = "linear"
@@ -57,15 +60,19 @@ class Linear:
         probe = fit(bank.train[chosen], bank.labels, bank.classes, strength)
         scores = probe.scores(bank.test[chosen])
         flags = [EDGE] if edge else []
+        if not len(bank.held):
+            flags.append(f"one train image a class, so the L2 strength is {UNTUNED} by rule")
         if not probe.converged:
             flags.append(f"the fit ended at its limit of {ITERATIONS} iterations")
         return Ranking(best_classes(scores), {"feature": chosen, "strength": strength}, tuple(flags))
 
     def _search(self, features: Tensor, bank: Bank) -> tuple[int, float, bool]:
         """Return the hold-out hits of the best strength, the strength, and whether it lies at an edge."""
+        if not len(bank.held):
+            return 0, UNTUNED, False
         standard = Standard.of(features[bank.fit])
         regression = Regression(standard.apply(features[bank.fit]), bank.labels[bank.fit], bank.classes)
-        held = standard.apply(features[bank.held]), bank.labels[bank.held]
+        held = regression.coordinates(standard.apply(features[bank.held])), bank.labels[bank.held]
         hits = walk(regression, *held, GRID)
         if _best(hits) == GRID[-1]:
             hits |= walk(regression, *held, WEAKER)
@@ -76,7 +83,7 @@ class Linear:
 
 
 def walk(regression: "Regression", held: Tensor, labels: Tensor, strengths: tuple[float, ...]) -> dict[float, int]:
-    """Return the hits on held-out `(n, dim)` inputs by strength, until `PATIENCE` in a row do worse than the best."""
+    """Return the hits on held-out coordinates `(n, rank)` by strength, until `PATIENCE` in a row are below the best."""
     hits: dict[float, int] = {}
     start, worse = None, 0
     for strength in progress.each(strengths, "strength"):
@@ -116,22 +123,41 @@ class Standard:
 def fit(features: Tensor, labels: Tensor, classes: int, strength: float) -> Probe:
     """Fit a probe on raw `(n, dim)` features; standardisation is folded into its weights."""
     standard = Standard.of(features)
-    inputs, basis = span(standard.apply(features))
-    solution, converged = Regression(inputs, labels, classes).minimise(strength)
-    weight = (basis @ solution[:-1]) * standard.scale[:, None]
+    regression = Regression(standard.apply(features), labels, classes)
+    solution, converged = regression.minimise(strength)
+    weight = regression.weights(solution) * standard.scale[:, None]
     return Probe(weight, solution[-1] - standard.mean @ weight, converged)
 
 
-def span(inputs: Tensor) -> tuple[Tensor, Tensor]:
+def span(inputs: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return coordinates `(n, rank)` of the rows of `(n, dim)` inputs and their orthonormal basis `(dim, rank)`.
 
     L2-regularised weights lie in the span of the rows, so a fit on the coordinates loses nothing. Unless the rows are
-    at most half as many as the dimensions, which makes it worth while, they are their own coordinates.
+    at most half as many as the dimensions, which makes it worth while, they are their own coordinates and the basis is
+    None.
     """
-    if 2 * len(inputs) > inputs.shape[1]:
-        return inputs, torch.eye(inputs.shape[1])
+    if rank(*inputs.shape) == inputs.shape[1]:
+        return inputs, None
     basis, triangle = torch.linalg.qr(inputs.T)
     return triangle.T.contiguous(), basis
+
+
+def rank(n: int, dim: int) -> int:
+    """Return the side of the matrix that a regression on `(n, dim)` inputs decomposes: `dim`, or less than `2 n`."""
+    return dim if 2 * n > dim else n
+
+
+def eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues, rising, and eigenvectors of a symmetric float32 matrix, as float32.
+
+    LAPACK's float32 routine gives up on some matrices of many equal eigenvalues, as those of a few images with sparse
+    features; these are decomposed in float64.
+    """
+    try:
+        spectrum, axes = torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        spectrum, axes = torch.linalg.eigh(matrix.double())
+    return spectrum.float(), axes.float()
 
 
 class Regression:
@@ -140,21 +166,33 @@ class Regression:
     The Hessian is near the inputs' covariance over the number of classes, plus the strength. Minimising over
     variables that this matrix whitens has the same solution and takes a fraction of the iterations, above all for the
     correlated features of an encoder.
+
+    The inputs are replaced by their coordinates `(n, rank)` in the span of their rows, so that few images of wide
+    features make a small matrix. Solutions are in these coordinates too.
     """
 
     def __init__(self, inputs: Tensor, labels: Tensor, classes: int) -> None:
-        self.inputs, self.labels, self.classes = inputs, labels, classes
+        self.inputs, self.basis = span(inputs)
+        self.labels, self.classes = labels, classes
         self.outputs = classes
         self.targets = F.one_hot(labels, classes).float()
-        spectrum, self.axes = torch.linalg.eigh(inputs.T @ inputs / len(inputs))
+        spectrum, self.axes = eigenvectors(self.inputs.T @ self.inputs / len(inputs))
         self.curvature = spectrum.clamp(min=1e-7 * float(spectrum[-1])) / classes
+
+    def coordinates(self, inputs: Tensor) -> Tensor:
+        """Return what a solution needs to know of other inputs `(n, dim)`: `(n, rank)`."""
+        return inputs if self.basis is None else inputs @ self.basis
+
+    def weights(self, solution: Tensor) -> Tensor:
+        """Return the weights `(dim, outputs)` on the inputs as they were given."""
+        return solution[:-1] if self.basis is None else self.basis @ solution[:-1]
 
     def minimise(
         self, strength: float, start: Tensor | None = None, tolerance: float = TOLERANCE
     ) -> tuple[Tensor, bool]:
         """Minimise mean cross entropy + strength / 2 * ||weights||^2, the bias free.
 
-        Return `(dim + 1, outputs)`, of which the last row is the bias, and whether the limit of iterations sufficed.
+        Return `(rank + 1, outputs)`, of which the last row is the bias, and whether the limit of iterations sufficed.
         L-BFGS with strong Wolfe steps and history 10, from `start` or from zero; the gradient is written out, which
         halves the cost of autograd.
         """

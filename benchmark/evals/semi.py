@@ -13,10 +13,9 @@ from benchmark.annotations import Count, Location, Share
 from benchmark.data.subsets import labelled
 from benchmark.errors import ConfigError, MissingError
 from benchmark.evals.features import Bank, Ranking, best_classes
-from benchmark.evals.linear import EDGE, GRID, ITERATIONS, STRONGER, WEAKER, Regression, Standard, fit, span
+from benchmark.evals.linear import EDGE, GRID, ITERATIONS, STRONGER, UNTUNED, WEAKER, Regression, Standard, fit
 
 FOLDS = 5
-UNTUNED = 0.1  # the L2 strength where each class has one label, and there is nothing to choose it by
 TOLERANCE = 1e-4  # of the fits of the cross validation, of which only the held-out loss is looked at
 
 
@@ -123,8 +122,7 @@ def choose(features: Tensor, labels: Tensor, classes: int) -> Choice:
     """
     if folds(labels) < 2:
         return Choice(0.0, UNTUNED)
-    inputs, _ = span(Standard.of(features).apply(features))
-    regression = _Folds(inputs, labels, classes, held_out(labels))
+    regression = _Folds(Standard.of(features).apply(features), labels, classes, held_out(labels))
     losses = regression.held_losses(GRID + WEAKER)
     if losses[GRID[0]] == min(losses.values()):
         losses |= regression.held_losses(STRONGER)
