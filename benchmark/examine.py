@@ -52,6 +52,7 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
             statistics=layouts.statistics(subject.layout) if subject.weights else encoder.statistics,
             cache=out / "features" / built,
             folder=folder / built,
+            diverged=subject.run is not None and subject.run["status"] == "diverged",
         )
     seconds = time.perf_counter() - begin
     weights = describe.weights(subject.weights) if subject.weights else None

@@ -169,6 +169,7 @@ def run(
                     limits=session.experiment.limits(),
                     projector=training.method.projection_head(),
                     folder=folder / "evaluations",
+                    diverged=outcome.status == "diverged",
                 )
             seconds = time.perf_counter() - begin
         except Exception as problem:

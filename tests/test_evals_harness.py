@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import TinyEncoder
+from torch import Tensor
 
 from benchmark.data.sources import Dataset, Split
 from benchmark.data.subsets import holdout
 from benchmark.digest import digest
-from benchmark.errors import ConfigError
+from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness
 from benchmark.evals.features import Bank, Ranking
 from benchmark.evals.harness import Results, evaluate_encoder, evaluate_pixels
@@ -20,7 +21,7 @@ from benchmark.evals.knn import KNN
 from benchmark.evals.linear import Linear
 from benchmark.evals.scoring import SealedLabels
 from benchmark.nets.attention import set_fused
-from benchmark.nets.encoders import ViT
+from benchmark.nets.encoders import Features, ViT
 from benchmark.views.recipes import ViewLimits
 
 CPU = torch.device("cpu")
@@ -161,12 +162,42 @@ def test_predictions_are_saved_as_ranked(dataset: Dataset, tmp_path: Path) -> No
     assert not (tmp_path / "none").exists()
 
 
-def test_an_encoder_of_nan_is_scored(dataset: Dataset, encoder: TinyEncoder) -> None:
-    """Oracle: a diverged run is evaluated like any other, and constant answers are chance: 25 % of balanced classes."""
+def test_an_encoder_of_nan_is_scored_if_its_run_diverged(
+    dataset: Dataset, encoder: TinyEncoder, tmp_path: Path
+) -> None:
+    """Oracle: constant answers are chance, 25 % of balanced classes; the same features in the cache help no other."""
     for parameter in encoder.parameters():
         parameter.data.fill_(float("nan"))
-    for found in evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS).metrics.values():
+    results = evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, cache=tmp_path, diverged=True)
+    for found in results.metrics.values():
         assert found["top1"] == pytest.approx(0.25)
+    with pytest.raises(BenchmarkError, match="The feature 'pooled' of 160 of 160 train images"):
+        evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, cache=tmp_path)
+
+
+class Overflowing(TinyEncoder):
+    """Of the brightest images, whose mean is above a threshold, a feature is infinite."""
+
+    threshold = 0.2
+
+    def forward(self, view: Tensor, visible: object = None, fill: object = None) -> Features:
+        found = super().forward(view).pooled
+        bright = view.mean((1, 2, 3)) > self.threshold
+        return Features(torch.where(bright[:, None] & (torch.arange(16) == 3), torch.inf, found))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_features_that_are_not_finite_are_counted(dataset: Dataset, split: str) -> None:
+    """Oracle: the images brightened by hand: 3 of each split that has them, and the message says what to do."""
+    images = getattr(dataset, split).images // 2
+    images[:3] = 255
+    changed = replace(getattr(dataset, split), images=images)
+    dark = replace(dataset, train=replace(dataset.train, images=dataset.train.images // 2))
+    dark = replace(dark, test=replace(dark.test, images=dark.test.images // 2))
+    dark = replace(dark, **{split: changed})
+    message = f"The feature 'pooled' of 3 of {len(images)} {split} images has values that are not finite.*base_rate"
+    with pytest.raises(BenchmarkError, match=message):
+        evaluate_encoder(Overflowing(), dark, BOTH, CPU, limits=LIMITS)
 
 
 def test_raw_pixels_are_the_pixels(dataset: Dataset) -> None:

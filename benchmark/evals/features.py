@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from benchmark.data.pixels import Pixels
 from benchmark.data.streaming import ahead
+from benchmark.errors import BenchmarkError
 from benchmark.nets.encoders import Encoder
 from benchmark.views.recipes import ViewLimits
 
@@ -100,13 +101,12 @@ def extract(
     prepare: Prepare,
     device: torch.device,
     projector: nn.Module | None = None,
-    batch_size: int = 512,
+    batch_size: int | None = None,
 ) -> dict[str, Tensor]:
     """Return the features of uint8 `images` `(n, 3, height, width)` in eval mode and float32, on the host.
 
     A ViT gives its class token (`cls`), the mean of its patch tokens (`mean`) and both joined (`both`); a
-    convolutional network gives its global average (`pooled`). With a projector, `projection` is its output. A row that
-    is not finite becomes 0: a diverged encoder is scored like a constant one.
+    convolutional network gives its global average (`pooled`). With a projector, `projection` is its output.
     """
     nets = [encoder, *([projector] if projector else [])]
     modes = [net.training for net in nets]
@@ -125,10 +125,28 @@ def extract(
         parts.append({name: rows.cpu() for name, rows in part.items()})
     for net, training in zip(nets, modes, strict=True):
         net.train(training)
-    joined = join(parts)
-    return {name: rows.where(rows.isfinite().all(1, keepdim=True), 0.0) for name, rows in joined.items()}
+    return join(parts)
 
 
 def join(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Concatenate features by name."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def finite(features: dict[str, Tensor], images: str, *, diverged: bool) -> dict[str, Tensor]:
+    """Return features `(n, dim)` by name that are all finite; `images` says of what they are.
+
+    Of an encoder that is known to have diverged, a row that is not finite becomes 0, so that it is scored like a
+    constant one. Raises BenchmarkError for any other.
+    """
+    for name, rows in features.items():
+        lost = ~rows.isfinite().all(1, keepdim=True)
+        if diverged:
+            features = features | {name: rows.where(~lost, 0.0)}
+        elif lost.any():
+            raise BenchmarkError(
+                f"The feature {name!r} of {int(lost.sum())} of {len(rows)} {images} has values that are not finite "
+                f"(NaN or infinite); a score would be of numbers made up. The weights of the encoder overflow or are "
+                f"not finite: pretrain with a lower AdamW.base_rate (or that of your optimiser), or give other weights."
+            )
+    return features

@@ -20,7 +20,7 @@ from benchmark.data.subsets import holdout
 from benchmark.digest import digest
 from benchmark.errors import ConfigError
 from benchmark.evals.cache import FeatureCache
-from benchmark.evals.features import Bank, Network, Prepare, Ranking, extract
+from benchmark.evals.features import Bank, Network, Prepare, Ranking, extract, finite
 from benchmark.evals.scoring import SealedLabels
 from benchmark.method import Draws
 from benchmark.nets.attention import choose_attention
@@ -30,7 +30,7 @@ from benchmark.report.store import major
 from benchmark.views.colour import normalise
 from benchmark.views.recipes import DRAWS, View, ViewLimits
 
-FEATURES_VERSION = 1  # changes with anything that changes features
+FEATURES_VERSION = 2  # changes with anything that changes features
 
 
 class Evaluation(Protocol):
@@ -79,12 +79,16 @@ def evaluate_encoder(
     statistics: Statistics | None = None,
     cache: Path | None = None,
     folder: Path | None = None,
+    diverged: bool = False,
 ) -> Results:
     """Score an encoder on features that are extracted once; `limits` hold for random views of train images.
 
     `statistics` are the mean and deviation of its inputs where they are not the data set's. With a `cache`, features
     of whole images are read from that folder, or written there. Evaluations that train the encoder work on copies, and
     keep their state in `folder`.
+
+    Raises BenchmarkError for features that are not finite, unless the encoder is known to have `diverged`: then such
+    a row counts as 0, so that the run is scored and stays in the record.
     """
     mean, std = statistics or (dataset.mean, dataset.std)
     choose_attention(encoder, device, "float32")  # whatever it was trained with: the last bits decide weak probes
@@ -109,7 +113,7 @@ def evaluate_encoder(
         device=device,
         folder=folder,
     )
-    return _evaluate(features, dataset, evaluations, limits, stored, network)
+    return _evaluate(features, dataset, evaluations, limits, stored, network, diverged)
 
 
 def evaluate_pixels(dataset: Dataset, evaluations: Sequence[Evaluation], *, limits: ViewLimits) -> Results:
@@ -148,6 +152,7 @@ def _evaluate(
     limits: ViewLimits,
     cache: FeatureCache | None = None,
     network: Network | None = None,
+    diverged: bool = False,
 ) -> Results:
     if not evaluations:
         return Results({}, {})
@@ -157,14 +162,18 @@ def _evaluate(
     assert test_labels is not None
     fit, held = holdout(labels, dataset.name)
 
-    def whole(images: Pixels, labels: Tensor) -> dict[str, Tensor]:
+    def whole(images: Pixels, labels: Tensor, split: str) -> dict[str, Tensor]:
         @progress.doing("features")
         def make() -> dict[str, Tensor]:
             return features(images, _centre)
 
-        return cache.get(images, labels, make) if cache else make()
+        return finite(cache.get(images, labels, make) if cache else make(), f"{split} images", diverged=diverged)
 
-    train, test = whole(dataset.train.images, labels), whole(dataset.test.images, test_labels)
+    def views(number: int) -> dict[str, Tensor]:
+        found = features(dataset.train.images, _random(dataset, limits, number))
+        return finite(found, "random views of train images", diverged=diverged)
+
+    train, test = whole(dataset.train.images, labels, "train"), whole(dataset.test.images, test_labels, "test")
     projections = [found.pop("projection", None) for found in (train, test)]
     bank = Bank(
         train=train,
@@ -174,7 +183,7 @@ def _evaluate(
         held=held,
         classes=len(dataset.classes),
         dataset=dataset.name,
-        views=lambda number: features(dataset.train.images, _random(dataset, limits, number)),
+        views=views,
         projected=None if projections[0] is None or projections[1] is None else (projections[0], projections[1]),
         network=network,
     )
