@@ -104,6 +104,15 @@ def test_equal_cosines_are_ordered_by_id(path: str, seed: int) -> None:
     np.testing.assert_array_equal(similarity, expected)
 
 
+def test_keys_may_be_searched_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: all keys at once; equal cosines in several blocks keep the order of their ids."""
+    keys = torch.cat([normal(50, 8), normal(50, 8)])
+    whole = nearest(normal(7, 8, seed=1), keys, 20)
+    for rows in (1, 13, 60):
+        monkeypatch.setattr(neighbours, "WIDE", 8 * rows)
+        assert all(map(torch.equal, nearest(normal(7, 8, seed=1), keys, 20), whole))
+
+
 def test_a_shortlist_that_may_lack_a_neighbour_is_not_believed(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: of equal keys the first; 3000 of them fit no shortlist, so all these queries are searched again."""
     counted = by_all(monkeypatch)

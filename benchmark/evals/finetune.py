@@ -132,25 +132,28 @@ class FineTune:
         recipe = (self.vit if "mean" in bank.train else self.convnet)()
         settings = (self.version, recipe, self.epochs, self.select_epochs, self.batch_size)
         trainer = Trainer(self.name, settings, bank, bank.network)
-        hits = {}
-        for factor in FACTORS:
+        hits = {FACTORS[0]: 0}
+        for factor in FACTORS if len(bank.held) else ():
             tried = replace(recipe, rate=factor * recipe.rate)
             ranked = self._train(trainer, f"rate {factor}", tried, bank.fit, bank.held, self.select_epochs).classes[-1]
             hits[factor] = int((ranked[:, 0] == bank.labels[bank.held]).sum())
         factor = max(hits, key=lambda factor: hits[factor])
         chosen = replace(recipe, rate=factor * recipe.rate)
         accuracy, measures = [], {}
-        if self.curve:
+        if self.curve and len(bank.held):
             looks = self._train(trainer, "curve", chosen, bank.fit, bank.held, self.epochs, curve=True)
             accuracy = (looks.classes[:, :, 0] == bank.labels[bank.held]).double().mean(1).tolist()
             measures = speed(accuracy, looks.seconds.tolist())
         whole = torch.arange(len(bank.labels))
         final = self._train(trainer, "final", chosen, whole, None, self.epochs)
         trainer.discard()
+        flags = [] if factor == FACTORS[0] else [EDGE]
+        if not len(bank.held):
+            flags.append("one train image a class, so the learning rate is the middle one by rule")
         return Ranking(
             final.classes[-1],
             {"feature": trainer.feature, "rate": chosen.rate},
-            () if factor == FACTORS[0] else (EDGE,),
+            tuple(flags),
             measures=measures,
             curve=tuple(accuracy),
         )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 CELLS = 2**25  # similarities held at once
+WIDE = 2**27  # numbers of keys held in float64 at once: 1 GiB
 BLOCK = 2**20  # numbers converted or multiplied at once: few enough for the cache
 PAY = 30  # a shortlist of more than 1/30 of the keys costs more than it saves
 UNKNOWN = torch.iinfo(torch.int64).max
@@ -88,9 +89,15 @@ def _multiplies_bfloat16() -> bool:
 
 def _by_all(queries: _Rows, keys: _Rows, k: int) -> Tensor:
     """Return the packed nearest keys `(n, k)` from all cosines in float64."""
-    ids, units = torch.arange(len(keys), device=keys.values.device), keys.unit()
-    rows = max(1, CELLS // 8 // len(keys))
-    return torch.cat([_first(_pack((part.unit() @ units.T).float(), ids), k) for part in queries.split(rows)])
+    dim, found = keys.values.shape[1], []
+    ids = torch.arange(len(keys), device=keys.values.device)
+    size = max(1, WIDE // dim)
+    for block, numbers in zip(keys.split(size), ids.split(size), strict=True):
+        units = block.unit()
+        rows = max(1, min(CELLS // 8 // len(units), CELLS // dim))
+        parts = [_first(_pack((part.unit() @ units.T).float(), numbers), k) for part in queries.split(rows)]
+        found.append(torch.cat(parts))
+    return found[0] if len(found) == 1 else _first(torch.cat(found, 1), k)
 
 
 def _by_shortlist(queries: _Rows, keys: _Rows, k: int, precision: torch.dtype) -> Tensor:
@@ -220,7 +227,7 @@ def _unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
 def _first(packed: Tensor, k: int) -> Tensor:
     """Return the `k` smallest of each row in order; on a processor numpy selects several times as fast as torch."""
     if packed.device.type != "cpu":
-        return packed.topk(k, dim=1, largest=False).values
+        return packed.topk(min(k, packed.shape[1]), dim=1, largest=False).values
     array = packed.numpy()
     if k < array.shape[1]:
         array = np.partition(array, k - 1, axis=1)[:, :k]

@@ -9,6 +9,8 @@ from torch import Tensor
 from benchmark.errors import BenchmarkError
 from benchmark.evals.features import Neighbours, Ranking
 
+CELLS = 2**24  # neighbours that are scored at once
+
 
 @dataclass(frozen=True)
 class Score:
@@ -84,11 +86,17 @@ class SealedLabels:
 
         R is the number of train images of the query's class; a query whose class has none scores 0.
         """
-        right = neighbours.labels == self._labels[:, None]
-        relevant = neighbours.counts[self._labels]
-        places = torch.arange(1, right.shape[1] + 1)
-        counted = right & (places <= relevant[:, None])
-        precision = counted.cumsum(1, dtype=torch.float32) / places
-        average = (precision * counted).sum(1, dtype=torch.float64) / relevant.clamp(min=1)
-        recalls = {f"recall_at_{k}": float(right[:, :k].any(1).double().mean()) for k in (1, 5, 10)}
-        return recalls | {"map_at_r": float(average.mean())}
+        depth = neighbours.labels.shape[1]
+        places = torch.arange(1, depth + 1)
+        averages, firsts = [], []
+        rows = max(1, CELLS // depth)
+        for near, labels in zip(neighbours.labels.split(rows), self._labels.split(rows), strict=True):
+            right = near == labels[:, None]
+            relevant = neighbours.counts[labels]
+            counted = right & (places <= relevant[:, None])
+            precision = counted.cumsum(1, dtype=torch.float32) / places
+            averages.append((precision * counted).sum(1, dtype=torch.float64) / relevant.clamp(min=1))
+            firsts.append(right[:, :10])
+        first = torch.cat(firsts)
+        recalls = {f"recall_at_{k}": float(first[:, :k].any(1).double().mean()) for k in (1, 5, 10)}
+        return recalls | {"map_at_r": float(torch.cat(averages).mean())}
