@@ -19,14 +19,12 @@ from torch import Tensor
 
 from benchmark import floors
 from benchmark.config import load
-from benchmark.data import sources
+from benchmark.data import sources, streaming
 from benchmark.data.resident import Resident
-from benchmark.data.sources import Dataset, Images
+from benchmark.data.sources import Dataset, Images, Split
 from benchmark.data.streaming import DEPTH, SHARE, WORKERS, Prefetched, Streamed, ahead, batches, subset
 from benchmark.errors import MissingError
-from benchmark.evals import classifier, harness
 from benchmark.evals.cache import FeatureCache
-from benchmark.evals.features import extract
 from benchmark.evals.finetune import ConvNetTuning, FineTune
 from benchmark.evals.harness import evaluate_encoder, evaluate_pixels
 from benchmark.evals.knn import KNN
@@ -174,6 +172,13 @@ def test_ahead_is_in_order(ids: Tensor | None) -> None:
         assert torch.equal(torch.cat([batch for _, batch in parts]), images[wanted])
 
 
+@pytest.mark.parametrize(("size", "batch"), [(16, 512), (32, 512), (96, 512), (224, 94), (5000, 1)])
+def test_batches_of_photos_are_smaller(size: int, batch: int) -> None:
+    """Oracle: 512 images, which features of published sizes were made in, up to the pixels of 512 images of 96 px."""
+    images = torch.zeros(1, dtype=torch.uint8).expand(600 if size < 5000 else 2, 3, size, size)
+    assert len(next(ahead(images))[0]) == batch
+
+
 def test_first_error_is_raised_and_ends_the_work() -> None:
     """Oracle: images 70 and 20 cannot be read: 20 is named, though it is slower; what had not begun never does."""
     read = list[int]()
@@ -290,8 +295,7 @@ def test_evaluations_see_the_same_images(pair: tuple[Dataset, Dataset], name: st
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_evaluations_hold_few_images(pair: tuple[Dataset, Dataset], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the images in batches that are held at once, of 200 that are seen in batches of 16 at most."""
-    monkeypatch.setattr(classifier, "ASKED", 16)
-    monkeypatch.setattr(harness, "extract", partial(extract, batch_size=16))
+    monkeypatch.setattr(streaming, "BATCH", 16)
     alive = Alive(monkeypatch)
     evaluate_encoder(TinyEncoder(), pair[1], (EVALUATIONS[name](),), CPU, limits=LIMITS)
     assert alive.decoded >= 200
@@ -387,5 +391,24 @@ def test_raw_pixels_past_memory_are_no_floor(
     assert main(command(tmp_path, 1)) == 0
     (record,) = (records.read(path) for path in tmp_path.glob("simclr-*/*.json"))
     assert len(record["floors"]) == 1
-    assert "raw pixels left out: as features they take 0.0 GiB" in capsys.readouterr().out
+    assert "raw pixels left out: as features they take 0.0 GiB; the most is 0.00488281 GiB" in capsys.readouterr().out
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "size", "reason"),
+    [
+        (50_000, 10_000, 32, ""),
+        (1_600, 400, 96, ""),
+        (2_000, 2_000, 96, ""),
+        (2_400, 600, 224, "they take 1.7 GiB; the most is 1 GiB"),
+        (6_000, 100, 64, "of 6,000 images of 12,288 values decomposes a matrix of 6,000 rows; the most is 4,096"),
+    ],
+)
+def test_raw_pixels_have_bounds(train: int, test: int, size: int, reason: str) -> None:
+    """Oracle: CIFAR-10 and 2,000 images of 96 px are measured; the bytes and rows of the others by hand."""
+    images = [torch.zeros(1, dtype=torch.uint8).expand(n, 3, size, size) for n in (train, test)]
+    splits = [Split(part, None) for part in images]
+    data = Dataset("x", "0" * 64, ("a", "b"), size, images[0], *splits, (0.5,) * 3, (0.2,) * 3)  # type: ignore[arg-type]
+    found = floors._too_large(data)
+    assert (reason in found) if reason else not found

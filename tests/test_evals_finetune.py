@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tuned import Toy, convnet, vit
 
 from benchmark import config
+from benchmark.data import streaming
 from benchmark.data.resident import epoch_order
 from benchmark.digest import digest
 from benchmark.errors import ConfigError
@@ -273,7 +274,7 @@ def test_looks_are_at_whole_images_in_eval_mode(monkeypatch: pytest.MonkeyPatch)
     run.take()
     seen: list[Tensor] = []
     run.classifier.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
-    monkeypatch.setattr(classifier, "ASKED", 16)
+    monkeypatch.setattr(streaming, "BATCH", 16)
     for asked, images in ((None, toy.asked), (toy.bank.held, toy.bank.network.train[toy.bank.held])):  # type: ignore[union-attr]
         seen.clear()
         run.look(asked)
@@ -281,6 +282,16 @@ def test_looks_are_at_whole_images_in_eval_mode(monkeypatch: pytest.MonkeyPatch)
         torch.testing.assert_close(torch.cat(seen), expected, rtol=1e-5, atol=1e-5)
         assert torch.equal(run.looks[-1][:, 0], run.classifier.eval()(expected).argmax(1))
         run.classifier.train()
+
+
+def test_one_image_a_class_leaves_the_middle_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: nothing is held out, so nothing is tried and no curve is drawn, and the row says so."""
+    toy = Toy(vit(), train=4)
+    ranking = FineTune(vit=lambda: ViTTuning(rate=1e-3), epochs=1, select_epochs=1, batch_size=4, curve=True)(toy.bank)
+    assert ranking is not None
+    assert ranking.choices["rate"] == 1e-3
+    assert (ranking.curve, ranking.measures) == ((), {})
+    assert ranking.flags == ("one train image a class, so the learning rate is the middle one by rule",)
 
 
 def test_seconds_are_those_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

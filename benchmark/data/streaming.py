@@ -19,6 +19,8 @@ from benchmark.data.resident import Resident
 
 DEPTH = 2  # batches that are decoded, or decoding, while one is worked on
 SHARE = 16  # images that a thread decodes at a time: rows are read together, and a batch makes work for many threads
+BATCH = 512  # images that are looked at at once, where nothing is trained on them
+PIXELS = BATCH * 96**2  # of such a batch: of larger images there are fewer, since a network's memory grows with them
 WORKERS = ThreadPoolExecutor(thread_name_prefix="decode")
 
 Read = Callable[[list[int], npt.NDArray[np.uint8]], None]
@@ -112,12 +114,15 @@ def subset(images: Pixels, ids: Tensor) -> Pixels:
 
 
 def ahead(
-    images: Pixels, ids: Tensor | None = None, device: torch.device | str = "cpu", batch_size: int = 512
+    images: Pixels, ids: Tensor | None = None, device: torch.device | str = "cpu", batch_size: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the images of some ids, int64 `(n,)`, or all images, in batches on `device`, each with its ids before it.
 
-    While a batch is used, the next ones are decoded.
+    While a batch is used, the next ones are decoded. Without a `batch_size` there are 512 images in a batch, or fewer
+    that have the pixels of 512 images of 96 px.
     """
+    if batch_size is None:
+        batch_size = max(1, min(BATCH, PIXELS // images.shape[-2:].numel()))
     parts = (torch.arange(len(images)) if ids is None else ids).split(batch_size)
     shown = progress.each(parts, "batch")
     if not isinstance(images, Streamed):

@@ -35,7 +35,6 @@ from benchmark.views.randaugment import rand_augment
 from benchmark.views.recipes import View
 
 SAVE_SECONDS = 300.0
-ASKED = 512  # images that are classified at once
 
 
 class Classifier(nn.Module):
@@ -228,7 +227,7 @@ class _Run:
         self.classifier.eval()
         found = []
         source = self.network.test if asked is None else self.network.train
-        for _, images in ahead(source, asked, device, ASKED):
+        for _, images in ahead(source, asked, device):
             view = normalise(images.float() / 255, self.network.mean, self.network.std)
             found.append(best_classes(self.classifier(view).cpu()))
         self.looks.append(torch.cat(found))
