@@ -401,7 +401,7 @@ def test_raw_pixels_past_memory_are_no_floor(
         (50_000, 10_000, 32, ""),
         (1_600, 400, 96, ""),
         (2_000, 2_000, 96, ""),
-        (2_400, 600, 224, "they take 1.7 GiB; the most is 1 GiB"),
+        (2_400, 600, 224, "they take 1.7 GiB; the most is 0.75 GiB"),
         (6_000, 100, 64, "of 6,000 images of 12,288 values decomposes a matrix of 6,000 rows; the most is 4,096"),
     ],
 )
