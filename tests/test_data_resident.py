@@ -80,6 +80,6 @@ def test_batch_may_be_all_images(images: Tensor) -> None:
 
 @pytest.mark.parametrize("batch_size", [0, -1, N + 1])
 def test_impossible_batch_size_is_refused(images: Tensor, batch_size: int) -> None:
-    """Oracle: the message names what was asked and what there is."""
-    with pytest.raises(ConfigError, match=rf"batch_size = {batch_size}:.* {N} training images"):
+    """Oracle: the message names what was asked, what there is, and the setting to use."""
+    with pytest.raises(ConfigError, match=rf"batch_size = {batch_size}:.* --set Pretraining.batch_size={N}$"):
         Resident(images, batch_size, seed=0, device="cpu")

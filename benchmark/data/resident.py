@@ -27,8 +27,8 @@ class Resident:
     def __init__(self, images: Pixels, batch_size: int, seed: int, device: torch.device | str) -> None:
         if not 1 <= batch_size <= len(images):
             raise ConfigError(
-                f"batch_size = {batch_size}: a batch needs at least 1 and at most all {len(images)} training images; "
-                "choose a smaller batch or a larger data set."
+                f"Pretraining.batch_size = {batch_size}: a batch has at least 1 image and at most all of those to "
+                f"pretrain on, here {len(images)}. The largest that fits: --set Pretraining.batch_size={len(images)}"
             )
         self.images = images.to(device)
         self.device = device
