@@ -200,6 +200,16 @@ def test_standard_is_sklearns() -> None:
     assert not found[:, 8].any()
 
 
+def test_standard_does_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: all dimensions at once, to the bit."""
+    features, _ = mixture(300, 50, 4)
+    whole = Standard.of(features)
+    monkeypatch.setattr(linear, "COLUMNS", 7)
+    blocks = Standard.of(features)
+    assert torch.equal(blocks.mean, whole.mean)
+    assert torch.equal(blocks.scale, whole.scale)
+
+
 def test_no_seed_is_involved() -> None:
     """Oracle: two probes after different seeds are equal to the bit."""
     features, labels = mixture(100, 6, 4)
