@@ -226,3 +226,14 @@ def test_nothing_to_evaluate_is_refused(arguments: list[str], answer: str, capsy
         main(arguments)
     assert stop.value.code == 2
     assert answer in capsys.readouterr().err
+
+
+def test_a_diverged_run_is_scored_as_it_was(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the metrics of the run's record; its weights without the run are refused, since they made no features."""
+    assert pretrain(command(tmp_path, 5, "--set", "AdamW.base_rate=1e9")) == 1
+    run = next(tmp_path.glob("simclr-*-s0-*"))
+    found = evaluated(out, "--run", str(run))
+    assert (found["status"], found["metrics"]) == ("diverged", of(run)["metrics"])
+    weights = ["--weights", str(run / "encoder.safetensors"), "--gin", "gin/protocol/digits_vit_micro.gin"]
+    assert main([*weights, *SMALLER, *KNN_ONLY, "--out", str(out)]) == 1
+    assert "train images has values that are not finite" in capsys.readouterr().err
