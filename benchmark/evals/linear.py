@@ -119,7 +119,7 @@ class Standard:
 
     def apply(self, features: Tensor) -> Tensor:
         """Return standardised features."""
-        return (features - self.mean) * self.scale
+        return (features - self.mean).mul_(self.scale)
 
 
 @progress.doing("the fit that counts")
