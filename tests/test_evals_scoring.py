@@ -6,6 +6,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score, top_k_accuracy_score
 
 from benchmark.errors import BenchmarkError
+from benchmark.evals import scoring
 from benchmark.evals.features import Neighbours, Ranking, best_classes
 from benchmark.evals.scoring import SealedLabels
 
@@ -89,8 +90,8 @@ def test_details_are_top1_beside_the_result() -> None:
         SealedLabels(labels, 10).score("x", Ranking(best_classes(scores), {}, details={"short": other[1:]}))
 
 
-def test_retrieval_equals_loops() -> None:
-    """Oracle: recall at k and mean average precision at R by loops, with a class that train lacks."""
+def test_retrieval_equals_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: recall at k and mean average precision at R by loops, with a class that train lacks; in blocks too."""
     generator = torch.Generator().manual_seed(0)
     gallery, queries = torch.randint(0, 3, (40,), generator=generator), torch.randint(0, 4, (25,), generator=generator)
     order = torch.rand(25, 40, generator=generator).argsort(1)
@@ -112,3 +113,5 @@ def test_retrieval_equals_loops() -> None:
     for k, count in hits.items():
         assert found.details[f"recall_at_{k}"] == pytest.approx(count / 25)
     assert found.top1 == pytest.approx(found.details["recall_at_1"])
+    monkeypatch.setattr(scoring, "CELLS", 3 * neighbours.labels.shape[1])
+    assert SealedLabels(queries, 4).score("x", Ranking(classes, {}, neighbours=neighbours)) == found
