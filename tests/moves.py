@@ -1,0 +1,203 @@
+"""What moved between the outcomes of two trees, and whether a raised version explains it."""
+
+import ast
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmark.errors import CheckError
+
+LOSS, WEIGHTS, IMAGES = 1e-5, 1e-4, 1e-3  # what a Minor may move: two relative bounds, and a share of the test images
+PRETRAINING = "pretraining"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command wrote: its record, the metrics of its floors, losses by step, encoder and predicted classes."""
+
+    record: Mapping[str, Any] = field(default_factory=dict)
+    floors: Mapping[str, Any] = field(default_factory=dict)
+    losses: Sequence[float | None] = ()
+    encoder: Mapping[str, np.ndarray] = field(default_factory=dict)
+    predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A part whose numbers moved, by what, whether a Minor is enough, and the versions of which one must be raised."""
+
+    part: str
+    what: str
+    is_small: bool
+    causes: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A class of a method or an evaluation as its source says: file, base classes and version."""
+
+    file: str
+    bases: Sequence[str]
+    version: str
+
+
+def compare(old: Outcome, new: Outcome, known: Mapping[str, Source]) -> list[Move]:
+    """Return what moved in one job. The scores of an encoder that moved are not compared, those of its floors are."""
+    text, name = old.record["config"]["text"], old.record["method"]["name"]
+    encoder = old.record["encoder"]["name"]
+    evaluations = named(re.findall(r"^experiment\.evaluations = .*", text, re.MULTILINE)[-1])
+    evaluated = ", ".join(evaluations)
+    if new.failure:
+        return [Move(f"{name} on {encoder}, {evaluated}", f"does not run: {new.failure}", False, frozenset())]
+    moves = []
+    subjects: dict[str, tuple[Any, ...]] = {
+        f"floor '{floor}'": (metrics, new.floors.get(floor, {}), {}, {}) for floor, metrics in old.floors.items()
+    }
+    if found := training_moved(old, new):
+        moves.append(Move(f"pretraining of {name} on {encoder}", *found, causes(named(text), known, "baselines/")))
+    else:
+        subjects["encoder"] = old.record["metrics"], new.record["metrics"], old.predictions, new.predictions
+    for subject, scores in subjects.items():
+        if found := scores_moved(*scores):
+            moves.append(Move(f"{evaluated} of the {subject}", *found, causes(evaluations, known, "benchmark/")))
+    return moves
+
+
+def training_moved(old: Outcome, new: Outcome) -> tuple[str, bool] | None:
+    """Say by how much pretraining moved, and whether a Minor is enough; None if its final state is the same."""
+    if old.record["training"]["digest"] == new.record["training"]["digest"]:
+        return None
+    shapes = [{name: tensor.shape for name, tensor in side.encoder.items()} for side in (old, new)]
+    if shapes[0] != shapes[1] or len(old.losses) != len(new.losses):
+        return "another number of steps, or other tensors in the encoder", False
+    loss = max(_distance(np.array(a, float), np.array(b, float)) for a, b in zip(old.losses, new.losses, strict=True))
+    weights, name = max((_distance(old.encoder[name], new.encoder[name]), name) for name in old.encoder)
+    what = f"losses by {loss:.1e} and the encoder by {weights:.1e} ({name}), relative"
+    return what if loss or weights else "only the digest of the final state", loss <= LOSS and weights <= WEIGHTS
+
+
+def _distance(old: np.ndarray, new: np.ndarray) -> float:
+    """Return the largest difference relative to the largest entry; infinite where a number is missing."""
+    difference = np.abs(old.astype(float) - new.astype(float)).max(initial=0.0)
+    if difference == 0:
+        return 0.0
+    largest = np.abs(old.astype(float)).max()
+    return float(difference / largest) if largest > 0 and np.isfinite(difference) else float("inf")
+
+
+def scores_moved(old: Any, new: Any, old_classes: Any, new_classes: Any) -> tuple[str, bool] | None:
+    """Say which score moved most, and whether a Minor is enough; None if all scores and predictions are the same."""
+    before, after = _leaves(old), _leaves(new)
+    if before.keys() != after.keys():
+        return f"on one side only: {', '.join(sorted(before.keys() ^ after.keys())[:3])}", False
+    share = max((np.mean(a[..., 0] != new_classes[name][..., 0]) for name, a in old_classes.items()), default=0.0)
+    others = [name for name in before if before[name] != after[name]]
+    if not others and all(np.array_equal(a, new_classes[name]) for name, a in old_classes.items()):
+        return None
+    sizes = {name: _change(before[name], after[name]) for name in others if ".choices." not in name}
+    worst = max(sizes, key=lambda name: sizes[name], default=others[0] if others else None)
+    what = [f"{worst} from {before[worst]} to {after[worst]}"] if worst else []
+    what += [f"{share:.2%} of the predicted classes"] if old_classes else []
+    return " and ".join(what), max([share, *sizes.values()]) <= IMAGES
+
+
+def _change(old: Any, new: Any) -> float:
+    return abs(old - new) if isinstance(old, int | float) and isinstance(new, int | float) else float("inf")
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, Any]:
+    """Return the numbers and texts of nested metrics by their path, without versions and measured seconds."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        parts = (_leaves(part, f"{name}.{key}" if name else str(key)) for key, part in items)
+        return {path: leaf for part in parts for path, leaf in part.items()}
+    return {} if re.search(r"\.version$|\.seconds_", name) else {name: value}
+
+
+def named(text: str) -> list[str]:
+    """Return the classes and functions that a gin text refers to, without scope and module."""
+    return [name.rpartition(".")[2] for name in re.findall(r"@(?:\w+/)*([\w.]+)", text)]
+
+
+def causes(names: Iterable[str], known: Mapping[str, Source], folder: str) -> frozenset[str]:
+    """Return whose version may explain a move: pretraining, and the named classes of a folder with their bases."""
+    found, waiting = {PRETRAINING}, list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in known and known[name].file.startswith(folder) and name not in found:
+            found.add(name)
+            waiting += known[name].bases
+    return frozenset(found)
+
+
+def classes(root: Path) -> dict[str, Source]:
+    """Return the classes of methods and evaluations by name."""
+    files = [*(root / "baselines").rglob("*.py"), *(root / "benchmark" / "evals").rglob("*.py")]
+    nodes = [(file, node) for file in sorted(files) for node in ast.walk(ast.parse(file.read_text()))]
+    return {
+        node.name: Source(
+            file.relative_to(root).as_posix(),
+            [ast.unparse(base).rpartition(".")[2] for base in node.bases],
+            _assigned(node, "version"),
+        )
+        for file, node in nodes
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def versions(root: Path) -> dict[str, str]:
+    """Return the version of pretraining and of each method and evaluation of a checkout."""
+    package = ast.parse((root / "benchmark" / "__init__.py").read_text())
+    known = {name: source.version for name, source in classes(root).items()}
+    return {PRETRAINING: _assigned(package, "PRETRAINING_VERSION"), **known}
+
+
+def _assigned(body: ast.Module | ast.ClassDef, name: str) -> str:
+    """Return the version that a body assigns to a name: n stands for n.0, and nothing for 1.0."""
+    for line in body.body:
+        if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None:
+            targets = line.targets if isinstance(line, ast.Assign) else [line.target]
+            if [ast.unparse(target) for target in targets] == [name]:
+                value = str(ast.literal_eval(line.value))
+                return value if "." in value else f"{value}.0"
+    return "1.0"
+
+
+def verdict(moves: Iterable[Move], old: Mapping[str, str], new: Mapping[str, str], known: Mapping[str, Source]) -> str:
+    """Return what to print where every move has its version raised; raise CheckError for the others."""
+    worst: dict[str, Move] = {}
+    for move in moves:
+        if move.part not in worst or worst[move.part].is_small:
+            worst[move.part] = move
+    lines = {
+        move: f"{move.part}: {move.what}. Needs a raised {'Minor' if move.is_small else 'Major'} of "
+        f"{' or '.join(sorted(move.causes, key=lambda name: (name == PRETRAINING, name))) or 'nothing: mend it'}"
+        for move in worst.values()
+    }
+    missing = [move for move in lines if not any(_is_raised(old, new, name, move.is_small) for name in move.causes)]
+    for move, line in lines.items():
+        if move not in missing:
+            print(f"raised: {line}")
+    if not missing:
+        return "All numbers are those of the published code." if not lines else "All that moved has its version raised."
+    places = [
+        f"{name} is {new.get(name, '1.0')}: "
+        + (f"`version` in {known[name].file}" if name in known else "PRETRAINING_VERSION in benchmark/__init__.py")
+        for name in sorted({name for move in missing for name in move.causes})
+    ]
+    raise CheckError(
+        f"{len(missing)} parts moved without a raised version:\n  "
+        + "\n  ".join([*(lines[move] for move in missing), *places])
+        + "\nRaise the narrowest version that explains the change. If no number should have moved, mend the code. "
+        "Evaluations are compared on an encoder that the published code trained."
+    )
+
+
+def _is_raised(old: Mapping[str, str], new: Mapping[str, str], name: str, is_small: bool) -> bool:
+    before, after = ([int(part) for part in side.get(name, "1.0").split(".")] for side in (old, new))
+    return after > before if is_small else after[0] > before[0]
