@@ -111,7 +111,9 @@ def newest_commit(root: Path) -> str:
     if shallow is None:
         raise MissingError(f"{root} has no git history, and so not the published code. Use a clone: git clone ...")
     records = [json.loads(path.read_text()) for path in (root / "results").rglob("*.json")]
-    known = [(not r["code"]["dirty"], r["created_utc"], r["code"]["commit"]) for r in records if r["code"]["commit"]]
+    known: list[tuple[bool, str, str]] = [
+        (not r["code"]["dirty"], r["created_utc"], r["code"]["commit"]) for r in records if r["code"]["commit"]
+    ]
     for commit in dict.fromkeys(commit for *_, commit in sorted(known, reverse=True)):
         if git(root, "merge-base", "--is-ancestor", commit, "HEAD") is not None:
             return commit

@@ -31,7 +31,7 @@ OLD = Outcome(
     },
     floors={"random init": METRICS},
     losses=[6.0, 5.0],
-    encoder={"weight": np.array([1.0, -10.0])},
+    encoder={"weight": np.array([[0.0, -10.0]]), "bias": np.array([0.0, 1.0]), "bn.running_mean": np.zeros(1)},
     predictions={"knn": np.array([[1, 2], [3, 4]], np.int16)},
 )
 
@@ -40,9 +40,14 @@ def moved(**changes: object) -> Outcome:
     return replace(OLD, **changes)
 
 
-def other_training(weight: float, loss: float) -> Outcome:
+def other_training(weight: float = 0.0, loss: float = 0.0, bias: float = 0.0, mean: float = 0.0) -> Outcome:
     record = OLD.record | {"training": {"digest": "b"}, "metrics": {}}
-    return moved(record=record, encoder={"weight": np.array([1.0, -10.0 + weight])}, losses=[6.0, 5.0 + loss])
+    encoder = {
+        "weight": np.array([[0.0, weight - 10.0]]),
+        "bias": np.array([bias, 1.0]),
+        "bn.running_mean": np.array([mean]),
+    }
+    return moved(record=record, encoder=encoder, losses=[6.0, 5.0 + loss])
 
 
 def other_score(**scores: float) -> Outcome:
@@ -65,17 +70,24 @@ def test_equal_numbers_need_nothing_whatever_the_versions_and_the_clock() -> Non
 @pytest.mark.parametrize(
     ("new", "name", "minor_is_enough"),
     [
-        (other_training(0.9e-3, 4.9e-5), "MoCo", True),  # bounds: 1e-4 of 10 and 1e-5 of 5
-        (other_training(0.0, 0.0), "Mixture", True),
-        (other_training(1.1e-3, 0.0), "MoCo", False),
-        (other_training(0.0, 5.1e-5), PRETRAINING, False),
-        (other_training(float("nan"), 0.0), "MoCo", False),
+        (other_training(), "Mixture", True),
+        (other_training(weight=0.9e-3, loss=4.9e-5), "MoCo", True),  # bounds: 1e-4 of 10 and 1e-5 of 5
+        (other_training(bias=9.0), "MoCo", True),
+        (other_training(weight=1.1e-3), "MoCo", False),
+        (other_training(mean=1.1e-3), "MoCo", False),
+        (other_training(loss=5.1e-5), PRETRAINING, False),
+        (other_training(weight=float("nan")), "MoCo", False),
+        (replace(other_training(), predictions={"knn": np.array([[9, 2], [3, 4]])}), "MoCo", False),
+        (replace(other_training(), predictions={}), "MoCo", False),
+        (replace(other_training(), losses=[6.0]), "MoCo", False),
+        (replace(other_training(), losses=[6.0, None]), "MoCo", False),
         (other_score(top1=0.9009), "KNN", True),
         (other_score(top1=0.9011), PRETRAINING, False),
         (moved(predictions={"knn": np.array([[1, 9], [3, 4]])}), "KNN", True),
         (moved(predictions={"knn": np.array([[9, 2], [3, 4]])}), "KNN", False),
         (moved(floors={"random init": other_score(top1=0.5).record["metrics"]}), "KNN", False),
         (moved(floors={}), "KNN", False),
+        (moved(predictions={}), "KNN", False),
     ],
 )
 def test_a_move_needs_the_version_of_its_size_and_part(new: Outcome, name: str, minor_is_enough: bool) -> None:
@@ -86,7 +98,7 @@ def test_a_move_needs_the_version_of_its_size_and_part(new: Outcome, name: str, 
 
 
 def test_scores_of_an_encoder_that_moved_are_left_out_and_its_floors_are_not() -> None:
-    new = replace(other_training(1.0, 0.0), floors={"random init": {"knn": METRICS["knn"] | {"top1": 0.1}}})
+    new = replace(other_training(weight=1.0), floors={"random init": {"knn": METRICS["knn"] | {"top1": 0.1}}})
     assert [move.part for move in compare(OLD, new, KNOWN)] == [
         "pretraining of mixmask_moco on vit",
         "KNN of the floor 'random init'",
@@ -99,8 +111,8 @@ def test_no_version_explains_a_command_that_fails() -> None:
 
 def test_the_message_names_what_moved_by_how_much_and_what_to_raise() -> None:
     with pytest.raises(CheckError) as raised:
-        verdict(compare(OLD, other_training(1.0, 0.0), KNOWN), {}, {}, KNOWN)
-    for part in ("mixmask_moco", "1.0e-01 (weight)", "Major of Mixture or MoCo or pretraining", "baselines/moco.py"):
+        verdict(compare(OLD, other_training(weight=1.0), KNOWN), {}, {}, KNOWN)
+    for part in ("mixmask_moco", "1.0e-01", "Major of Mixture or MoCo or pretraining", "baselines/moco.py"):
         assert part in str(raised.value)
 
 
@@ -150,9 +162,9 @@ def git(root: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def commit(root: Path) -> str:
+def commit(root: Path, message: str = "x") -> str:
     git(root, "add", "-A")
-    git(root, "commit", "-q", "--allow-empty", "-m", "x")
+    git(root, "commit", "-q", "--allow-empty", "-m", message)
     return git(root, "rev-parse", "HEAD")
 
 
@@ -172,7 +184,7 @@ def history(tmp_path: Path) -> Path:
 def test_the_commit_is_the_newest_clean_one_that_head_descends_from(history: Path) -> None:
     first, second = commit(history), commit(history)
     git(history, "checkout", "-q", "-b", "other", first)
-    aside = commit(history)
+    aside = commit(history, "aside")
     git(history, "checkout", "-q", "main")
     publish(history, "2020", first)
     publish(history, "2021", second)
