@@ -24,10 +24,11 @@ RUNS = ("*.py", "*.gin", "pyproject.toml")  # of a checkout: the records and pag
 
 
 class VersionedClass(NamedTuple):
-    """A class of a method or an evaluation as its source states it: its own version, and the names of its bases."""
+    """A class of a method or an evaluation as its source states it: its own version, its bases by name, its file."""
 
     version: str
     bases: tuple[str, ...]
+    file: str = ""
 
 
 def code(versions: Mapping[str, str]) -> Code:
@@ -54,7 +55,7 @@ def code(versions: Mapping[str, str]) -> Code:
 
 def versions(root: Path = HERE.parent) -> dict[str, str]:
     """Read the versions of a checkout from its source: of pretraining, and of the classes by their names."""
-    return {PRETRAINING: _pretraining(root), **{name: found.version for name, found in _classes(root).items()}}
+    return {PRETRAINING: _pretraining(root), **{name: found.version for name, found in classes(root).items()}}
 
 
 def changed(record: Record) -> list[str]:
@@ -70,23 +71,25 @@ def changed(record: Record) -> list[str]:
 
 def _used(record: Record) -> Iterator[str]:
     """Yield the classes that a configuration names, and those that they extend."""
-    lines, classes = canonical(record["config"]["text"]).lines, _classes(HERE.parent)
+    lines, known = canonical(record["config"]["text"]).lines, classes(HERE.parent)
     pending = [name.rpartition("/")[2].rpartition(".")[2] for name in references(lines, lines)]
     while pending:
         name = pending.pop()
-        if name in classes:
+        if name in known:
             yield name
-            pending += classes[name].bases
+            pending += known[name].bases
 
 
 @cache
-def _classes(root: Path) -> Mapping[str, VersionedClass]:
+def classes(root: Path) -> Mapping[str, VersionedClass]:
+    """Read the classes of methods and evaluations of a checkout from its source, by name."""
     found = {}
     for file in sorted(file for folder in VERSIONED for file in (root / folder).rglob("*.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef):
-                bases = tuple(base.id for base in node.bases if isinstance(base, ast.Name))
-                found[node.name] = VersionedClass(_stated(node.body, "version") or FIRST_VERSION, bases)
+                bases = tuple(ast.unparse(base).rpartition(".")[2] for base in node.bases)
+                version = _stated(node.body, "version") or FIRST_VERSION
+                found[node.name] = VersionedClass(version, bases, file.relative_to(root).as_posix())
     return found
 
 

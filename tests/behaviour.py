@@ -29,8 +29,9 @@ from safetensors.numpy import load_file
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from moves import Outcome, classes, compare, verdict, versions  # noqa: E402
+from moves import Outcome, compare, verdict  # noqa: E402
 
+from benchmark.checkout import classes, versions  # noqa: E402
 from benchmark.errors import BenchmarkError, ConfigError, MissingError, reported  # noqa: E402
 
 SHARED = "simclr"  # both sides evaluate the encoder of this method, as the published code trains it

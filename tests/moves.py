@@ -1,22 +1,21 @@
 """What moved between the outcomes of two trees, and whether a raised version explains it."""
 
-import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmark.checkout import VersionedClass
 from benchmark.errors import CheckError
+from benchmark.report.store import PRETRAINING
 
 LOSS, WEIGHTS, IMAGES = 1e-5, 1e-4, 1e-3
 """What a Minor may move: losses and weights, relative, and the classes that are predicted, as a share of the images.
 
 Other kernels for the same formulas (AVX2 in place of AVX-512) move losses by 2e-7, weights by 2e-5 and no class.
 """
-PRETRAINING = "pretraining"
 
 
 @dataclass(frozen=True)
@@ -41,16 +40,7 @@ class Move:
     causes: frozenset[str]
 
 
-@dataclass(frozen=True)
-class Source:
-    """A class of a method or an evaluation as its source says: file, base classes and version."""
-
-    file: str
-    bases: Sequence[str]
-    version: str
-
-
-def compare(old: Outcome, new: Outcome, known: Mapping[str, Source]) -> list[Move]:
+def compare(old: Outcome, new: Outcome, known: Mapping[str, VersionedClass]) -> list[Move]:
     """Return what moved in one job. The scores of an encoder that moved are not compared, those of its floors are."""
     text, name = old.record["config"]["text"], old.record["method"]["name"]
     encoder = old.record["encoder"]["name"]
@@ -147,7 +137,7 @@ def named(text: str) -> list[str]:
     return [name.rpartition(".")[2] for name in re.findall(r"@(?:\w+/)*([\w.]+)", text)]
 
 
-def causes(names: Iterable[str], known: Mapping[str, Source], folder: str) -> frozenset[str]:
+def causes(names: Iterable[str], known: Mapping[str, VersionedClass], folder: str) -> frozenset[str]:
     """Return whose version may explain a move: pretraining, and the named classes of a folder with their bases."""
     found, waiting = {PRETRAINING}, list(names)
     while waiting:
@@ -158,40 +148,9 @@ def causes(names: Iterable[str], known: Mapping[str, Source], folder: str) -> fr
     return frozenset(found)
 
 
-def classes(root: Path) -> dict[str, Source]:
-    """Return the classes of methods and evaluations by name."""
-    files = [*(root / "baselines").rglob("*.py"), *(root / "benchmark" / "evals").rglob("*.py")]
-    nodes = [(file, node) for file in sorted(files) for node in ast.walk(ast.parse(file.read_text()))]
-    return {
-        node.name: Source(
-            file.relative_to(root).as_posix(),
-            [ast.unparse(base).rpartition(".")[2] for base in node.bases],
-            _assigned(node, "version"),
-        )
-        for file, node in nodes
-        if isinstance(node, ast.ClassDef)
-    }
-
-
-def versions(root: Path) -> dict[str, str]:
-    """Return the version of pretraining and of each method and evaluation of a checkout."""
-    package = ast.parse((root / "benchmark" / "__init__.py").read_text())
-    known = {name: source.version for name, source in classes(root).items()}
-    return {PRETRAINING: _assigned(package, "PRETRAINING_VERSION"), **known}
-
-
-def _assigned(body: ast.Module | ast.ClassDef, name: str) -> str:
-    """Return the version that a body assigns to a name: n stands for n.0, and nothing for 1.0."""
-    for line in body.body:
-        if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None:
-            targets = line.targets if isinstance(line, ast.Assign) else [line.target]
-            if [ast.unparse(target) for target in targets] == [name]:
-                value = str(ast.literal_eval(line.value))
-                return value if "." in value else f"{value}.0"
-    return "1.0"
-
-
-def verdict(moves: Iterable[Move], old: Mapping[str, str], new: Mapping[str, str], known: Mapping[str, Source]) -> str:
+def verdict(
+    moves: Iterable[Move], old: Mapping[str, str], new: Mapping[str, str], known: Mapping[str, VersionedClass]
+) -> str:
     """Return what to print where every move has its version raised; raise CheckError for the others."""
     worst: dict[str, Move] = {}
     for move in moves:

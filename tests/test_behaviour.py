@@ -9,16 +9,18 @@ import behaviour
 import numpy as np
 import pytest
 from behaviour import ROOT, commit_of, jobs, newest_commit
-from moves import PRETRAINING, Outcome, Source, causes, classes, compare, verdict, versions
+from moves import Outcome, compare, verdict
 
+from benchmark.checkout import VersionedClass
 from benchmark.errors import CheckError, MissingError
+from benchmark.report.store import PRETRAINING
 
 TEXT = "Mixture.base = @MoCo\nPretraining.method = @Mixture\nexperiment.evaluations = (@one_percent/KNN,)\n"
 KNOWN = {
-    "Mixture": Source("baselines/mixmask.py", ["Container"], "1.0"),
-    "MoCo": Source("baselines/moco.py", ["Siamese"], "1.0"),
-    "SimCLR": Source("baselines/simclr.py", ["Siamese"], "1.0"),
-    "KNN": Source("benchmark/evals/knn.py", [], "1.0"),
+    "Mixture": VersionedClass("1.0", ("Container",), "baselines/mixmask.py"),
+    "MoCo": VersionedClass("1.0", ("Siamese",), "baselines/moco.py"),
+    "SimCLR": VersionedClass("1.0", ("Siamese",), "baselines/simclr.py"),
+    "KNN": VersionedClass("1.0", (), "benchmark/evals/knn.py"),
 }
 METRICS = {"knn": {"top1": 0.9, "details": {"k=1": 0.8, "seconds_to_90": 3.0}, "choices": {"k": 20}, "version": 1}}
 OLD = Outcome(
@@ -114,16 +116,6 @@ def test_the_message_names_what_moved_by_how_much_and_what_to_raise() -> None:
         verdict(compare(OLD, other_training(weight=1.0), KNOWN), {}, {}, KNOWN)
     for part in ("mixmask_moco", "1.0e-01", "Major of Mixture or MoCo or pretraining", "baselines/moco.py"):
         assert part in str(raised.value)
-
-
-def test_versions_and_bases_are_read_from_the_source(tmp_path: Path) -> None:
-    for folder in ("baselines", "benchmark/evals"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "benchmark/__init__.py").write_text('PRETRAINING_VERSION = "1.2"\n')
-    (tmp_path / "baselines/a.py").write_text('class A: ...\nclass B(mod.A):\n    version: str = "3.4"\n')
-    (tmp_path / "benchmark/evals/e.py").write_text("class E:\n    version = 2\n")
-    assert versions(tmp_path) == {"pretraining": "1.2", "A": "1.0", "B": "3.4", "E": "2.0"}
-    assert causes(["B", "E"], classes(tmp_path), "baselines/") == {"pretraining", "A", "B"}
 
 
 def test_every_method_and_evaluation_is_compared() -> None:

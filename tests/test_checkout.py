@@ -11,7 +11,7 @@ from report_records import EXAMPLE, make
 import benchmark
 from baselines.simclr import SimCLR
 from benchmark import checkout
-from benchmark.checkout import HERE, VersionedClass, changed, code, versions
+from benchmark.checkout import HERE, VersionedClass, changed, classes, code, versions
 from benchmark.evals.knn import KNN
 from benchmark.evals.linear import Linear
 from benchmark.report.record import seal, validate
@@ -79,8 +79,9 @@ def test_versions_are_read_from_the_source(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "benchmark" / "__init__.py").write_text('PRETRAINING_VERSION = "3.1"\n')
     (tmp_path / "benchmark" / "evals" / "a.py").write_text("class A:\n    version = 2\n\n\nclass B:\n    k: int\n")
-    (tmp_path / "baselines" / "c.py").write_text('class C(A):\n    version: str = "1.4"\n')
+    (tmp_path / "baselines" / "c.py").write_text('class C(mod.A):\n    version: str = "1.4"\n')
     assert versions(tmp_path) == {"pretraining": "3.1", "A": "2.0", "B": "1.0", "C": "1.4"}
+    assert classes(tmp_path)["C"] == VersionedClass("1.4", ("A",), "baselines/c.py")
     here = versions()
     assert here["pretraining"] == benchmark.PRETRAINING_VERSION
     for kind in (KNN, Linear, SimCLR):
@@ -92,8 +93,8 @@ def raised(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Have the present code state some versions, of a method B that extends A and of an evaluation E."""
 
     def state(pretraining: str = "1.0", **others: str) -> None:
-        classes = {name: VersionedClass(others.get(name, "1.0"), ("A",) if name == "B" else ()) for name in "ABE"}
-        monkeypatch.setattr(checkout, "_classes", lambda root: classes)
+        known = {name: VersionedClass(others.get(name, "1.0"), ("A",) if name == "B" else ()) for name in "ABE"}
+        monkeypatch.setattr(checkout, "classes", lambda root: known)
         monkeypatch.setattr(checkout, "_pretraining", lambda root: pretraining)
 
     return state

@@ -60,9 +60,10 @@ def mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
     ],
 )
 def test_probe_equals_sklearn(n: int, dim: int, classes: int, spread: float, change: object, strength: float) -> None:
-    """Oracle: scikit-learn in float64 to a gradient of 1e-8: loss within 1e-4, accuracy on 2000 within 0.25 point."""
+    """Oracle: scikit-learn in float64 to a gradient of 1e-8: loss within 1e-4, and of 2,000 other images the same class
+    for each of which its two best logits differ by 0.03, which is nearly all."""
     features, labels = mixture(n, dim, classes, spread)
-    asked, truth = mixture(2000, dim, classes, spread, seed=1)
+    asked, _ = mixture(2000, dim, classes, spread, seed=1)
     if callable(change):
         features, asked = change(features), change(asked)
     probe = fit(features, labels, classes, strength)
@@ -76,9 +77,11 @@ def test_probe_equals_sklearn(n: int, dim: int, classes: int, spread: float, cha
     inputs = scaler.transform(features.double().numpy())
     best = mean_loss(reference.decision_function(inputs), labels.numpy()) + strength / 2 * (reference.coef_**2).sum()
     assert objective == pytest.approx(best, rel=1e-4)
-    theirs = reference.predict(scaler.transform(asked.double().numpy())) == truth.numpy()
-    ours = probe.scores(asked).argmax(1) == truth
-    assert float(ours.double().mean()) == pytest.approx(theirs.mean(), abs=2.5e-3)
+    logits = np.sort(reference.decision_function(scaler.transform(asked.double().numpy())), axis=1)
+    clear = logits[:, -1] - logits[:, -2] > 0.03
+    theirs = reference.predict(scaler.transform(asked.double().numpy()))
+    assert (probe.scores(asked).argmax(1).numpy() == theirs)[clear].all()
+    assert clear.mean() > 0.9
 
 
 def bank_of(train: dict[str, Tensor], labels: Tensor, test: dict[str, Tensor], classes: int) -> Bank:
