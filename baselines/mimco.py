@@ -2,7 +2,7 @@
 
 import gin
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmark.annotations import Positive
 from benchmark.errors import ConfigError
@@ -10,7 +10,7 @@ from benchmark.method import Draws, Method, Step, Views
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.frozen import Frozen
 from benchmark.nets.heads import Head, mlp
-from benchmark.nets.masking import masked_units
+from benchmark.nets.masking import masked_units, pick
 from benchmark.objectives import info_nce, info_nce_patches
 
 
@@ -85,8 +85,10 @@ class MimCo(Method):
         mask = torch.zeros(len(view), (self.squares * self.mask_unit) ** 2, device=view.device).scatter(1, ids, 1.0)
         seen = self.teacher(view)
         student = self.encoder(view, fill=(mask, self.mask_token))
+        assert student.tokens is not None
+        assert seen.tokens is not None
         patches = info_nce_patches(
-            self.patch_head(_at(student.tokens, ids)), _at(seen.tokens, ids), temperature=self.patch_temperature
+            self.patch_head(pick(student.tokens, ids)), pick(seen.tokens, ids), temperature=self.patch_temperature
         )
         images = info_nce(self.image_head(student.pooled), seen.pooled, temperature=self.image_temperature)
         logs = {
@@ -95,9 +97,3 @@ class MimCo(Method):
             "mask_ratio": mask.mean(),
         }
         return Step(self.patch_weight * patches + self.image_weight * images, logs)
-
-
-def _at(tokens: Tensor | None, ids: Tensor) -> Tensor:
-    """Pick the tokens `(batch, chosen, width)` with the ids `(batch, chosen)`."""
-    assert tokens is not None
-    return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))

@@ -893,8 +893,8 @@ MUTATIONS = (
         "mimco",
         "teacher's patches in another order",
         "baselines/mimco.py",
-        "_at(seen.tokens, ids), temperature",
-        "_at(seen.tokens, ids.flip(1)), temperature",
+        "pick(seen.tokens, ids), temperature",
+        "pick(seen.tokens, ids.flip(1)), temperature",
     ),
     Mutation(
         "mimco",
@@ -1018,10 +1018,10 @@ MUTATIONS = (
         ENCODERS,
         """        tokens = tokens + net.pos_embed[:, 1:]
         if visible is not None:
-            tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
+            tokens = pick(tokens, visible)
 """,
         """        if visible is not None:
-            tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
+            tokens = pick(tokens, visible)
         tokens = tokens + net.pos_embed[:, 1 : 1 + tokens.shape[1]]
 """,
     ),

@@ -7,7 +7,16 @@ from lightly.models.utils import random_token_mask
 from lightly.models.utils import unpatchify as lightly_unpatchify
 from scipy.stats import chisquare
 
-from benchmark.nets.masking import kept, masked_tokens, masked_units, patchify, unpatchify, visible_tokens
+from benchmark.nets.masking import (
+    kept,
+    masked_tokens,
+    masked_units,
+    patchify,
+    pick,
+    place,
+    unpatchify,
+    visible_tokens,
+)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +63,23 @@ def test_visible_and_masked_are_complements() -> None:
         assert len(set(ids)) == 4
         assert {i for i, m in enumerate(row) if m == 1} == set(range(16)) - set(ids)
         assert sum(row) == 12
+
+
+def test_tokens_are_picked_and_placed_as_by_gather_and_scatter() -> None:
+    """Oracle: torch's gather and scatter along the tokens, and their gradients, to the bit."""
+    tokens, blank = (torch.randn(3, 7, 4).requires_grad_() for _ in range(2))
+    ids = torch.rand(3, 7).argsort(dim=1)[:, :5]
+    wide = ids[..., None].expand(-1, -1, 4)
+    picked = pick(tokens, ids)
+    for ours, theirs in (
+        (picked, tokens.gather(1, wide)),
+        (place(picked, ids, blank), blank.scatter(1, wide, tokens.gather(1, wide))),
+    ):
+        assert torch.equal(ours, theirs)
+        slopes = torch.randn_like(ours)
+        for tensor in (tokens, blank) if ours is not picked else (tokens,):
+            pair = (torch.autograd.grad(made, tensor, slopes, retain_graph=True)[0] for made in (ours, theirs))
+            assert torch.equal(*pair)
 
 
 def test_choice_is_uniform_and_rows_are_independent() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from benchmark.annotations import Count
 from benchmark.errors import ConfigError
 from benchmark.nets.encoders import Encoder, Features, sincos_positions, xavier_
+from benchmark.nets.masking import place
 
 
 @gin.register
@@ -49,9 +50,8 @@ class PixelDecoder(nn.Module):
         assert features.tokens is not None
         tokens = self.embed(features.tokens)
         if features.visible is not None:
-            ids = features.visible[..., None].expand(-1, -1, tokens.shape[-1])
             blank = self.mask_token.to(tokens.dtype).expand(len(tokens), self.n_tokens, -1)
-            tokens = blank.scatter(1, ids, tokens)
+            tokens = place(tokens, features.visible, blank)
         start = self.embed(features.pooled)[:, None]
         tokens = torch.cat([start, tokens], dim=1) + self.positions
         predicted: Tensor = self.predict(self.norm(self.blocks(tokens)))

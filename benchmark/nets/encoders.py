@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from benchmark.annotations import Count
 from benchmark.errors import ConfigError
+from benchmark.nets.masking import pick
 from benchmark.statements import suggest
 
 
@@ -138,7 +139,7 @@ class ViT(Encoder):
             tokens = torch.where(mask.bool()[..., None], token.to(tokens.dtype), tokens)
         tokens = tokens + net.pos_embed[:, 1:]
         if visible is not None:
-            tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
+            tokens = pick(tokens, visible)
         start = (net.cls_token + net.pos_embed[:, :1]).expand(len(tokens), -1, -1)
         tokens = net.norm(net.blocks(torch.cat([start, tokens], dim=1)))
         return Features(tokens[:, 0], tokens[:, 1:], visible)

@@ -28,6 +28,23 @@ def masked_tokens(visible: Tensor | None, batch: int, tokens: int, device: torch
     return torch.ones(batch, tokens, device=device).scatter(1, visible, 0.0)
 
 
+def pick(tokens: Tensor, ids: Tensor) -> Tensor:
+    """Pick the tokens `(batch, chosen, width)` with the ids `(batch, chosen)` out of `(batch, tokens, width)`.
+
+    Whole rows are indexed: where a GPU has to repeat its bits, the gradient of a `gather` is sorted number by number.
+    """
+    return tokens[_images(ids), ids]
+
+
+def place(tokens: Tensor, ids: Tensor, blank: Tensor) -> Tensor:
+    """Return `blank` `(batch, tokens, width)` with `tokens` `(batch, chosen, width)` at the ids `(batch, chosen)`."""
+    return blank.index_put((_images(ids), ids), tokens)
+
+
+def _images(ids: Tensor) -> Tensor:
+    return torch.arange(len(ids), device=ids.device)[:, None]
+
+
 def masked_units(uniform: Tensor, ratio: float, unit: int) -> Tensor:
     """Choose masked token ids `(batch, masked)`: whole squares of `unit` x `unit` tokens, the ceiling of their share.
 
