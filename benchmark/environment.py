@@ -11,6 +11,7 @@ import timm
 import torch
 import torchvision
 
+from benchmark.errors import ConfigError
 from benchmark.report.record import Environment
 
 NATIVE_BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))  # flags of x86 and of Arm
@@ -44,15 +45,33 @@ def warning_of_emulation(precision: str) -> str | None:
 
 
 def use_device() -> torch.device:
-    """Choose the device and make its arithmetic repeatable: all cores allowed to the process, fixed kernels."""
+    """Choose the device and make its arithmetic repeatable: all cores allowed to the process, fixed kernels.
+
+    With SSL_BENCHMARK_DETERMINISTIC=0 in the environment a GPU may use faster kernels, whose sums differ from run to
+    run in their last bits. Float32 is float32 in either case: no convolution rounds its factors to TF32.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    set_deterministic(_wanted())
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(_cores())
     keep_freed_memory()
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def set_deterministic(deterministic: bool) -> None:
+    """Use kernels that give the same bits each time, or any, of which cuDNN then takes what it finds fastest."""
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def _wanted() -> bool:
+    """Return what SSL_BENCHMARK_DETERMINISTIC asks for: repeatable kernels, unless it is 0."""
+    asked = os.environ.get("SSL_BENCHMARK_DETERMINISTIC", "1")
+    if asked not in ("0", "1"):
+        raise ConfigError(f"SSL_BENCHMARK_DETERMINISTIC = {asked!r}: set it to 1 (the default) or to 0.")
+    return asked == "1"
 
 
 def keep_freed_memory() -> bool:

@@ -156,7 +156,7 @@ class Session(Examination):
         if self.whole_budget.kind != "device_seconds":
             return Price(batch, flops)
         machine = environment(self.device, self.precision)
-        names = [machine[name] for name in ("gpu", "driver", "processor", "threads", "torch", "timm")]
+        names = [machine[name] for name in ("gpu", "driver", "processor", "threads", "torch", "timm", "deterministic")]
         names += [self.stage.name, self._step, self.made_by, self.dataset.fingerprint, repr(self.all_versions)]
         names += [type(self.dataset.pretrain).__name__]  # resident or streamed
         file = hashlib.sha256(repr(names).encode()).hexdigest()[:32]

@@ -13,6 +13,7 @@ from report_records import EXAMPLE
 
 from benchmark import config, environment
 from benchmark import examination as examination  # what gin files may name
+from benchmark.errors import ConfigError
 from benchmark.report.record import seal, validate
 
 ROOT = Path(__file__).parents[1]
@@ -97,6 +98,28 @@ def test_threads_follow_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("asked", ["1", "0"])
+def test_kernels_repeat_their_bits_unless_told_otherwise(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: torch's switches, and what a record says; float32 is never rounded to TF32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setenv("SSL_BENCHMARK_DETERMINISTIC", asked)
+    try:
+        environment.use_device()
+        assert environment.environment(torch.device("cpu"), "float32")["deterministic"] == (asked == "1")
+        assert torch.backends.cudnn.benchmark == (asked == "0")
+        assert not torch.backends.cudnn.allow_tf32
+    finally:
+        environment.set_deterministic(True)
+        torch.use_deterministic_algorithms(False)
+
+
+def test_another_wish_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: an error that names variable and value."""
+    monkeypatch.setenv("SSL_BENCHMARK_DETERMINISTIC", "no")
+    with pytest.raises(ConfigError, match="SSL_BENCHMARK_DETERMINISTIC = 'no'"):
+        environment.use_device()
 
 
 HELD = """

@@ -242,12 +242,15 @@ def test_boards_may_have_different_data_of_one_name(results: Path) -> None:
 
 
 def test_a_repeated_run_with_other_weights_is_found(results: Path) -> None:
-    """Oracle: the same run an hour later with another digest; with the same digest, or other versions, all is well."""
+    """Oracle: the same run an hour later with another digest; with the same digest, other versions,
+    or kernels that do not repeat their bits, all is well."""
     later = "2026-01-31T13:00:00Z"
     write(altered(SOUND, "created_utc", later), results / "small")
     for place, (part, value) in enumerate((("torch", "2.16.0"), ("timm", "2.0.0"), ("driver", "600.1"))):
         elsewhere = altered(altered(SOUND, "training.digest", f"{place}" * 64), f"environment.{part}", value)
         write(elsewhere, results / "small")
+    free = altered(altered(SOUND, "training.digest", "8" * 64), "environment.deterministic", False)
+    write(free, results / "small")
     assert audit(results) == []
     write(altered(altered(SOUND, "training.digest", "9" * 64), "created_utc", later), results / "small")
     assert "ended in different weights" in " ".join(audit(results))

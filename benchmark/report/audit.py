@@ -272,7 +272,8 @@ def _contradictions(records: Sequence[Record]) -> Iterator[str]:
         if record["division"] not in ("trial", "floor"):  # those have another test split, these no board
             named[record["board"], record["dataset"]["name"]].add(record["dataset"]["fingerprint"])
     for runs in repeated.values():
-        digests = {run["training"]["digest"] for run in runs if run["status"] == "ok"}
+        repeatable = [run for run in runs if run["status"] == "ok" and run["environment"]["deterministic"]]
+        digests = {run["training"]["digest"] for run in repeatable}
         if len(digests) > 1:
             ids = ", ".join(sorted(run["id"] for run in runs))
             yield (
