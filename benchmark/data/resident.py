@@ -10,6 +10,7 @@ from torch import Tensor
 from benchmark.data.pixels import Pixels
 from benchmark.errors import ConfigError
 from benchmark.randomness import derive
+from benchmark.transfer import send
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> Tensor:
@@ -51,6 +52,6 @@ class Resident:
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             # One copy per epoch: a copy per step would make the host wait for the device.
-            self._order = epoch_order(self.seed, epoch, len(self.images)).to(self.device)
+            (self._order,) = send(self.device, epoch_order(self.seed, epoch, len(self.images)))
             self._epoch = epoch
         return self._order[position * self.batch_size : (position + 1) * self.batch_size]

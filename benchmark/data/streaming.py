@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmark import progress
 from benchmark.data.pixels import Pixels
 from benchmark.data.resident import Resident
+from benchmark.transfer import send
 
 DEPTH = 2  # batches that are decoded, or decoding, while one is worked on
 SHARE = 16  # images that a thread decodes at a time: rows are read together, and a batch makes work for many threads
@@ -98,7 +99,7 @@ class Prefetched(Resident):
                 self._begun[wanted] = ids, self.images.begin(ids)
         ids, finish = self._begun.pop(step)
         images = finish()
-        return ids.to(images.device, non_blocking=True), images
+        return send(images.device, ids)[0], images
 
 
 def batches(images: Pixels, batch_size: int, seed: int, device: torch.device | str) -> Resident:
@@ -126,7 +127,7 @@ def ahead(
     parts = (torch.arange(len(images)) if ids is None else ids).split(batch_size)
     shown = progress.each(parts, "batch")
     if not isinstance(images, Streamed):
-        yield from ((part, images[part].to(device)) for part in shown)
+        yield from ((part, send(device, images[part])[0]) for part in shown)
         return
     there, begun = images.to(device), deque[tuple[Tensor, Callable[[], Tensor]]]()
     for part in shown:

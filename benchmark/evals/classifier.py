@@ -30,6 +30,7 @@ from benchmark.method import Draws
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
 from benchmark.randomness import derive
+from benchmark.transfer import send
 from benchmark.views.colour import normalise
 from benchmark.views.randaugment import rand_augment
 from benchmark.views.recipes import View
@@ -258,7 +259,7 @@ class _Run:
         order = epoch_order(self.seed, epoch, len(self.rows))
         ids = self.rows[order[place * self.batch_size : (place + 1) * self.batch_size]]
         draws = Draws(self.seed, self.step, len(ids))
-        images = self.network.train[ids].to(self.network.device)
+        images, labels = send(self.network.device, self.network.train[ids], self.bank.labels[ids])
         images = self.view(images, images.shape[-1], lambda name, *shape: draws.rows(("view", name), *shape))
         images = rand_augment(
             images,
@@ -267,7 +268,6 @@ class _Run:
             lambda name, *shape: draws.rows(("randaugment", name), *shape),
         )
         np.random.seed(derive(self.seed, self.step, "mix") % 2**32)
-        labels = self.bank.labels[ids].to(self.network.device)
         return normalise(images, self.network.mean, self.network.std), labels
 
 

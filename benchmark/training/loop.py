@@ -128,6 +128,7 @@ class Training:
     def __post_init__(self) -> None:
         self.losses = torch.zeros(self.steps, device=self.device)
         self.logs: dict[str, Tensor] = {}
+        self._statistics = [torch.tensor(values, device=self.device) for values in (self.mean, self.std)]
         self._stop: int | None = None
         self._forward: Callable[[Views, Draws], Step] = self.method
         if self.compiled:
@@ -235,8 +236,7 @@ class Training:
         return [
             normalise(
                 view(images, images.shape[-1], lambda name, *shape, v=v: host.rows(("view", v, name), *shape)),
-                self.mean,
-                self.std,
+                *self._statistics,
             )
             for v, view in enumerate(self.views)
         ]
@@ -293,7 +293,7 @@ class Training:
     def health(self) -> Health:
         """Measure the encoder on a fixed batch, in eval mode and off the clock."""
         images = self.data.images[:MONITORED].float() / 255
-        return health(self.method.encoder, normalise(images, self.mean, self.std))
+        return health(self.method.encoder, normalise(images, *self._statistics))
 
     def save(self) -> Path:
         """Write a checkpoint of the whole state."""

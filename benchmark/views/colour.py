@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from benchmark.transfer import send
 from benchmark.views.geometry import Taps, resample
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -39,14 +40,13 @@ def jitter_(images: Tensor, index: Tensor, order: Tensor, factors: Tensor) -> No
     steps = order[order != HUE].view(-1, 3)
     scale = factors.gather(1, steps)
     coefficients = torch.stack([scale, (1 - scale) * (steps == SATURATION), (1 - scale) * (steps == CONTRAST)])
-    coefficients = coefficients.to(images.device)
-    index = index[sorting].to(images.device)
+    index, coefficients, turns = send(images.device, index[sorting], coefficients, factors[:, HUE])
 
     chosen = images.index_select(0, index)
     done = [int((place <= step).sum()) for step in range(3)]
     for step in range(3):
         _blend_(chosen[done[step] :], coefficients[:, done[step] :, step])
-    _rotate_hue_(chosen, factors[:, HUE].to(images.device))
+    _rotate_hue_(chosen, turns)
     for step in range(3):
         _blend_(chosen[: done[step]], coefficients[:, : done[step], step])
     images.index_copy_(0, index, chosen)
@@ -54,7 +54,7 @@ def jitter_(images: Tensor, index: Tensor, order: Tensor, factors: Tensor) -> No
 
 def greyscale_(images: Tensor, index: Tensor) -> None:
     """Replaces the three channels of the images in `index` (chosen,) by their luminance."""
-    index = index.to(images.device)
+    (index,) = send(images.device, index)
     images.index_copy_(0, index, _luminance(images.index_select(0, index)).unsqueeze(1).expand(-1, 3, -1, -1))
 
 
@@ -64,22 +64,28 @@ def blur_(images: Tensor, index: Tensor, sigma: Tensor) -> None:
     The kernel is a tenth of the side, made odd, at least 3 pixels (Chen et al. 2020, arXiv:2002.05709, appendix A); the
     image is reflected at its borders.
     """
-    index = index.to(images.device)
-    rows, columns = (_blur_taps(side, max(1, side // 20), sigma.to(images.device)) for side in images.shape[-2:])
+    index, sigma = send(images.device, index, sigma)
+    rows, columns = (_blur_taps(side, max(1, side // 20), sigma) for side in images.shape[-2:])
     images.index_copy_(0, index, resample(images.index_select(0, index), rows, columns))
 
 
 def solarize_(images: Tensor, index: Tensor) -> None:
     """Inverts the values from 128/255 on of the images in `index` (chosen,)."""
-    index = index.to(images.device)
+    (index,) = send(images.device, index)
     chosen = images.index_select(0, index)
     bright = (chosen >= 128 / 255).float()
     images.index_copy_(0, index, bright.sub_(chosen).abs_())  # |1 - x| or |0 - x|: `where` takes several times as long
 
 
-def normalise(views: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Subtracts each channel's mean from `views` (batch, 3, height, width) and divides by its standard deviation."""
-    return (views - views.new_tensor(mean).view(-1, 1, 1)).div_(views.new_tensor(std).view(-1, 1, 1))
+def normalise(views: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
+    """Subtracts each channel's mean from `views` (batch, 3, height, width) and divides by its standard deviation.
+
+    Both are best given as tensors (3,) on the device of the views, to which numbers have to be copied at each call.
+    """
+    mean, std = (
+        torch.as_tensor(values, dtype=views.dtype, device=views.device).view(-1, 1, 1) for values in (mean, std)
+    )
+    return (views - mean).div_(std)
 
 
 def _luminance(images: Tensor) -> Tensor:

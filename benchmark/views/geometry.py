@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmark.transfer import send
+
 TRIES = 10  # boxes that torchvision draws before it falls back to a central one
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -57,7 +59,8 @@ def crop_resize(images: Tensor, boxes: Tensor, flips: Tensor, size: int, interpo
     [0, 1], equal to `torch.nn.functional.interpolate(antialias=True)` of the cut image, clamped.
     """
     largest = int(boxes[:, 2:].max())
-    top, left, height, width = boxes.to(images.device, torch.float32).unbind(1)
+    moved, flips = send(images.device, boxes.float(), flips)
+    top, left, height, width = moved.unbind(1)
     rows = _interpolation_taps(top, height, torch.zeros_like(flips), size, largest, interpolation)
     columns = _interpolation_taps(left, width, flips, size, largest, interpolation)
     views = resample(images, rows, Taps(columns.source, columns.weight / 255))
@@ -90,7 +93,7 @@ def _interpolation_taps(
     """
     radius = 1 if interpolation == "bilinear" else 2
     count = math.ceil(2 * radius * max(largest / size, 1))
-    start, length, flips = start.view(-1, 1, 1), length.view(-1, 1, 1), flips.to(start.device).view(-1, 1, 1)
+    start, length, flips = start.view(-1, 1, 1), length.view(-1, 1, 1), flips.view(-1, 1, 1)
     scale = length / size
     stretch = scale.clamp(min=1)
     centre = scale * (torch.arange(size, device=start.device).view(1, -1, 1) + 0.5)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
+from benchmark.transfer import send
 from benchmark.views.recipes import Draw
 
 LAYERS = 2  # operations that each image may get
@@ -34,15 +35,19 @@ def rand_augment(images: Tensor, magnitude: float, fill: Sequence[float], draw: 
     chosen[draw("applied", LAYERS) >= PROBABILITY] = -1
     level = torch.special.ndtri(draw("magnitude", LAYERS)).mul(DEVIATION).add(magnitude).clamp(0, STRONGEST) / STRONGEST
     signed = torch.where(draw("sign", LAYERS) < 0.5, -level, level)
-    colour = images.new_tensor(fill).view(-1, 1, 1)
+    groups = [
+        (operation, (chosen[:, layer] == number).nonzero().squeeze(1), layer)
+        for layer in range(LAYERS)
+        for number, operation in enumerate(OPERATIONS.values())
+    ]
+    groups = [group for group in groups if len(group[1])]
+    amounts = [signed[index, layer].view(-1, 1, 1, 1) for _, index, layer in groups]
+    colour, *moved = send(
+        images.device, torch.tensor(fill).view(-1, 1, 1), *(index for _, index, _ in groups), *amounts
+    )
     images = images.clone()
-    for layer in range(LAYERS):
-        for number, operation in enumerate(OPERATIONS.values()):
-            index = (chosen[:, layer] == number).nonzero().squeeze(1)
-            if len(index):
-                amounts = signed[index, layer].to(images.device).view(-1, 1, 1, 1)
-                index = index.to(images.device)
-                images.index_copy_(0, index, operation(images.index_select(0, index), amounts, colour))
+    for (operation, _, _), index, amount in zip(groups, moved[: len(groups)], moved[len(groups) :], strict=True):
+        images.index_copy_(0, index, operation(images.index_select(0, index), amount, colour))
     return images
 
 
@@ -99,7 +104,7 @@ def _translate_y(images: Tensor, signed: Tensor, fill: Tensor) -> Tensor:
 
 def _warp(images: Tensor, fill: Tensor, *entries: Tensor | float) -> Tensor:
     """Take each pixel from where the matrix of these 6 `entries` sends it, in coordinates from -1 to 1."""
-    rows = [torch.as_tensor(entry, device=images.device).expand(len(images), 1, 1, 1) for entry in entries]
+    rows = [entry if isinstance(entry, Tensor) else images.new_full((len(images), 1, 1, 1), entry) for entry in entries]
     grid = F.affine_grid(torch.cat(rows, 1).view(-1, 2, 3), list(images.shape), align_corners=False)
     return F.grid_sample(images - fill, grid, align_corners=False).add_(fill).clamp_(0, 1)
 

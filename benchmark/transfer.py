@@ -1,0 +1,37 @@
+"""Copies from the host to a device for which the host does not wait."""
+
+import math
+
+import torch
+from torch import Tensor
+
+ALIGNMENT = 16  # bytes; at least the size of any number
+
+
+def send(device: torch.device | str, *tensors: Tensor) -> list[Tensor]:
+    """Return tensors of the host on `device`.
+
+    To a GPU they travel in one copy out of pinned memory. An ordinary copy would make the host wait until the GPU has
+    done all the work that it was given before.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return packed(device, tensors, pinned=True)
+    return [tensor.to(device, non_blocking=True) for tensor in tensors]
+
+
+def packed(device: torch.device, tensors: tuple[Tensor, ...], *, pinned: bool) -> list[Tensor]:
+    """Copy tensors side by side into one buffer, and return views of the same buffer on `device`."""
+    sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
+    slots = [math.ceil(size / ALIGNMENT) * ALIGNMENT for size in sizes]
+    buffer = torch.empty(sum(slots), dtype=torch.uint8, pin_memory=pinned)
+    for place, tensor in zip(_views(buffer, slots, sizes, tensors), tensors, strict=True):
+        place.copy_(tensor)
+    # Pinned memory is given to the next buffer only after this copy: torch's allocator waits for it, the host does not.
+    return _views(buffer.to(device, non_blocking=True), slots, sizes, tensors)
+
+
+def _views(buffer: Tensor, slots: list[int], sizes: list[int], like: tuple[Tensor, ...]) -> list[Tensor]:
+    """Cut a buffer of bytes into slots, and read each with the type and shape of its tensor."""
+    parts = zip(buffer.split(slots), sizes, like, strict=True)
+    return [part[:size].view(tensor.dtype).view(tensor.shape) for part, size, tensor in parts]
