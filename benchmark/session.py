@@ -204,7 +204,6 @@ class Session(Examination):
             self._scratch(self.price.flops).advance(calibration.WARMUP)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
         return self._training(self.steps, self.price.flops, checkpoint_seconds, self.budget.most_seconds, teacher)
 
     def _scratch(self, flops: int) -> Training:
@@ -215,7 +214,7 @@ class Session(Examination):
         self, steps: int, flops: int, checkpoint_seconds: float, most_seconds: float, teacher: Encoder | None
     ) -> Training:
         method, views = self.method(teacher)
-        data = batches(self.dataset.pretrain, self.stage.batch_size, self.experiment.seed, self.device)
+        data = batches(self.dataset.pretrain_on(self.device), self.stage.batch_size, self.experiment.seed, self.device)
         recipe = self.stage.optimiser()
         method.to(self.device)
         choose_attention(method, self.device, self.stage.precision)

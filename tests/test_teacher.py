@@ -87,6 +87,20 @@ def test_the_student_learns_from_the_trained_teacher(out: Path, whole: Record) -
     assert not torch.equal(student["blocks.0.attn.qkv.weight"], taught["blocks.0.attn.qkv.weight"])
 
 
+def test_both_stages_read_the_images_that_the_device_holds_once(tmp_path: Path) -> None:
+    """Oracle: one copy, on a device that always copies."""
+    session = Session.open(config.load([GIN], SMALL), tmp_path)
+    assert session.teacher is not None
+    copies = []
+    for stage in (session, session.teacher, session):
+        object.__setattr__(stage, "device", torch.device("meta"))
+        copies.append(stage.dataset.pretrain_on(stage.device))
+    assert all(copy is copies[0] for copy in copies)
+    assert session.dataset.pretrain_on(torch.device("cpu")) is session.dataset.pretrain
+    object.__setattr__(session, "device", torch.device("cpu"))
+    assert session.scratch(0).data.images is session.dataset.pretrain
+
+
 def test_the_teacher_starts_from_weights_of_its_own(tmp_path: Path) -> None:
     """Oracle: first weights of equal shapes in one experiment: another seed draws others, the same seed the same."""
     settings = [f"experiment.seed={seed}" for seed in (0, 0, 1)]

@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -76,6 +76,13 @@ class Dataset(Outline):
     fingerprint: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    _moved: dict[str, Pixels] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def pretrain_on(self, device: torch.device) -> Pixels:
+        """Return `pretrain` on a device, to which all stages of an experiment together copy it once."""
+        if str(device) not in self._moved:
+            self._moved[str(device)] = self.pretrain.to(device)
+        return self._moved[str(device)]
 
 
 @gin.register

@@ -72,5 +72,4 @@ def _measured(build: Callable[[], Training], budget: float) -> Calibration:
     del training
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     return found

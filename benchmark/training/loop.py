@@ -140,6 +140,8 @@ class Training:
         """Train to the last step, from the newest checkpoint if `resume`."""
         if resume:
             self._restore()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)  # the peak of an earlier stage is not that of this one
         metrics = self.folder / "metrics.jsonl"
         _keep_lines(metrics, self.step)
         window = max(1, min(WINDOW, self.steps // 100))
