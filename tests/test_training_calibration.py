@@ -56,6 +56,15 @@ def test_windows_are_a_share_of_the_budget(
     assert clock.steps == 10 + 5 * steps
 
 
+def test_windows_are_timed_in_pieces_like_those_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: 1,000 s at half a second a step are 2,000 steps, at which a run looks at its loss every 20."""
+    Clock(monkeypatch, 0.5)
+    counts, advance = [], Training.advance
+    monkeypatch.setattr(Training, "advance", lambda run, count: counts.append(count) or advance(run, count))
+    Calibration.measure(training(tmp_path, steps=WHOLE), 1000.0)
+    assert counts == [5, 5, *[20] * 4 * 5]
+
+
 def test_a_calibration_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the count of steps, and the numbers of the file."""
     clock = Clock(monkeypatch, 0.5)

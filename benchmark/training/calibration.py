@@ -12,7 +12,7 @@ import torch
 from benchmark import progress
 from benchmark.folders import alone
 from benchmark.training.budget import TOLERANCE
-from benchmark.training.loop import Training
+from benchmark.training.loop import Training, window_of
 
 WARMUP = 10  # steps: allocations and the choice of kernels in the first half, the length of windows by the second
 WINDOWS = 5
@@ -36,7 +36,9 @@ class Calibration:
         training.advance(half)
         about = training.advance(half) / half
         count = min(max(round(SHARE * budget / WINDOWS / about), FEWEST), (WHOLE - WARMUP) // WINDOWS)
-        windows = [training.advance(count) / count for _ in range(WINDOWS)]
+        piece = window_of(round(budget / about))  # a device that runs dry between two loses some time each time
+        pieces = max(1, count // piece)
+        windows = [sum(training.advance(piece) for _ in range(pieces)) / (pieces * piece) for _ in range(WINDOWS)]
         return cls(fmean(windows), min(windows), max(windows))
 
     @property

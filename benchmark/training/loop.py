@@ -144,7 +144,7 @@ class Training:
             torch.cuda.reset_peak_memory_stats(self.device)  # the peak of an earlier stage is not that of this one
         metrics = self.folder / "metrics.jsonl"
         _keep_lines(metrics, self.step)
-        window = max(1, min(WINDOW, self.steps // 100))
+        window = window_of(self.steps)
         every = max(WINDOW, self.steps // MONITORS)
         saved = time.monotonic()
         measured: Health | None = None
@@ -341,6 +341,11 @@ class Training:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def window_of(steps: int) -> int:
+    """Return how many of a run's steps lie between two looks at the loss, for which the host waits for the device."""
+    return max(1, min(WINDOW, steps // 100))
 
 
 def _require_compiler(device: torch.device) -> None:
