@@ -259,9 +259,12 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Oracle: without a search path no compiler is found; an eager run needs none."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CXX", "c++-of-no-one")
+    monkeypatch.delenv("CC", raising=False)
     training(tmp_path)
-    with pytest.raises(MissingError, match=r"needs a C\+\+ compiler on a CPU, and c\+\+-of-no-one is not found"):
+    with pytest.raises(MissingError, match=r"needs a C\+\+ compiler on a CPU device, and c\+\+-of-no-one is not found"):
         training(tmp_path, compiled=True)
+    with pytest.raises(MissingError, match=r"needs a C compiler on a CUDA device, and gcc or clang is not found"):
+        loop._require_compiler(torch.device("cuda"))
 
 
 class Recording(Method):

@@ -350,11 +350,16 @@ def window_of(steps: int) -> int:
 
 def _require_compiler(device: torch.device) -> None:
     """Raise MissingError where torch.compile could only fail for lack of a compiler, and late."""
-    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if device.type == "cpu" and shutil.which(name) is None:
+    if device.type == "cpu":
+        language, variable, usual = "C++", "CXX", ["clang++" if sys.platform == "darwin" else "g++"]
+    else:  # for what starts the kernels that Triton makes
+        language, variable, usual = "C", "CC", ["gcc", "clang"]
+    names = [os.environ[variable]] if variable in os.environ else usual
+    if not any(map(shutil.which, names)):
         raise MissingError(
-            f"Pretraining.compiled = True: torch.compile needs a C++ compiler on a CPU, and {name} is not found. "
-            f"Install one, name another in the environment variable CXX, or leave Pretraining.compiled at False."
+            f"Pretraining.compiled = True: torch.compile needs a {language} compiler on a {device.type.upper()} "
+            f"device, and {' or '.join(names)} is not found. Install one, name another in the environment variable "
+            f"{variable}, or leave Pretraining.compiled at False."
         )
 
 
