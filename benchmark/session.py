@@ -161,7 +161,7 @@ class Session(Examination):
         names += [type(self.dataset.pretrain).__name__]  # resident or streamed
         file = hashlib.sha256(repr(names).encode()).hexdigest()[:32]
         path = self.out / "calibrations" / f"{file}.json"
-        found = calibration.stored(path, lambda: self._scratch(flops), self._undivided.amount)
+        found = calibration.stored(path, lambda: self.scratch(flops), self._undivided.amount)
         return Price(batch, flops, found.seconds)
 
     @property
@@ -201,13 +201,13 @@ class Session(Examination):
         """
         is_complete = teacher is not None or not self.stage.is_taught
         if is_complete and self.whole_budget.kind == "device_seconds":
-            self._scratch(self.price.flops).advance(calibration.WARMUP)
+            self.scratch(self.price.flops).advance(calibration.WARMUP)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         return self._training(self.steps, self.price.flops, checkpoint_seconds, self.budget.most_seconds, teacher)
 
-    def _scratch(self, flops: int) -> Training:
-        """Build a state for steps that are timed and discarded."""
+    def scratch(self, flops: int) -> Training:
+        """Build a state for steps that are timed, or looked at, and discarded."""
         return self._training(calibration.WHOLE, flops, math.inf, math.inf, None)
 
     def _training(

@@ -14,16 +14,16 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmark.speed",
         description=__doc__,
         allow_abbrev=False,
-        epilog="exit codes: 0 done, 1 a race is unequal, 2 refused, 3 a library is missing, 4 a page is stale. "
-        "Candidates take turns, and ratios are taken within a turn, so a busy machine widens the range and moves the "
-        "median little.",
+        epilog="exit codes: 0 done, 1 a race is unequal or a GPU fails, 2 refused, 3 a library or the GPU is missing, "
+        "4 a page is stale. Candidates take turns, and ratios are taken within a turn, so a busy machine widens the "
+        "range and moves the median little.",
     )
     made.add_argument(
         "part",
-        choices=("evaluation", "inputs", "training", "masking", "costs"),
+        choices=("evaluation", "inputs", "training", "masking", "costs", "gpu"),
         help="evaluation: frozen protocols beside the published formula; inputs: views, and their share of a step; "
         "training: a step of every method; masking: an encoder with and without masked tokens; costs: FLOPs of all "
-        "methods, into a page",
+        "methods, into a page; gpu: whether a GPU keeps what runs rely on, and how fast it is, in four minutes",
     )
     made.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds after a warm-up (5)")
     made.add_argument(
@@ -34,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="inputs, training: a gin file that sets ours beside another library, executed; may be repeated",
     )
-    made.add_argument("--out", type=Path, metavar="DIR", help="inputs, training, masking: write page and seconds there")
+    made.add_argument(
+        "--out", type=Path, metavar="DIR", help="inputs, training, masking, gpu: write page and seconds there"
+    )
     made.add_argument(
         "--page", type=Path, default=Path("README.md"), help="where the table of costs stands (README.md)"
     )
@@ -54,9 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.check and given.part != "costs":
         command.error(f"--check: {given.part} writes no table into a page; give it with costs")
     if given.out and given.part in ("evaluation", "costs"):
-        command.error(f"--out: {given.part} writes no page of its own; give it with inputs, training or masking")
+        command.error(f"--out: {given.part} writes no page of its own; give it with inputs, training, masking or gpu")
     from benchmark.environment import use_device
-    from benchmark.speeds import costs, evaluation, inputs, masking, training
+    from benchmark.speeds import costs, evaluation, gpu, inputs, masking, training
 
     use_device()
     if given.part == "costs":
@@ -64,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif given.part == "evaluation":
         print(evaluation.report(given.rounds))
     else:
-        if given.part == "masking":
+        if given.part == "gpu":
+            found = gpu.measure(given.rounds)
+        elif given.part == "masking":
             found = masking.measure(given.rounds)
         else:
             part = inputs if given.part == "inputs" else training
@@ -72,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(found.markdown())
         if given.out:
             found.save(given.out)
+        if given.part == "gpu":
+            gpu.require(found)
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from benchmark.speeds.measurement import Measurement, cell
-from benchmark.speeds.rounds import interleave, spread, take_turns, timed
+from benchmark.speeds.rounds import Rounds, interleave, spread, take_turns, timed
 from benchmark.speeds.subjects import as_shipped, race, shipped_trainings
 from benchmark.training.loop import Training
 
@@ -29,7 +29,7 @@ def _race(found: Measurement, file: Path, rounds: int) -> None:
     made, session = race(file)
     training = session.training(math.inf)
     peers = {peer.name: peer for peer in made.entrants(session, STEPS)}
-    ours = timed(partial(_make_views, training, STEPS))
+    ours = timed(partial(make_views, training, STEPS))
     times = take_turns({"ours": ours} | {name: as_shipped(peer) for name, peer in peers.items()}, rounds)
     views = STEPS * training.data.batch_size * training.method.n_views
     libraries = {"ours": ""} | {name: peer.library for name, peer in peers.items()}
@@ -50,14 +50,20 @@ def _shares(found: Measurement, rounds: int) -> None:
     title = f"Indexing and views in a step, {Path(PROTOCOL).stem}"
     rows = []
     for name, training in shipped_trainings(PROTOCOL).items():
-        times = interleave({"views": partial(_make_views, training, 1), "step": partial(training.advance, 1)}, rounds)
-        share = spread([100 * a / b for a, b in zip(times.seconds["views"], times.seconds["step"], strict=True)])
-        rows.append([f"`{name}`", *(cell(times.rate(part, 1), ".2f") for part in times.seconds), cell(share, ".2f")])
+        times = interleave({"views": partial(make_views, training, 1), "step": partial(training.advance, 1)}, rounds)
+        part_of = share(times, "views", "step")
+        rows.append([f"`{name}`", *(cell(times.rate(part, 1), ".2f") for part in times.seconds), cell(part_of, ".2f")])
         found.keep(f"{title}: {name}", times, {"views": 1, "step": 1}, precision=training.precision)
     found.add(title, "Steps of the protocol's batch.", ["method", "batches of views/s", "steps/s", "share, %"], rows)
 
 
-def _make_views(training: Training, steps: int) -> None:
+def share(times: Rounds, part: str, whole: str) -> tuple[float, float, float]:
+    """Return the percentage that a candidate takes of another's seconds: over the rounds, as `spread` does."""
+    return spread([100 * a / b for a, b in zip(times.seconds[part], times.seconds[whole], strict=True)])
+
+
+def make_views(training: Training, steps: int) -> None:
+    """Make the views of some steps, and wait for them."""
     for step in range(steps):
         training.batch(step)
     if training.device.type == "cuda":

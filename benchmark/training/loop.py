@@ -220,7 +220,7 @@ class Training:
         return blamed(f"Step {self.step + 1} of {name} failed", type(self.method), self.data.batch_size)
 
     def _take(self) -> None:
-        step = self._differentiate()
+        step = self.differentiate()
         self.method.after_backward(step)
         progress = self.step / self.steps
         self.optimiser.step(progress)
@@ -243,8 +243,8 @@ class Training:
             for v, view in enumerate(self.views)
         ]
 
-    def _differentiate(self) -> Step:
-        """Pass the batch of this step forward and backward."""
+    def differentiate(self) -> Step:
+        """Pass the batch of this step forward and backward; the gradients are added to those that are there."""
         torch.manual_seed(derive(self.seed, self.step, "torch"))  # for a method that draws by torch's own generator
         views = self.batch(self.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
@@ -262,7 +262,7 @@ class Training:
         seconds, waited = [], self.ledger.data_wait_seconds
         for _ in range(2):
             begin = time.perf_counter()
-            self._differentiate()
+            self.differentiate()
             self._synchronize()
             seconds.append(time.perf_counter() - begin)
         for buffer, before in buffers:

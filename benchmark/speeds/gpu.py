@@ -1,0 +1,440 @@
+"""What a GPU has to prove before boards are made on it, and how fast it is: the first command to give on a new one.
+
+Each fact is a function of a device, so that it can be tried on a processor too, as far as there is something to try.
+"""
+
+import contextlib
+import copy
+import gc
+import io
+import math
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmark import config as configuration
+from benchmark.data.resident import Resident
+from benchmark.data.streaming import Prefetched, Streamed
+from benchmark.environment import set_deterministic
+from benchmark.errors import BenchmarkError, ConfigError, MissingError
+from benchmark.session import Session
+from benchmark.speeds.costs import shipped_methods
+from benchmark.speeds.inputs import make_views, share
+from benchmark.speeds.measurement import Measurement, cell
+from benchmark.speeds.rounds import take_turns, timed
+from benchmark.speeds.subjects import session as opened
+from benchmark.speeds.training import TURNS, Turn, peaks, shares
+from benchmark.teacher import teach
+from benchmark.training import calibration, energy
+from benchmark.training.budget import Budget
+from benchmark.training.loop import Training
+
+CLOSE = 0.02  # by which losses in bfloat16 may differ
+ALIKE = 0.99  # cosine of two gradients in bfloat16 that should be the same
+SLACK = 2**20  # bytes that a stage may leave: allocators round
+STEPS = 6  # of a run that is made twice
+UNWATCHED, WATCHED = 2, 10  # steps that load kernels, and those in which the host must not wait
+BUSY = 20  # turns of matrix products while the meter of energy is watched: half a second
+SMALL = ("ViT.width=32", "ViT.depth=2", "ViT.heads=2", "Pretraining.batch_size=32")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What was looked at, whether it held (None where it could not be seen), and the figure behind it."""
+
+    name: str
+    held: bool | None
+    figure: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An experiment on random images: the files and settings of its configuration."""
+
+    name: str
+    files: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+
+    def session(self, device: torch.device, out: Path, *settings: str, budget: Budget | None = None) -> Session:
+        """Open it on a device, with more settings and, where one is given, another budget than an endless one."""
+        loaded = configuration.load(self.files, (*self.settings, *settings))
+        made = opened(loaded, configuration.build(loaded))
+        if budget:
+            made = replace(made, experiment=replace(made.experiment, budget=lambda: budget))
+        return replace(made, device=device, out=out)
+
+
+def _every_method() -> tuple[Subject, ...]:
+    """Return all shipped methods on a small transformer and, where they take one, on a convolutional network."""
+    small = [Subject(f"{path.stem} (ViT)", (str(path),), SMALL) for path in shipped_methods()]
+    files = [(path, "gin/protocol/digits_resnet18.gin") for path in shipped_methods()]
+    return (*small, *(Subject(f"{path.stem} (ResNet)", (str(path), other), SMALL[-1:]) for path, other in files))
+
+
+BATCH = ("Pretraining.batch_size=256",)
+RESNET = "gin/protocol/cifar10_resnet18.gin"
+TIMED = (
+    Subject("simclr, ResNet-18, 32 px", ("gin/simclr.gin", RESNET), BATCH),
+    Subject("mae, ViT-S, 224 px", ("gin/mae.gin", "gin/protocol/imagenet100.gin", "gin/protocol/vit_small.gin"), BATCH),
+    Subject(
+        "simclr, ViT-S, 224 px", ("gin/simclr.gin", "gin/protocol/imagenet100.gin", "gin/protocol/vit_small.gin"), BATCH
+    ),
+)
+
+TURN = replace(TURNS["cuda"], steps=10)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is looked at, and on which device: the defaults take less than four minutes of a GPU of a data centre."""
+
+    device: torch.device
+    methods: tuple[Subject, ...] = field(default_factory=_every_method)
+    repeated: tuple[Subject, ...] = (
+        TIMED[0],
+        Subject("mixmask_moco, ResNet-18, 32 px", ("gin/mixmask_moco.gin", RESNET), BATCH),
+        Subject("mae, ViT-S, 32 px", ("gin/mae.gin", "gin/protocol/cifar10_vit_small.gin"), BATCH),
+    )
+    taught: Subject = Subject("mimco", ("gin/mimco.gin",), SMALL)
+    seconds: float = 20.0
+    timed: tuple[Subject, ...] = TIMED
+    turn: Turn = TURN
+
+
+def measure(rounds: int) -> Measurement:
+    """Prove and time the GPU. Raises MissingError where there is none."""
+    if not torch.cuda.is_available():
+        raise MissingError("There is no CUDA device here, and `gpu` measures nothing else.")
+    return examine(Plan(torch.device("cuda")), rounds)
+
+
+def examine(plan: Plan, rounds: int) -> Measurement:
+    """Look at each fact, then time the subjects; what fails is told, and the rest goes on."""
+    found, tables = Measurement("gpu", rounds), Measurement("gpu", rounds)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    with tempfile.TemporaryDirectory() as folder:
+        facts = list(_facts(plan, Path(folder)))
+    for subject in plan.timed:
+        compared = _tried(partial(_timed, tables, plan, subject, rounds))
+        facts.append(Fact(f"compiled equals eager: {subject.name}", *compared))
+        torch.compiler.reset()
+        if plan.device.type == "cuda":
+            torch.cuda.empty_cache()
+    set_deterministic(deterministic)
+    found.add(
+        "Facts",
+        "What a GPU has to prove before boards are made on it.",
+        ["fact", "", "figure"],
+        [[fact.name, {True: "held", False: "**failed**", None: "not seen"}[fact.held], fact.figure] for fact in facts],
+    )
+    found.text += tables.text
+    found.measured |= tables.measured
+    found.measured["facts"] = {fact.name: {"held": fact.held, "figure": fact.figure} for fact in facts}
+    return found
+
+
+def require(found: Measurement) -> None:
+    """Raise BenchmarkError where a fact did not hold."""
+    failed = [name for name, fact in found.measured["facts"].items() if fact["held"] is False]
+    if failed:
+        raise BenchmarkError(f"This GPU does not keep what runs rely on: {'; '.join(failed)}. The figures are above.")
+
+
+def _facts(plan: Plan, folder: Path) -> Iterator[Fact]:
+    device = plan.device
+    halves, waits = {}, {}
+    for subject in plan.methods:
+        try:
+            training = subject.session(device, folder).scratch(0)
+        except ConfigError:  # a method that needs patches, on a network without
+            continue
+        halves[subject.name] = _tried(partial(half_precision, training))
+        waits[subject.name] = _tried(partial(free_of_waits, training))
+    yield Fact("a step in bfloat16 is close to one in float32", *_together(halves))
+    yield Fact(f"the host waits for nothing in {WATCHED} steps", *_together(waits))
+    for subject in plan.repeated:
+        build = partial(short_run, subject, device)
+        same = _tried(partial(same_bits, build, folder / subject.name / "same"))
+        yield Fact(f"the same seed gives the same bits: {subject.name}", *same)
+        resumed = _tried(partial(resumes, build, folder / subject.name / "resumed"))
+        yield Fact(f"resumed equals uninterrupted: {subject.name}", *resumed)
+    yield Fact("streamed images equal resident ones", *_tried(partial(streams, device)))
+    busy = partial(work, plan)
+    yield Fact("the meter of energy moves", *_tried(partial(meters, device, busy)))
+    taught = partial(plan.taught.session, device, budget=Budget(kind="samples", amount=8 * 32))
+    yield Fact("a teacher leaves no memory to its student", *_tried(partial(frees_teacher, taught, folder)))
+    yield Fact("a calibration leaves no memory to its run", *_tried(partial(frees_calibration, taught, folder)))
+    budget = Budget(kind="device_seconds", amount=plan.seconds)
+    timed = plan.repeated[0].session(device, folder / "seconds", budget=budget)
+    yield Fact(f"a budget of {plan.seconds:g} seconds is kept", *_tried(partial(keeps_seconds, timed)))
+
+
+Outcome = tuple[bool | None, str]
+"""Whether a fact held, and the figure."""
+
+
+def _tried(act: Callable[[], Outcome]) -> Outcome:
+    """Return how something ended; an error is told with the line of the project that it came from."""
+    try:
+        return act()
+    except MissingError as problem:
+        return None, str(problem)
+    except Exception as problem:
+        own = [frame for frame in traceback.extract_tb(problem.__traceback__) if "site-packages" not in frame.filename]
+        place = f"{Path(own[-1].filename).name}:{own[-1].lineno}"
+        return False, f"{type(problem).__name__} at {place}: {str(problem).splitlines()[0] if str(problem) else ''}"
+
+
+def _together(outcomes: Mapping[str, Outcome]) -> Outcome:
+    """Return whether a fact held of all subjects; where it did not, the figures of those of which it did not."""
+    failed = [f"{name}: {figure}" for name, (held, figure) in outcomes.items() if not held]
+    return not failed, "; ".join(failed) or f"{len(outcomes)} of {len(outcomes)} methods and encoders"
+
+
+def half_precision(training: Training) -> Outcome:
+    """Hold the loss of one step in bfloat16 against that in float32; losses below 1 by their difference."""
+    losses = []
+    precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    for precision in precisions:
+        losses.append(float(_in_precision(training, precision).differentiate().loss.detach()))
+        training.method.zero_grad()
+    whole, half = losses
+    difference = abs(half - whole) / max(abs(whole), 1.0)
+    return math.isfinite(half) and difference <= CLOSE, f"{difference:.3%}"
+
+
+def _in_precision(training: Training, precision: Literal["float32", "bfloat16"]) -> Training:
+    """Return a run of the same method in another precision."""
+    other = copy.copy(training)
+    other.precision = precision
+    return other
+
+
+def free_of_waits(training: Training) -> Outcome:
+    """Take steps in which torch raises an error for whatever makes the host wait for the GPU."""
+    training.advance(UNWATCHED)
+    with _without_waits(training.device):
+        training.advance(WATCHED)
+    return True, "none"
+
+
+@contextlib.contextmanager
+def _without_waits(device: torch.device) -> Iterator[None]:
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def short_run(subject: Subject, device: torch.device, out: Path) -> Training:
+    """Build a run of some steps that writes to a folder."""
+    session = subject.session(device, out)
+    budget = Budget(kind="samples", amount=STEPS * session.stage.batch_size)
+    session = replace(session, experiment=replace(session.experiment, budget=lambda: budget))
+    session.folder.mkdir(parents=True, exist_ok=True)
+    return session.training(math.inf)
+
+
+def same_bits(build: Callable[[Path], Training], folder: Path) -> Outcome:
+    """Make a run twice, and compare the digests of all that it leaves."""
+    first, second = (build(folder / name).run(resume=False).digest for name in ("first", "second"))
+    return first == second, f"{first[:8]}, {second[:8]}"
+
+
+def resumes(build: Callable[[Path], Training], folder: Path) -> Outcome:
+    """Make a run, and once more in two parts by way of a checkpoint."""
+    whole = build(folder / "whole").run(resume=False).digest
+    part = build(folder / "parts")
+    part.advance(STEPS // 2)
+    part.save()
+    again = build(folder / "parts")
+    resumed = again.run(resume=True).digest
+    return whole == resumed and again.ledger.resumes == 1, f"{whole[:8]}, {resumed[:8]}"
+
+
+def streams(device: torch.device) -> Outcome:
+    """Compare all batches of two epochs that are decoded ahead of their use with those that lie on the device."""
+    pixels = torch.randint(0, 256, (1000, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def read(ids: list[int], place: np.ndarray) -> None:
+        place[:] = pixels[ids].numpy()
+
+    resident = Resident(pixels, 64, 0, device)
+    streamed = Prefetched(Streamed(len(pixels), 24, read), 64, 0, device)
+    steps = range(2 * resident.steps_per_epoch)
+    equal = sum(
+        all(torch.equal(a, b) for a, b in zip(resident.batch(step), streamed.batch(step), strict=True))
+        for step in steps
+    )
+    return equal == len(steps), f"{equal} of {len(steps)} batches"
+
+
+def meters(device: torch.device, work: Callable[[], object]) -> Outcome:
+    """Read the meter before and after some work; None where there is no meter."""
+    before = energy.meter(device)
+    work()
+    joules = energy.between(before, energy.meter(device))
+    if joules is None:
+        return None, "no meter: `pip install nvidia-ml-py`, on a GPU from Volta on"
+    return joules > 0, f"{joules:.1f} J"
+
+
+def keeps_seconds(session: Session) -> Outcome:
+    """Calibrate a run whose budget is in seconds, make it, and hold its seconds against the budget."""
+    training = session.training(math.inf)
+    session.folder.mkdir(parents=True)
+    training.run(resume=False)
+    seconds = training.ledger.train_seconds
+    return session.budget.verdict(seconds) == "ok", f"{seconds:.2f} s, {training.steps:,} steps"
+
+
+def frees_teacher(build: Callable[[Path], Session], folder: Path) -> Outcome:
+    """Train a teacher, and see that nothing but its network stays."""
+
+    def act(session: Session) -> nn.Module | None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            teacher = teach(session, resume=False, fresh=True, checkpoint_seconds=math.inf)
+        return teacher.method if teacher else None
+
+    return _left(build, folder / "taught", act)
+
+
+def frees_calibration(build: Callable[[Path], Session], folder: Path) -> Outcome:
+    """Calibrate a step, and see that nothing stays."""
+
+    def act(session: Session) -> None:
+        calibration.stored(session.out / "calibration.json", partial(session.scratch, 0), 0.0)
+
+    return _left(build, folder / "calibrated", act)
+
+
+def _left(build: Callable[[Path], Session], folder: Path, act: Callable[[Session], nn.Module | None]) -> Outcome:
+    """Count the bytes that stay when something is done a second time: the first time libraries take workspaces."""
+    act(build(folder / "first"))
+    session = build(folder / "second")
+    session.dataset.pretrain_on(session.device)
+    gc.collect()
+    before = held(session.device)
+    kept = act(session)
+    tensors = [*kept.parameters(), *kept.buffers()] if kept else []
+    left = held(session.device) - before - sum(map(_bytes, tensors))
+    return left <= SLACK, f"{left / 2**20:.2f} MiB"
+
+
+def held(device: torch.device) -> int:
+    """Return the bytes of all tensors on a device; on the host views count as tensors."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    return sum(_bytes(found) for found in gc.get_objects() if type(found) in (Tensor, nn.Parameter))
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def compiles(eager: Training, compiled: Training) -> Outcome:
+    """Compare the loss of a step of two runs that begin alike, and the direction of its gradient."""
+    losses, gradients = [], []
+    for training in (eager, compiled):
+        losses.append(float(training.differentiate().loss.detach()))
+        gradients.append([p.grad.double().clone() for p in training.method.parameters() if p.grad is not None])
+        training.method.zero_grad()
+    difference = abs(losses[1] - losses[0]) / max(abs(losses[0]), 1.0)
+    products = [sum(float((a * b).sum()) for a, b in zip(*pair, strict=True)) for pair in _pairs(gradients)]
+    cosine = products[1] / math.sqrt(products[0] * products[2])
+    return difference <= CLOSE and cosine >= ALIKE, f"loss {difference:.3%} apart, cosine of gradients {cosine:.5f}"
+
+
+def _pairs(both: Sequence[list[Tensor]]) -> list[tuple[list[Tensor], list[Tensor]]]:
+    a, b = both
+    return [(a, a), (a, b), (b, b)]
+
+
+def _timed(found: Measurement, plan: Plan, subject: Subject, rounds: int) -> Outcome:
+    """Time a subject's step in three ways; return how its compiled step compares with its eager one."""
+    session = subject.session(plan.device, Path())
+    eager, compiling = session.training(math.inf), subject.session(plan.device, Path(), "Pretraining.compiled=True")
+    ways = {"repeatable kernels": (True, eager), "any kernels": (False, eager)}
+    seconds = [math.nan]
+
+    def compare() -> Outcome:
+        set_deterministic(False)
+        compiled = replace(compiling, dataset=session.dataset).training(math.inf)
+        compiled.advance(0)  # compiles
+        seconds[0] = compiled.ledger.compile_seconds
+        ways["any kernels, compiled"] = (False, compiled)
+        return compiles(eager, compiled)
+
+    outcome = _tried(compare)
+    memory = {name: _footprint(*way) for name, way in ways.items()}
+    turn, dtype = plan.turn, torch.bfloat16 if eager.precision == "bfloat16" else torch.float32
+    product = "matrix product"
+    candidates = {product: timed(peaks(turn, plan.device, dtype)[product])}
+    for name, way in ways.items():
+        candidates[name] = partial(_advance, *way, turn.steps)
+        candidates[f"input, {name}"] = timed(partial(_make_input, *way, turn.steps))
+    times = take_turns(candidates, rounds)
+    work = {product: float(turn.peaks[product])} | dict.fromkeys(ways, float(turn.steps * eager.flops_per_step))
+    best = cell(times.rate(product, work[product] / 1e12), ",.3g")
+    batch = eager.data.batch_size
+    found.add(
+        subject.name,
+        f"Batches of {batch} images, {eager.precision}, {eager.flops_per_step / 1e9:,.1f} GFLOPs a step. The matrix "
+        f"product reaches {best} TFLOP/s. Compilation took {seconds[0]:.0f} s. Memory is that of a step and the state.",
+        ["", "images/s", f"% of the {product}", "input alone, % of a step", "memory, GiB"],
+        [
+            [
+                name,
+                cell(times.rate(name, turn.steps * batch), ",.0f"),
+                cell(shares(times, work, name, product), ".1f"),
+                cell(share(times, f"input, {name}", name), ".1f"),
+                f"{memory[name] / 2**30:.2f}",
+            ]
+            for name in ways
+        ],
+    )
+    found.keep(subject.name, times, work, precision=eager.precision, batch_size=batch, memory_bytes=memory)
+    return outcome
+
+
+def _advance(deterministic: bool, training: Training, steps: int) -> float:
+    set_deterministic(deterministic)
+    return training.advance(steps)
+
+
+def _make_input(deterministic: bool, training: Training, steps: int) -> None:
+    set_deterministic(deterministic)
+    make_views(training, steps)
+
+
+def _footprint(deterministic: bool, training: Training) -> int:
+    """Return the bytes of a run's state and, on a GPU, the most that a step takes beside it."""
+    _advance(deterministic, training, UNWATCHED)
+    state = [*training.method.parameters(), *training.method.buffers()]
+    slots = [value for slot in training.optimiser.inner.state.values() for value in slot.values()]
+    own = sum(_bytes(tensor) for tensor in (*state, *slots) if isinstance(tensor, Tensor))
+    if training.device.type != "cuda":
+        return own
+    torch.cuda.reset_peak_memory_stats(training.device)
+    before = held(training.device)
+    _advance(deterministic, training, 1)
+    return own + int(torch.cuda.max_memory_allocated(training.device)) - before
+
+
+def work(plan: Plan) -> None:
+    """Keep the device busy for longer than its meter takes to move."""
+    multiply = peaks(plan.turn, plan.device, torch.bfloat16)["matrix product"]
+    for _ in range(BUSY):
+        multiply()

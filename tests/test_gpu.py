@@ -1,0 +1,360 @@
+"""What a GPU has to prove, and that what can be tried of it on a processor works; `pytest -m gpu` where there is one.
+
+The facts themselves are functions in `benchmark.speeds.gpu`, which the command `python -m benchmark.speed gpu` shares.
+"""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny import TinyMethod, training
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmark.errors import BenchmarkError, ConfigError
+from benchmark.method import Draws, Step, Views
+from benchmark.speed import main
+from benchmark.speeds import gpu
+from benchmark.speeds.gpu import Plan, Subject
+from benchmark.speeds.training import Turn
+from benchmark.training import energy
+from benchmark.training.budget import Budget
+from benchmark.training.optim import LARS
+from benchmark.transfer import packed, send
+from benchmark.views.colour import normalise
+from benchmark.views.randaugment import OPERATIONS, rand_augment
+
+CPU, CUDA, META = (torch.device(name) for name in ("cpu", "cuda", "meta"))
+METHODS = {subject.name: subject for subject in Plan(CUDA).methods}
+ON_CPU = [name for name in METHODS if "(ViT)" in name or name == "moco (ResNet)"]
+TINY = ("ViT.width=32", "ViT.depth=1", "ViT.heads=2", "Pretraining.batch_size=32")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+def on_gpu(test: Callable[..., None]) -> Callable[..., None]:
+    return pytest.mark.gpu(needs_gpu(test))
+
+
+@pytest.fixture
+def plan() -> Plan:
+    """What the command looks at, on a GPU."""
+    return Plan(CUDA)
+
+
+@pytest.fixture(autouse=True)
+def eager_again() -> Iterator[None]:
+    yield
+    torch.compiler.reset()
+
+
+# On a GPU
+
+
+@on_gpu
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_steps_on_a_gpu(name: str, tmp_path: Path) -> None:
+    """Oracle: the loss in float32, and torch's own alarm for whatever makes the host wait."""
+    try:
+        run = METHODS[name].session(CUDA, tmp_path).scratch(0)
+    except ConfigError:
+        pytest.skip("this method needs patches")
+    for held, figure in (gpu.half_precision(run), gpu.free_of_waits(run)):
+        assert held, figure
+
+
+@on_gpu
+@pytest.mark.parametrize("place", range(len(Plan(CUDA).repeated)))
+def test_runs_on_a_gpu_repeat_and_resume(place: int, plan: Plan, tmp_path: Path) -> None:
+    """Oracle: the digest of the same run, undisturbed."""
+    build = partial(gpu.short_run, plan.repeated[place], CUDA)
+    for held, figure in (gpu.same_bits(build, tmp_path / "a"), gpu.resumes(build, tmp_path / "b")):
+        assert held, figure
+
+
+@on_gpu
+@pytest.mark.parametrize(
+    ("files", "settings"),
+    [(("gin/simclr.gin", gpu.RESNET), ("Pretraining.batch_size=64",)), (("gin/mae.gin",), gpu.SMALL)],
+)
+def test_compiled_on_a_gpu_equals_eager(files: tuple[str, ...], settings: tuple[str, ...], tmp_path: Path) -> None:
+    """Oracle: the eager step."""
+    subject = Subject("", files, (*settings, "Pretraining.precision=float32"))
+    runs = [
+        subject.session(CUDA, tmp_path, f"Pretraining.compiled={compiled}").scratch(0) for compiled in (False, True)
+    ]
+    held, figure = gpu.compiles(*runs)
+    assert held, figure
+
+
+@on_gpu
+def test_streamed_images_on_a_gpu_equal_resident_ones() -> None:
+    """Oracle: the resident batches."""
+    assert gpu.streams(CUDA) == (True, "30 of 30 batches")
+
+
+@on_gpu
+def test_a_gpu_has_a_meter_that_moves(plan: Plan) -> None:
+    """Oracle: joules are taken."""
+    held, figure = gpu.meters(CUDA, partial(gpu.work, plan))
+    if held is None:
+        pytest.skip(figure)
+    assert held, figure
+
+
+@on_gpu
+def test_a_gpu_keeps_a_budget_in_seconds(plan: Plan, tmp_path: Path) -> None:
+    """Oracle: the budget, within 3 %."""
+    budget = Budget(kind="device_seconds", amount=plan.seconds)
+    held, figure = gpu.keeps_seconds(plan.repeated[0].session(CUDA, tmp_path, budget=budget))
+    assert held, figure
+
+
+@on_gpu
+@pytest.mark.parametrize("frees", [gpu.frees_teacher, gpu.frees_calibration])
+def test_stages_on_a_gpu_leave_no_memory(frees: Callable[..., gpu.Outcome], plan: Plan, tmp_path: Path) -> None:
+    """Oracle: the allocator's account."""
+    build = partial(plan.taught.session, CUDA, budget=Budget(kind="samples", amount=8 * 32))
+    held, figure = frees(build, tmp_path)
+    assert held, figure
+
+
+@on_gpu
+@pytest.mark.parametrize("pinned", [True, False])
+def test_tensors_arrive_on_a_gpu(pinned: bool) -> None:
+    """Oracle: the tensors that were sent, after others took their places in pinned memory."""
+    for _ in range(50):
+        sent = several()
+        arrived = packed(CUDA, sent, pinned=pinned)
+        assert all(torch.equal(a.cpu(), b) for a, b in zip(arrived, sent, strict=True))
+
+
+# On a processor
+
+
+def tiny_plan() -> Plan:
+    return Plan(
+        CPU,
+        methods=tuple(Subject(name, (f"gin/{name}.gin", *more), TINY[-1:]) for name, more in REFUSING.items()),
+        repeated=(Subject("mae", ("gin/mae.gin",), TINY),),
+        taught=Subject("mimco", ("gin/mimco.gin",), TINY),
+        seconds=0.2,
+        timed=(Subject("simclr", ("gin/simclr.gin",), TINY),),
+        turn=Turn(steps=1, raced=1, repeats=1, side=64, images=1),
+    )
+
+
+REFUSING = {"simclr": (), "mae": ("gin/protocol/digits_resnet18.gin",)}
+"""A method, and one that refuses its encoder."""
+
+
+def test_the_whole_of_the_command_on_a_processor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: each fact holds, but for seconds, which a busy processor may miss, and joules, for which it has no meter.
+
+    In the table there are three ways of a step, of which each number is one; a page and a line of JSON are written.
+    """
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(gpu, "measure", partial(gpu.examine, tiny_plan()))
+    assert main(["gpu", "--rounds", "1", "--out", str(tmp_path)]) in (0, 1)
+    page = (tmp_path / "gpu.md").read_text()
+    facts = dict(line.strip("| ").split(" | ")[:2] for line in page.splitlines() if line.count("|") == 4)
+    del facts["a budget of 0.2 seconds is kept"], facts["fact"], facts[":--"]
+    assert facts.pop("the meter of energy moves") == "not seen"
+    assert set(facts.values()) == {"held"}, page
+    assert len(facts) == 8
+    for way in ("repeatable kernels", "any kernels", "any kernels, compiled"):
+        assert f"| {way} | " in page
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_without_a_gpu_the_command_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: exit code 3 and one sentence."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["gpu"]) == 3
+    assert capsys.readouterr().err == "error: There is no CUDA device here, and `gpu` measures nothing else.\n"
+
+
+class Watch(TorchDispatchMode):
+    """Notes operations for which the host would wait if the meta device were a GPU.
+
+    On the meta device values cannot be read and devices cannot be mixed: torch itself raises an error. What is left are
+    copies to the device, other than those of `send`, and tensors that are made there from numbers of the host.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: set[str] = set()
+
+    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = call(*args, **kwargs)
+        given, made = (
+            {t.device.type for t in tree_leaves(tree) if isinstance(t, Tensor)} for tree in ((args, kwargs), result)
+        )
+        copied = "cpu" in given and "meta" in made and not kwargs.get("non_blocking")
+        if copied or (call is torch.ops.aten.lift_fresh.default and "meta" in made):
+            self.waits.add(str(call))
+        return result
+
+
+@pytest.fixture
+def meta(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the meta device stand in for a GPU: there is no autocast for it."""
+    autocast = torch.autocast
+
+    def on_cpu(device: str, *args: Any, **kwargs: Any) -> torch.autocast:
+        return autocast("cpu" if device == "meta" else device, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "autocast", on_cpu)
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+def test_no_step_makes_the_host_wait(name: str, tmp_path: Path, meta: None) -> None:
+    """Oracle: the operations of a step that begins an epoch; and in bfloat16 its loss is as in float32.
+
+    Fused AdamW refuses the meta device; the step of LARS takes its place.
+    """
+    session = METHODS[name].session(META, tmp_path)
+    run = session.scratch(0)
+    run.optimiser = LARS(base_rate=0.1, weight_decay=0.1).build(run.method.param_groups(), 32)
+    with Watch() as watch:
+        run._take()
+    assert watch.waits == set()
+    held, figure = gpu.half_precision(replace(session, device=CPU).scratch(0))
+    assert held, figure
+
+
+def test_waits_are_noticed(meta: None) -> None:
+    """Oracle: numbers made tensors of the device, a copy to it, and a copy by `send`."""
+    images, numbers = torch.empty(2, 3, 4, 4, device="meta"), torch.zeros(3)
+    acts: list[Callable[[], object]] = [
+        lambda: normalise(images, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)),
+        lambda: numbers.to("meta"),
+        lambda: images[0, 0, 0, 0].copy_(numbers[0]),
+        lambda: send("meta", numbers),
+        lambda: normalise(images, *send("meta", numbers, numbers)),
+    ]
+    waits = []
+    for act in acts:
+        with Watch() as watch:
+            act()
+        waits.append(bool(watch.waits))
+    assert waits == [True, True, True, False, False]
+
+
+def test_augmentations_of_fine_tuning_make_nobody_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the operations on the meta device, but for one of torchvision's, which makes its kernel of numbers."""
+    monkeypatch.delitem(OPERATIONS, "SharpnessIncreasing")
+    draws = Draws(0, 0, 64)
+    with Watch() as watch:
+        rand_augment(torch.empty(64, 3, 16, 16, device="meta"), 9.0, (0.5, 0.5, 0.5), draws.rows)
+    assert watch.waits == set()
+
+
+def several() -> tuple[Tensor, ...]:
+    """Return tensors of various types and shapes, of which one is empty and one is not contiguous."""
+    return (
+        torch.randn(5, 3),
+        torch.rand(7) < 0.5,
+        torch.randint(0, 9, (3,)),
+        torch.zeros(0, 4),
+        torch.randn(4, 6)[:, 1],
+        torch.tensor(2.5, dtype=torch.float64),
+    )
+
+
+def test_tensors_travel_together() -> None:
+    """Oracle: the tensors that were sent, in one buffer; on a processor they are not even copied."""
+    sent = several()
+    arrived = packed(CPU, sent, pinned=False)
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(arrived, sent, strict=True))
+    assert len({tensor.untyped_storage().data_ptr() for tensor in arrived}) == 1
+    assert all(a is b for a, b in zip(send(CPU, *sent), sent, strict=True))
+
+
+class Coarse(TinyMethod):
+    """Has a loss that depends on the precision."""
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        step = super().forward(views, draws)
+        return Step(step.loss + torch.is_autocast_enabled("cpu"), step.logs)
+
+
+def test_facts_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: what each of them is about is broken: precision, seeds, checkpoints, pixels, and gradients."""
+    seeds = iter(range(10))
+
+    def another(folder: Path) -> Any:
+        return training(folder, steps=gpu.STEPS, seed=next(seeds))
+
+    assert gpu.half_precision(training(tmp_path / "a", Coarse))[0] is False
+    assert gpu.same_bits(another, make(tmp_path / "b"))[0] is False
+    assert gpu.resumes(another, make(tmp_path / "c"))[0] is False
+    assert gpu.compiles(training(tmp_path / "d"), training(tmp_path / "d", seed=1))[0] is False
+    assert gpu.compiles(training(tmp_path / "d"), training(tmp_path / "d"))[0] is True
+    monkeypatch.setattr(gpu.Streamed, "begin", lambda images, ids: lambda: torch.zeros(len(ids), 3, 24, 24))
+    assert gpu.streams(CPU) == (False, "0 of 30 batches")
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_memory_that_stays_is_counted(tmp_path: Path) -> None:
+    """Oracle: 4 MiB that somebody keeps, beside a network that may stay."""
+    session = SimpleNamespace(device=CPU, dataset=SimpleNamespace(pretrain_on=lambda device: None))
+    kept: list[Tensor] = []
+    network = torch.nn.Linear(1024, 2048, bias=False)
+
+    def leak(session: Any) -> torch.nn.Module:
+        kept.append(torch.zeros(2**20))
+        return copy.deepcopy(network)
+
+    assert gpu._left(lambda folder: session, tmp_path, leak) == (False, "4.00 MiB")
+    assert gpu._left(lambda folder: session, tmp_path, lambda session: copy.deepcopy(network)) == (True, "0.00 MiB")
+
+
+def test_the_meter_is_read_around_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: readings by hand."""
+    readings = iter([1.0, 3.5, 4.0, 4.0])
+    monkeypatch.setattr(energy, "meter", lambda device: next(readings))
+    assert gpu.meters(CUDA, lambda: None) == (True, "2.5 J")
+    assert gpu.meters(CUDA, lambda: None) == (False, "0.0 J")
+
+
+def test_what_breaks_down_is_told_and_the_rest_goes_on() -> None:
+    """Oracle: the error with its line in the project, what is missing, and the names of the methods that failed."""
+
+    def broken() -> gpu.Outcome:
+        raise RuntimeError("called a synchronizing CUDA operation\nand more")
+
+    held, figure = gpu._tried(broken)
+    assert held is False
+    assert figure.startswith("RuntimeError at test_gpu.py:")
+    assert figure.endswith("called a synchronizing CUDA operation")
+    assert gpu._together({"a": (True, "fine"), "b": (held, "bad")}) == (False, "b: bad")
+    found = gpu.Measurement("gpu", 1)
+    found.measured["facts"] = {"x": {"held": False}, "y": {"held": None}, "z": {"held": True}}
+    with pytest.raises(BenchmarkError, match=r"does not keep what runs rely on: x\. The"):
+        gpu.require(found)
+
+
+def test_the_watch_over_waits_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: torch's mode inside, after it, and after an error inside."""
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with contextlib.suppress(RuntimeError), gpu._without_waits(CUDA):
+        raise RuntimeError
+    assert modes == ["error", "default"]
