@@ -5,7 +5,7 @@ The facts themselves are functions in `benchmark.speeds.gpu`, which the command 
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,12 +49,6 @@ def on_gpu(test: Callable[..., None]) -> Callable[..., None]:
 def plan() -> Plan:
     """What the command looks at, on a GPU."""
     return Plan(CUDA)
-
-
-@pytest.fixture(autouse=True)
-def eager_again() -> Iterator[None]:
-    yield
-    torch.compiler.reset()
 
 
 # On a GPU
@@ -345,6 +339,7 @@ def test_what_breaks_down_is_told_and_the_rest_goes_on() -> None:
     assert figure.startswith("RuntimeError at test_gpu.py:")
     assert figure.endswith("called a synchronizing CUDA operation")
     assert gpu._together({"a": (True, "fine"), "b": (held, "bad")}) == (False, "b: bad")
+    assert gpu._together({"a": (True, "0.1%"), "b": (True, "0.2%")})[1].endswith("at most 0.2%")
     found = gpu.Measurement("gpu", 1)
     found.measured["facts"] = {"x": {"held": False}, "y": {"held": None}, "z": {"held": True}}
     with pytest.raises(BenchmarkError, match=r"does not keep what runs rely on: x\. The"):

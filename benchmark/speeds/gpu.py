@@ -24,7 +24,7 @@ from benchmark import config as configuration
 from benchmark.data.resident import Resident
 from benchmark.data.streaming import Prefetched, Streamed
 from benchmark.environment import set_deterministic
-from benchmark.errors import BenchmarkError, ConfigError, MissingError
+from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MissingError
 from benchmark.session import Session
 from benchmark.speeds.costs import shipped_methods
 from benchmark.speeds.inputs import make_views, share
@@ -185,6 +185,8 @@ def _tried(act: Callable[[], Outcome]) -> Outcome:
     """Return how something ended; an error is told with the line of the project that it came from."""
     try:
         return act()
+    except Interrupted:
+        raise
     except MissingError as problem:
         return None, str(problem)
     except Exception as problem:
@@ -194,9 +196,10 @@ def _tried(act: Callable[[], Outcome]) -> Outcome:
 
 
 def _together(outcomes: Mapping[str, Outcome]) -> Outcome:
-    """Return whether a fact held of all subjects; where it did not, the figures of those of which it did not."""
+    """Return whether a fact held of all subjects, with the largest figure; else the figures of those that failed."""
     failed = [f"{name}: {figure}" for name, (held, figure) in outcomes.items() if not held]
-    return not failed, "; ".join(failed) or f"{len(outcomes)} of {len(outcomes)} methods and encoders"
+    largest = max((figure for _, figure in outcomes.values()), default="")
+    return not failed, "; ".join(failed) or f"{len(outcomes)} methods and encoders, at most {largest}"
 
 
 def half_precision(training: Training) -> Outcome:
@@ -223,7 +226,7 @@ def free_of_waits(training: Training) -> Outcome:
     training.advance(UNWATCHED)
     with _without_waits(training.device):
         training.advance(WATCHED)
-    return True, "none"
+    return True, "0 waits"
 
 
 @contextlib.contextmanager
