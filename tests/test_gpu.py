@@ -31,6 +31,7 @@ from benchmark.training.optim import LARS
 from benchmark.transfer import packed, send
 from benchmark.views.colour import normalise
 from benchmark.views.randaugment import OPERATIONS, rand_augment
+from benchmark.views.recipes import ViewLimits, blur_solarize
 
 CPU, CUDA, META = (torch.device(name) for name in ("cpu", "cuda", "meta"))
 METHODS = {subject.name: subject for subject in Plan(CUDA).methods}
@@ -245,6 +246,14 @@ def test_waits_are_noticed(meta: None) -> None:
             act()
         waits.append(bool(watch.waits))
     assert waits == [True, True, True, False, False]
+
+
+def test_every_part_of_a_view_makes_nobody_wait() -> None:
+    """Oracle: the operations on the meta device of views that are jittered, grey, blurred and solarized."""
+    with Watch() as watch:
+        for view in blur_solarize(ViewLimits()):
+            view(torch.empty(32, 3, 16, 16, dtype=torch.uint8, device="meta"), 16, Draws(0, 0, 32).rows)
+    assert watch.waits == set()
 
 
 def test_augmentations_of_fine_tuning_make_nobody_wait(monkeypatch: pytest.MonkeyPatch) -> None:
