@@ -79,7 +79,10 @@ def test_runs_on_a_gpu_repeat_and_resume(place: int, plan: Plan, tmp_path: Path)
 @on_gpu
 @pytest.mark.parametrize(
     ("files", "settings"),
-    [(("gin/simclr.gin", gpu.RESNET), ("Pretraining.batch_size=64",)), (("gin/mae.gin",), gpu.SMALL)],
+    [
+        (("gin/simclr.gin", "gin/protocol/cifar10_resnet18.gin"), ("Pretraining.batch_size=64",)),
+        (("gin/mae.gin",), gpu.SMALL),
+    ],
 )
 def test_compiled_on_a_gpu_equals_eager(files: tuple[str, ...], settings: tuple[str, ...], tmp_path: Path) -> None:
     """Oracle: the eager step."""

@@ -9,6 +9,7 @@ import gc
 import io
 import math
 import tempfile
+import tomllib
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from benchmark.speeds.measurement import Measurement, cell
 from benchmark.speeds.rounds import take_turns, timed
 from benchmark.speeds.subjects import session as opened
 from benchmark.speeds.training import TURNS, Turn, peaks, shares
+from benchmark.statements import shipped_folder
 from benchmark.teacher import teach
 from benchmark.training import calibration, energy
 from benchmark.training.budget import Budget
@@ -79,15 +81,11 @@ def _every_method() -> tuple[Subject, ...]:
     return (*small, *(Subject(f"{path.stem} (ResNet)", (str(path), other), SMALL[-1:]) for path, other in files))
 
 
-BATCH = ("Pretraining.batch_size=256",)
-RESNET = "gin/protocol/cifar10_resnet18.gin"
-TIMED = (
-    Subject("simclr, ResNet-18, 32 px", ("gin/simclr.gin", RESNET), BATCH),
-    Subject("mae, ViT-S, 224 px", ("gin/mae.gin", "gin/protocol/imagenet100.gin", "gin/protocol/vit_small.gin"), BATCH),
-    Subject(
-        "simclr, ViT-S, 224 px", ("gin/simclr.gin", "gin/protocol/imagenet100.gin", "gin/protocol/vit_small.gin"), BATCH
-    ),
-)
+def _listed(part: str) -> tuple[Subject, ...]:
+    """Return the subjects that `gin/gpu.toml` lists for a part: the harness itself names no method."""
+    entries = tomllib.loads((shipped_folder() / "gpu.toml").read_text(encoding="utf-8"))[part]
+    return tuple(Subject(entry["name"], tuple(entry["files"]), tuple(entry["settings"])) for entry in entries)
+
 
 TURN = replace(TURNS["cuda"], steps=10)
 
@@ -98,14 +96,10 @@ class Plan:
 
     device: torch.device
     methods: tuple[Subject, ...] = field(default_factory=_every_method)
-    repeated: tuple[Subject, ...] = (
-        TIMED[0],
-        Subject("mixmask_moco, ResNet-18, 32 px", ("gin/mixmask_moco.gin", RESNET), BATCH),
-        Subject("mae, ViT-S, 32 px", ("gin/mae.gin", "gin/protocol/cifar10_vit_small.gin"), BATCH),
-    )
-    taught: Subject = Subject("mimco", ("gin/mimco.gin",), SMALL)
+    repeated: tuple[Subject, ...] = field(default_factory=partial(_listed, "repeated"))
+    taught: Subject = field(default_factory=lambda: _listed("taught")[0])
     seconds: float = 20.0
-    timed: tuple[Subject, ...] = TIMED
+    timed: tuple[Subject, ...] = field(default_factory=partial(_listed, "timed"))
     turn: Turn = TURN
 
 
