@@ -368,7 +368,7 @@ def _timed(found: Measurement, plan: Plan, subject: Subject, rounds: int) -> Out
 
     def compare() -> Outcome:
         set_deterministic(False)
-        compiled = replace(compiling, dataset=session.dataset).training(math.inf)
+        compiled = compiling.training(math.inf)
         compiled.advance(0)  # compiles
         seconds[0] = compiled.ledger.compile_seconds
         ways["any kernels, compiled"] = (False, compiled)
