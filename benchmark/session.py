@@ -83,7 +83,7 @@ class Session(Examination):
         """The hash of the files of method and teacher that lie outside this project; None where there are none."""
         return describe.method(self.stage.name, *self._methods)["module_sha256"]
 
-    @cached_property
+    @property
     def _methods(self) -> list[Method]:
         """The method and its teacher's, as they are built, without values."""
         stages: list[Session] = [self, *([self.teacher] if self.teacher else [])]

@@ -89,8 +89,8 @@ def test_plan_is_a_product_with_seeds_outermost() -> None:
         for i in (0, 1)
     ]
     assert plan == list(suite(sweep={"AdamW.betas": ((0.9, 0.9), (0.9, 0.99)), "KNN.temperature": (0.5,)}).runs())
-    assert "experiment.seed = 1" in plan[-1].text
-    assert "AdamW.betas = (0.9, 0.99)" in plan[-1].text
+    assert "experiment.seed = 1" in plan[-1].config.text
+    assert "AdamW.betas = (0.9, 0.99)" in plan[-1].config.text
     assert plan[0].entry.point == ("AdamW.betas = (0.9, 0.9)", "KNN.temperature = 0.5")
 
 
@@ -265,7 +265,7 @@ def test_trials_choose_while_their_code_is_the_same(tmp_path: Path, monkeypatch:
     plan = suite(**own, chosen_by="@KNN")
     board = Board("small", [], tmp_path / "runs", tmp_path / "results")
     for run, each in zip(plan.trials(), FACTORS, strict=True):
-        write(trial(each, 0.5, config__text=run.text), board.folder)
+        write(trial(each, 0.5, config__text=run.config.text), board.folder)
     monkeypatch.setattr("benchmark.experiment.changed", lambda record: ())
     assert [run.division for run in board.planned(plan, tuned=True).missing()] == ["tuned"]
     by_another = suite(**own, chosen_by="@Linear")
@@ -297,11 +297,11 @@ def test_what_stands_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     board = Board("small", [], tmp_path / "runs", tmp_path / "results").planned(plan, tuned=False)
     for run, (_, records) in zip(board.runs, ways, strict=True):
         for day, changes in enumerate(records, 1):
-            write(make(config__text=run.text, created_utc=f"2026-01-0{day}T00:00:00Z", **changes), board.folder)
+            write(make(config__text=run.config.text, created_utc=f"2026-01-0{day}T00:00:00Z", **changes), board.folder)
     assert board.states() == [state for state, _ in ways]
     assert board.missing() == [board.runs[0], *board.runs[2:4], board.runs[6]]
     for run, each in zip(plan.trials(), FACTORS, strict=True):
-        write(trial(each, 0.5, config__text=run.text, status="ok" if each < 4 else "overtime"), board.folder)
+        write(trial(each, 0.5, config__text=run.config.text, status="ok" if each < 4 else "overtime"), board.folder)
     assert board.planned(plan, tuned=True).states() == [*["done"] * 4, "missed"]
 
 
@@ -391,7 +391,7 @@ def test_a_failed_trial_is_tried_once(
     settings = (*SETTINGS, "Pretraining.batch_size=2000")
     plan = suite(methods=("simclr",), seeds=(0,), settings=settings, chosen_by="@KNN")
     for run, each in zip(list(plan.trials())[1:], FACTORS[1:], strict=True):
-        write(trial(each, 0.5, config__text=run.text), tmp_path / "results" / "small")
+        write(trial(each, 0.5, config__text=run.config.text), tmp_path / "results" / "small")
     monkeypatch.setattr("benchmark.experiment.changed", lambda record: ())
     assert main([*written(settings=settings, chosen_by="@KNN"), "--tune"]) == 1
     printed = capfd.readouterr()
@@ -441,7 +441,7 @@ def test_an_examination_of_another_encoder_is_refused(tmp_path: Path, monkeypatc
     plan = suite(methods=("simclr",), seeds=(0,), settings=("PATCH = 2",), examined_by="frozen", examined_seeds=(0,))
     board = Board("small", [], tmp_path / "runs", tmp_path / "results")
     (run,) = board.planned(plan, tuned=False).runs
-    write(make(config__text=run.text), board.folder)
+    write(make(config__text=run.config.text), board.folder)
     with pytest.raises(ConfigError, match=r"seed 0 has another encoder than gin/protocol/digits_vit_micro\.gin"):
         board.planned(plan, tuned=False)
 
@@ -520,7 +520,7 @@ def test_what_another_process_failed_at_is_not_tried_again(tmp_path: Path, monke
     monkeypatch.setattr("benchmark.board.changed", lambda record: {})
     monkeypatch.setattr("benchmark.experiment.changed", lambda record: {})
     board = Board("b", list(suite(methods=("simclr",), seeds=(0,)).runs()), tmp_path / "runs", tmp_path)
-    missed = make(status="budget_miss", config__text=board.runs[0].text)
+    missed = make(status="budget_miss", config__text=board.runs[0].config.text)
     write(missed, board.folder)
     started = []
 
@@ -535,7 +535,7 @@ def test_what_another_process_failed_at_is_not_tried_again(tmp_path: Path, monke
     assert board.carry_out(None) == ([], [])
     assert len(started) == 1
     board.known = frozenset()
-    done = make(config__text=board.runs[0].text)
+    done = make(config__text=board.runs[0].config.text)
     monkeypatch.setattr(Board, "missing", lambda self: write(done, self.folder) and self.runs)
     assert board.carry_out(None) == ([], [])
     assert len(started) == 1

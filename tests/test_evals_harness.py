@@ -32,7 +32,7 @@ BOTH = (KNN(), Linear())
 class Spy:
     """An evaluation that keeps what it was shown."""
 
-    name, version = "spy", 1
+    name, version = "spy", "1.0"
 
     def __init__(self, *, scores: bool = True) -> None:
         self.banks: list[Bank] = []
@@ -290,7 +290,7 @@ def test_an_evaluation_gets_copies_of_the_network(dataset: Dataset, encoder: Tin
     statistics = ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
 
     class Trained(Spy):
-        version = 7
+        version = "7.2"
 
         def __call__(self, bank: Bank) -> Ranking | None:
             assert bank.network is not None

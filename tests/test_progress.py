@@ -46,7 +46,7 @@ def test_slow_work_is_spoken_of(
     assert "\r" not in lines
     assert lines.endswith("\n")
     for line in (
-        r"pretraining 25% of the budget, step 1 of 4, loss \d.*, \d+ images/s \(\d+ s\)",
+        r"pretraining 25% of the budget, step 1 of 4, loss \d.*, [\d,]+ images/s \(\d+ s\)",
         r"evaluating random init: knn, feature 2 of 3 \(\d+ s\)",
         r"evaluating simclr: knn, feature 3 of 3 \(\d+ s\)",
     ):
@@ -158,9 +158,8 @@ def test_what_cannot_be_evaluated_is_not_trained(tmp_path: Path, monkeypatch: py
     """Oracle: an evaluation that breaks down does so before the first checkpoint."""
 
     def broken(knn: KNN, bank: Bank) -> Ranking:
-        raise RuntimeError("out of memory")
+        raise RuntimeError("a broken evaluation")
 
     monkeypatch.setattr(KNN, "__call__", broken)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        main(command(tmp_path, 2))
+    assert main(command(tmp_path, 2)) == 1
     assert not list(tmp_path.glob("*/checkpoints"))

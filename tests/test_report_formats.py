@@ -27,7 +27,7 @@ def test_latex_by_hand() -> None:
     """Oracle: the table by hand: means 92.1 and 90.1, t(0.975, 2) = 4.303 times 0.1 / sqrt(3) = 0.25."""
     assert latex(board()) == "\n".join(
         [
-            "% digits, vit_micro, 2.00 TFLOPs",
+            "% digits, vit_micro, 2.00 TFLOPs, float32",
             r"\begin{tabular}{rlrrrrrrr}",
             r"\toprule",
             r" & method & linear v1 & kNN v1 & images & TFLOPs & min. & GiB & seeds \\",

@@ -30,7 +30,7 @@ def test_the_table_by_hand() -> None:
     records = [*climb("alpha", 0.7, 0.8, 0.85), *climb("beta", 0.6, 0.8, 0.9), *climb("gamma", 0.9, 0.9)]
     random.Random(0).shuffle(records)
     (block,) = ladders(sections(records))
-    assert block.title == "digits, vit_micro, accuracy against budget"
+    assert block.title == "digits, vit_micro, accuracy against budget, float32"
     assert block.caption.startswith("linear v1 as mean ± half width")
     assert block.headings == ("method", "2.00 TFLOPs", "8.00 TFLOPs", "32.00 TFLOPs")
     assert block.lines == (
@@ -98,5 +98,5 @@ def test_the_page_shows_it_after_the_tables_of_the_board() -> None:
     """Oracle: the last heading of the board, before the next board; LaTeX has the table as well."""
     records = [*climb("alpha", 0.7, 0.8, 0.9), run("alpha", 0, 0.5, board="zoo")]
     heads = [line for line in render(records).splitlines() if line.startswith("##")]
-    assert heads[4:] == ["### digits, vit\\_micro, accuracy against budget", "## zoo", *heads[6:]]
+    assert heads[4:] == ["### digits, vit\\_micro, accuracy against budget, float32", "## zoo", *heads[6:]]
     assert r"alpha & 70.10 $\pm$ 0.25 & 80.10 $\pm$ 0.25 & 90.10 $\pm$ 0.25 \\" in latex(records)

@@ -10,6 +10,7 @@ import pytest
 from report_records import floor, make, metrics, run
 
 from benchmark.checkout import changed
+from benchmark.report.identity import DEFAULTS, PLACES
 from benchmark.report.insertion import marks
 from benchmark.report.record import Record, write
 from benchmark.report.tables import render, row, summary
@@ -113,6 +114,31 @@ def test_configurations_of_one_method_are_told_apart() -> None:
     assert "they share fewer than two seeds" in page
 
 
+def test_what_was_set_names_the_lines_of_one_method() -> None:
+    """Oracle: by hand: the values in which configurations differ, not those that a new option adds; the key of one
+    whose differences a name has no room for."""
+    text = f"A.x = 1\nA.y = 2\nB.z = 3\n\n{DEFAULTS}\nC.w = 0\n\n{PLACES}\nI.s = 's'\n"
+    texts = {"aa" * 8: text, "bb" * 8: text.replace("x = 1", "x = 7").replace("C.w = 0", "C.w = 0\nC.new = 5")}
+    records = [make(config__key=key, config__text=own) for key, own in texts.items()]
+    page = render(records)
+    assert "| alpha (A.x = 1) |" in page
+    assert "| alpha (A.x = 7) |" in page
+    far = make(config__key="cc" * 8, config__text=text.replace("A", "D").replace("B", "D"))
+    assert "| alpha (cccccccc) |" in render([*records, far])
+
+
+def test_precisions_never_share_a_table() -> None:
+    """Oracle: two tables, each with its one seed; processors share one, which names both."""
+    other = {"environment__precision": "bfloat16", "seed": 1}
+    page = render([make(), make(**other)])
+    for precision in ("float32", "bfloat16"):
+        assert f"### digits, vit\\_micro, 2.00 TFLOPs, {precision}\n" in page
+    assert page.count("| alpha | 90.00 (1 seed) |") == 2
+    both = render([make(), make(environment__processor="Another CPU", seed=1)])
+    assert both.count("\n### ") == 1
+    assert "Hardware: Another CPU, 1 thread; Example CPU, 1 thread." in both
+
+
 def test_what_a_sweep_varies_is_named() -> None:
     """Oracle: the bindings beside the method, one row each; the key where they do not tell two cells apart."""
     points = [("0.2", "aa" * 8, 0.9), ("0.4", "bb" * 8, 0.8), ("0.4", "cc" * 8, 0.7)]
@@ -165,7 +191,7 @@ def test_table_without_any_evaluation() -> None:
 def test_budget_in_the_heading(kind: str, amount: float, text: str) -> None:
     """Oracle: the amount in the unit of its kind."""
     page = render([make(budget__kind=kind, budget__amount=amount, division="open")])
-    assert f"### digits, vit\\_micro, {text}, open division\n" in page
+    assert f"### digits, vit\\_micro, {text}, float32, open division\n" in page
 
 
 def test_row_of_a_finished_run() -> None:
@@ -216,7 +242,7 @@ def test_summary_is_the_comparison_of_most_flops() -> None:
     ladder = [record for flops in (1e12, 1e13) for record in compared(flops, board="large")]
     tuned = compared(9.9e12, board="large", division="tuned", tuning=tuning, budget__amount=1e13)
     found = summary([*compared(2e12, board="small"), *ladder, *tuned])
-    assert found.startswith("digits, vit\\_micro, 10.00 TFLOPs, tuned division:")
+    assert found.startswith("digits, vit\\_micro, 10.00 TFLOPs, float32, tuned division:")
     lines = [line for line in found.splitlines() if line.startswith("|")]
     assert lines[0] == "| rank | method | linear v1 | kNN v1 | seeds |"
     assert [line.split(" | ")[1] for line in lines[2:]] == ["alpha", "beta"]
@@ -231,7 +257,7 @@ def test_summary_is_tuned_on_each_hardware() -> None:
     for gpu in ("H100", "H200"):
         timed = {"budget__kind": "device_seconds", "budget__amount": 60.0, "environment__gpu": gpu}
         records += [*compared(2e12, **timed), *compared(1e12, division="tuned", tuning=tuning, **timed)]
-    assert summary(records).startswith("digits, vit\\_micro, 60 device seconds, tuned division:")
+    assert summary(records).startswith("digits, vit\\_micro, 60 device seconds, float32, tuned division:")
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -240,8 +266,8 @@ def test_what_compares_nothing_does_not_take_the_front_page(seeds: int) -> None:
     larger = [run("alpha", seed, 0.5, board="large", cost__flops=1e15) for seed in range(seeds)]
     larger += [run("beta", 0, 0.5, board="large", cost__flops=1e15)] * (seeds == 1)
     small = compared(1e12, board="small")
-    assert summary([*larger, *small]).startswith("digits, vit\\_micro, 1.00 TFLOPs:")
-    assert summary([*larger, *small[:1]]).startswith("digits, vit\\_micro, 2.00 TFLOPs:")
+    assert summary([*larger, *small]).startswith("digits, vit\\_micro, 1.00 TFLOPs, float32:")
+    assert summary([*larger, *small[:1]]).startswith("digits, vit\\_micro, 2.00 TFLOPs, float32:")
 
 
 def test_command_fills_the_place_in_the_page_beside_the_records(

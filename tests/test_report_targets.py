@@ -100,6 +100,9 @@ def test_the_page_shows_it_below_its_table() -> None:
     """Oracle: the headings in order, and the line in LaTeX."""
     records = [*tuned("alpha", SLOW), *tuned("beta", FAST)]
     heads = [line for line in render(records).splitlines() if line.startswith("### ")]
-    assert heads == ["### digits, vit\\_micro, 2.00 TFLOPs", "### digits, vit\\_micro, fine-tuned v1: time to target"]
+    assert heads == [
+        "### digits, vit\\_micro, 2.00 TFLOPs, float32",
+        "### digits, vit\\_micro, fine-tuned v1: time to target",
+    ]
     assert "| beta | 77.00 | 2.0 | 4.0 | 1.00 | 1 |" in render(records)
     assert r"beta & 77.00 & 2.0 & 4.0 & 1.00 & 1 \\" in latex(records)

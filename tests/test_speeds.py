@@ -132,7 +132,7 @@ import torch
 class {name}:
     library = "by hand 1.0"
 
-    def __init__(self, images, batch_size, steps, *, name, count):
+    def __init__(self, images, batch_size, steps, *, name: str, count: int):
         self.name, self.count, self.shape = name, count, (tuple(images.shape), batch_size, steps)
 
     def flops(self, batch_size):
