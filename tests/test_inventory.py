@@ -33,7 +33,7 @@ def test_protocols_have_data_and_encoder() -> None:
         f"{protocol.data}_{protocol.encoder}" for protocol in found.protocols
     }
     assert len(found.protocols) == 16
-    assert {protocol.budget for protocol in found.protocols if protocol.data == "digits"} == {"1.2e+13 flops"}
+    assert {protocol.budget for protocol in found.protocols if protocol.data == "digits"} == {"8e+12 flops"}
     assert [(data.name, data.size) for data in found.data] == [
         ("cifar10", 32),
         ("cifar100", 32),

@@ -27,7 +27,7 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"{kind}: {command}\n" in printed for kind, command in COMMANDS.items())
     lines = [line.split() for line in printed.splitlines()]
     assert [str(folder), "alpha", "digits", "0", "closed", "ok", "linear", "v1", "80.10"] in lines
-    assert ["gin/protocol/digits_vit_micro.gin", "digits", "vit_micro", "1.2e+13", "flops"] in lines
+    assert ["gin/protocol/digits_vit_micro.gin", "digits", "vit_micro", "8e+12", "flops"] in lines
     assert ["gin/suites/mrcl_mask_ratio.gin", "10", "0", "0"] in [line[1:] for line in lines]
     assert "FineTune, one_percent/SemiFineTune, ten_percent/SemiFineTune  " in printed
 

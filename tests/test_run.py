@@ -89,7 +89,7 @@ MISUSES = {
     "large batch": (
         ["--set", "Pretraining.batch_size=2000", "--set", "Budget.amount=9999"],
         2,
-        "The largest that fits: --set Pretraining.batch_size=1438",
+        "The largest that fits: --set Pretraining.batch_size=1442",
     ),
     "small budget": (["--set", "Budget.amount=31"], 2, "buys no step: one step of 32 images costs 32 samples"),
     "patch": (["--set", "PATCH=5"], 2, "ViT.patch = 5 does not divide the image side 16"),
