@@ -15,6 +15,7 @@ from benchmark.errors import ConfigError
 from benchmark.report.record import Environment
 
 NATIVE_BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))  # flags of x86 and of Arm
+BUSY = 0.75  # of the cores: what this process itself adds before it trains is less
 AMPERE = (8, 0)  # the first compute capability with bfloat16
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")  # what decides which kernels run
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
@@ -41,6 +42,20 @@ def warning_of_emulation(precision: str) -> str | None:
     return (
         f"this device does not compute {precision} natively, and torch emulates it: on a processor that is 35 to 60 "
         f"times slower than float32. Leave Pretraining.precision at 'auto', or set it to 'float32'."
+    )
+
+
+def warning_of_load() -> str | None:
+    """Return what to say where other processes keep the cores busy that this one takes for itself; None elsewhere.
+
+    The threads of a step wait for each other by spinning: two threads on two busy cores took 20 times as long as one.
+    """
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if torch.get_num_threads() == 1 or load < BUSY * _cores():
+        return None
+    return (
+        f"other processes keep these cores busy (load {load:.1f} on {_cores()}). Threads that wait for each other can "
+        f"then be many times slower than one: stop the others, or set OMP_NUM_THREADS=1 in the environment."
     )
 
 

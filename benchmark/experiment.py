@@ -13,7 +13,7 @@ from benchmark import describe, floors, progress
 from benchmark.checkout import changed
 from benchmark.conclude import conclude, public
 from benchmark.config import Config
-from benchmark.environment import warning_of_emulation
+from benchmark.environment import warning_of_emulation, warning_of_load
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MethodError, Stopped, by
 from benchmark.evals import harness
 from benchmark.folders import alone, check_folders, make_folder
@@ -129,7 +129,7 @@ def run(
             _set_aside(folder, _newest(finished), made_by)
         session.claim(resume=resume, fresh=fresh, finished=bool(finished))
         print(_opening(session, flops, steps))
-        if warning := warning_of_emulation(session.precision):
+        for warning in filter(None, (warning_of_emulation(session.precision), warning_of_load())):
             print(f"warning: {warning}", file=sys.stderr)
         (folder / "config.gin").write_text(config.text)
         below = floors.measure(session)  # first, since what fails here fails after hours of training too

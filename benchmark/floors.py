@@ -97,6 +97,7 @@ def _floor(
             known = records.read(path)
             if known["method"]["name"] == name and (versions_of(known), known["environment"]["torch"]) == made_by:
                 return known
+        print(f"evaluating {name}, a floor, once; it is kept in {folder}", flush=True)
         begin = time.perf_counter()
         with progress.doing(f"evaluating {name}"):
             results = evaluate()

@@ -73,6 +73,19 @@ def test_precision_follows_the_device(
     assert environment.warning_of_emulation("float32") is None
 
 
+@pytest.mark.parametrize(
+    ("load", "threads", "warns"), [(0.4, 2, False), (3.0, 2, True), (3.0, 1, False), (1.4, 2, False), (1.6, 2, True)]
+)
+def test_busy_cores_are_warned_of(load: float, threads: int, warns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: three quarters of two cores, and only where several threads would wait for each other."""
+    monkeypatch.setattr(environment.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(environment, "_cores", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    found = environment.warning_of_load()
+    assert (found is not None) == warns
+    assert found is None or "OMP_NUM_THREADS=1" in found
+
+
 @pytest.mark.parametrize("allowed", [True, False])
 def test_tf32_is_what_convolutions_on_a_gpu_use(allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: cuDNN's own switch, which torch leaves on where it multiplies matrices in float32; none on a CPU."""

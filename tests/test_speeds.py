@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmark import config
+from benchmark.environment import native_precision
 from benchmark.errors import CheckError, ConfigError
 from benchmark.report import store
 from benchmark.report.insertion import marks
@@ -213,7 +214,7 @@ def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.Captur
         "convolution": 2 * 9 * 128**2 * 32**2,
     }
     assert first["environment"]["threads"] == 1
-    assert (steps_of_methods["precision"], "precision" in first["environment"]) == ("bfloat16", False)
+    assert (steps_of_methods["precision"], "precision" in first["environment"]) == (native_precision(), False)
     assert "% of the convolution" in (out / "training.md").read_text()
     assert store.load(out) == [], "measurements of speed are no records of runs"
 

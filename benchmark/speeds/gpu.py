@@ -106,7 +106,10 @@ class Plan:
 def measure(rounds: int) -> Measurement:
     """Prove and time the GPU. Raises MissingError where there is none."""
     if not torch.cuda.is_available():
-        raise MissingError("There is no CUDA device here, and `gpu` measures nothing else.")
+        raise MissingError(
+            "There is no CUDA device here, and `gpu` measures nothing else. Give the command on a machine with a GPU; "
+            "`python -m benchmark.speed training` measures a processor."
+        )
     return examine(Plan(torch.device("cuda")), rounds)
 
 
