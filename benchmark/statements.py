@@ -21,6 +21,7 @@ except ImportError as error:  # without the package, a folder named gin in the w
     raise MissingError("The package gin-config is missing: pip install 'gin-config>=0.5,<0.6'") from error
 
 _BARE_WORD = re.compile(r"[\w./:~+-]+")
+LENIENT = ("protocol", "presets")  # folders of shipped files that bind more than each run reads
 _CONSTANTS = {"true": "True", "false": "False", "none": "None"}
 
 
@@ -210,7 +211,8 @@ def read(path: Path) -> list[Statement]:
 def _read(path: Path, seen: set[Path]) -> list[Statement]:
     seen.add(path)
     shipped = shipped_folder().resolve()
-    source = Source(_label(path, shipped), path, lenient=path.is_relative_to(shipped / "protocol"))
+    lenient = any(path.is_relative_to(shipped / folder) for folder in LENIENT)
+    source = Source(_label(path, shipped), path, lenient=lenient)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -314,10 +314,17 @@ def test_idle_lines_are_refused(line: str, match: str) -> None:
     refused(line, match=re.escape(match))
 
 
-def test_idle_lines_are_allowed_in_protocols_only(shipped: Path) -> None:
-    """Oracle: the shipped protocol binds an unread macro and an unused class and loads; a method file may not."""
+def test_idle_lines_are_allowed_in_protocols_and_presets_only(shipped: Path) -> None:
+    """Oracle: the shipped protocol binds an unread macro and an unused class and loads, as does a preset of which a
+    setting leaves a part; a method file may not."""
     loaded = load(["protocol/data.gin"], root="toy_root", defaults={})
     assert "ToyNet" not in loaded.text
+    (shipped / "presets").mkdir()
+    (shipped / "presets" / "some.gin").write_text(
+        "toy_root.metrics = (@toy_metric,)\ntoy_metric.k = 3\ntoy_root.seed = 4\n"
+    )
+    some = load(["protocol/data.gin", "presets/some.gin"], ["toy_root.metrics = ()"], root="toy_root", defaults={})
+    assert "toy_root.seed = 4" in some.text
     assert "UNREAD" not in loaded.text
     (shipped / "method.gin").write_text("toy_metric.k = 3\n")
     with pytest.raises(ConfigError, match=r"gin/method.gin:1: toy_root does not use toy_metric"):
