@@ -24,7 +24,7 @@ from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
 from benchmark.randomness import derive
 from benchmark.report.identity import digest
-from benchmark.report.store import major, recipe
+from benchmark.report.store import PRETRAINING, major, recipe
 from benchmark.training import calibration
 from benchmark.training.budget import Budget, Price
 from benchmark.training.flops import count_step
@@ -62,8 +62,8 @@ class Session(Examination):
 
     @cached_property
     def checkpoint_key(self) -> str:
-        """Identifies the checkpoints that this stage may resume: same stage and seed, same versions of the code."""
-        return f"{_hash(self.key, self.all_versions, self.made_by)}-s{self.experiment.seed}"
+        """Identifies the checkpoints that this stage may resume: same stage and seed, same code of training."""
+        return f"{_hash(self.key, self.training_versions, self.made_by)}-s{self.experiment.seed}"
 
     @cached_property
     def folder(self) -> Path:
@@ -75,8 +75,13 @@ class Session(Examination):
 
     @cached_property
     def all_versions(self) -> dict[str, str]:
-        """The versions of the code that this stage runs: pretraining, evaluations, method and teacher."""
-        return self.versions | describe.versions(*self._methods)
+        """The versions of the code that this stage runs, its evaluations among it."""
+        return self.versions | self.training_versions
+
+    @cached_property
+    def training_versions(self) -> dict[str, str]:
+        """The versions of the code that decides the weights: pretraining, method and teacher."""
+        return {PRETRAINING: self.versions[PRETRAINING]} | describe.versions(*self._methods)
 
     @cached_property
     def made_by(self) -> str | None:
@@ -157,7 +162,7 @@ class Session(Examination):
             return Price(batch, flops)
         machine = environment(self.device, self.precision)
         names = [machine[name] for name in ("gpu", "driver", "processor", "threads", "torch", "timm", "deterministic")]
-        names += [self.stage.name, self._step, self.made_by, self.dataset.fingerprint, repr(self.all_versions)]
+        names += [self.stage.name, self._step, self.made_by, self.dataset.fingerprint, repr(self.training_versions)]
         names += [type(self.dataset.pretrain).__name__]  # resident or streamed
         file = hashlib.sha256(repr(names).encode()).hexdigest()[:32]
         path = self.out / "calibrations" / f"{file}.json"
@@ -283,7 +288,7 @@ class TeacherSession(Session):
         return digest(
             self.config.canonical.part(TEACHERS),
             (self.whole_budget, self.student.experiment.seed, self.dataset.fingerprint),
-            (self.all_versions, self.made_by),
+            (self.training_versions, self.made_by),
             (torch.__version__, torch.get_num_threads(), str(self.device)),
         )
 
