@@ -12,7 +12,7 @@ from types import ModuleType
 from torch import nn
 
 from benchmark.checkout import HERE
-from benchmark.data.sources import Dataset
+from benchmark.data.images import Dataset
 from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record

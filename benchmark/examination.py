@@ -15,7 +15,7 @@ from benchmark import config as configuration
 from benchmark.annotations import Location
 from benchmark.checkout import code
 from benchmark.config import Config
-from benchmark.data.sources import Dataset, Images, Outline, Split
+from benchmark.data.images import Dataset, Images, Outline, Split
 from benchmark.data.streaming import subset
 from benchmark.data.subsets import holdout
 from benchmark.environment import environment, use_device

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from timm.models import create_model
 
 from benchmark import describe, progress
-from benchmark.data.sources import Dataset
+from benchmark.data.images import Dataset
 from benchmark.environment import environment
 from benchmark.evals import harness
 from benchmark.evals.harness import Results

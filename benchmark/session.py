@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from benchmark import describe
 from benchmark.blame import blamed
-from benchmark.data.sources import Dataset
+from benchmark.data.images import Dataset
 from benchmark.data.streaming import batches
 from benchmark.environment import environment
 from benchmark.errors import ConfigError

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from benchmark.data.sources import Dataset, Images
+from benchmark.data.images import Dataset, Images
 from benchmark.errors import ConfigError, MissingError
 
 DATA = os.environ.get("SSL_BENCHMARK_DATA")

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from benchmark import floors
 from benchmark.config import load
-from benchmark.data import sources, streaming
+from benchmark.data import streaming
+from benchmark.data.images import Dataset, Images, Split
 from benchmark.data.resident import Resident
-from benchmark.data.sources import Dataset, Images, Split
 from benchmark.data.streaming import DEPTH, SHARE, WORKERS, Prefetched, Streamed, ahead, batches, subset
 from benchmark.errors import MissingError
 from benchmark.evals.cache import FeatureCache
@@ -250,7 +250,7 @@ def test_without_a_test_split(folder: Path) -> None:
 def test_loading_holds_few_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the images in batches that are held at once; train is decoded twice, test once."""
     alive = Alive(monkeypatch)
-    monkeypatch.setattr(sources, "ahead", partial(ahead, batch_size=10))
+    monkeypatch.setattr("benchmark.data.images.ahead", partial(ahead, batch_size=10))
     found(folder, streamed=True)
     assert alive.decoded == 2 * 160 + 40
     assert alive.most <= (DEPTH + 2) * 10

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny import TinyEncoder
 from torch import Tensor
 
-from benchmark.data.sources import Dataset, Split
+from benchmark.data.images import Dataset, Split
 from benchmark.data.subsets import holdout
 from benchmark.digest import digest
 from benchmark.errors import BenchmarkError, ConfigError

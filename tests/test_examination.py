@@ -8,7 +8,7 @@ import torch
 from tiny import SMALL
 
 from benchmark import config, experiment
-from benchmark.data.sources import Dataset, Images, Split
+from benchmark.data.images import Dataset, Images, Split
 from benchmark.errors import ConfigError
 from benchmark.evals.knn import KNN
 from benchmark.examination import without_test

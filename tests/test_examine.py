@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
 from torch import Tensor
 
-from benchmark.data import sources
 from benchmark.evaluate import main
 from benchmark.nets import timm_net
 from benchmark.report import record as records
@@ -188,7 +187,7 @@ def test_misuse_is_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Oracle: exit code 2, the sentence that helps, no traceback, nothing written, a decoder that nobody calls."""
-    monkeypatch.setattr(sources, "_decode", None)
+    monkeypatch.setattr("benchmark.data.images.decode", None)
     assert main([*arguments, "--out", str(tmp_path / "runs")]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("error: ")

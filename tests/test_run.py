@@ -23,7 +23,6 @@ from safetensors.torch import load_file
 from tiny import command
 
 from benchmark import examination
-from benchmark.data import sources
 from benchmark.evals.knn import KNN
 from benchmark.export import main as export
 from benchmark.report import record as records
@@ -125,7 +124,7 @@ def test_misuse_is_answered_before_anything_is_built(
 ) -> None:
     """Oracle: the exit code, the sentence that helps, no traceback, a folder for runs that does not exist, and a
     decoder that nobody calls."""
-    monkeypatch.setattr(sources, "_decode", None)
+    monkeypatch.setattr("benchmark.data.images.decode", None)
     more, code, answer = MISUSES[case]
     assert main(command(tmp_path / "runs", 2, *more)) == code
     printed = capsys.readouterr().err

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
 
 from benchmark import config
-from benchmark.data import sources
 from benchmark.report import record as records
 from benchmark.report.record import Record
 from benchmark.run import main
@@ -201,7 +200,7 @@ def test_unusable_weights_are_refused(
 
     The decoder is not called.
     """
-    monkeypatch.setattr(sources, "_decode", None)
+    monkeypatch.setattr("benchmark.data.images.decode", None)
     (tmp_path / "text").write_text("no weights")
     save_file({"some.weight": torch.zeros(2)}, tmp_path / "foreign")
     for name, reason in (("none", "cannot be read"), ("text", "are not the weights of"), ("foreign", "Missing key")):

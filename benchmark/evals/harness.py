@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from benchmark import progress
 from benchmark.blame import blamed
+from benchmark.data.images import Dataset, Outline
 from benchmark.data.pixels import Pixels
-from benchmark.data.sources import Dataset, Outline
 from benchmark.data.streaming import ahead
 from benchmark.data.subsets import holdout
 from benchmark.digest import digest

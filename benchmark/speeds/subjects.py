@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmark import config as configuration
 from benchmark.config import Config
-from benchmark.data.sources import Images, Outline, Split
+from benchmark.data.images import Images, Outline, Split
 from benchmark.environment import use_device
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.examination import Experiment

@@ -1,0 +1,329 @@
+"""Images of a data set: one specification in, the square uint8 images of each split out.
+
+Everything later (views, evaluations, records) sees pixels, labels and a fingerprint of both, never a path or a
+format. An image that cannot be read stops the run, since a silently shorter data set would be another benchmark.
+"""
+
+import difflib
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gin
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from benchmark import progress
+from benchmark.annotations import Location, Residence
+from benchmark.data.decode import decode
+from benchmark.data.pixels import Pixels
+from benchmark.data.sources import SCHEMES
+from benchmark.data.streaming import Streamed, ahead
+from benchmark.errors import ConfigError, MissingError
+
+if TYPE_CHECKING:
+    import datasets
+
+ROOT_VARIABLE = "SSL_BENCHMARK_DATA"
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "fine_label")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images, uint8 `(n, 3, size, size)`, and their class indices, int64 `(n,)` or None, both on the host."""
+
+    images: Pixels
+    labels: Tensor | None
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What the tables of a data set say before an image is decoded: how many images, and which labels.
+
+    `pretrain` are the images without labels to pretrain on, uint8 `(n, 3, size, size)`; usually `train.images` itself.
+    `classes` is empty without labels; `test` has no images where the specification names no test split.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    size: int
+    pretrain: Pixels
+    train: Split
+    test: Split
+
+
+@dataclass(frozen=True)
+class Dataset(Outline):
+    """A loaded data set. `mean` and `std` are those of the train pixels, in [0, 1], rounded to 6 decimals.
+
+    `fingerprint` is the SHA-256 of all pixels, labels, class names and the size, independent of origin and name.
+    """
+
+    fingerprint: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    _moved: dict[str, Pixels] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def pretrain_on(self, device: torch.device) -> Pixels:
+        """Return `pretrain` on a device, to which all stages of an experiment together copy it once."""
+        if str(device) not in self._moved:
+            self._moved[str(device)] = self.pretrain.to(device)
+        return self._moved[str(device)]
+
+
+@gin.register
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """A specification of a data set; calling it loads the data set: first its `outline`, then the pixels (`decoded`).
+
+    `source` is one of
+    - `sklearn:digits`: the 1,797 digits that scikit-learn ships, with a fixed test split of a fifth of each class;
+    - `hub:owner/name` or `hub:owner/name:configuration`: a data set of the Hugging Face hub, or the folder `name` of
+      this specification below `$SSL_BENCHMARK_DATA` where that exists;
+    - `parquet:path`: a folder or glob of files whose names begin with their split (`train-0.parquet`), or one file,
+      which is then the split `train`;
+    - `folder:path`: image files in `split/class/`, or without labels in `split/` or directly in the folder, which is
+      then the split `train`.
+
+    Images become RGB, `size` pixels on the shorter side (antialiased bicubic) and a centre crop of `size` x `size`.
+    `image` and `label` name columns; by default they are the only image column and the only class column, else
+    `image` or `img` and `label` or `fine_label`. `train`, `test` and `pretrain` name splits; `test=None` means none,
+    `pretrain=None` means the train split.
+
+    `streamed` leaves the images where they are and decodes them whenever they are used, for sets past memory. Loading
+    then decodes them too, for the fingerprint and statistics: the train split twice, where it is also pretrained on.
+    Both are computed anew each time, since nothing but the pixels vouches for the pixels.
+    """
+
+    name: str
+    source: Location
+    size: int
+    image: str | None = None
+    label: str | None = None
+    train: str = "train"
+    test: str | None = "test"
+    pretrain: str | None = None
+    streamed: Residence = False
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"Images.size = {self.size}: the side of an image is at least 1 pixel.")
+        if self.test is not None and self.test in (self.train, self.pretrain):
+            raise ConfigError(
+                f"Images.test = {self.test!r} is also a split to train on, and nothing that was trained on tests "
+                f"anything. Name another split, or Images.test=None for none."
+            )
+
+    def __call__(self) -> Dataset:
+        """Load all splits."""
+        return self.decoded(self.outline())
+
+    def outline(self) -> Outline:
+        """Read the tables of all splits; images are decoded whenever they are asked for.
+
+        Raises MissingError if the source or a split's rows are missing or unreadable, and ConfigError if the
+        specification names a split, column or label that the source does not have.
+        """
+        with progress.doing(f"reading {self.name}"):
+            return self._load()
+
+    def _load(self) -> Outline:
+        tables = self._tables()
+        images = self._pixels(tables[self.train], self.train)
+        names, classes = self._class_names(tables[self.train], self.train)
+        train = Split(images, None if names is None else _indices(names, classes, self.train))
+
+        test = Split(images[:0], None)
+        if self.test is not None:
+            names, _ = self._class_names(tables[self.test], self.test)
+            labels = None if names is None or train.labels is None else _indices(names, classes, self.test)
+            test = Split(self._pixels(tables[self.test], self.test), labels)
+
+        pretrain = images
+        if self.pretrain not in (None, self.train):
+            pretrain = self._pixels(tables[self.pretrain], self.pretrain)
+        return Outline(self.name, classes, self.size, pretrain, train, test)
+
+    def decoded(self, outline: Outline) -> Dataset:
+        """Decode the images, unless they are `streamed`. Raises MissingError for one that cannot be read."""
+
+        def pixels(images: Pixels) -> Pixels:
+            return images if self.streamed else images[:]
+
+        with progress.doing(f"decoding {outline.name}"):
+            train = replace(outline.train, images=pixels(outline.train.images))
+            test = replace(outline.test, images=pixels(outline.test.images))
+            is_train = outline.pretrain is outline.train.images
+            pretrain = train.images if is_train else pixels(outline.pretrain)
+            fingerprint, counts = _fingerprint(self.size, outline.classes, pretrain, train, test)
+        mean, std = _mean_and_std(counts)
+        return Dataset(outline.name, outline.classes, self.size, pretrain, train, test, fingerprint, mean, std)
+
+    def _tables(self) -> dict[str, "datasets.Dataset"]:
+        """Return the rows of the splits that are asked for, by name."""
+        import datasets
+
+        scheme, _, place = self.source.partition(":")
+        if scheme == "hub" and ROOT_VARIABLE in os.environ:
+            local = Path(os.environ[ROOT_VARIABLE]) / self.name
+            if local.is_dir():
+                scheme, place = "parquet" if any(local.glob("*.parquet")) else "folder", str(local)
+        if scheme not in SCHEMES or not place:
+            raise ConfigError(
+                f"Images.source = {self.source!r}: expected 'sklearn:digits', 'hub:owner/name', 'parquet:path' "
+                "or 'folder:path'."
+            )
+        datasets.disable_progress_bars()
+        tables: dict[str, datasets.Dataset] = {}
+        what = f"Data set {self.name!r}"
+        try:
+            splits = SCHEMES[scheme](place)
+            for parameter, split in (("train", self.train), ("test", self.test), ("pretrain", self.pretrain)):
+                if split is not None and split not in tables:
+                    if split not in splits:
+                        raise _unknown(parameter, split, "split", splits)
+                    what = f"Split {split!r} of data set {self.name!r}"
+                    tables[split] = splits[split]()
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            raise MissingError(
+                f"{what} cannot be read from {scheme}:{place} ({error}). Give it in one of three ways: "
+                "--set Images.source=parquet:/path or folder:/path; "
+                f"{ROOT_VARIABLE}=/data with a folder /data/{self.name}, if the source begins with 'hub:'; "
+                "or --set Images.source=hub:owner/name with access to the hub."
+            ) from error
+        for split, table in tables.items():
+            if len(table) == 0:
+                raise MissingError(
+                    f"Split {split!r} of data set {self.name!r} ({scheme}:{place}) is empty; expected images."
+                )
+        return tables
+
+    def _pixels(self, table: "datasets.Dataset", split: str) -> Pixels:
+        """Return the images of a split in its order, uint8 `(n, 3, size, size)`, to be decoded."""
+        import datasets
+
+        columns = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
+        column = self._column(table, "image", self.image, columns, IMAGE_COLUMNS)
+        if column is None:
+            raise ConfigError(
+                f"Split {split!r} of {self.name} has {len(columns) or 'no'} image columns and none called "
+                f"{' or '.join(IMAGE_COLUMNS)}; set Images.image to one of {', '.join(table.column_names)}."
+            )
+        try:
+            rows = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise ConfigError(
+                f"Images.image = {column!r}: expected a column of images, got {table.features[column]} in split "
+                f"{split!r}; the columns are {', '.join(table.column_names)}."
+            ) from error
+
+        def read(ids: list[int], places: npt.NDArray[np.uint8]) -> None:
+            for index, item, place in zip(ids, rows[ids][column], places, strict=True):
+                try:
+                    place[:] = decode(item, self.size).transpose(2, 0, 1)
+                except Exception as error:  # a decoder fed broken bytes raises whatever it likes
+                    file = f" ({item['path']})" if item and item["path"] else ""
+                    raise MissingError(
+                        f"Image {index}{file} of split {split!r} of {self.name} cannot be read: {error}. "
+                        "Restore it from the original or remove it from the source; no image is skipped or replaced."
+                    ) from error
+
+        return Streamed(len(rows), self.size, read)
+
+    def _class_names(self, table: "datasets.Dataset", split: str) -> tuple[list[str] | None, tuple[str, ...]]:
+        """Return the class name of each row (None without labels) and all class names in the order of their index."""
+        import datasets
+
+        columns = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
+        column = self._column(table, "label", self.label, columns, LABEL_COLUMNS)
+        if column is None:
+            return None, ()
+        feature, labels = table.features[column], table[column][:]
+        for index, label in enumerate(labels):
+            if not isinstance(label, (int, str)) or (isinstance(label, int) and label < 0):
+                raise ConfigError(
+                    f"Label {label!r} of image {index} in split {split!r} (column {column!r}): expected a class name "
+                    "or an integer from 0. A split without labels can only be Images.pretrain."
+                )
+        if isinstance(feature, datasets.ClassLabel):
+            return [feature.names[label] for label in labels], tuple(feature.names)
+        return [str(label) for label in labels], tuple(str(label) for label in sorted(set(labels)))
+
+    def _column(
+        self,
+        table: "datasets.Dataset",
+        parameter: str,
+        given: str | None,
+        typed: list[str],
+        conventional: tuple[str, ...],
+    ) -> str | None:
+        """Return the given column, else the only one of the right type, else the first with a conventional name."""
+        if given is not None:
+            if given not in table.column_names:
+                raise _unknown(parameter, given, "column", table.column_names)
+            return given
+        if len(typed) == 1:
+            return typed[0]
+        return next((name for name in conventional if name in table.column_names), None)
+
+
+def _unknown(parameter: str, value: str, kind: str, available: Iterable[str]) -> ConfigError:
+    names = sorted(available)
+    nearest = difflib.get_close_matches(value, names, n=1)
+    return ConfigError(
+        f"Images.{parameter} = {value!r}: the source has no such {kind}; it has {', '.join(names) or 'none'}."
+        + (f" Did you mean {nearest[0]!r}?" if nearest else "")
+        + (" Where there is none, give Images.test=None and experiment.evaluations=()." if parameter == "test" else "")
+    )
+
+
+def _indices(names: list[str], classes: tuple[str, ...], split: str) -> Tensor:
+    """Return the position in `classes` of each row's class, int64 `(n,)`."""
+    strangers = sorted(set(names) - set(classes))
+    if strangers:
+        raise ConfigError(
+            f"Split {split!r} has labels that the train split does not know: {', '.join(strangers)}; "
+            f"expected some of {', '.join(classes)}."
+        )
+    position = {name: index for index, name in enumerate(classes)}
+    return torch.tensor([position[name] for name in names])
+
+
+def _mean_and_std(counts: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return mean and population standard deviation of each channel, in [0, 1], to 6 decimals.
+
+    The deviation of a channel without contrast, as of images that are red alone, is 1, so that it becomes 0.
+    `counts` `(3, 256)` are how many pixels have each value. Sums of integers are exact, so neither depends on the order
+    of summation or the number of threads.
+    """
+    mean, std = [], []
+    for channel in counts.tolist():
+        n, total, squares = (sum(count * value**power for value, count in enumerate(channel)) for power in (0, 1, 2))
+        mean.append(round(total / (255 * n), 6))
+        std.append(round(math.sqrt(n * squares - total**2) / (255 * n), 6) or 1.0)
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+
+
+def _fingerprint(
+    size: int, classes: tuple[str, ...], pretrain: Pixels, train: Split, test: Split
+) -> tuple[str, Tensor]:
+    """Return the fingerprint, and how many pixels of train have each value, int64 `(3, 256)`, in one go."""
+    counts = torch.zeros(3, 256, dtype=torch.int64)
+    digest = hashlib.sha256(json.dumps([size, classes, len(pretrain), len(train.images), len(test.images)]).encode())
+    # Images that are pretrained on and trained on are hashed twice: the print tells what is used, not how it is stored.
+    for images, counted in ((pretrain, False), (train.images, True), (test.images, False)):
+        for _, batch in ahead(images):
+            digest.update(batch.numpy().data)
+            if counted:
+                counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in batch.unbind(1)])
+    for labels in (train.labels, test.labels):
+        digest.update(b"unlabelled" if labels is None else labels.numpy().astype("<i8").tobytes())
+    return digest.hexdigest(), counts
