@@ -1,6 +1,6 @@
 """What a GPU has to prove, and that what can be tried of it on a processor works; `pytest -m gpu` where there is one.
 
-The facts themselves are functions in `benchmark.speeds.gpu`, which the command `python -m benchmark.speed gpu` shares.
+The facts themselves are functions in `benchmark.speeds.facts`, which the command `python -m benchmark.speed gpu` shares.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.method import Draws, Step, Views
 from benchmark.speed import main
-from benchmark.speeds import gpu
+from benchmark.speeds import facts, gpu
 from benchmark.speeds.gpu import Plan, Subject
 from benchmark.speeds.training import Turn
 from benchmark.training import energy
@@ -63,7 +63,7 @@ def test_every_method_steps_on_a_gpu(name: str, tmp_path: Path) -> None:
         run = METHODS[name].session(CUDA, tmp_path).scratch(0)
     except ConfigError:
         pytest.skip("this method needs patches")
-    for held, figure in (gpu.half_precision(run), gpu.free_of_waits(run)):
+    for held, figure in (facts.half_precision(run), facts.free_of_waits(run)):
         assert held, figure
 
 
@@ -72,7 +72,7 @@ def test_every_method_steps_on_a_gpu(name: str, tmp_path: Path) -> None:
 def test_runs_on_a_gpu_repeat_and_resume(place: int, plan: Plan, tmp_path: Path) -> None:
     """Oracle: the digest of the same run, undisturbed."""
     build = partial(gpu.short_run, plan.repeated[place], CUDA)
-    for held, figure in (gpu.same_bits(build, tmp_path / "a"), gpu.resumes(build, tmp_path / "b")):
+    for held, figure in (facts.same_bits(build, tmp_path / "a"), facts.resumes(build, tmp_path / "b")):
         assert held, figure
 
 
@@ -90,20 +90,20 @@ def test_compiled_on_a_gpu_equals_eager(files: tuple[str, ...], settings: tuple[
     runs = [
         subject.session(CUDA, tmp_path, f"Pretraining.compiled={compiled}").scratch(0) for compiled in (False, True)
     ]
-    held, figure = gpu.compiles(*runs)
+    held, figure = facts.compiles(*runs)
     assert held, figure
 
 
 @on_gpu
 def test_streamed_images_on_a_gpu_equal_resident_ones() -> None:
     """Oracle: the resident batches."""
-    assert gpu.streams(CUDA) == (True, "30 of 30 batches")
+    assert facts.streams(CUDA) == (True, "30 of 30 batches")
 
 
 @on_gpu
 def test_a_gpu_has_a_meter_that_moves(plan: Plan) -> None:
     """Oracle: joules are taken."""
-    held, figure = gpu.meters(CUDA, partial(gpu.work, plan))
+    held, figure = facts.meters(CUDA, partial(gpu.work, plan))
     if held is None:
         pytest.skip(figure)
     assert held, figure
@@ -113,13 +113,13 @@ def test_a_gpu_has_a_meter_that_moves(plan: Plan) -> None:
 def test_a_gpu_keeps_a_budget_in_seconds(plan: Plan, tmp_path: Path) -> None:
     """Oracle: the budget, within 3 %."""
     budget = Budget(kind="device_seconds", amount=plan.seconds)
-    held, figure = gpu.keeps_seconds(plan.repeated[0].session(CUDA, tmp_path, budget=budget))
+    held, figure = facts.keeps_seconds(plan.repeated[0].session(CUDA, tmp_path, budget=budget))
     assert held, figure
 
 
 @on_gpu
-@pytest.mark.parametrize("frees", [gpu.frees_teacher, gpu.frees_calibration])
-def test_stages_on_a_gpu_leave_no_memory(frees: Callable[..., gpu.Outcome], plan: Plan, tmp_path: Path) -> None:
+@pytest.mark.parametrize("frees", [facts.frees_teacher, facts.frees_calibration])
+def test_stages_on_a_gpu_leave_no_memory(frees: Callable[..., facts.Outcome], plan: Plan, tmp_path: Path) -> None:
     """Oracle: the allocator's account."""
     build = partial(plan.taught.session, CUDA, budget=Budget(kind="samples", amount=8 * 32))
     held, figure = frees(build, tmp_path)
@@ -229,7 +229,7 @@ def test_no_step_makes_the_host_wait(name: str, tmp_path: Path, meta: None) -> N
     with Watch() as watch:
         run._take()
     assert watch.waits == set()
-    held, figure = gpu.half_precision(replace(session, device=CPU).scratch(0))
+    held, figure = facts.half_precision(replace(session, device=CPU).scratch(0))
     assert held, figure
 
 
@@ -302,15 +302,15 @@ def test_facts_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = iter(range(10))
 
     def another(folder: Path) -> Any:
-        return training(folder, steps=gpu.STEPS, seed=next(seeds))
+        return training(folder, steps=facts.STEPS, seed=next(seeds))
 
-    assert gpu.half_precision(training(tmp_path / "a", Coarse))[0] is False
-    assert gpu.same_bits(another, make(tmp_path / "b"))[0] is False
-    assert gpu.resumes(another, make(tmp_path / "c"))[0] is False
-    assert gpu.compiles(training(tmp_path / "d"), training(tmp_path / "d", seed=1))[0] is False
-    assert gpu.compiles(training(tmp_path / "d"), training(tmp_path / "d"))[0] is True
-    monkeypatch.setattr(gpu.Streamed, "begin", lambda images, ids: lambda: torch.zeros(len(ids), 3, 24, 24))
-    assert gpu.streams(CPU) == (False, "0 of 30 batches")
+    assert facts.half_precision(training(tmp_path / "a", Coarse))[0] is False
+    assert facts.same_bits(another, make(tmp_path / "b"))[0] is False
+    assert facts.resumes(another, make(tmp_path / "c"))[0] is False
+    assert facts.compiles(training(tmp_path / "d"), training(tmp_path / "d", seed=1))[0] is False
+    assert facts.compiles(training(tmp_path / "d"), training(tmp_path / "d"))[0] is True
+    monkeypatch.setattr(facts.Streamed, "begin", lambda images, ids: lambda: torch.zeros(len(ids), 3, 24, 24))
+    assert facts.streams(CPU) == (False, "0 of 30 batches")
 
 
 def make(folder: Path) -> Path:
@@ -328,22 +328,22 @@ def test_memory_that_stays_is_counted(tmp_path: Path) -> None:
         kept.append(torch.zeros(2**20))
         return copy.deepcopy(network)
 
-    assert gpu._left(lambda folder: session, tmp_path, leak) == (False, "4.00 MiB")
-    assert gpu._left(lambda folder: session, tmp_path, lambda session: copy.deepcopy(network)) == (True, "0.00 MiB")
+    assert facts._left(lambda folder: session, tmp_path, leak) == (False, "4.00 MiB")
+    assert facts._left(lambda folder: session, tmp_path, lambda session: copy.deepcopy(network)) == (True, "0.00 MiB")
 
 
 def test_the_meter_is_read_around_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: readings by hand."""
     readings = iter([1.0, 3.5, 4.0, 4.0])
     monkeypatch.setattr(energy, "meter", lambda device: next(readings))
-    assert gpu.meters(CUDA, lambda: None) == (True, "2.5 J")
-    assert gpu.meters(CUDA, lambda: None) == (False, "0.0 J")
+    assert facts.meters(CUDA, lambda: None) == (True, "2.5 J")
+    assert facts.meters(CUDA, lambda: None) == (False, "0.0 J")
 
 
 def test_what_breaks_down_is_told_and_the_rest_goes_on() -> None:
     """Oracle: the error with its line in the project, what is missing, and the names of the methods that failed."""
 
-    def broken() -> gpu.Outcome:
+    def broken() -> facts.Outcome:
         raise RuntimeError("called a synchronizing CUDA operation\nand more")
 
     held, figure = gpu._tried(broken)
@@ -362,6 +362,6 @@ def test_the_watch_over_waits_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: torch's mode inside, after it, and after an error inside."""
     modes: list[str] = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
-    with contextlib.suppress(RuntimeError), gpu._without_waits(CUDA):
+    with contextlib.suppress(RuntimeError), facts._without_waits(CUDA):
         raise RuntimeError
     assert modes == ["error", "default"]

@@ -3,47 +3,50 @@
 Each fact is a function of a device, so that it can be tried on a processor too, as far as there is something to try.
 """
 
-import contextlib
-import copy
-import gc
-import io
 import math
 import tempfile
 import tomllib
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmark import config as configuration
-from benchmark.data.resident import Resident
-from benchmark.data.streaming import Prefetched, Streamed
 from benchmark.environment import set_deterministic
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MissingError
 from benchmark.session import Session
 from benchmark.speeds.costs import shipped_methods
+from benchmark.speeds.facts import (
+    STEPS,
+    UNWATCHED,
+    WATCHED,
+    Outcome,
+    compiles,
+    count_bytes,
+    free_of_waits,
+    frees_calibration,
+    frees_teacher,
+    half_precision,
+    held,
+    keeps_seconds,
+    meters,
+    resumes,
+    same_bits,
+    streams,
+)
 from benchmark.speeds.inputs import make_views, share
 from benchmark.speeds.measurement import Measurement, cell
 from benchmark.speeds.rounds import take_turns, timed
 from benchmark.speeds.subjects import session as opened
 from benchmark.speeds.training import TURNS, Turn, peaks, shares
 from benchmark.statements import shipped_folder
-from benchmark.teacher import teach
-from benchmark.training import calibration, energy
 from benchmark.training.budget import Budget
 from benchmark.training.loop import Training
 
-CLOSE = 0.02  # by which losses in bfloat16 may differ
-ALIKE = 0.99  # cosine of two gradients in bfloat16 that should be the same
-SLACK = 2**20  # bytes that a stage may leave: allocators round
-STEPS = 6  # of a run that is made twice
-UNWATCHED, WATCHED = 2, 10  # steps that load kernels, and those in which the host must not wait
 BUSY = 20  # turns of matrix products while the meter of energy is watched: half a second
 SMALL = ("ViT.width=32", "ViT.depth=2", "ViT.heads=2", "Pretraining.batch_size=32")
 
@@ -174,10 +177,6 @@ def _facts(plan: Plan, folder: Path) -> Iterator[Fact]:
     yield Fact(f"a budget of {plan.seconds:g} seconds is kept", *_tried(partial(keeps_seconds, timed)))
 
 
-Outcome = tuple[bool | None, str]
-"""Whether a fact held, and the figure."""
-
-
 def _tried(act: Callable[[], Outcome]) -> Outcome:
     """Return how something ended; an error is told with the line of the project that it came from."""
     try:
@@ -199,45 +198,6 @@ def _together(outcomes: Mapping[str, Outcome]) -> Outcome:
     return not failed, "; ".join(failed) or f"{len(outcomes)} methods and encoders, at most {largest}"
 
 
-def half_precision(training: Training) -> Outcome:
-    """Hold the loss of one step in bfloat16 against that in float32; losses below 1 by their difference."""
-    losses = []
-    precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
-    for precision in precisions:
-        losses.append(float(_in_precision(training, precision).differentiate().loss.detach()))
-        training.method.zero_grad()
-    whole, half = losses
-    difference = abs(half - whole) / max(abs(whole), 1.0)
-    return math.isfinite(half) and difference <= CLOSE, f"{difference:.3%}"
-
-
-def _in_precision(training: Training, precision: Literal["float32", "bfloat16"]) -> Training:
-    """Return a run of the same method in another precision."""
-    other = copy.copy(training)
-    other.precision = precision
-    return other
-
-
-def free_of_waits(training: Training) -> Outcome:
-    """Take steps in which torch raises an error for whatever makes the host wait for the GPU."""
-    training.advance(UNWATCHED)
-    with _without_waits(training.device):
-        training.advance(WATCHED)
-    return True, "0 waits"
-
-
-@contextlib.contextmanager
-def _without_waits(device: torch.device) -> Iterator[None]:
-    if device.type != "cuda":
-        yield
-        return
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 def short_run(subject: Subject, device: torch.device, out: Path) -> Training:
     """Build a run of some steps that writes to a folder."""
     session = subject.session(device, out)
@@ -245,121 +205,6 @@ def short_run(subject: Subject, device: torch.device, out: Path) -> Training:
     session = replace(session, experiment=replace(session.experiment, budget=lambda: budget))
     session.folder.mkdir(parents=True, exist_ok=True)
     return session.training(math.inf)
-
-
-def same_bits(build: Callable[[Path], Training], folder: Path) -> Outcome:
-    """Make a run twice, and compare the digests of all that it leaves."""
-    first, second = (build(folder / name).run(resume=False).digest for name in ("first", "second"))
-    return first == second, f"{first[:8]}, {second[:8]}"
-
-
-def resumes(build: Callable[[Path], Training], folder: Path) -> Outcome:
-    """Make a run, and once more in two parts by way of a checkpoint."""
-    whole = build(folder / "whole").run(resume=False).digest
-    part = build(folder / "parts")
-    part.advance(STEPS // 2)
-    part.save()
-    again = build(folder / "parts")
-    resumed = again.run(resume=True).digest
-    return whole == resumed and again.ledger.resumes == 1, f"{whole[:8]}, {resumed[:8]}"
-
-
-def streams(device: torch.device) -> Outcome:
-    """Compare all batches of two epochs that are decoded ahead of their use with those that lie on the device."""
-    pixels = torch.randint(0, 256, (1000, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-    def read(ids: list[int], place: np.ndarray) -> None:
-        place[:] = pixels[ids].numpy()
-
-    resident = Resident(pixels, 64, 0, device)
-    streamed = Prefetched(Streamed(len(pixels), 24, read), 64, 0, device)
-    steps = range(2 * resident.steps_per_epoch)
-    equal = sum(
-        all(torch.equal(a, b) for a, b in zip(resident.batch(step), streamed.batch(step), strict=True))
-        for step in steps
-    )
-    return equal == len(steps), f"{equal} of {len(steps)} batches"
-
-
-def meters(device: torch.device, work: Callable[[], object]) -> Outcome:
-    """Read the meter before and after some work; None where there is no meter."""
-    before = energy.meter(device)
-    work()
-    joules = energy.between(before, energy.meter(device))
-    if joules is None:
-        return None, "no meter: `pip install nvidia-ml-py`, on a GPU from Volta on"
-    return joules > 0, f"{joules:.1f} J"
-
-
-def keeps_seconds(session: Session) -> Outcome:
-    """Calibrate a run whose budget is in seconds, make it, and hold its seconds against the budget."""
-    training = session.training(math.inf)
-    session.folder.mkdir(parents=True)
-    training.run(resume=False)
-    seconds = training.ledger.train_seconds
-    return session.budget.verdict(seconds) == "ok", f"{seconds:.2f} s, {training.steps:,} steps"
-
-
-def frees_teacher(build: Callable[[Path], Session], folder: Path) -> Outcome:
-    """Train a teacher, and see that nothing but its network stays."""
-
-    def act(session: Session) -> nn.Module | None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            teacher = teach(session, resume=False, fresh=True, checkpoint_seconds=math.inf)
-        return teacher.method if teacher else None
-
-    return _left(build, folder / "taught", act)
-
-
-def frees_calibration(build: Callable[[Path], Session], folder: Path) -> Outcome:
-    """Calibrate a step, and see that nothing stays."""
-
-    def act(session: Session) -> None:
-        calibration.stored(session.out / "calibration.json", partial(session.scratch, 0), 0.0)
-
-    return _left(build, folder / "calibrated", act)
-
-
-def _left(build: Callable[[Path], Session], folder: Path, act: Callable[[Session], nn.Module | None]) -> Outcome:
-    """Count the bytes that stay when something is done a second time: the first time libraries take workspaces."""
-    act(build(folder / "first"))
-    session = build(folder / "second")
-    session.dataset.pretrain_on(session.device)
-    gc.collect()
-    before = held(session.device)
-    kept = act(session)
-    tensors = [*kept.parameters(), *kept.buffers()] if kept else []
-    left = held(session.device) - before - sum(map(_bytes, tensors))
-    return left <= SLACK, f"{left / 2**20:.2f} MiB"
-
-
-def held(device: torch.device) -> int:
-    """Return the bytes of all tensors on a device; on the host views count as tensors."""
-    if device.type == "cuda":
-        return int(torch.cuda.memory_allocated(device))
-    return sum(_bytes(found) for found in gc.get_objects() if type(found) in (Tensor, nn.Parameter))
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
-def compiles(eager: Training, compiled: Training) -> Outcome:
-    """Compare the loss of a step of two runs that begin alike, and the direction of its gradient."""
-    losses, gradients = [], []
-    for training in (eager, compiled):
-        losses.append(float(training.differentiate().loss.detach()))
-        gradients.append([p.grad.double().clone() for p in training.method.parameters() if p.grad is not None])
-        training.method.zero_grad()
-    difference = abs(losses[1] - losses[0]) / max(abs(losses[0]), 1.0)
-    products = [sum(float((a * b).sum()) for a, b in zip(*pair, strict=True)) for pair in _pairs(gradients)]
-    cosine = products[1] / math.sqrt(products[0] * products[2])
-    return difference <= CLOSE and cosine >= ALIKE, f"loss {difference:.3%} apart, cosine of gradients {cosine:.5f}"
-
-
-def _pairs(both: Sequence[list[Tensor]]) -> list[tuple[list[Tensor], list[Tensor]]]:
-    a, b = both
-    return [(a, a), (a, b), (b, b)]
 
 
 def _timed(found: Measurement, plan: Plan, subject: Subject, rounds: int) -> Outcome:
@@ -424,7 +269,7 @@ def _footprint(deterministic: bool, training: Training) -> int:
     _advance(deterministic, training, UNWATCHED)
     state = [*training.method.parameters(), *training.method.buffers()]
     slots = [value for slot in training.optimiser.inner.state.values() for value in slot.values()]
-    own = sum(_bytes(tensor) for tensor in (*state, *slots) if isinstance(tensor, Tensor))
+    own = sum(count_bytes(tensor) for tensor in (*state, *slots) if isinstance(tensor, Tensor))
     if training.device.type != "cuda":
         return own
     torch.cuda.reset_peak_memory_stats(training.device)
