@@ -217,12 +217,13 @@ def test_deviations_that_were_cut_are_whole_again() -> None:
     """Oracle: the sentences by hand; what another class says, or follows a whole sentence, stays by itself."""
     cut = ["A: Eq.", "A: 16 lacks a sign, as in Doe et al.", "A: 2022.", "A: No crop.", "B: As Doe et al.", "C: None."]
     page = render([run("alpha", seed, 0.9, method__deviations=cut) for seed in range(2)])
-    notes = page[page.index("\n1. ") :].strip().splitlines()
-    assert notes == [
-        "1. A: Eq. 16 lacks a sign, as in Doe et al. 2022.",
-        "2. A: No crop.",
-        "3. B: As Doe et al.",
-        "4. C: None.",
+    assert "| [alpha](#differences-alpha) |" in page
+    sentences = page[page.index('<a id="differences-alpha">') :].strip().splitlines()[2:]
+    assert sentences == [
+        "- A: Eq. 16 lacks a sign, as in Doe et al. 2022.",
+        "- A: No crop.",
+        "- B: As Doe et al.",
+        "- C: None.",
     ]
 
 

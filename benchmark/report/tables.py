@@ -4,6 +4,7 @@ The same records give the same bytes, so that a stale page can be found by compa
 tables are joined here: the widths that tabulate pads to depend on its version and on optional packages.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby, product
 
@@ -60,8 +61,9 @@ method is not ranked if a run lacks the ranking evaluation or missed the budget.
 without pretraining. In the tuned division the rate of each method was chosen from the same multiples of its recipe's,
 by short trials on a hold-out of train. The open division has encoders that were scored once more after their run,
 encoders from elsewhere, and runs whose teacher is from elsewhere; a table without a name is of the closed division,
-where the rates are the recipes'. Device minutes are wall time, whatever else the machine did meanwhile; on a CPU the
-peak memory is that of the whole process. Stale lines were made by code that has changed since.
+where the rates are the recipes'. The name of a method leads to how it differs from its paper. Device minutes are wall
+time, whatever else the machine did meanwhile; on a CPU the peak memory is that of the whole process. Stale lines were
+made by code that has changed since.
 """
 
 
@@ -82,7 +84,7 @@ def render(records: Sequence[Record], published: Sequence[Result] = (), changed:
                 table for table in tables if (table.setting.division, table.setting.precision) == (division, precision)
             ]
             parts.extend(_overall(alike, division, precision))
-    return "\n".join(parts)
+    return "\n".join([*parts, *_deviations(found)])
 
 
 def summary(records: Sequence[Record], changed: Changed = unchanged) -> str:
@@ -149,7 +151,9 @@ def _section(section: Section) -> str:
     is_tuned = section.setting.division == "tuned"
     lines = []
     for line in section.lines:
-        name = _escape(line.name) + _marks(line.deviations, footnotes)
+        name = _escape(line.name)
+        if line.deviations:
+            name = f"[{name}](#{_anchor(line)})"
         values = [
             _value(value, line)
             + _marks((f"{column.heading}: {flag}" for flag in (value.flags if value else ())), footnotes)
@@ -165,6 +169,23 @@ def _section(section: Section) -> str:
     caption = _escape(_caption(section.runs, section.columns))
     blocks = [f"### {_escape(title(section.setting))}", caption, table, "\n".join(numbered), _remarks(section)]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _deviations(found: Sequence[Section]) -> list[str]:
+    """Return a list for each method of how it differs from its paper, to which the tables lead."""
+    methods: dict[str, tuple[str, dict[str, None]]] = {}
+    for line in (line for section in found for line in section.lines if line.deviations):
+        _, sentences = methods.setdefault(_anchor(line), (line.cell.method, {}))
+        sentences.update(dict.fromkeys(line.deviations))
+    lists = [
+        f'### <a id="{anchor}"></a>{_escape(method)}\n\n' + "".join(f"- {_escape(text)}\n" for text in sentences)
+        for anchor, (method, sentences) in sorted(methods.items())
+    ]
+    return ["## How methods differ from their papers\n", *lists] if lists else []
+
+
+def _anchor(line: Line) -> str:
+    return "differences-" + re.sub(r"\W+", "-", line.cell.method.lower())
 
 
 def _block(block: Block) -> str:
