@@ -17,9 +17,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 PRELOADED = ("torch", "torchvision.transforms.v2", "timm", "sklearn.linear_model", "lightly.loss", "gin", "pytest")
@@ -28,20 +28,15 @@ EXCHANGED = {old: new for pair in (*PAIRS, (ast.And, ast.Or)) for old, new in (p
 CLOSED = (ast.stmt, ast.Constant, ast.Name, ast.Attribute, ast.Subscript, ast.Call)  # these need no parentheses
 
 
-@dataclass(frozen=True)
-class Mutant:
+class Mutant(NamedTuple):
     """One mistake, from `line` to `end` of a file, in a `definition`; `text` is the whole file with it."""
 
-    file: Path
     line: int
     end: int
     definition: str | None
     before: str
     after: str
     text: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}  {self.before}  ->  {self.after}"
 
 
 def changed(node: ast.AST, **fields: object) -> ast.AST:
@@ -86,12 +81,12 @@ def executed(node: ast.AST) -> Iterator[ast.AST]:
     yield node
     for name, value in ast.iter_fields(node):
         for child in value if isinstance(value, list) else [value]:
-            skipped = name in ("annotation", "returns") or isinstance(child, ast.Raise | ast.JoinedStr)
-            if isinstance(child, ast.AST) and not skipped:
+            skipped = name in ("annotation", "returns") or not isinstance(child, ast.AST)
+            if not skipped and not isinstance(child, ast.Raise | ast.JoinedStr):
                 yield from executed(child)
 
 
-def mutants(text: str, file: Path) -> Iterator[Mutant]:
+def mutants(text: str) -> Iterator[Mutant]:
     """Yield all mutants of a module's text, each once; outside of the changed node the text stays as it is."""
     source = text.encode()  # ast counts columns in bytes
     starts = [0, *accumulate(len(line) for line in source.splitlines(keepends=True))]
@@ -105,9 +100,8 @@ def mutants(text: str, file: Path) -> Iterator[Mutant]:
             normal = ast.unparse(ast.parse(whole))
             if normal not in seen:
                 seen.add(normal)
-                yield Mutant(
-                    file, old.lineno, old.end_lineno, getattr(definition, "name", None), ast.unparse(old), after, whole
-                )
+                name = getattr(definition, "name", None)
+                yield Mutant(old.lineno, old.end_lineno, name, ast.unparse(old), after, whole)
 
 
 def module(file: Path) -> str:
@@ -204,13 +198,13 @@ def main() -> int:
         for tree in trees:
             shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "__pycache__", "runs"))
         for file in chosen:
-            planted = list(mutants((ROOT / file).read_text(), file))
+            planted = list(mutants((ROOT / file).read_text()))
             if options.sample is not None and options.sample < len(planted):
                 planted = random.Random(options.seed).sample(planted, options.sample)
             counts[0] += len(planted)
             for mutant in survivors(file, planted, trees):
                 counts[1] += 1
-                print(mutant, flush=True)
+                print(f"{file}:{mutant.line}  {mutant.before}  ->  {mutant.after}", flush=True)
     print(f"{counts[1]} of {counts[0]} mutants survived")
     return int(counts[1] > 0)
 
