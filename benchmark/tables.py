@@ -5,14 +5,12 @@ Results of others, from `published.csv` in the folder of records, stand beside t
 With `--format latex`, `csv` or `json` the boards are printed instead, for a paper, a spreadsheet or a program.
 
 Where they lie beside the folder of records, as in a checkout, two more pages are regenerated: the leading table within
-`README.md`, and from `gin/provenance.toml` the provenance of the numbers, `docs/provenance.md`.
+`README.md`, and the page of where the numbers of the gin files come from, `docs/provenance.md`.
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
-from itertools import groupby, takewhile
 from pathlib import Path
 
 from benchmark.checkout import changed
@@ -54,43 +52,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if front.is_file() and marks(*PLACE)[0] in (text := front.read_text(encoding="utf-8")):
         text = inserted(text, *PLACE, summary(records, changed))
         _update(front, text, f"{len(records)} records", command, check=check)
-    table = folder.resolve().parent / "gin" / "provenance.toml"
-    if table.is_file():
-        file = table.parents[1] / "docs" / "provenance.md"
-        _update(file, provenance_page(table), str(table), command, check=check)
+    page = folder.resolve().parent / "docs" / "provenance.md"
+    if page.is_file():
+        _update(page, provenance_page(page.parents[1]), "the comments of the gin files", command, check=check)
     return 0
 
 
-def provenance_page(table: Path) -> str:
-    """Return the page of a `provenance.toml`, checked against the gin files in its folder. Raises CheckError."""
-    paths = {path.relative_to(table.parent).as_posix(): path for path in sorted(table.parent.rglob("*.gin"))}
-    # a suite says which runs make a board, and nothing of how a run is made
-    files = {name: _gin_file(path) for name, path in paths.items() if not name.startswith("suites/")}
-    deviations = provenance.read_deviations(table.parents[1] / "baselines")
-    return provenance.render(files, provenance.load(table, files), deviations)
-
-
-def _gin_file(path: Path) -> GinFile:
+def provenance_page(checkout: Path) -> str:
+    """Return the page of the gin files and methods of a checkout. Raises CheckError where a number has no source."""
     from benchmark.statements import Binding, Include, Source, parse  # needs gin, which the leaderboards do without
 
-    text = path.read_text(encoding="utf-8")
-    statements = list(parse(text, Source(str(path), path)))
-    return GinFile(
-        head=_prose(text),
-        includes=[statement.file for statement in statements if isinstance(statement, Include)],
-        bindings=[
-            Bound(str(statement), statement.value, statement.line.text.partition("#")[2].strip())
-            for statement in statements
-            if isinstance(statement, Binding)
-        ],
-    )
-
-
-def _prose(text: str) -> str:
-    """Return the paragraphs of a head comment, without the indented commands between them and their announcements."""
-    head = [line[2:] for line in takewhile(lambda line: line.startswith("#"), text.splitlines())]
-    parts = [" ".join(lines) for command, lines in groupby(head, lambda line: line.startswith(" ")) if not command]
-    return "\n\n".join(re.sub(r" [^.]*:$", "", part) for part in parts)
+    files = []
+    for path in sorted((checkout / "gin").rglob("*.gin")):
+        name, text = path.relative_to(checkout / "gin").as_posix(), path.read_text(encoding="utf-8")
+        if not name.startswith("suites/"):  # a suite says which runs make a board, and nothing of how a run is made
+            statements = list(parse(text, Source(f"gin/{name}", path)))
+            includes = [statement.file for statement in statements if isinstance(statement, Include)]
+            bound = [Bound(str(line), line.value, line.line.number) for line in statements if isinstance(line, Binding)]
+            files.append(GinFile(name, text, includes, bound))
+    return provenance.render(files, provenance.read_deviations(checkout / "baselines"))
 
 
 def _update(page: Path, text: str, source: str, command: str, *, check: bool) -> None:

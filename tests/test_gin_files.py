@@ -273,7 +273,7 @@ def test_budgets_of_papers_are_whole_epochs(path: Path) -> None:
     (amount,) = (binding for binding in bindings(path) if str(binding) == "Budget.amount")
     epochs, remainder = divmod(amount.value, 1_281_167)
     assert remainder == 0
-    assert f"# {epochs} epochs of" in amount.line.text
+    assert f"# stated: {epochs} epochs of" in amount.line.text
     assert re.search(rf"after {epochs}\s+(# )?epochs", path.read_text())
     for binding in bindings(path):
         if binding.parameter == "warmup" and binding.value:
