@@ -42,13 +42,13 @@ def blamed(doing: str, owner: Any = None, batch_size: int | None = None) -> Iter
 
 
 def located(error: BaseException, owner: Any = None) -> str | None:
-    """Return an error as "toy.py, line 31, in forward: RuntimeError: ..."; None where no line of a user is in it."""
+    """Return an error as "mine.py, line 31, in forward: RuntimeError: ..."; None where no line of a user is in it."""
     where, original = place(error, owner), unwrapped(error)
     return where and f"{where}: {type(original).__name__}: {original}"
 
 
 def place(error: BaseException, owner: Any = None) -> str | None:
-    """Return the innermost line of a user that an error passed through, as "toy.py, line 31, in forward"."""
+    """Return the innermost line of a user that an error passed through, as "mine.py, line 31, in forward"."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [(frame.filename, frame.lineno, frame.name) for frame in frames if is_users(frame.filename)]
     found = own[-1] if own else _definition(error, owner)
