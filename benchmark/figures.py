@@ -27,9 +27,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     given = parser().parse_args(arguments)
-    from benchmark import pictures
+    from benchmark.plots import figures
 
-    for line in pictures.draw(given.run, given.to, allow_imports=given.allow_imports):
+    for line in figures.draw(given.run, given.to, allow_imports=given.allow_imports):
         print(line, flush=True)
     return 0
 

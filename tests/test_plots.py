@@ -26,15 +26,15 @@ from benchmark.figures import main
 from benchmark.method import Draws, Method
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.masking import patchify
-from benchmark.projection import components, planar, purity, silhouette, strongest
+from benchmark.plots.projection import components, planar, purity, silhouette, strongest
 from benchmark.report import record as records
 from benchmark.run import main as pretrain
 
 matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is an extra: pip install -e '.[plots]'")
 
-from benchmark import pictures  # noqa: E402
-from benchmark.pictures import FIGURES, Scene, class_attention, class_maps, spread  # noqa: E402
-from benchmark.sheet import BLANK, Scatter, Sheet, Tile, columns  # noqa: E402
+from benchmark.plots import figures  # noqa: E402
+from benchmark.plots.figures import FIGURES, Scene, class_attention, class_maps, spread  # noqa: E402
+from benchmark.plots.layout import BLANK, Scatter, Sheet, Tile, columns  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -143,7 +143,7 @@ def test_neighbours_are_the_nearest_train_images(vit_run: Path) -> None:
 def test_pictures_of_a_method_are_images_again(vit_run: Path) -> None:
     """Oracle: the test images in [0, 1], where the row shows them; three quarters of a masked image are hidden."""
     scene = Scene.of(vit_run, allow_imports=False)
-    rows = pictures.pictures(scene)["reconstructions"].rows
+    rows = figures.pictures(scene)["reconstructions"].rows
     images = (scene.shown[0].float() / 255).permute(0, 2, 3, 1).numpy()
     original, visible, restored = (np.stack([tile.image for tile in rows[row]]) for row in rows)
     hidden = np.isnan(visible)
@@ -197,9 +197,9 @@ def test_misuse_is_answered_and_nothing_is_written(
         target = tmp_path / "mine.txt" / "figures"
     if misuse == "no matplotlib":
         monkeypatch.setitem(sys.modules, "matplotlib", None)
-        for name in ("sheet", "pictures"):
-            monkeypatch.delitem(sys.modules, f"benchmark.{name}")
-            monkeypatch.delattr(f"benchmark.{name}")
+        for name in ("layout", "figures"):
+            monkeypatch.delitem(sys.modules, f"benchmark.plots.{name}")
+            monkeypatch.delattr(f"benchmark.plots.{name}")
     code, answer = {
         "no run": (2, "is not the folder of a finished run"),
         "diverged": (2, "diverged: its weights show nothing. Draw another run."),
@@ -375,7 +375,7 @@ def test_maps_show_what_speaks_for_the_class(resnet_run: Path) -> None:
     with torch.no_grad():
         maps, words = class_maps(scene, view, scene.encoder(view).pooled)
         layers = scene.encoder.net.forward_features(view)
-    probe = fit(scene.bank.train["pooled"], scene.bank.labels, 3, pictures.STRENGTH)
+    probe = fit(scene.bank.train["pooled"], scene.bank.labels, 3, figures.STRENGTH)
     assert maps.shape == (len(images), 16, 16)
     for layer, shown, word in zip(layers, maps, words, strict=True):
         label = scene.session.dataset.classes.index(word)

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark import checkpoint, sheet
+from benchmark import checkpoint
 from benchmark import config as configuration
 from benchmark.blame import blamed
 from benchmark.data.subsets import hashed_order
@@ -29,10 +29,11 @@ from benchmark.folders import make_folder
 from benchmark.method import Draws, Method
 from benchmark.nets.attention import set_fused
 from benchmark.nets.encoders import Encoder
-from benchmark.projection import components, planar, purity, silhouette, strongest
+from benchmark.plots import layout
+from benchmark.plots.layout import Scatter, Sheet, Tile
+from benchmark.plots.projection import components, planar, purity, silhouette, strongest
 from benchmark.report.record import Record
 from benchmark.session import Session
-from benchmark.sheet import Scatter, Sheet, Tile
 from benchmark.subject import Subject
 from benchmark.views.colour import normalise
 
@@ -110,7 +111,7 @@ class Scene:
     def shown(self) -> tuple[Tensor, list[str]]:
         """The images on sheets, uint8 `(n, 3, size, size)`, of the test split where there is one, and their classes."""
         data = self.session.dataset
-        count = sheet.columns(data.size)
+        count = layout.columns(data.size)
         if data.test.labels is None:
             ids = spread(torch.zeros(len(data.pretrain), dtype=torch.int64), data.name, count)
             return data.pretrain[ids], [""] * len(ids)
@@ -200,7 +201,7 @@ def tsne(scene: Scene) -> dict[str, Sheet | Scatter]:
 def neighbours(scene: Scene) -> dict[str, Sheet | Scatter]:
     """Show test images and the train images that are nearest to them."""
     data, bank = scene.session.dataset, scene.bank
-    queries = spread(scene.labels, data.name, sheet.columns(data.size))
+    queries = spread(scene.labels, data.name, layout.columns(data.size))
     _, found = nearest(bank.test[scene.feature][queries], bank.train[scene.feature], NEIGHBOURS)
     wanted = scene.labels[queries].tolist()
     rows = {"test image": tiles(data.test.images[queries].float() / 255)}
@@ -335,5 +336,5 @@ def overlaid(images: Tensor, heat: Tensor) -> list[Tile]:
     """Return uint8 images in grey under maps `(n, size, size)`, each relative to its largest value; dark where NaN."""
     grey = images.float().mean(1, keepdim=True) / 255
     level = heat / heat.nan_to_num(0).amax((1, 2), keepdim=True).clamp_min(1e-12)
-    colours = torch.from_numpy(sheet.heat(level.numpy())).permute(0, 3, 1, 2)
+    colours = torch.from_numpy(layout.heat(level.numpy())).permute(0, 3, 1, 2)
     return tiles(torch.where(level.isnan()[:, None], 0.3 * grey, 0.35 * grey + 0.65 * colours))
