@@ -10,26 +10,26 @@ from benchmark.errors import reported
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    made = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="python -m benchmark.figures",
         description=__doc__,
         allow_abbrev=False,
         epilog="exit codes: 0 done, 2 refused, 3 data or matplotlib missing. Figures illustrate and score nothing; in "
         "them, test labels choose the images, colour points and mark hits.",
     )
-    made.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
-    made.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
-    made.add_argument("--allow-imports", action="store_true", help="let the run import modules of your own")
-    return made
+    command.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
+    command.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
+    command.add_argument("--allow-imports", action="store_true", help="let the run import modules of your own")
+    return command
 
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    given = parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     from benchmark.plots import figures
 
-    for line in figures.draw(given.run, given.to, allow_imports=given.allow_imports):
+    for line in figures.draw(options.run, options.to, allow_imports=options.allow_imports):
         print(line, flush=True)
     return 0
 

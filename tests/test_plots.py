@@ -1,9 +1,10 @@
-"""Figures of a run: what they show against what they are made of, and that they are the same every time."""
+"""Figures of a run: what they show against what they are made of."""
 
 import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -26,21 +27,28 @@ from benchmark.figures import main
 from benchmark.method import Draws, Method
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.masking import patchify
-from benchmark.plots.projection import components, planar, purity, silhouette, strongest
 from benchmark.report import record as records
 from benchmark.run import main as pretrain
 
-matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is an extra: pip install -e '.[plots]'")
+pytest.importorskip("matplotlib", reason="matplotlib is an extra: pip install -e '.[plots]'")
 
-from benchmark.plots import figures  # noqa: E402
-from benchmark.plots.figures import FIGURES, Scene, class_attention, class_maps, spread  # noqa: E402
-from benchmark.plots.layout import BLANK, Scatter, Sheet, Tile, columns  # noqa: E402
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+from benchmark.plots import figures
+from benchmark.plots.figures import FIGURES, class_attention, class_maps
+from benchmark.plots.layout import BLANK, CORRECT, WRONG, Tile, class_map, image_grid
+from benchmark.plots.projection import components, planar, purity, silhouette, strongest
+from benchmark.plots.scene import Scene, spread
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 DECODER = partial(PixelDecoder, width=16, depth=1, heads=2)
+HALF = {"decoder": DECODER, "mask_ratio": 0.5}
 MOCO = partial(MoCo, temperature=0.2, momentum=0.9, queue_size=16, projector_width=6, symmetric=False, splits=1)
 ALWAYS = {"tsne.png", "neighbours.png", "attention.png", "views.png"}
+NAMES = ["$x", r"$\no maths$", "_hidden", "American Staffordshire terrier", "ÄÖ", *"abcde"]
 
 
 @pytest.fixture(scope="module")
@@ -48,30 +56,34 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for runs, with 48 train and 24 test images of three classes that differ in colour."""
     folder = tmp_path_factory.mktemp("runs")
     generator = np.random.default_rng(0)
-    for split, count in (("train", 16), ("test", 8)):
-        for channel, name in enumerate(("red", "green", "$blue$")):
-            (folder / "photos" / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = generator.integers(0, 128, (16, 16, 3), dtype=np.uint8)
-                pixels[..., channel] += 100
-                Image.fromarray(pixels).save(folder / "photos" / split / name / f"{i}.png")
+    for i, (channel, name) in product(range(24), enumerate(("red", "green", "$blue$"))):
+        path = folder / "photos" / ("train" if i < 16 else "test") / name / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = generator.integers(0, 128, (16, 16, 3), dtype=np.uint8)
+        image[..., channel] += 100
+        Image.fromarray(image).save(path)
     return folder
 
 
 def trained(photos: Path, folder: Path, *files: str, settings: tuple[str, ...] = ()) -> Path:
     """Train one step on the images of a folder, and return the folder of the run."""
     few = ("Pretraining.batch_size=32", "Budget.kind=samples", "Budget.amount=32", "experiment.evaluations=()")
-    given = [part for file in files for part in ("--gin", f"gin/{file}.gin")]
+    arguments = [part for file in files for part in ("--gin", f"gin/{file}.gin")]
     for setting in (*few, f"Images.source=folder:{photos}", "Images.name=photos", *settings):
-        given += ["--set", setting]
-    assert pretrain([*given, "--out", str(folder)]) == 0
+        arguments += ["--set", setting]
+    assert pretrain([*arguments, "--out", str(folder)]) == 0
     return next(folder.glob("[!.]*-photos-s0-*"))
 
 
 @pytest.fixture(scope="module")
-def vit_run(out: Path) -> Path:
+def run(out: Path) -> Path:
     """A finished run whose method restores patches."""
     return trained(out / "photos", out / "vit", "mae")
+
+
+@pytest.fixture(scope="module")
+def scene(run: Path) -> Scene:
+    return Scene.of(run, allow_imports=False)
 
 
 @pytest.fixture(scope="module")
@@ -80,187 +92,171 @@ def resnet_run(out: Path) -> Path:
     return trained(out / "photos", out / "resnet", "simclr", "protocol/digits_resnet18")
 
 
-def drawn(run: Path, folder: Path) -> dict[str, bytes]:
+def drawn(run: Path, folder: Path) -> set[str]:
     assert main([str(run), "--to", str(folder)]) == 0
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize(("kind", "more"), [("vit_run", {"reconstructions.png"}), ("resnet_run", set())])
-def test_each_figure_is_a_png_of_the_width_of_a_page(
-    kind: str, more: set[str], request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def pixels(images: Tensor) -> np.ndarray:
+    return images.movedim(1, 3).numpy() / np.float32(255)
+
+
+def rows(figure: Figure) -> dict[str, np.ndarray]:
+    """Return the images of a grid by the names of its rows."""
+    images = [np.asarray(axes.images[-1].get_array()) for axes in figure.axes]
+    names = [axes.get_ylabel().replace("\n", " ") for axes in figure.axes[::10]]
+    return {name: np.stack(images[10 * i : 10 * i + 10]) for i, name in enumerate(names)}
+
+
+def test_the_command_writes_what_a_run_allows(
+    run: Path, resnet_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Oracle: the files' own headers, and a printed line for each; nothing but pixels is in them."""
-    found = drawn(request.getfixturevalue(kind), tmp_path / "figures")
-    printed = capsys.readouterr().out
-    assert found.keys() == ALWAYS | more
-    for name, content in found.items():
-        assert str(tmp_path / "figures" / name) in printed
-        with Image.open(tmp_path / "figures" / name) as image:
-            assert image.format == "PNG"
-            assert image.width == 1000
-            assert 200 < image.height < 1200
-            assert image.info.keys() <= {"dpi"}
-        assert b"tIME" not in content
-
-
-def test_the_same_run_gives_the_same_bytes(vit_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: the bytes of a first drawing, before torch's and numpy's state and the user's settings change."""
-    first = drawn(vit_run, tmp_path / "first")
-    torch.manual_seed(5)
-    np.random.seed(5)
-    for name, value in {"font.size": 20.0, "savefig.dpi": 50, "savefig.bbox": "tight", "axes.grid": True}.items():
-        monkeypatch.setitem(matplotlib.rcParams, name, value)
-    assert drawn(vit_run, tmp_path / "second") == first
-
-
-def test_every_figure_says_that_it_illustrates(vit_run: Path) -> None:
-    """Oracle: the word, and what test labels did, in what is drawn."""
-    scene = Scene.of(vit_run, allow_imports=False)
-    made = [figure for makes in FIGURES.values() for figure in makes(scene).values()]
-    assert len(made) == 5
-    for figure in made:
-        assert "(illustration): mae on photos" in figure.title
-        assert "Test labels choose the images" in figure.caption
-
-
-def test_neighbours_are_the_nearest_train_images(vit_run: Path) -> None:
-    """Oracle: cosines of all pairs; the verdict is the equality of the images' own labels."""
-    scene = Scene.of(vit_run, allow_imports=False)
-    (found,) = FIGURES["neighbours.png"](scene).values()
-    assert isinstance(found, Sheet)
-    data, bank = scene.session.dataset, scene.bank
-    queries = spread(data.test.labels, data.name, columns(16))
-    near = F.normalize(bank.test[scene.feature][queries]) @ F.normalize(bank.train[scene.feature]).T
-    names = [data.classes[label] for label in data.test.labels[queries]]
-    assert found.headings == names
-    for place, ids in enumerate(near.argsort(descending=True)[:, :8].T, start=1):
-        for tile, i, name in zip(found.rows[f"train {place}"], ids, names, strict=True):
-            assert np.array_equal(tile.image, data.train.images[i].permute(1, 2, 0).float() / 255)
-            assert tile.words == data.classes[data.train.labels[i]]
-            assert tile.right == (tile.words == name)
-
-
-def test_pictures_of_a_method_are_images_again(vit_run: Path) -> None:
-    """Oracle: the test images in [0, 1], where the row shows them; three quarters of a masked image are hidden."""
-    scene = Scene.of(vit_run, allow_imports=False)
-    rows = figures.pictures(scene)["reconstructions"].rows
-    images = (scene.shown[0].float() / 255).permute(0, 2, 3, 1).numpy()
-    original, visible, restored = (np.stack([tile.image for tile in rows[row]]) for row in rows)
-    hidden = np.isnan(visible)
-    assert hidden.mean() == 0.75
-    for shown in (original, visible, restored):
-        np.testing.assert_allclose(shown[~hidden], images[~hidden], atol=1e-6)
-    assert not np.allclose(restored[hidden], images[hidden], atol=1e-2)
-
-
-def test_without_a_checkpoint_the_encoder_is_drawn_alone(
-    vit_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Oracle: the files, and the reason that is printed for what lacks."""
-    copy = tmp_path / vit_run.name
-    shutil.copytree(vit_run, copy, ignore=shutil.ignore_patterns("checkpoints"))
-    assert drawn(copy, tmp_path / "figures").keys() == ALWAYS
+    """Oracle: the files, a printed line for each, and the reason for what is left out."""
+    assert drawn(resnet_run, tmp_path / "resnet") == ALWAYS
+    copy = tmp_path / run.name
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints"))
+    assert drawn(copy, tmp_path / "copy") == ALWAYS
     assert f"left out: no checkpoint is left in {copy / 'checkpoints'}" in capsys.readouterr().out
+    assert drawn(run, tmp_path / "vit") == ALWAYS | {"reconstructions.png"}
+    assert set(capsys.readouterr().out.split()) == set(map(str, (tmp_path / "vit").iterdir()))
+    assert {Image.open(path).format for path in (tmp_path / "vit").iterdir()} == {"PNG"}
 
 
-def test_images_without_labels_are_drawn_as_far_as_they_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: the files; what needs classes is left out, and says so."""
+def test_images_without_labels_are_drawn_as_far_as_possible(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the files; what needs classes is left out with a reason, and no caption names labels."""
     (tmp_path / "photos").mkdir()
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)):
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
     run = trained(tmp_path / "photos", tmp_path / "runs", "mae", settings=("Images.test=None",))
-    found = drawn(run, tmp_path / "figures")
-    assert found.keys() == {"attention.png", "views.png", "reconstructions.png"}
+    assert drawn(run, tmp_path / "figures") == {"attention.png", "views.png", "reconstructions.png"}
     assert "tsne.png left out: it needs train and test images of several classes" in capsys.readouterr().out
+    assert "labels" not in figures.views(Scene.of(run, allow_imports=False))["views"].get_supxlabel()
 
 
-@pytest.mark.parametrize("misuse", ["no run", "diverged", "full folder", "a file", "below a file", "no matplotlib"])
+def test_figures_show_what_they_say(scene: Scene) -> None:
+    """Oracle: the names of rows and classes, the first row's images, the word "illustration", what labels did."""
+    expected = {
+        "neighbours": ["test image", *(f"train {i}" for i in range(1, 9))],
+        "attention": ["image", "PCA of patches", "head 1", "head 2", "head 3"],
+        "views": ["image", *(f"view 1, draw {i}" for i in range(1, 7))],
+        "reconstructions": ["original", "visible", "restored"],
+    }
+    by_name = {name: figure for figures_of in FIGURES.values() for name, figure in figures_of(scene).items()}
+    assert list(by_name) == ["tsne", *expected]
+    for name, figure in by_name.items():
+        assert "(illustration): mae on photos" in figure.get_suptitle()
+        assert "Test labels choose the images" in figure.get_supxlabel().replace("\n", " ")
+        if name in expected:
+            assert list(rows(figure)) == expected[name]
+            assert [axes.get_title() for axes in figure.axes[:10]] == scene.shown[1]
+            np.testing.assert_allclose(rows(figure)[expected[name][0]], pixels(scene.shown[0]), atol=1e-6)
+    assert [text.get_text() for text in by_name["tsne"].legends[0].get_texts()] == ["$blue$", "green", "red"]
+    assert [len(points.get_offsets()) for points in by_name["tsne"].axes[0].collections] == [8, 8, 8]
+    torch.manual_seed(5)
+    again = rows(figures.views(scene)["views"])
+    assert all(np.array_equal(images, again[row]) for row, images in rows(by_name["views"]).items())
+    assert not np.array_equal(again["view 1, draw 1"], again["view 1, draw 2"])
+
+
+def test_neighbours_are_the_nearest_train_images(scene: Scene) -> None:
+    """Oracle: cosines of all pairs; the mark and the colour of the frame tell whether the labels are equal."""
+    figure = figures.neighbours(scene)["neighbours"]
+    data, bank = scene.session.dataset, scene.bank
+    queries = spread(data.test.labels, data.name, 10)
+    near = F.normalize(bank.test[scene.feature][queries]) @ F.normalize(bank.train[scene.feature]).T
+    for place, ids in enumerate(near.argsort(descending=True)[:, :8].T, start=1):
+        assert np.array_equal(rows(figure)[f"train {place}"], pixels(data.train.images[ids]))
+        hits = data.train.labels[ids] == data.test.labels[queries]
+        for axes, i, hit in zip(figure.axes[10 * place :], ids, hits, strict=False):
+            assert axes.get_xlabel() == f"{'✓' if hit else '✗'} {data.classes[data.train.labels[i]]}"
+            assert axes.spines["top"].get_edgecolor() == to_rgba(CORRECT if hit else WRONG)
+
+
+def test_pictures_of_a_method_are_images_again(scene: Scene) -> None:
+    """Oracle: the test images, where the row shows them; three quarters of a masked image are hidden."""
+    _, visible, restored = rows(figures.pictures(scene)["reconstructions"]).values()
+    hidden, images = (visible == np.float32(BLANK)).all(3), pixels(scene.shown[0])
+    assert hidden.mean() == 0.75
+    for row in (visible, restored):
+        np.testing.assert_allclose(row[~hidden], images[~hidden], atol=1e-6)
+    assert not np.allclose(restored[hidden], images[hidden], atol=1e-2)
+
+
+MISUSE = {
+    "no run": (2, "is not the folder of a finished run"),
+    "diverged": (2, "diverged: its weights show nothing. Draw another run."),
+    "full": (2, "is not empty. Give --to a folder"),
+    "full/file.txt": (2, "is not empty. Give --to a folder"),
+    "full/file.txt/figures": (2, "cannot be made a folder"),
+    "no matplotlib": (3, "pip install 'ssl-benchmark[plots]'"),
+}
+
+
+@pytest.mark.parametrize("misuse", MISUSE)
 def test_misuse_is_answered_and_nothing_is_written(
-    misuse: str, vit_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    misuse: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Oracle: the exit code, the sentence that helps, and the folder as it was."""
-    target, run = tmp_path / "figures", vit_run
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file.txt").write_text("of the user")
+    record = records.read(next(run.glob("*-s*-*-*.json")))
     if misuse == "no run":
         run = tmp_path
     if misuse == "diverged":
-        run = tmp_path / vit_run.name
-        shutil.copytree(vit_run, run, ignore=shutil.ignore_patterns("*.json"))
-        record = records.read(next(vit_run.glob("*-s*-*-*.json")))
+        run = shutil.copytree(run, tmp_path / run.name, ignore=shutil.ignore_patterns("*.json"))
         records.write(records.seal({**record, "status": "diverged"}), run)
-    if misuse == "full folder":
-        target.mkdir()
-        (target / "mine.txt").write_text("mine")
-    if misuse == "a file":
-        target.write_text("mine")
-    if misuse == "below a file":
-        (tmp_path / "mine.txt").write_text("mine")
-        target = tmp_path / "mine.txt" / "figures"
     if misuse == "no matplotlib":
         monkeypatch.setitem(sys.modules, "matplotlib", None)
-        for name in ("layout", "figures"):
-            monkeypatch.delitem(sys.modules, f"benchmark.plots.{name}")
-            monkeypatch.delattr(f"benchmark.plots.{name}")
-    code, answer = {
-        "no run": (2, "is not the folder of a finished run"),
-        "diverged": (2, "diverged: its weights show nothing. Draw another run."),
-        "full folder": (2, "is not empty. Give --to a folder"),
-        "a file": (2, "is not empty. Give --to a folder"),
-        "below a file": (2, "cannot be made a folder"),
-        "no matplotlib": (3, "pip install 'ssl-benchmark[plots]'"),
-    }[misuse]
+        monkeypatch.delitem(sys.modules, "benchmark.plots")
+        monkeypatch.delattr("benchmark.plots")
     before = sorted(tmp_path.rglob("*"))
-    assert main([str(run), "--to", str(target)]) == code
-    printed = capsys.readouterr()
-    assert printed.err.startswith("error: ")
-    assert answer in printed.err
+    code, answer = MISUSE[misuse]
+    assert main([str(run), "--to", str(tmp_path / misuse)]) == code
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert answer in error
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def mae() -> Method:
-    return MAE(vit(), decoder=DECODER, mask_ratio=0.5)
+RESTORING: dict[str, Callable[[], Method]] = {
+    "mae": lambda: MAE(vit(), decoder=DECODER, mask_ratio=0.5),
+    "mrcl": lambda: MRCL(vit(), base=None, **HALF, standardised=False, masked_weight=1.0, visible_weight=0.0),
+    "macrl": lambda: MACRL(
+        vit(), base=MOCO, **HALF, key_mask_ratio=0.0, kind="l2", contrast_weight=0.0, masked_weight=1.0
+    ),
+}
 
 
-def mrcl() -> Method:
-    weights = {"masked_weight": 1.0, "visible_weight": 0.0}
-    return MRCL(vit(), base=None, decoder=DECODER, mask_ratio=0.5, standardised=False, **weights)
-
-
-def macrl() -> Method:
-    weights = {"contrast_weight": 0.0, "masked_weight": 1.0}
-    return MACRL(vit(), base=MOCO, decoder=DECODER, mask_ratio=0.5, key_mask_ratio=0.0, kind="l2", **weights)
-
-
-@pytest.mark.parametrize("make", [mae, mrcl, macrl])
-def test_reconstructions_are_what_the_loss_scores(make: Callable[[], Method]) -> None:
+@pytest.mark.parametrize("name", RESTORING)
+def test_reconstructions_are_what_the_loss_scores(name: str) -> None:
     """Oracle: the loss of the same draws, computed anew from the pictures; visible patches are the original's."""
     torch.manual_seed(1)
-    method, given = make(), views(dtype=torch.float32)
-    given = given[: method.n_views]
+    method = RESTORING[name]()
+    batch = views(dtype=torch.float32)[: method.n_views]
     with torch.no_grad():
-        found = method.pictures(given, Draws(0, 3, BATCH))
-        loss = method(given, Draws(0, 3, BATCH)).loss
-    original, visible, restored = (
-        patchify(found[f"reconstructions/{row}"], 4) for row in ("original", "visible", "restored")
-    )
-    assert torch.equal(found["reconstructions/original"], given[0])
+        shown = method.pictures(batch, Draws(0, 3, BATCH))
+        loss = method(batch, Draws(0, 3, BATCH)).loss
+    assert list(shown) == [f"reconstructions/{row}" for row in ("original", "visible", "restored")]
+    original, visible, restored = (patchify(images, 4) for images in shown.values())
+    assert torch.equal(original, patchify(batch[0], 4))
     masked = visible.isnan().all(2)
     assert torch.equal(masked, visible.isnan().any(2))
     assert masked.sum(1).tolist() == [8] * BATCH
-    assert torch.equal(visible[~masked], original[~masked])
-    assert torch.equal(restored[~masked], original[~masked])
-    scale = 1.0 if make is mrcl else original.var(2, keepdim=True) + 1e-6
+    for patches in (visible, restored):
+        assert torch.equal(patches[~masked], original[~masked])
+    scale = 1.0 if name == "mrcl" else original.var(2, keepdim=True) + 1e-6
     error = ((restored - original).square() / scale)[masked].mean()
     torch.testing.assert_close(error, loss, rtol=1e-4, atol=0)
 
 
 def test_nothing_is_shown_where_nothing_is_restored() -> None:
     """Oracle: no pictures of a method without a decoder, of one that masks nothing, or whose decoder learns nothing."""
-    given = views(dtype=torch.float32)
+    batch = views(dtype=torch.float32)
     simclr = SimCLR(vit(), temperature=0.2, projector_layers=2, projector_hidden=8, projector_width=4)
     whole = MRCL(vit(), base=None, decoder=DECODER, mask_ratio=0.0, masked_weight=1.0, visible_weight=1.0)
     seen = MRCL(vit(), base=None, decoder=DECODER, mask_ratio=0.5, masked_weight=0.0, visible_weight=1.0)
     for method in (simclr, whole, seen):
-        assert method.pictures(given[: method.n_views], Draws(0, 0, BATCH)) == {}
+        assert method.pictures(batch[: method.n_views], Draws(0, 0, BATCH)) == {}
 
 
 GRID = {"grid": 2, "pattern": "discrete", "mask_ratio": 0.5}
@@ -338,85 +334,71 @@ def test_purity_and_silhouette() -> None:
     points = torch.stack([angles.cos(), angles.sin()], dim=1)
     assert purity(points, torch.tensor([0, 0, 1, 1, 1]), 1) == pytest.approx(4 / 5)
     assert purity(points, torch.tensor([0, 0, 1, 1, 1]), 9) == pytest.approx(8 / 20)
-    near = 1 - angles[1].cos()
-    far = 1 - (angles[3:] - angles[:2, None]).cos()
-    expected = 1 - near / far.mean(1)
-    four = points[[0, 1, 3, 4]]
-    other = 1 - (1 - (angles[4] - angles[3]).cos()) / far.mean(0)
-    assert silhouette(four, torch.tensor([0, 0, 1, 1])) == pytest.approx(
-        float(torch.cat([expected, other]).mean()), abs=1e-5
-    )
+    opposite = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-2.0, 0.0], [-1.0, 0.0]])
+    assert silhouette(opposite, torch.tensor([0, 0, 1, 1])) == pytest.approx(1)
+    assert silhouette(opposite, torch.tensor([0, 1, 0, 1])) == pytest.approx(-0.5)
     assert np.isnan(silhouette(points, torch.zeros(5, dtype=torch.int64)))
 
 
 def test_attention_is_that_of_the_class_token() -> None:
-    """Oracle: the softmax of queries and keys of the last block, image by image and head by head."""
-    encoder, view = vit().eval(), views(dtype=torch.float32)[0]
-    block = encoder.net.blocks[-1]
+    """Oracle: the softmax of queries and keys of the last block, head by head."""
+    net, view = vit().eval().net, views(dtype=torch.float32)[0]
+    layer = net.blocks[-1].attn
     inputs: list[Tensor] = []
-    hook = block.attn.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
-    found = class_attention(encoder.net, view)
+    hook = layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    attention = class_attention(net, view)
     hook.remove()
-    assert found.shape == (BATCH, 3, 16)
-    weight, bias = block.attn.qkv.weight, block.attn.qkv.bias
-    for i, tokens in enumerate(inputs[0]):
-        query, key, _ = (tokens @ weight.T + bias).chunk(3, dim=1)
-        for head in range(3):
-            at = slice(8 * head, 8 * head + 8)
-            expected = (key[:, at] @ query[0, at] / 8**0.5).softmax(0)[1:]
-            torch.testing.assert_close(found[i, head], expected)
+    assert attention.shape == (BATCH, 3, 16)
+    query, key, _ = layer.qkv(inputs[0]).chunk(3, dim=2)
+    for head, at in enumerate((slice(0, 8), slice(8, 16), slice(16, 24))):
+        expected = torch.einsum("bnd,bd->bn", key[..., at], query[:, 0, at] / 8**0.5).softmax(1)[:, 1:]
+        torch.testing.assert_close(attention[:, head], expected)
 
 
 def test_maps_show_what_speaks_for_the_class(resnet_run: Path) -> None:
     """Oracle: places of the last layer left out one by one: that without which the score falls most is brightest."""
     scene = Scene.of(resnet_run, allow_imports=False)
-    images, _ = scene.shown
-    view = scene.prepared(images)
+    view = scene.prepared(scene.shown[0])
     with torch.no_grad():
-        maps, words = class_maps(scene, view, scene.encoder(view).pooled)
+        maps, classes = class_maps(scene, view, scene.encoder(view).pooled)
         layers = scene.encoder.net.forward_features(view)
     probe = fit(scene.bank.train["pooled"], scene.bank.labels, 3, figures.STRENGTH)
-    assert maps.shape == (len(images), 16, 16)
-    for layer, shown, word in zip(layers, maps, words, strict=True):
-        label = scene.session.dataset.classes.index(word)
-        assert label == int(probe.scores(layer.mean((1, 2))[None]).argmax())
-        without = torch.empty(2, 2)
-        for row, column in np.ndindex(2, 2):
-            rest = layer.clone()
-            rest[:, row, column] = 0
-            without[row, column] = probe.scores(rest.mean((1, 2))[None])[0, label]
-        expected = (without.max() - without) / (without.max() - without.min())
-        torch.testing.assert_close(shown, expected.repeat_interleave(8, 0).repeat_interleave(8, 1), atol=1e-3, rtol=0)
+    labels = probe.scores(layers.mean((2, 3))).argmax(1)
+    assert classes == [scene.session.dataset.classes[label] for label in labels]
+    without = torch.empty(len(view), 2, 2)
+    for row, column in np.ndindex(2, 2):
+        rest = layers.clone()
+        rest[..., row, column] = 0
+        without[:, row, column] = probe.scores(rest.mean((2, 3)))[torch.arange(len(view)), labels]
+    fall = without.amax((1, 2), keepdim=True) - without
+    shares = [values / values.amax((1, 2), keepdim=True) for values in (maps, fall)]
+    torch.testing.assert_close(*shares, atol=1e-3, rtol=0)
 
 
-def test_tiles_are_enlarged_by_whole_pixels(tmp_path: Path) -> None:
-    """Oracle: the pixels of the file: blocks of 5 x 5 of the image's own colours, grey for NaN, framed by verdict."""
-    pixels = np.random.default_rng(0).random((16, 16, 3), dtype=np.float32)
-    pixels[3, 4] = np.nan
-    tile = Tile(pixels, "word", right=True)
-    Sheet("Title", "Caption", ["one", "two"], {"row": [tile, Tile(pixels)]}).save(tmp_path / "sheet.png")
-    page = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
-    expected = np.repeat(np.repeat((np.nan_to_num(pixels, nan=BLANK) * 255).round(), 5, 0), 5, 1).astype(int)
-    windows = np.lib.stride_tricks.sliding_window_view(page, (80, 80, 3))[:, :, 0]
-    corners = np.argwhere((windows[:, :, 0, 0] == expected[0, 0]).all(2))
-    places = [(top, left) for top, left in corners if (windows[top, left] == expected).all()]
-    assert len(places) == 2
-    (top, left), (_, right) = places
-    assert right - left == 85
-    assert page[top - 1, left].tolist() == page[top + 80, left].tolist() == [0, 158, 115]
-    assert page[top - 1, right].tolist() == [255, 255, 255]
+def test_grids_lay_out_any_names_without_overlap() -> None:
+    """Oracle: the extents of what is drawn, within the page; grey for NaN, and heat from 0 to its largest value."""
+    image = np.full((16, 16, 3), np.nan, dtype=np.float32)
+    heat = np.array([[1.0, np.nan], [0.0, 2.0]], dtype=np.float32)
+    tiles = {"a": [Tile(image, name, correct=True) for name in NAMES], "a long name": [Tile(image, heat=heat)] * 10}
+    figure = image_grid("Title $ " * 20, "Caption $x^$ " * 40, NAMES, tiles)
+    assert (figure.axes[0].images[0].get_array() == np.float32(BLANK)).all()
+    assert figure.axes[10].images[1].get_clim() == (0, 2)
+    figure.draw_without_rendering()
+    title, caption = (text.get_window_extent() for text in figure.texts)
+    first, second = (Bbox.union([axes.get_tightbbox() for axes in figure.axes[i : i + 10]]) for i in (0, 10))
+    assert figure.bbox.y1 >= title.y1
+    assert all(upper.y0 > lower.y1 for upper, lower in pairwise((title, first, second, caption)))
+    assert caption.y0 >= 0
+    assert max(title.x1, first.x1, caption.x1) <= figure.bbox.x1
+    for left, right in pairwise(figure.axes[:10]):
+        assert left.title.get_window_extent().x1 < right.title.get_window_extent().x0
 
 
-@pytest.mark.parametrize(("side", "count"), [(16, 10), (28, 10), (32, 8), (64, 12), (96, 8), (224, 9)])
-def test_sheets_fill_the_page(side: int, count: int) -> None:
-    """Oracle: by hand: 892 pixels of room, 5 between tiles of 80, 84, 96, 64, 96 and 86 pixels."""
-    assert columns(side) == count
-
-
-def test_more_classes_than_colours_and_any_names_are_drawn(tmp_path: Path) -> None:
-    """Oracle: a file, for 12 classes of which some have names that mean something else to matplotlib."""
-    points = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
-    names = ["$x", r"$\no maths$", "_hidden", "ÄÖ", *map(str, range(8))]
-    Scatter("Title $", "Caption $x^$", points, np.arange(50) % 12, names).save(tmp_path / "map.png")
-    with Image.open(tmp_path / "map.png") as image:
-        assert image.width == 1000
+def test_maps_name_ten_classes_and_count_the_others() -> None:
+    """Oracle: the legend and the points of each entry, for 12 classes whose names mean something to matplotlib."""
+    points = np.random.default_rng(0).normal(size=(48, 2)).astype(np.float32)
+    figure = class_map("Title $", "Caption $x^$", points, np.arange(48) % 12, [*NAMES, "k", "l"])
+    figure.draw_without_rendering()
+    labels = [text.get_text().replace("\n", " ") for text in figure.legends[0].get_texts()]
+    assert labels == [*NAMES, "2 others"]
+    assert [len(entry.get_offsets()) for entry in figure.axes[0].collections] == [4] * 10 + [8]

@@ -1,4 +1,4 @@
-"""What figures compute from features: places in a plane, colours, and how far classes keep to themselves."""
+"""What figures compute from features: places in the plane, colours, and how well classes are separated."""
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,8 @@ PERPLEXITY = 30
 def planar(features: Tensor) -> npt.NDArray[np.float32]:
     """Map features `(n, dim)` to the plane, `(n, 2)`, by t-SNE (van der Maaten and Hinton 2008) with a fixed seed.
 
-    It sees the first 50 principal components and begins with two; the wider side of the map lies across. There must be
-    two different rows among at least 5.
+    t-SNE gets the first 50 principal components and starts from two of them. The wider side of the map is horizontal.
+    There must be at least 5 rows, and two of them must differ.
     """
     points, width = features.shape
     reduced = PCA(min(COMPONENTS, points, width), svd_solver="full").fit_transform(features.double().numpy())
@@ -46,9 +46,9 @@ def components(tokens: Tensor) -> Tensor:
     """Return the first 3 principal components `(batch, tokens, 3)` of patch features, each scaled to [0, 1]."""
     rows = tokens.double().flatten(0, 1)
     centred = rows - rows.mean(0)
-    found: Tensor = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:3].T
-    low, high = found.amin(0), found.amax(0)
-    return ((found - low) / (high - low).clamp_min(1e-12)).float().view(*tokens.shape[:2], 3)
+    parts: Tensor = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:3].T
+    low, high = parts.amin(0), parts.amax(0)
+    return ((parts - low) / (high - low).clamp_min(1e-12)).float().view(*tokens.shape[:2], 3)
 
 
 def strongest(attention: Tensor, mass: float) -> Tensor:

@@ -1,0 +1,138 @@
+"""What figures look at: a finished run, the images that are shown and their features."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmark import checkpoint
+from benchmark import config as configuration
+from benchmark.data.subsets import hashed_order
+from benchmark.errors import BenchmarkError, ConfigError
+from benchmark.evals import harness, layouts
+from benchmark.evals.features import Bank
+from benchmark.evals.knn import KNN
+from benchmark.method import Method
+from benchmark.nets.encoders import Encoder
+from benchmark.report.record import Record
+from benchmark.session import Session
+from benchmark.subject import Subject
+from benchmark.views.colour import normalise
+
+FEWEST = 5  # test images; the features of fewer say nothing
+COLUMNS = 10  # images side by side
+
+
+class LeftOut(Exception):  # noqa: N818, no error: the other figures are drawn
+    """Why a figure cannot be drawn for this run."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A finished run, rebuilt from its record and weights, and the images that its figures show."""
+
+    run: Path
+    record: Record
+    session: Session
+    encoder: Encoder
+
+    @classmethod
+    def of(cls, run: Path, allow_imports: bool) -> "Scene":
+        """Rebuild the run in a folder."""
+        subject = Subject.of_run(run)
+        record = subject.run
+        assert record is not None
+        if record["status"] == "diverged":
+            raise ConfigError(f"The run in {run} diverged: its weights show nothing. Draw another run.")
+        config = configuration.load((), (), allow_imports=allow_imports, stored=record["config"]["text"])
+        session = Session.open(config, run.parent)
+        encoder = session.encoder()
+        layouts.load(encoder, str(subject.weights), subject.layout)
+        return cls(run, record, session, encoder.to(session.device).eval())
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The labels of the test images."""
+        data = self.session.dataset
+        if data.test.labels is None or data.train.labels is None or len(data.classes) < 2:
+            raise LeftOut(f"it needs train and test images of several classes, which {data.name} has not")
+        return data.test.labels
+
+    @cached_property
+    def shown(self) -> tuple[Tensor, list[str]]:
+        """Images to show, uint8 `(n, 3, size, size)`, of the test split where there is one, and their classes."""
+        data = self.session.dataset
+        if data.test.labels is None:
+            ids = spread(torch.zeros(len(data.pretrain), dtype=torch.int64), data.name, COLUMNS)
+            return data.pretrain[ids], [""] * len(ids)
+        ids = spread(data.test.labels, data.name, COLUMNS)
+        return data.test.images[ids], [data.classes[label] for label in data.test.labels[ids].tolist()]
+
+    @cached_property
+    def bank(self) -> Bank:
+        """The features of all images as evaluations see them."""
+        if len(self.labels) < FEWEST:
+            raise LeftOut(f"it needs {FEWEST} test images, and {self.session.dataset.name} has {len(self.labels)}")
+        looker, limits = _Looker(), self.session.experiment.limits()
+        harness.evaluate_encoder(self.encoder, self.session.dataset, (looker,), self.session.device, limits=limits)
+        return looker.banks[0]
+
+    @cached_property
+    def feature(self) -> str:
+        """The feature with which nearest neighbours do best on the hold-out."""
+        return str(KNN()(self.bank).choices["feature"])
+
+    def method(self) -> Method:
+        """Return the method as it was when the run ended, with its heads and decoders."""
+        folder = self.run / "checkpoints"
+        try:
+            state, _ = checkpoint.newest(folder, self.session.checkpoint_key)
+        except BenchmarkError as problem:
+            raise LeftOut(f"no checkpoint in {folder} is sound and of this run") from problem
+        if state is None:
+            raise LeftOut(f"no checkpoint is left in {folder}")
+        method, _ = self.session.method()
+        try:
+            method.load_state_dict(state["method"])
+        except RuntimeError as problem:
+            raise LeftOut(f"the checkpoint in {folder} does not fit the code any more: {problem}") from problem
+        return method.to(self.session.device).eval()
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """Return uint8 images as the encoder sees them."""
+        data = self.session.dataset
+        return normalise(images.to(self.session.device).float() / 255, data.mean, data.std)
+
+    def title(self, what: str) -> str:
+        """Return a title that names the run."""
+        record = self.record
+        return (
+            f"{what} (illustration): {record['method']['name']} on {record['dataset']['name']}, "
+            f"{record['encoder']['name']}, seed {record['seed']}"
+        )
+
+    def caption(self, text: str) -> str:
+        """Return a caption that ends with how the images were chosen."""
+        labelled = self.session.dataset.test.labels is not None
+        return f"{text} Test labels choose the images, each class in turn.".lstrip() if labelled else text
+
+
+class _Looker:
+    """An evaluation that scores nothing and keeps what evaluations see."""
+
+    name, version = "pictures", "1.0"
+
+    def __init__(self) -> None:
+        self.banks: list[Bank] = []
+
+    def __call__(self, bank: Bank) -> None:
+        self.banks.append(bank)
+
+
+def spread(labels: Tensor, name: str, count: int) -> Tensor:
+    """Return the ids of up to `count` images: from each class in turn the next one in its hashed order."""
+    orders = hashed_order(labels, name, "pictures")
+    turns = range(max(map(len, orders)))
+    return torch.stack([order[turn] for turn in turns for order in orders if turn < len(order)][:count])
