@@ -125,8 +125,8 @@ def test_the_command_writes_what_a_run_allows(
 def test_images_without_labels_are_drawn_as_far_as_possible(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Oracle: the files; what needs classes is left out with a reason, and no caption names labels."""
     (tmp_path / "photos").mkdir()
-    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)):
-        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
+    for i, image in enumerate(np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
     run = trained(tmp_path / "photos", tmp_path / "runs", "mae", settings=("Images.test=None",))
     assert drawn(run, tmp_path / "figures") == {"attention.png", "views.png", "reconstructions.png"}
     assert "tsne.png left out: it needs train and test images of several classes" in capsys.readouterr().out
@@ -270,21 +270,21 @@ MIXERS: dict[str, Callable[[int], Mixer]] = {
 def test_mixtures_are_what_the_mixers_make() -> None:
     """Oracle: each mixer called by itself in its place, and the share of view and filler in every pixel."""
     method = Mixture(vit(), base=MOCO, mixers=tuple(MIXERS.values()))
-    given = views(dtype=torch.float32)
-    found = method.pictures(given, Draws(0, 4, BATCH))
+    batch = views(dtype=torch.float32)
+    pictures = method.pictures(batch, Draws(0, 4, BATCH))
     rows = ["view", "filler 1", "MixMask 1", "filler 2", "UnMix 2", "Erase 3"]
-    assert list(found) == [f"mixtures/{row}" for row in rows]
-    assert torch.equal(found["mixtures/view"], given[0])
+    assert list(pictures) == [f"mixtures/{row}" for row in rows]
+    assert torch.equal(pictures["mixtures/view"], batch[0])
     for place, (name, mixer) in enumerate(MIXERS.items()):
-        mixed = mixer(16)(given[0], Draws(0, 4, BATCH), place)
-        shown = found[f"mixtures/{name} {place + 1}"]
+        mixed = mixer(16)(batch[0], Draws(0, 4, BATCH), place)
+        shown = pictures[f"mixtures/{name} {place + 1}"]
         assert torch.equal(shown, mixed.view)
         if mixed.inverse is not None:
-            filler = found[f"mixtures/filler {place + 1}"]
-            apart = given[0] - filler
-            own = ((shown - filler) * apart).sum((0, 1)) / apart.square().sum((0, 1))
-            torch.testing.assert_close(shown, own * given[0] + (1 - own) * filler)
-            torch.testing.assert_close(own.mean(), mixed.own_share)
+            filler = pictures[f"mixtures/filler {place + 1}"]
+            apart = batch[0] - filler
+            share = ((shown - filler) * apart).sum((0, 1)) / apart.square().sum((0, 1))
+            torch.testing.assert_close(shown, share * batch[0] + (1 - share) * filler)
+            torch.testing.assert_close(share.mean(), mixed.own_share)
 
 
 def test_images_are_spread_over_classes() -> None:
@@ -309,9 +309,9 @@ def test_the_strongest_patches_hold_the_mass() -> None:
 def test_components_are_principal() -> None:
     """Oracle: scikit-learn's, up to sign and scale, each from 0 to 1; equal patches are one colour, not NaN."""
     tokens = torch.randn(5, 16, 12, generator=torch.Generator().manual_seed(0))
-    found = components(tokens).flatten(0, 1)
+    parts = components(tokens).flatten(0, 1)
     expected = PCA(3).fit_transform(tokens.flatten(0, 1).double().numpy())
-    for ours, theirs in zip(found.T.numpy(), expected.T, strict=True):
+    for ours, theirs in zip(parts.T.numpy(), expected.T, strict=True):
         assert abs(np.corrcoef(ours, theirs)[0, 1]) == pytest.approx(1, abs=1e-5)
         assert (ours.min(), ours.max()) == pytest.approx((0, 1))
     assert components(torch.ones(2, 4, 8)).isfinite().all()

@@ -86,7 +86,7 @@ def neighbours(scene: Scene) -> dict[str, Figure]:
     rows = {"test image": tiles(data.test.images[queries])}
     for place, ids in enumerate(train_ids.T, start=1):
         names = [data.classes[label] for label in bank.labels[ids].tolist()]
-        correct = [name == own for name, own in zip(names, classes, strict=True)]
+        correct = [name == wanted for name, wanted in zip(names, classes, strict=True)]
         rows[f"train {place}"] = tiles(data.train.images[ids], label=names, correct=correct)
     caption = (
         f"Below each test image are the train images nearest to it by cosine, feature '{scene.feature}'. Green and ✓: "
