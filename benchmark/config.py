@@ -15,8 +15,11 @@ import math
 import re
 import sys
 import types
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import gin
@@ -35,12 +38,14 @@ from benchmark.statements import (
     Macro,
     Source,
     Statement,
+    is_protocol,
     parse,
     parse_setting,
     read,
     read_given,
     scoped,
     shipped_folder,
+    shipped_macros,
     suggest,
 )
 
@@ -58,6 +63,12 @@ ROOTS: Mapping[str, str] = types.MappingProxyType(
     {"experiment": "benchmark.examination", "suite": "benchmark.plan", "race": "benchmark.speeds.subjects"}
 )
 """The module that registers a root."""
+
+PROTOCOLS = (
+    "Only a protocol may bind what nothing reads: a file given by --gin that binds experiment.data, experiment.encoder "
+    "or experiment.evaluations, neither Pretraining.method nor Pretraining.name, and something that is read."
+)
+"""Said where lines of a file are refused since nothing reads them."""
 
 _OUR_PACKAGES = ("benchmark", "baselines")
 _LITERALS = (bool, int, float, str, type(None))
@@ -124,7 +135,8 @@ def load(
     for file, tree in zip(files, trees, strict=True):
         if effective.isdisjoint(tree):
             raise ConfigError(f"--gin {file} is without effect: later files or settings bind all that it binds.")
-    return _resolve(winners, statements, root, notes)
+    protocols = frozenset(statement.line.source for tree in trees if is_protocol(tree) for statement in tree)
+    return _resolve(winners, statements, root, notes, protocols)
 
 
 def loads(text: str, root: str = "experiment", *, allow_imports: bool = False) -> Config:
@@ -235,10 +247,16 @@ class _Node:
     defaults: frozenset[str]
 
 
-def _resolve(winners: Mapping[_Key, Binding], statements: Iterable[Statement], root: str, notes: list[str]) -> Config:
+def _resolve(
+    winners: Mapping[_Key, Binding],
+    statements: Iterable[Statement],
+    root: str,
+    notes: list[str],
+    protocols: frozenset[Source] = frozenset(),
+) -> Config:
     resolver = _Resolver(winners)
     node = resolver.node("", registry.find(root), "")
-    resolver.refuse_idle(root)
+    notes = [*notes, *resolver.refuse_idle(root, protocols)]
     modules = {statement.module for statement in statements if isinstance(statement, Import)}
     lines = [f"import {module}" for module in sorted(modules)] + [""] * bool(modules)
     text = "\n".join([*lines, *resolver.lines(f"{root}.seed")]) + "\n"
@@ -313,20 +331,45 @@ class _Resolver:
                     other = self._winners[key]
                     yield f"{binding.line.where} does not reach {other} ({other.line.where})"
 
-    def refuse_idle(self, root: str) -> None:
-        """Raise ConfigError for bindings that nothing reads, unless their file may hold such."""
-        errors = [
-            str(binding.line.error(self._why_idle(key, binding, root)))
+    def refuse_idle(self, root: str, protocols: frozenset[Source]) -> list[str]:
+        """Return a sentence for each of a user's protocols that binds what nothing reads.
+
+        Raises ConfigError for such bindings elsewhere, in a protocol of which nothing is read, and for macros there
+        that neither a line nor a shipped protocol knows: they are misspelt.
+        """
+        idle = {
+            key: binding
             for key, binding in self._winners.items()
             if key not in self._read and not binding.line.source.lenient
+        }
+        used = protocols & {self._winners[key].line.source for key in self._read}
+        unread: dict[Source, list[str]] = defaultdict(list)
+        refused = {}
+        for key, binding in idle.items():
+            if binding.line.source in used and (key[1] or key in self._mentioned):
+                unread[binding.line.source].append(str(binding))
+            else:
+                refused[key] = binding
+        if refused:
+            errors = [str(binding.line.error(self._why_idle(key, binding, root))) for key, binding in refused.items()]
+            of_file = any(not source.is_setting for source in {each.line.source for each in refused.values()} - used)
+            raise ConfigError("\n".join([*errors, *([PROTOCOLS] if of_file and root == "experiment" else [])]))
+        return [
+            f"{source.label} binds {len(names)} value{'s' * (len(names) > 1)} that this run does not read: "
+            f"{', '.join(names)}"
+            for source, names in unread.items()
         ]
-        if errors:
-            raise ConfigError("\n".join(errors))
+
+    @cached_property
+    def _mentioned(self) -> set[_Key]:
+        """Return the macros that the values of lines name, and those of the shipped protocols."""
+        return {*chain(*self._macros.values()), *(("", "", name) for name in shipped_macros())}
 
     def _why_idle(self, key: _Key, binding: Binding, root: str) -> str:
         scope, selector, _ = key
         if not selector:
-            return f"nothing that {root} uses reads the macro %{binding}."
+            close = suggest(str(binding), {name for _, _, name in self._mentioned - {key}})
+            return f"nothing that {root} uses reads the macro %{binding}.{close}"
         scopes = [reached for reached, other in self._nodes if other == selector]
         if not scopes:
             return f"{root} does not use {binding.name}, so {binding} has no effect."

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from itertools import takewhile
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from benchmark.report.record import pretrained
 from benchmark.report.record import read as read_record
 from benchmark.report.sections import columns_of, result
 from benchmark.report.store import load
-from benchmark.statements import Binding, Source, Statement, parse, read, shipped_folder
+from benchmark.statements import Source, Statement, parse, read, shipped_folder, value_of
 
 
 @dataclass(frozen=True)
@@ -120,16 +119,16 @@ def _methods() -> Iterator[Method]:
 
 def _data() -> Iterator[Data]:
     for path, statements in _files("protocol/*.gin"):
-        if _value(statements, "experiment.data") is not None and _value(statements, "experiment.encoder") is None:
+        if value_of(statements, "experiment.data") is not None and value_of(statements, "experiment.encoder") is None:
             name, source = _text(statements, "Images.name"), _text(statements, "Images.source")
-            yield Data(_label(path), name, source, _value(statements, "Images.size"), _about(path))
+            yield Data(_label(path), name, source, value_of(statements, "Images.size"), _about(path))
 
 
 def _protocols() -> Iterator[Protocol]:
     for path, statements in _files("protocol/*_*.gin"):
-        encoder = _value(statements, "experiment.encoder")
-        if _value(statements, "experiment.data") is not None and encoder is not None:
-            kind, amount = _text(statements, "Budget.kind"), _value(statements, "Budget.amount")
+        encoder = value_of(statements, "experiment.encoder")
+        if value_of(statements, "experiment.data") is not None and encoder is not None:
+            kind, amount = _text(statements, "Budget.kind"), value_of(statements, "Budget.amount")
             name = _text(statements, f"{encoder.name}.name")
             yield Protocol(_label(path), _text(statements, "Images.name"), name, f"{amount:g} {kind}")
 
@@ -137,7 +136,7 @@ def _protocols() -> Iterator[Protocol]:
 def _evaluations() -> Iterator[Evaluations]:
     for pattern in ("protocol/shared.gin", "presets/*.gin"):
         for path, statements in _files(pattern):
-            names = tuple(str(name).removeprefix("@") for name in _value(statements, "experiment.evaluations"))
+            names = tuple(str(name).removeprefix("@") for name in value_of(statements, "experiment.evaluations"))
             yield Evaluations(_label(path), names, _about(path))
 
 
@@ -163,8 +162,8 @@ def _boards(results: Path) -> Iterator[Board]:
 
 def _planned(statements: Sequence[Statement]) -> int:
     """Return the number of runs of a suite: a grid of everything that it varies."""
-    axes = [_value(statements, f"suite.{axis}") for axis in ("methods", "protocols", "seeds")]
-    axes += (_value(statements, "suite.sweep") or {}).values()
+    axes = [value_of(statements, f"suite.{axis}") for axis in ("methods", "protocols", "seeds")]
+    axes += (value_of(statements, "suite.sweep") or {}).values()
     return prod(map(len, axes))
 
 
@@ -176,7 +175,7 @@ def _runs(out: Path) -> Iterator[Run]:
             text = config.read_text(encoding="utf-8")
             statements = list(parse(text, Source(str(config), config)))
             name, data = _text(statements, "Pretraining.name"), _text(statements, "Images.name")
-            yield Run(str(folder), name, data, _value(statements, "experiment.seed"), None, "unfinished", None, None)
+            yield Run(str(folder), name, data, value_of(statements, "experiment.seed"), None, "unfinished", None, None)
             continue
         run = max(records, key=lambda record: record["created_utc"])
         column = next(iter(columns_of([run])), None)
@@ -192,14 +191,8 @@ def _files(pattern: str) -> Iterator[tuple[Path, list[Statement]]]:
         yield path, read(path)
 
 
-def _value(statements: Sequence[Statement], name: str) -> Any:
-    """Return what the last unscoped line for `name` binds it to, None without one."""
-    bound = (line.value for line in reversed(statements) if isinstance(line, Binding) and line.binds(name))
-    return next(bound, None)
-
-
 def _text(statements: Sequence[Statement], name: str) -> str:
-    return str(_value(statements, name) or "").removeprefix("@")
+    return str(value_of(statements, name) or "").removeprefix("@")
 
 
 def _label(path: Path) -> str:

@@ -22,6 +22,8 @@ except ImportError as error:  # without the package, a folder named gin in the w
 
 _BARE_WORD = re.compile(r"[\w./:~+-]+")
 LENIENT = ("protocol", "presets")  # folders of shipped files that bind more than each run reads
+_SHARED = ("experiment.data", "experiment.encoder", "experiment.evaluations")
+_OF_A_METHOD = ("Pretraining.method", "Pretraining.name")
 _CONSTANTS = {"true": "True", "false": "False", "none": "None"}
 
 
@@ -198,6 +200,26 @@ def read_given(files: Sequence[str]) -> list[list[Statement]]:
         if not any(isinstance(statement, Binding) for statement in trees[path]):
             raise ConfigError(f"--gin {file} binds nothing.")
     return list(trees.values())
+
+
+def value_of(statements: Sequence[Statement], name: str) -> Any:
+    """Return what the last unscoped line for `name` binds it to, None without one."""
+    bound = (line.value for line in reversed(statements) if isinstance(line, Binding) and line.binds(name))
+    return next(bound, None)
+
+
+def is_protocol(statements: Sequence[Statement]) -> bool:
+    """Return whether a file with its includes says what methods share: it binds a part of that, and no method."""
+    bindings = [statement for statement in statements if isinstance(statement, Binding)]
+    return any(binding.binds(name) for binding in bindings for name in _SHARED) and not any(
+        binding.binds(name) for binding in bindings for name in _OF_A_METHOD
+    )
+
+
+def shipped_macros() -> set[str]:
+    """Return the names of the macros that the shipped protocols define for methods to read."""
+    statements = (line for path in shipped_folder().resolve().glob("protocol/*.gin") for line in read(path))
+    return {str(line) for line in statements if isinstance(line, Binding) and not line.parameter}
 
 
 def read(path: Path) -> list[Statement]:
