@@ -9,6 +9,7 @@ import ctypes
 import fnmatch
 import hashlib
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -66,7 +67,7 @@ class Board:
         "stale" has records of changed code alone, "missed" one of another budget, "failed" only such as ended so.
         """
         records = self.records()
-        return [_state([record for record in records if run.owns(record)]) for run in self.runs]
+        return [_state(run, [record for record in records if run.owns(record)]) for run in self.runs]
 
     def missing(self) -> list[Planned]:
         """Return the runs that are to be made, for the first time or again."""
@@ -130,12 +131,14 @@ class Board:
     def _make(self, run: Planned, place: str, deadline: float | None) -> bool:
         """Make a run that no other process is making, unless one has tried meanwhile; return whether it is done."""
         made = [record for record in self.records() if run.owns(record)]
-        if _state(made) == "done":
+        if _state(run, made) == "done":
             return True
         if any(record["id"] not in self.known for record in made):
             return False
         print(f"\n== {place}: {run.label}", flush=True)
-        code = _wait(subprocess.Popen(run.command(self.out, self.folder), preexec_fn=_die_with_parent), deadline)
+        command = run.command(self.out, self.folder)
+        known = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # an evaluation has no file beside its modules
+        code = _wait(subprocess.Popen(command, env=known, preexec_fn=_die_with_parent), deadline)
         if code in STOPPED:
             raise KeyboardInterrupt
         return code == 0 or run not in self.missing()
@@ -145,13 +148,14 @@ class Board:
         return lock(self.out / hashlib.sha256(f"{run.label}\n{run.identity}".encode()).hexdigest()[:16])
 
 
-def _state(made: Sequence[Record]) -> State:
+def _state(run: Planned, made: Sequence[Record]) -> State:
     """Return the state of a run with these records."""
     if not made:
         return "missing"
-    if any(map(stands, made)):
+    current = [record for record in made if run.is_by(record)]
+    if any(map(stands, current)):
         return "done"
-    ours = {record["status"] for record in made if not changed(record)}
+    ours = {record["status"] for record in current if not changed(record)}
     if not ours:
         return "stale"
     return "failed" if ours == {"failed"} else "missed"

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import gin
@@ -129,7 +130,7 @@ def load(
             shipped += read(shipped_folder().resolve() / path)
             notes.append(f"No file binds {name}: using gin/{path}")
     statements = [*shipped, *given]
-    _import(root, statements, allow_imports)
+    execute_imports(root, statements, allow_imports)
     winners = _merge([*statements, *changes])
     effective = set(winners.values())
     for file, tree in zip(files, trees, strict=True):
@@ -142,7 +143,7 @@ def load(
 def loads(text: str, root: str = "experiment", *, allow_imports: bool = False) -> Config:
     """Read a stored canonical text again. Raises ConfigError where it does not fit the code any more."""
     statements = list(parse(text, Source("stored configuration")))
-    _import(root, statements, allow_imports)
+    execute_imports(root, statements, allow_imports)
     return _resolve(_merge(statements), statements, root, [])
 
 
@@ -170,9 +171,13 @@ def _require_root(root: str, file: str, tree: Sequence[Statement]) -> None:
         raise ConfigError(f"{file} is no {root}: it binds nothing of {root}.")
 
 
-def _import(root: str, statements: Iterable[Statement], allow_imports: bool) -> None:
-    """Import what registers the root, and what the files import; nothing at all if a foreign package may not be."""
+def execute_imports(root: str, statements: Iterable[Statement], allow_imports: bool) -> list[Import]:
+    """Import what registers the root, and what the files import; nothing at all if a foreign package may not be.
+
+    Return the imports of foreign packages.
+    """
     imports = [statement for statement in statements if isinstance(statement, Import)]
+    foreign = []
     for statement in imports:
         path = statement.line.source.path
         if statement.module.split(".")[0] in _OUR_PACKAGES:
@@ -182,6 +187,7 @@ def _import(root: str, statements: Iterable[Statement], allow_imports: bool) -> 
                 f"a gin file executes the modules that it imports, and {statement.module} is not part of this "
                 "project. If you trust it, add --allow-imports."
             )
+        foreign.append(statement)
         if path and str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
     if root in ROOTS:
@@ -198,6 +204,21 @@ def _import(root: str, statements: Iterable[Statement], allow_imports: bool) -> 
                 raise
             where = "" if path else " Put its folder on PYTHONPATH."
             raise statement.line.error(f"cannot import {statement.module}: {found or error}.{where}") from error
+    for statement in foreign:
+        _require_own(statement)
+    return foreign
+
+
+def _require_own(statement: Import) -> None:
+    """Raise ConfigError where Python took a module of the same name for the one that lies beside the file."""
+    path, name = statement.line.source.path, statement.module.split(".")[0]
+    file = getattr(sys.modules[name], "__file__", None)
+    if path is None or file is None or Path(file).resolve().is_relative_to(path.parent):
+        return
+    if (path.parent / f"{name}.py").is_file() or (path.parent / name / "__init__.py").is_file():
+        raise statement.line.error(
+            f"{name} is the module {file}, and not the one beside this file, which needs another name."
+        )
 
 
 def _merge(statements: Iterable[Statement]) -> dict[_Key, Binding]:

@@ -19,7 +19,7 @@ from benchmark.evals import harness
 from benchmark.folders import alone, check_folders, make_folder
 from benchmark.report import record as records
 from benchmark.report.record import Record, Tuning
-from benchmark.report.store import UNDONE, load
+from benchmark.report.store import UNDONE, load, made_by
 from benchmark.report.tuning import Contest, contests, fingerprint_without_test
 from benchmark.session import Session
 from benchmark.teacher import foreign, teach
@@ -101,11 +101,11 @@ def run(
     session.check()
     teacher = foreign(session)
     division, tuning = _entered(session, trials)
-    folder, made_by = session.folder, session.made_by
+    folder = session.folder
 
     def repeated() -> Record | None:
         found = [] if fresh else _finished(folder)
-        standing = [record for record in found if stands(record) and _is_by(record, made_by)]
+        standing = [record for record in found if stands(record) and made_by(record) == session.made_by]
         if not standing:
             return None
         print(f"This run is finished, in {folder}; it is not repeated. --fresh repeats it.")
@@ -126,7 +126,7 @@ def run(
             return record
         finished = _finished(folder)
         if finished and not fresh:
-            _set_aside(folder, _newest(finished), made_by)
+            _set_aside(folder, _newest(finished), session.made_by)
         session.claim(resume=resume, fresh=fresh, finished=bool(finished))
         print(_opening(session, flops, steps))
         for warning in filter(None, (warning_of_emulation(session.precision), warning_of_load())):
@@ -228,14 +228,9 @@ def _finished(folder: Path) -> list[Record]:
     return [records.read(path) for path in folder.glob("*-s*-*-*.json")]
 
 
-def _is_by(record: Record, made_by: str | None) -> bool:
-    """Return whether a record's method had the files of this hash, as far as they lie outside this project."""
-    return record["method"]["module_sha256"] == made_by
-
-
-def _set_aside(folder: Path, record: Record, made_by: str | None) -> None:
+def _set_aside(folder: Path, record: Record, now: str | None) -> None:
     """Rename the folder of a finished run, so that its successor neither takes nor replaces what is in it."""
-    parts = [*changed(record), *([] if _is_by(record, made_by) else ["the file of the method"])]
+    parts = [*changed(record), *([] if made_by(record) == now else ["the file of the method"])]
     why = f"by code that has changed since ({', '.join(parts)})" if parts else f"with the status {record['status']!r}"
     aside = folder.with_name(f"{folder.name}-{record['id'][:8]}")
     folder.rename(aside)
@@ -260,7 +255,8 @@ def _entered(session: Session, trials: Path | None) -> tuple[str, Tuning | None]
     if experiment.teacher_weights:
         raise ConfigError("--trials: with teacher_weights a run is of the division open, whatever its rate.")
     seen = fingerprint_without_test(session.dataset.fingerprint)
-    found = contests(record for record in load(trials) if record["dataset"]["fingerprint"] == seen and stands(record))
+    of_now = (record for record in load(trials) if stands(record) and made_by(record) == session.made_by)
+    found = contests(record for record in of_now if record["dataset"]["fingerprint"] == seen)
     contest = found.get(session.recipe, Contest(()))
     chosen = contest.tuning
     if chosen["factor"] != experiment.rate_factor:

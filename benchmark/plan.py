@@ -4,11 +4,11 @@ In the division `tuned` each method's rate is chosen before, from trials that ne
 """
 
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from statistics import median
 from typing import Literal, NamedTuple
@@ -17,13 +17,17 @@ import gin
 import torch
 
 from benchmark import config as configuration
+from benchmark import registry
+from benchmark.checkout import HERE, classes
 from benchmark.config import Config
 from benchmark.errors import ConfigError
 from benchmark.examination import Experiment
 from benchmark.report.identity import SEED, canonical, digest
 from benchmark.report.record import Record
+from benchmark.report.store import made_by
 from benchmark.report.tuning import FACTORS, SHARE, contests, factor
 from benchmark.session import Session
+from benchmark.statements import Import, locate, read, shipped_folder, value_of
 from benchmark.subject import Subject, configure
 
 TRIAL_SEED = 1000  # of all trials; the runs that follow have fresh seeds
@@ -33,7 +37,7 @@ Division = Literal["closed", "trial", "tuned"]
 
 
 class Entry(NamedTuple):
-    """What enters a board: a method under a protocol, at a point of the sweep; stems of files and bindings."""
+    """What enters a board: a method under a protocol, at a point of the sweep; stems or paths, and bindings."""
 
     protocol: str
     method: str
@@ -45,12 +49,15 @@ class Entry(NamedTuple):
 class Suite:
     """What makes a board: every method under every protocol, for every seed and every point of the sweep.
 
-    `methods` and `protocols` are the stems of files in `gin/` and `gin/protocol/`. `settings` hold for all runs, as
-    `--set` does. `sweep` maps a binding to the values that it takes; several bindings make a grid. In the division
-    `tuned`, `chosen_by` is the evaluation on whose score, on a hold-out of train, rates are chosen.
+    `methods` and `protocols` are the stems of files in `gin/` and `gin/protocol/`, or gin files elsewhere, relative to
+    the suite's own. `settings` hold for all runs, as `--set` does. `sweep` maps a binding to the values that it takes;
+    several bindings make a grid. In the division `tuned`, `chosen_by` is the evaluation on whose score, on a hold-out
+    of train, rates are chosen.
 
     The encoders of `examined_seeds` are scored once more when their runs are done, by the preset `examined_by` (the
-    stem of a file in `gin/presets/`): what costs too much for every seed.
+    stem of a file in `gin/presets/`, or a gin file): what costs too much for every seed.
+
+    With `allow_imports` the gin files may import modules outside this project.
     """
 
     methods: tuple[str, ...]
@@ -61,6 +68,7 @@ class Suite:
     chosen_by: str = "@Linear"
     examined_by: str | None = None
     examined_seeds: tuple[int, ...] = ()
+    allow_imports: bool = field(default=False, kw_only=False)  # positional, so that no gin file can bind it
 
     def __post_init__(self) -> None:
         for name in ("methods", "protocols", "seeds"):
@@ -77,6 +85,34 @@ class Suite:
             raise ConfigError("suite.examined_by and suite.examined_seeds go together: bind both or neither.")
         if empty := [binding for binding, values in self.sweep.items() if not values]:
             raise ConfigError(f"suite.sweep gives {empty[0]} no value; give at least one.")
+
+    def located(self, folder: Path, *, allow_imports: bool) -> "Suite":
+        """Return the suite with the gin files that it names found, from its own folder.
+
+        Raises ConfigError for a file that is missing, for one that imports what it may not, and where a method or a
+        class of it has the name of another: tables and gin files know them by their names.
+        """
+        found = replace(
+            self,
+            methods=tuple(_located(name, folder, "") for name in self.methods),
+            protocols=tuple(_located(name, folder, "protocol") for name in self.protocols),
+            examined_by=self.examined_by and _located(self.examined_by, folder, "presets"),
+            allow_imports=allow_imports,
+        )
+        for labels in (map(_method, found.methods), map(_stem, found.protocols)):
+            if twice := [label for label, count in Counter(labels).items() if count > 1]:
+                raise ConfigError(
+                    f"The suite has two files of the name {twice[0]}, which labels could not tell apart: rename one."
+                )
+        outside = [read(Path(name)) for name in (*found.methods, *found.protocols) if _is_outside(name)]
+        for line in configuration.execute_imports("experiment", chain(*outside), allow_imports):
+            _require_own_classes(line)
+        return found
+
+    @property
+    def preset(self) -> str:
+        """The file by which encoders are examined."""
+        return _file(str(self.examined_by), "presets")
 
     def of_seeds(self, seeds: Sequence[int]) -> "Suite":
         """Return the suite with these of its seeds alone. Raises ConfigError for a seed that it does not have."""
@@ -116,11 +152,12 @@ class Suite:
 
     def tuned(self, records: Sequence[Record]) -> Iterator["Planned"]:
         """Yield the runs of the division `tuned` whose rates the trials among the records have chosen."""
-        tried = {trial.identity: trial.entry for trial in self.trials()}
+        tried = {trial.identity: trial for trial in self.trials()}
         made: dict[Entry, list[Record]] = defaultdict(list)
         for record in records:
-            if record["division"] == "trial" and (entry := tried.get(identity(record["config"]["text"]))):
-                made[entry].append(record)
+            trial = tried.get(identity(record["config"]["text"]))
+            if trial and trial.owns(record) and trial.is_by(record):
+                made[trial.entry].append(record)
         chosen = {
             entry: factor(contest.winner)
             for entry, trials in made.items()
@@ -137,18 +174,18 @@ class Suite:
         Raises ConfigError where a run has other data or another encoder than the files by which it would be examined.
         """
         for run in runs:
-            made = [record for record in records if run.owns(record)]
+            made = [record for record in records if run.owns(record) and run.is_by(record)]
             if made and run.seed in self.examined_seeds and run.division != "trial":
                 yield self._examination(run, max(made, key=lambda record: (record["created_utc"], record["id"])))
 
     def _examination(self, run: "Planned", record: Record) -> "Examination":
-        files = (f"gin/protocol/{run.entry.protocol}.gin", f"gin/presets/{self.examined_by}.gin")
+        files = (_file(run.entry.protocol, "protocol"), self.preset)
         subject = Subject(run=record)
-        text = configure(subject, files, (), allow_imports=False).text
+        text = configure(subject, files, (), allow_imports=self.allow_imports).text
         bound = {line.partition(" = ")[0] for line in text.splitlines()} - {"experiment.evaluations"}
         own = (*self.settings, *run.entry.point)
         settings = tuple(setting for setting in own if setting.partition("=")[0].strip() in bound)
-        config = configure(subject, files, settings, allow_imports=False)
+        config = configure(subject, files, settings, allow_imports=self.allow_imports)
         for part in ("data", "encoder"):
             root = [f"experiment.{part}"]
             if config.canonical.part(root) != run.config.canonical.part(root):
@@ -156,8 +193,10 @@ class Suite:
                     f"suite.examined_by: {run.label} has another {part} than {files[0]}. Bind what differs there, "
                     f"not by a macro in suite.settings or suite.sweep."
                 )
-        label = f"{run.label}/{self.examined_by}"
-        return Examination(label, run.division, run.entry, files, settings, run.seed, config, record)
+        label = f"{run.label}/{_stem(str(self.examined_by))}"
+        return Examination(
+            label, run.division, run.entry, files, settings, run.seed, config, run.made_by, self.allow_imports, record
+        )
 
     def _entries(self) -> list[Entry]:
         points = [
@@ -167,16 +206,71 @@ class Suite:
         return [Entry(*found) for found in product(self.protocols, self.methods, points)]
 
     def _planned(self, division: Division, entry: Entry, seed: int, *settings: str) -> "Planned":
-        files = (f"gin/{entry.method}.gin", f"gin/protocol/{entry.protocol}.gin")
+        files = (_file(entry.method), _file(entry.protocol, "protocol"))
         settings = (*self.settings, *settings)
         last = settings[-1].partition(".")[2] if division == "trial" else f"seed {seed}"
-        label = "/".join([entry.protocol, entry.method, *entry.point, *([division] * (division != "closed")), last])
+        names = _stem(entry.protocol), _method(entry.method)
+        label = "/".join([*names, *entry.point, *([division] * (division != "closed")), last])
         try:
-            _build(files, (*self.settings, *entry.point))
-            config = configuration.load(files, (*settings, *entry.point, f"experiment.seed = {seed}"))
+            made_by = _build(files, (*self.settings, *entry.point), self.allow_imports)
+            own = (*settings, *entry.point, f"experiment.seed = {seed}")
+            config = configuration.load(files, own, allow_imports=self.allow_imports)
         except ConfigError as error:
             raise ConfigError(f"The suite plans {label}, which is refused:\n{error}") from None
-        return Planned(label, division, entry, files, settings, seed, config)
+        return Planned(label, division, entry, files, settings, seed, config, made_by, self.allow_imports)
+
+
+def _is_outside(name: str) -> bool:
+    return name.endswith(".gin")
+
+
+def _located(name: str, folder: Path, shipped: str) -> str:
+    """Return the stem of a shipped file, or the absolute path of another."""
+    if not _is_outside(name):
+        return name
+    path, home = locate(name, folder), shipped_folder().resolve() / shipped
+    return path.relative_to(home).with_suffix("").as_posix() if path.is_relative_to(home) else str(path)
+
+
+def _file(name: str, shipped: str = "") -> str:
+    return name if _is_outside(name) else (Path("gin") / shipped / f"{name}.gin").as_posix()
+
+
+def _stem(name: str) -> str:
+    return Path(name).stem if _is_outside(name) else name
+
+
+@cache
+def _method(name: str) -> str:
+    """Return what labels call a method: the stem of a shipped file, or the name that another file gives.
+
+    Raises ConfigError for a file that is no method, and for the name of a shipped one.
+    """
+    if not _is_outside(name):
+        return name
+    own = value_of(read(Path(name)), "Pretraining.name")
+    if own is None:
+        raise ConfigError(f"suite.methods names {name}, which is no method: it binds no Pretraining.name.")
+    for path in shipped_folder().resolve().glob("*.gin"):
+        if value_of(read(path), "Pretraining.name") == own:
+            raise ConfigError(
+                f"suite.methods names {name}, whose Pretraining.name = {own!r} is that of gin/{path.name}. Tables know "
+                f"methods by their names: give it another."
+            )
+    return str(own)
+
+
+def _require_own_classes(line: Import) -> None:
+    """Raise ConfigError where a module outside this project registers a name that something else has."""
+    for selector in registry.of_module(line.module):
+        name = selector.rpartition(".")[2]
+        known = classes(HERE.parent).get(name)
+        if known or registry.short(selector) != name:
+            where = f" in {known.file}" if known else ""
+            raise line.line.error(
+                f"the module {line.module} registers {name}, but there is another {name}{where}. Gin files and records "
+                f"know classes by their names: rename yours."
+            )
 
 
 @cache
@@ -187,19 +281,20 @@ def identity(text: str) -> str:
 
 
 @cache
-def _build(files: tuple[str, ...], settings: tuple[str, ...]) -> None:
-    """Build the method on its encoder, without data. Raises ConfigError where one refuses the other.
+def _build(files: tuple[str, ...], settings: tuple[str, ...], allow_imports: bool) -> str | None:
+    """Build the method on its encoder, without data, and return the hash of its files outside this project.
 
-    An encoder whose weights would be fetched is left for the run.
+    Raises ConfigError where one refuses the other. An encoder whose weights would be fetched is left for the run.
     """
-    config = configuration.load(files, settings)
+    config = configuration.load(files, settings, allow_imports=allow_imports)
     experiment: Experiment = configuration.build(config)
-    if experiment.pretraining is None or "\nTimm.pretrained = True\n" in config.text:
-        return
+    if experiment.pretraining is None:
+        return None
+    if "\nTimm.pretrained = True\n" in config.text:
+        untrained = (*settings, "Timm.pretrained = False")
+        return _build(files, untrained, allow_imports) if any(Path(file).is_absolute() for file in files) else None
     with torch.device("meta"):
-        student = Session(config, experiment, experiment.data(), torch.device("meta"), Path())
-        for stage in filter(None, (student.teacher, student)):
-            stage.method()
+        return Session(config, experiment, experiment.data(), torch.device("meta"), Path()).made_by
 
 
 @dataclass(frozen=True)
@@ -213,6 +308,8 @@ class Planned:
     settings: tuple[str, ...]
     seed: int
     config: Config
+    made_by: str | None
+    allow_imports: bool
 
     @property
     def identity(self) -> str:
@@ -223,6 +320,10 @@ class Planned:
         """Return whether a record is of this run."""
         division = "closed" if record["division"] == "open" else record["division"]  # with a teacher from elsewhere
         return (division, identity(record["config"]["text"])) == (self.division, self.identity)
+
+    def is_by(self, record: Record) -> bool:
+        """Return whether the files of its method outside this project are those that made a record."""
+        return made_by(record) == self.made_by
 
     def seconds(self, records: Sequence[Record]) -> float | None:
         """Return the seconds of training: its budget in seconds, or its budget at the pace of the records.
@@ -250,6 +351,7 @@ class Planned:
             parts += [part for value in values for part in (option, value)]
         if self.division == "tuned":
             parts += ["--trials", str(publish)]
+        parts += ["--allow-imports"] * self.allow_imports
         return [*parts, "--seed", str(self.seed), "--out", str(out), "--publish", str(publish), "--resume"]
 
 
@@ -275,4 +377,5 @@ class Examination(Planned):
         parts = [sys.executable, "-m", "benchmark.evaluate", "--run", str(folder)]
         parts += [part for file in self.files for part in ("--gin", file)]
         parts += [part for setting in self.settings for part in ("--set", setting)]
+        parts += ["--allow-imports"] * self.allow_imports
         return [*parts, "--out", str(out), "--publish", str(publish)]

@@ -52,6 +52,11 @@ def find(name: str, line: Line | None = None) -> str:
     raise line.error(message) if line else ConfigError(message)
 
 
+def of_module(module: str) -> list[str]:
+    """Return the selectors of what a module registers."""
+    return [selector for selector, entry in _REGISTRY.items() if entry.wrapped.__module__ == module]
+
+
 def short(selector: str) -> str:
     """Return the shortest name that means the selector alone."""
     return str(_REGISTRY.minimal_selector(selector))

@@ -12,7 +12,7 @@ from benchmark.errors import CheckError, ConfigError
 from benchmark.report import record as records
 from benchmark.report.record import Record
 from benchmark.report.statistics import t_quantile
-from benchmark.report.store import FIRST_VERSION, key_of, majors, platform, versions_of
+from benchmark.report.store import FIRST_VERSION, key_of, made_by, majors, platform, versions_of
 
 
 def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_imports: bool = False) -> str:
@@ -37,8 +37,7 @@ def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_impo
         (), (*_frozen(old), *settings), stored=old["config"]["text"], allow_imports=allow_imports
     )
     new = experiment.run(config, out=out / "reproduced", fresh=True)
-    outside = old["method"]["module_sha256"] if old["schema"] > 1 else None
-    if new["method"]["module_sha256"] != outside:
+    if made_by(new) != made_by(old):
         raise ConfigError(_changed("The file of the method", old))
     apart = [name for name, value in platform(new).items() if value != platform(old)[name]]
     apart += [f"the version of {name}" for name in sorted(_new_minors(old, new))]

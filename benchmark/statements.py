@@ -166,7 +166,7 @@ def shipped_folder() -> Path:
     return package / "_gin" if (package / "_gin").is_dir() else package.parent / "gin"
 
 
-def _locate(name: str, beside: Path) -> Path:
+def locate(name: str, beside: Path) -> Path:
     """Return the file that `name` means: relative to `beside`, else to the shipped folder."""
     shipped = shipped_folder()
     candidates = (beside / name, shipped / name.removeprefix("gin/"))
@@ -191,7 +191,7 @@ def read_given(files: Sequence[str]) -> list[list[Statement]]:
     trees: dict[Path, list[Statement]] = {}
     for file in files:
         try:
-            path = _locate(file, Path())
+            path = locate(file, Path())
         except ConfigError as error:
             raise ConfigError(f"--gin: {error}") from None
         if path in trees:
@@ -247,7 +247,7 @@ def _read(path: Path, seen: set[Path]) -> list[Statement]:
         if any(isinstance(earlier, Binding) and earlier.line.source is source for earlier in statements):
             raise statement.line.error("an include stands before all bindings; here it would undo those above it.")
         try:
-            included = _locate(statement.file, path.parent)
+            included = locate(statement.file, path.parent)
         except ConfigError as error:
             raise statement.line.error(str(error)) from None
         if included in seen:

@@ -11,6 +11,7 @@ from benchmark.config import Config
 from benchmark.errors import ConfigError
 from benchmark.report import record as records
 from benchmark.report.record import Method, Record
+from benchmark.report.store import made_by
 
 if TYPE_CHECKING:
     from benchmark.nets.encoders import Encoder
@@ -64,8 +65,7 @@ class Subject:
         """Return what the record says of the method."""
         if self.run:
             known = self.run["method"]
-            outside = known["module_sha256"] if self.run["schema"] > 1 else None
-            return {**known, "module_sha256": outside, "name": self.name or known["name"]}
+            return {**known, "module_sha256": made_by(self.run), "name": self.name or known["name"]}
         name = self.name or (f"{self.layout}: {self.weights.stem}" if self.weights else encoder.name)
         return {"name": name, "files": [], "module_sha256": None, "deviations": []}
 

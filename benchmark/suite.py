@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
         help="division tuned: choose each method's rate on a hold-out of train by short trials, then make the runs",
     )
     made.add_argument("--dry-run", action="store_true", help="show the runs: done, missing, stale or missed")
+    made.add_argument("--allow-imports", action="store_true", help="let gin files import modules of your own")
     return made
 
 
@@ -46,13 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.error(f"--time-limit {given.time_limit:g}: give the seconds after which to stop, 0 or more")
     from benchmark import config
 
-    loaded = config.load([given.gin], root="suite", defaults={})
+    loaded = config.load([given.gin], root="suite", defaults={}, allow_imports=given.allow_imports)
     from benchmark import board  # torch and all takes seconds, which a refusal of the file need not
     from benchmark.checkout import changed
     from benchmark.plan import Suite
     from benchmark.report.tables import render
+    from benchmark.statements import locate
 
-    suite: Suite = config.build(loaded)
+    planner: Suite = config.build(loaded)
+    suite = planner.located(locate(given.gin, Path()).parent, allow_imports=given.allow_imports)
     if given.seeds:
         suite = suite.of_seeds(given.seeds)
     whole = board.Board(Path(given.gin).stem, [], given.out, given.results)
@@ -73,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("More runs follow when their rates are chosen from the trials.")
     if missing and suite.examined_by:
         seeds = ", ".join(map(str, suite.examined_seeds))
-        print(f"Encoders of seed {seeds} are evaluated by gin/presets/{suite.examined_by}.gin once they are trained.")
+        print(f"Encoders of seed {seeds} are evaluated by {suite.preset} once they are trained.")
     if given.dry_run:
         return 0
     deadline = None if given.time_limit is None else time.monotonic() + given.time_limit

@@ -19,6 +19,7 @@ from benchmark.report.store import (
     Setting,
     group,
     key_of,
+    made_by,
     major,
     majors,
     platform,
@@ -267,8 +268,8 @@ def _contradictions(records: Sequence[Record]) -> Iterator[str]:
     repeated, named = defaultdict(list), defaultdict(set)
     for record in records:
         made_on = tuple(str(part) for part in platform(record).values())
-        made_by = record["method"]["module_sha256"] if record["schema"] > 1 else None, _exact_code(record)
-        repeated[key_of(record), record["seed"], record["division"], made_on, made_by].append(record)
+        made_with = made_by(record), _exact_code(record)
+        repeated[key_of(record), record["seed"], record["division"], made_on, made_with].append(record)
         if record["division"] not in ("trial", "floor"):  # those have another test split, these no board
             named[record["board"], record["dataset"]["name"]].add(record["dataset"]["fingerprint"])
     for runs in repeated.values():

@@ -122,6 +122,11 @@ def versions_of(record: Record) -> dict[str, str]:
     return record["code"]["versions"] if record["schema"] > 1 else {}
 
 
+def made_by(record: Record) -> str | None:
+    """Return the hash of a method's files outside this project; None without any, and of an early record."""
+    return record["method"]["module_sha256"] if record["schema"] > 1 else None
+
+
 def major(version: str) -> int:
     """Return the first number of a version such as 2.1."""
     return int(version.partition(".")[0])
@@ -183,11 +188,15 @@ def _setting(record: Record) -> Setting:
     )
 
 
+def _terms(record: Record) -> tuple[object, ...]:
+    return tuning_of(record), majors(record), made_by(record)
+
+
 def _cell(setting: Setting, method: str, records: Iterable[Record]) -> Cell:
     """Return the cell of what counts of each seed, by code and trials of the newest of all, and of the rest."""
     ordered = sorted(records, key=lambda record: (record["created_utc"], record["id"]))
-    terms = tuning_of(ordered[-1]), majors(ordered[-1])
-    alike = [record for record in ordered if (tuning_of(record), majors(record)) == terms]
+    terms = _terms(ordered[-1])
+    alike = [record for record in ordered if _terms(record) == terms]
     counting = {record["seed"]: record for record in sorted(alike, key=lambda record: record["status"] not in UNDONE)}
     runs = tuple(counting[seed] for seed in sorted(counting))
     known = {run["id"] for run in runs}

@@ -10,7 +10,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.report.block import Block
 from benchmark.report.record import Record, Tuning
 from benchmark.report.sections import Section, columns_of
-from benchmark.report.store import hardware, majors, tuning_of
+from benchmark.report.store import hardware, made_by, majors, tuning_of
 from benchmark.report.units import flops_unit, percent
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the rate of the recipe
@@ -102,6 +102,7 @@ def _terms(trial: Record) -> tuple[object, ...]:
         columns_of([trial]),
         (budget["kind"], budget["amount"], hardware(trial) if budget["kind"] == "device_seconds" else ""),
         majors(trial),
+        made_by(trial),
     )
 
 
