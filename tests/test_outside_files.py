@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +13,7 @@ from benchmark import plan
 from benchmark.config import load
 from benchmark.errors import ConfigError
 from benchmark.evaluate import main as evaluate_one
+from benchmark.registry import _REGISTRY
 from benchmark.report.store import load as records_in
 from benchmark.run import main as run_one
 from benchmark.statements import shipped_folder
@@ -87,8 +88,12 @@ def method(folder: Path, *, module: str = "own_method", name: str = "OwnMethod",
 @pytest.fixture
 def suite(
     tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str]]:
-    """Write a suite of `changes` in a folder of its own and carry it out here, each call as a new process would."""
+) -> Iterator[Callable[..., tuple[int, str]]]:
+    """Write a suite of `changes` in a folder of its own and carry it out here, each call as a new process.
+
+    What it registered is forgotten at the end.
+    """
+    known = {selector for selector, _ in _REGISTRY.items()}
 
     def process(arguments: list[str], **_: object) -> SimpleNamespace:
         code = (evaluate_one if arguments[2] == "benchmark.evaluate" else run_one)(arguments[3:])
@@ -110,7 +115,10 @@ def suite(
         printed = capsys.readouterr()
         return code, printed.out + printed.err
 
-    return carried_out
+    yield carried_out
+    for selector in {selector for selector, _ in _REGISTRY.items()} - known:
+        if selector.startswith("own_"):
+            _REGISTRY.pop(selector)
 
 
 def made(printed: str) -> list[str]:
@@ -155,13 +163,13 @@ def test_a_method_outside_the_tree_is_on_the_board(tmp_path: Path, suite: Callab
 
 def test_rates_are_chosen_by_trials_of_the_same_file(tmp_path: Path, suite: Callable[..., tuple[int, str]]) -> None:
     """Oracle: five trials and the run that follows, nothing, and all six again after the file has changed."""
-    method(tmp_path / "methods", module="tuned_method", name="TunedMethod", called="own")
+    method(tmp_path / "methods", module="own_tuned", name="OwnTuned", called="own")
     arguments = ("--tune", "--allow-imports")
-    board = {"methods": ("methods/tuned_method.gin",), "chosen_by": "@KNN", "settings": (*SMALL, "Budget.amount=1024")}
+    board = {"methods": ("methods/own_tuned.gin",), "chosen_by": "@KNN", "settings": (*SMALL, "Budget.amount=1024")}
     code, printed = suite(*arguments, **board)
     assert (code, len(made(printed))) == (0, 6), printed
     assert made(suite(*arguments, **board)[1]) == []
-    module = tmp_path / "methods" / "tuned_method.py"
+    module = tmp_path / "methods" / "own_tuned.py"
     module.write_text(f"{module.read_text()}\n# changed\n")
     code, printed = suite(*arguments, **board)
     assert (code, len(made(printed))) == (0, 6), printed
@@ -181,13 +189,12 @@ def test_rates_are_chosen_by_trials_of_the_same_file(tmp_path: Path, suite: Call
         ([{"called": "moco"}], ("a/own_method.gin",), "Pretraining.name = 'moco' is that of gin/moco.gin"),
         ([{}, {"module": "own_2", "name": "Own2"}], ("a/own_method.gin", "b/own_2.gin"), "two files of the name own"),
         ([{"module": "own_3", "name": "MoCo"}], ("a/own_3.gin",), "own_3.gin:2: .*another MoCo in baselines/moco.py"),
-        ([{"module": "own_4", "name": "KNN"}], ("a/own_4.gin",), "registers KNN, but there is another"),
         (
             [{"module": "own_5", "name": "Own5"}, {"module": "own_5", "name": "Own5b", "called": "other"}],
             ("a/own_5.gin", "b/own_5.gin"),
             "b/own_5.gin:2: own_5 is the module .*a/own_5.py, and not the one beside this file",
         ),
-        ([], ("gin/protocol/vit_micro.gin",), "no method: it binds no Pretraining.name"),
+        ([], ("board.gin",), "no method: it binds no Pretraining.name"),
     ],
 )
 def test_names_that_mean_two_things_are_refused(
