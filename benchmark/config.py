@@ -27,8 +27,9 @@ import gin
 
 from benchmark import registry
 from benchmark.annotations import Location as Location
-from benchmark.annotations import MismatchError, Reference, conform, decided, describe, is_location
+from benchmark.annotations import decided, is_location
 from benchmark.blame import located
+from benchmark.conformance import Reference, checker, describe
 from benchmark.errors import BenchmarkError, ConfigError, unwrapped
 from benchmark.report.identity import DEFAULTS as DEFAULT_SECTION
 from benchmark.report.identity import PLACES, Canonical, canonical, digest
@@ -406,15 +407,14 @@ class _Resolver:
         if not selector:
             return value
         hint = registry.parameters(selector)[parameter].hint
-        try:
-            return conform(value, hint)
-        except MismatchError:
-            origin = "".join(
-                f" %{macro[2]} is set in {self._winners[macro].line.where}." for macro in sorted(self._macros[key])
-            )
+        fitted, problems = checker(hint)(value)
+        if problems:
+            macros = sorted(self._macros[key])
+            origin = "".join(f" %{macro[2]} is set in {self._winners[macro].line.where}." for macro in macros)
             raise binding.line.error(
                 f"{binding} expected {describe(hint)}, got {value!r} ({type(value).__name__}).{origin}"
-            ) from None
+            )
+        return fitted
 
     def _expand(self, value: Any, line: Line, macros: set[_Key], trail: tuple[_Key, ...]) -> Any:
         if isinstance(value, Macro):

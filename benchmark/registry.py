@@ -13,8 +13,8 @@ from typing import Any
 
 import gin
 
-from benchmark.annotations import MismatchError, conform
 from benchmark.blame import is_users, shown
+from benchmark.conformance import checker
 from benchmark.errors import ConfigError
 from benchmark.statements import Line, suggest
 
@@ -132,7 +132,5 @@ def _default(thing: Any, parameter: inspect.Parameter, hint: Any) -> Any:
     if is_dataclass(thing):  # the signature shows a placeholder where a field has a default factory
         factory = next((f.default_factory for f in fields(thing) if f.name == parameter.name), MISSING)
         value = value if factory is MISSING else factory()
-    try:
-        return conform(value, hint)
-    except MismatchError:
-        return value
+    fitted, problems = checker(hint)(value)
+    return value if problems else fitted

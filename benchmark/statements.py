@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.annotations import Reference
+from benchmark.conformance import Reference
 from benchmark.errors import ConfigError, MissingError
 
 try:

@@ -1,29 +1,19 @@
 """Values against annotations; the oracle is Python's own reading of each annotation."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypedDict, TypeVar
 
 import pytest
 
-from benchmark.annotations import (
-    Count,
-    Location,
-    MismatchError,
-    NonNegative,
-    Positive,
-    Range,
-    Reference,
-    Residence,
-    Share,
-    conform,
-    describe,
-    is_location,
-)
+from benchmark.annotations import Count, Location, NonNegative, Positive, Range, Residence, Share, is_location
+from benchmark.conformance import Reference, checker, describe
 
 T = TypeVar("T")
 Whole = Annotated[float, Range(0, 1)]
 Part = Annotated[float, Range(0, 1, above=True, below=True)]
+Digits = Annotated[str, re.compile(r"\d+", re.ASCII)]
 FACTORY = Reference("", "Name")
 
 
@@ -33,6 +23,16 @@ class Factory(Protocol):
 
 class Named(Protocol):
     name: str
+
+
+class Inner(TypedDict):
+    count: Count
+    parts: list[Digits]
+
+
+class Outer(TypedDict):
+    inner: Inner | None
+    numbers: dict[str, float]
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,14 @@ class Named(Protocol):
         (0.5, Part),
         (None, Count | None),
         ((1, 2), tuple[Count, ...]),
+        ("12", Digits),
     ],
 )
 def test_fits(value: Any, hint: Any) -> None:
     """Oracle: the value is of that type, so it comes back unchanged."""
-    assert conform(value, hint) == value
+    fitted, problems = checker(hint)(value)
+    assert fitted == value
+    assert not problems
 
 
 @pytest.mark.parametrize(
@@ -96,6 +99,10 @@ def test_fits(value: Any, hint: Any) -> None:
         ({1: 1}, dict[str, int]),
         ("a", Path),
         ("a", int | None),
+        ("12x", Digits),
+        ("\u0661", Digits),
+        (float("inf"), float),
+        (10**400, float),
         (FACTORY, int),
         (FACTORY, Path),
         (FACTORY, Named),
@@ -120,8 +127,7 @@ def test_fits(value: Any, hint: Any) -> None:
 )
 def test_does_not_fit(value: Any, hint: Any) -> None:
     """Oracle: the value is not of that type."""
-    with pytest.raises(MismatchError):
-        conform(value, hint)
+    assert checker(hint)(value)[1]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +136,8 @@ def test_does_not_fit(value: Any, hint: Any) -> None:
 )
 def test_only_an_int_for_a_float_changes(value: Any, hint: Any, kind: type) -> None:
     """Oracle: the type of the result; a union leaves alone what it can."""
-    result = conform(value, hint)
+    result, problems = checker(hint)(value)
+    assert not problems
     assert result == value
     assert type(result) is kind
 
@@ -153,6 +160,32 @@ def test_only_an_int_for_a_float_changes(value: Any, hint: Any, kind: type) -> N
 def test_words(hint: Any, words: str) -> None:
     """Oracle: the words written by hand."""
     assert describe(hint) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "problems"),
+    [
+        ({"inner": None, "numbers": {"a": 1, "b": 0.5}}, []),
+        ({"inner": {"count": 1, "parts": ["1", "2"]}, "numbers": {}}, []),
+        ([], [("", "expected an object, got []")]),
+        ({"inner": None, "more": 1}, [(".numbers", "missing"), (".more", "unknown field")]),
+        ({"inner": 1, "numbers": []}, [(".inner", "expected an object or None, got 1"), (".numbers", "expected dict")]),
+        (
+            {"inner": {"count": 0, "parts": ["1", "a"]}, "numbers": {"a": float("nan")}},
+            [
+                (".inner.count", "expected int of at least 1, got 0"),
+                (".inner.parts[1]", "expected str like \\d+, got 'a'"),
+                (".numbers.a", "expected a finite number, got nan"),
+            ],
+        ),
+    ],
+)
+def test_places_of_problems(value: Any, problems: list[tuple[str, str]]) -> None:
+    """Oracle: every problem of a nested object, with its place, what was expected and what came, by hand."""
+    found = checker(Outer)(value)[1]
+    assert [(place, text[: len(expected)]) for (place, text), (_, expected) in zip(found, problems, strict=True)] == (
+        problems
+    )
 
 
 def test_locations() -> None:

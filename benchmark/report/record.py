@@ -6,7 +6,6 @@ git, so a file is named by its content, is never rewritten, and any change of a 
 
 import hashlib
 import json
-import math
 import os
 import re
 import uuid
@@ -14,17 +13,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypedDict, cast
 
+from benchmark.annotations import NonNegative as Amount
+from benchmark.annotations import Range
+from benchmark.conformance import checker
 from benchmark.errors import BenchmarkError
-from benchmark.report.schema import checker
 
 FIELD = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False)
 SLUG_LENGTH = 24  # three slugs, a 63-bit seed and two short hashes stay within 120 characters
 
-Count = Annotated[int, (0, 2**63 - 1)]
-Amount = Annotated[float, (0.0, math.inf)]
-Fraction = Annotated[float, (0.0, 1.0)]
-Sha256 = Annotated[str, r"[0-9a-f]{64}"]
-Version = Annotated[str, r"\d+\.\d+"]
+Count = Annotated[int, Range(0, 2**63 - 1)]
+Fraction = Annotated[float, Range(0, 1)]
+Sha256 = Annotated[str, re.compile(r"[0-9a-f]{64}", re.ASCII)]
+Version = Annotated[str, re.compile(r"\d+\.\d+", re.ASCII)]
 
 
 class Method(TypedDict):
@@ -77,7 +77,7 @@ class Config(TypedDict):
     `varied` are the bindings by which the run differs from others of its method on purpose, as in a sweep.
     """
 
-    key: Annotated[str, r"[0-9a-f]{8,64}"]
+    key: Annotated[str, re.compile(r"[0-9a-f]{8,64}", re.ASCII)]
     text: str
     varied: list[str]
 
@@ -234,8 +234,8 @@ class _Record(TypedDict):
     ids of the floors' records. A `trial` was scored on a hold-out of train in place of the test set.
     """
 
-    id: Annotated[str, r"[0-9a-f]{16}"]
-    created_utc: Annotated[str, r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"]
+    id: Annotated[str, re.compile(r"[0-9a-f]{16}", re.ASCII)]
+    created_utc: Annotated[str, re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)]
     status: Literal["ok", "diverged", "failed", "overtime", "budget_miss"]
     division: Literal["closed", "tuned", "open", "floor", "trial"]
     board: str | None
@@ -271,7 +271,7 @@ class RecordOfSchema1(_Record):
 
 
 SCHEMA = 2
-FORMS = {1: RecordOfSchema1, SCHEMA: Record}
+CHECKS = {1: checker(RecordOfSchema1), SCHEMA: checker(Record)}
 
 
 def seal(record: Mapping[str, object]) -> Record:
@@ -367,8 +367,9 @@ def file_name(record: Record) -> str:
 
 def _inspect(record: object) -> tuple[list[str], bytes]:
     """Return what is wrong with a record and, where nothing is, the bytes of its file."""
-    form = FORMS.get(record.get("schema", SCHEMA), Record) if isinstance(record, dict) else Record
-    if problems := [f"record{where}: {text}" for where, text in checker(form)(record)]:
+    schema = record.get("schema", SCHEMA) if isinstance(record, dict) else SCHEMA
+    _, found = CHECKS[schema if schema in CHECKS else SCHEMA](record)
+    if problems := [f"record{place}: {text}" for place, text in found]:
         return problems, b""
     valid = cast(Record, record)
     problems = list(_contradictions(valid))
