@@ -30,7 +30,7 @@ from benchmark.annotations import Location as Location
 from benchmark.annotations import decided, is_location
 from benchmark.blame import located
 from benchmark.conformance import Reference, checker, describe
-from benchmark.errors import BenchmarkError, ConfigError, unwrapped
+from benchmark.errors import BenchmarkError, ConfigError, suggest, unwrapped
 from benchmark.report.identity import DEFAULTS as DEFAULT_SECTION
 from benchmark.report.identity import PLACES, Canonical, canonical, digest
 from benchmark.statements import (
@@ -48,7 +48,6 @@ from benchmark.statements import (
     scoped,
     shipped_folder,
     shipped_macros,
-    suggest,
 )
 
 DEFAULTS: Mapping[str, str] = types.MappingProxyType(

@@ -4,12 +4,13 @@ The main function of a command (`run.py`, `tables.py`, ...) is `reported`. Messa
 expected, what came and what to do.
 """
 
+import difflib
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from types import FrameType
@@ -119,3 +120,16 @@ def unwrapped(error: BaseException) -> BaseException:
     while not original.args and original.__context__:
         original = original.__context__
     return original
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is written most like `name`, whatever the case; None when none is near."""
+    by_lower_case = {candidate.lower(): candidate for candidate in sorted(known)}
+    close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    return by_lower_case[close[0]] if close else None
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return a question to append to a message, " Did you mean X?", or nothing when no known name is near."""
+    close = nearest(name, known)
+    return f" Did you mean {close}?" if close else ""

@@ -15,8 +15,8 @@ import gin
 
 from benchmark.blame import is_users, shown
 from benchmark.conformance import checker
-from benchmark.errors import ConfigError
-from benchmark.statements import Line, suggest
+from benchmark.errors import ConfigError, suggest
+from benchmark.statements import Line
 
 _REGISTRY = gin.config._REGISTRY
 

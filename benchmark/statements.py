@@ -4,16 +4,15 @@ Gin itself resolves includes against the working directory, imports while it par
 from. Here includes are found beside the including file, and every statement keeps its line for later messages.
 """
 
-import difflib
 import re
 import tokenize
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmark.conformance import Reference
-from benchmark.errors import ConfigError, MissingError
+from benchmark.errors import ConfigError, MissingError, nearest
 
 try:
     from gin import config_parser
@@ -176,10 +175,10 @@ def locate(name: str, beside: Path) -> Path:
     if any(candidate.is_dir() for candidate in candidates):
         raise ConfigError(f"{name!r} is a folder; expected a gin file.")
     files = [Path("gin", path.relative_to(shipped)) for path in sorted(shipped.rglob("*.gin"))]
-    close = difflib.get_close_matches(Path(name).stem, {file.stem for file in files}, n=1)
-    alike = [file for file in files if [file.stem] == close]  # a method, its paper and its probe share a name
-    nearest = min(alike, key=lambda file: (file.parent.name != Path(name).parent.name, len(file.parts)), default=None)
-    raise ConfigError(f"there is no file {name!r}." + (f" Did you mean {nearest.as_posix()}?" if nearest else ""))
+    stem = nearest(Path(name).stem, {file.stem for file in files})
+    alike = [file for file in files if file.stem == stem]  # a method, its paper and its probe share a name
+    close = min(alike, key=lambda file: (file.parent.name != Path(name).parent.name, len(file.parts)), default=None)
+    raise ConfigError(f"there is no file {name!r}." + (f" Did you mean {close.as_posix()}?" if close else ""))
 
 
 def read_given(files: Sequence[str]) -> list[list[Statement]]:
@@ -266,10 +265,3 @@ def _label(path: Path, shipped: Path) -> str:
 def scoped(scope: str, name: str) -> str:
     """Return `scope/name`, or the name alone without a scope."""
     return f"{scope}/{name}" if scope else name
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return a question to append to a message, " Did you mean X?", or nothing when no known name is near."""
-    by_lower_case = {candidate.lower(): candidate for candidate in sorted(known)}
-    close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
-    return f" Did you mean {by_lower_case[close[0]]}?" if close else ""

@@ -4,7 +4,6 @@ Everything later (views, evaluations, records) sees pixels, labels and a fingerp
 format. An image that cannot be read stops the run, since a silently shorter data set would be another benchmark.
 """
 
-import difflib
 import hashlib
 import json
 import math
@@ -26,7 +25,7 @@ from benchmark.data.decode import decode
 from benchmark.data.pixels import Pixels
 from benchmark.data.sources import SCHEMES
 from benchmark.data.streaming import Streamed, ahead
-from benchmark.errors import ConfigError, MissingError
+from benchmark.errors import ConfigError, MissingError, suggest
 
 if TYPE_CHECKING:
     import datasets
@@ -277,10 +276,9 @@ class Images:
 
 def _unknown(parameter: str, value: str, kind: str, available: Iterable[str]) -> ConfigError:
     names = sorted(available)
-    nearest = difflib.get_close_matches(value, names, n=1)
     return ConfigError(
         f"Images.{parameter} = {value!r}: the source has no such {kind}; it has {', '.join(names) or 'none'}."
-        + (f" Did you mean {nearest[0]!r}?" if nearest else "")
+        + suggest(repr(value), map(repr, names))
         + (" Where there is none, give Images.test=None and experiment.evaluations=()." if parameter == "test" else "")
     )
 

@@ -5,7 +5,6 @@ interrupted evaluation ends like any other.
 """
 
 import hashlib
-import math
 import shutil
 import sys
 import time
@@ -30,6 +29,7 @@ from benchmark.method import Draws
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
 from benchmark.randomness import derive
+from benchmark.schedules import half_cosine
 from benchmark.transfer import send
 from benchmark.views.colour import normalise
 from benchmark.views.randaugment import rand_augment
@@ -92,8 +92,7 @@ class Recipe(ABC):
         peak = self.peak(batch_size)
         if progress < self.warmup:
             return peak * progress / self.warmup
-        fall = 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
-        return self.floor + (peak - self.floor) * fall
+        return self.floor + (peak - self.floor) * half_cosine(progress - self.warmup, 1 - self.warmup)
 
 
 @dataclass(frozen=True)

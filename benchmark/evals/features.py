@@ -89,6 +89,11 @@ class Ranking:
     neighbours: Neighbours | None = None
 
 
+def at_edge(setting: str) -> str:
+    """Return the flag of a ranking whose setting might be better chosen from a wider grid."""
+    return f"the best {setting} lies at the edge of the grid"
+
+
 def best_classes(scores: Tensor) -> Tensor:
     """Rank the classes of `(n, classes)` scores, at most 5; equal scores go to the smaller class."""
     return scores.argsort(dim=1, descending=True, stable=True)[:, :5]

@@ -12,11 +12,10 @@ from torch import Tensor
 from benchmark.annotations import NonNegative, Positive, Range, Share
 from benchmark.errors import ConfigError
 from benchmark.evals.classifier import Classifier, Recipe, Trained, Trainer
-from benchmark.evals.features import Bank, Ranking
+from benchmark.evals.features import Bank, Ranking, at_edge
 from benchmark.randomness import derive
 
 FACTORS = (1.0, 1 / 3, 3.0)  # of the rate; of equally good ones the first
-EDGE = "the best learning rate lies at the edge of the grid"
 TARGETS = (90, 95, 99)  # percent of the final accuracy
 Fraction = Annotated[float, Range(0, 1, below=True)]
 
@@ -147,7 +146,7 @@ class FineTune:
         whole = torch.arange(len(bank.labels))
         final = self._train(trainer, "final", chosen, whole, None, self.epochs)
         trainer.discard()
-        flags = [] if factor == FACTORS[0] else [EDGE]
+        flags = [] if factor == FACTORS[0] else [at_edge("learning rate")]
         if not len(bank.held):
             flags.append("one train image a class, so the learning rate is the middle one by rule")
         return Ranking(

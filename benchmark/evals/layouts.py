@@ -23,9 +23,8 @@ from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from benchmark.errors import ConfigError
+from benchmark.errors import ConfigError, suggest
 from benchmark.nets.encoders import Encoder, Statistics
-from benchmark.statements import suggest
 
 SHOWN = 8  # keys in a message, of each kind
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark import progress
-from benchmark.evals.features import Bank, Ranking, best_classes
+from benchmark.evals.features import Bank, Ranking, at_edge, best_classes
 
 GRID = tuple(10.0 ** (1 - 8 * i / 11) for i in range(12))  # L2 strengths on the mean-loss scale, 1e1 to 1e-7
 STRONGER = tuple(10.0 ** (1 + 8 * i / 11) for i in (3, 2, 1))
@@ -16,7 +16,7 @@ WEAKER = tuple(10.0 ** (-7 - 8 * i / 11) for i in (1, 2, 3))
 PATIENCE = 3  # strengths in a row with fewer hits than the best end the search: the weakest are by far the slowest
 ITERATIONS = 1000
 UNTUNED = 0.1  # the L2 strength where each class has one label, and there is nothing to choose it by
-EDGE = "the best L2 strength lies at the edge of the grid"
+EDGE = at_edge("L2 strength")
 TOLERANCE = 1e-5  # of the gradient's largest entry, relative to that at zero weights
 COLUMNS = 1024  # dimensions whose means are taken at once: all of wide features in float64 take twice their size
 ROUNDING = 1e-7  # what float32 leaves of a gradient that is zero, as that of features without a signal

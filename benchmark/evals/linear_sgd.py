@@ -5,7 +5,6 @@ scales of features. Here each method gets the same rates and the hold-out decide
 """
 
 import functools
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -17,9 +16,10 @@ from torch import Tensor
 
 from benchmark import progress
 from benchmark.errors import ConfigError
-from benchmark.evals.features import Bank, Ranking, best_classes
+from benchmark.evals.features import Bank, Ranking, at_edge, best_classes
 from benchmark.evals.linear import Standard
 from benchmark.randomness import derive
+from benchmark.schedules import half_cosine
 
 TRUST = 0.001  # of LARS, in all published probes
 
@@ -103,7 +103,7 @@ class LinearSGD:
         return Ranking(
             finals[name].rank(bank.test[name], rate),
             {"feature": name, "rate": rate},
-            ("the best learning rate lies at the edge of the grid",) if edge else (),
+            (at_edge("learning rate"),) if edge else (),
         )
 
     def share(self, epoch: float) -> float:
@@ -112,7 +112,7 @@ class LinearSGD:
             return epoch / self.warmup
         if self.schedule == "step":
             return 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
-        return 0.5 * (1 + math.cos(math.pi * (epoch - self.warmup) / (self.epochs - self.warmup)))
+        return half_cosine(epoch - self.warmup, self.epochs - self.warmup)
 
     def _views(self, bank: Bank) -> Callable[[int], dict[str, Tensor]]:
         """Return what gives the features of train in an epoch."""

@@ -9,13 +9,12 @@ from torch import Tensor
 from benchmark.annotations import Count, Positive, Share
 from benchmark.data.subsets import holdout, labelled
 from benchmark.evals.classifier import Classifier, Recipe, Trainer
-from benchmark.evals.features import Bank, Ranking
+from benchmark.evals.features import Bank, Ranking, at_edge
 from benchmark.randomness import derive
 
 FACTORS = (1.0, 0.1, 10.0)
 HELD = 0.2  # of draw 0
 GRID = [(trunk, head) for trunk in FACTORS for head in FACTORS]  # of equally good pairs the first is taken
-EDGE = "the best pair of learning rates lies at the edge of the grid"
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class SemiFineTune:
             found = ranked(f"rates {factors}", factors, 0, rows[fit], asked)
             hits[factors] = int((found[:, 0] == bank.labels[asked]).sum())
         best = max(hits, key=lambda factors: hits[factors])
-        flags = [] if best == GRID[0] else [EDGE]
+        flags = [] if best == GRID[0] else [at_edge("pair of learning rates")]
         if not len(asked):
             flags.append("one label a class, so the learning rates are the middle ones by rule")
         classes = []

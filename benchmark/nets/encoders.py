@@ -15,9 +15,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from benchmark.annotations import Count
-from benchmark.errors import ConfigError
+from benchmark.errors import ConfigError, suggest
 from benchmark.nets.masking import pick
-from benchmark.statements import suggest
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """Momentum copies: target networks that follow the online one and never see a gradient."""
 
 import copy
-import math
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
 from benchmark.nets.encoders import Encoder
+from benchmark.schedules import half_cosine
 
 
 class MomentumCopy(nn.Module):
@@ -47,4 +47,4 @@ def check_momentum(momentum: float, name: str) -> float:
 
 def cosine_momentum(start: float, progress: float) -> float:
     """Return the momentum at `progress`: `start` at 0, 1 at 1, a half cosine between (Grill et al. 2020, 3.3)."""
-    return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
+    return 1 - (1 - start) * half_cosine(progress)

@@ -7,9 +7,8 @@ import torch
 from timm.models import create_model, get_pretrained_cfg, is_model, list_models
 from torch import Tensor, nn
 
-from benchmark.errors import ConfigError, MissingError
+from benchmark.errors import ConfigError, MissingError, suggest
 from benchmark.nets.encoders import Encoder, Features, Recipe
-from benchmark.statements import suggest
 
 
 @gin.register

@@ -1,5 +1,6 @@
-"""A table beside the ranking ones, as plain text that every format can print."""
+"""A table beside the ranking ones, as plain text that every format can print, and any table as Markdown."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -12,3 +13,9 @@ class Block:
     alignment: str
     headings: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
+
+
+def markdown(headings: Sequence[str], alignment: str, lines: Iterable[Sequence[str]]) -> str:
+    """Return a table of cells that are Markdown already; `alignment` has "l" or "r" for each column."""
+    ruler = [{"l": ":--", "r": "--:"}[side] for side in alignment]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ruler, *lines])

@@ -10,7 +10,7 @@ from itertools import groupby, product
 
 from tabulate import tabulate
 
-from benchmark.report.block import Block
+from benchmark.report.block import Block, markdown
 from benchmark.report.contents import contents
 from benchmark.report.overall import standings
 from benchmark.report.published import Result
@@ -190,7 +190,7 @@ def _anchor(line: Line) -> str:
 
 def _block(block: Block) -> str:
     headings, *lines = ([_escape(cell) for cell in line] for line in [block.headings, *block.lines])
-    table = _aligned(headings, block.alignment, lines)
+    table = markdown(headings, block.alignment, lines)
     return f"### {_escape(block.title)}\n\n{_escape(block.caption)}\n\n{table}\n"
 
 
@@ -314,12 +314,7 @@ def _marks(texts: Iterable[str], footnotes: dict[str, int]) -> str:
 
 
 def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return _aligned(headings, "".join("l" if heading in ("method", "notes") else "r" for heading in headings), lines)
-
-
-def _aligned(headings: Sequence[str], alignment: str, lines: Sequence[Sequence[str]]) -> str:
-    ruler = [{"l": ":--", "r": "--:"}[side] for side in alignment]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ruler, *lines])
+    return markdown(headings, "".join("l" if heading in ("method", "notes") else "r" for heading in headings), lines)
 
 
 def printable(text: str) -> str:

@@ -7,6 +7,7 @@ from benchmark import config as configuration
 from benchmark.errors import CheckError, ConfigError
 from benchmark.examination import Experiment
 from benchmark.method import Method
+from benchmark.report.block import markdown
 from benchmark.report.insertion import inserted
 from benchmark.statements import shipped_folder
 from benchmark.training.flops import count_step
@@ -60,11 +61,9 @@ def table(methods: Iterable[Path], protocols: Sequence[str]) -> str:
     costs = {path.stem: [flops_per_image(str(path), protocol) for protocol in protocols] for path in methods}
     names = [Path(protocol).stem for protocol in protocols]
     heads = [head for name in names for head in (f"GFLOPs an image, {name}", "images for 10 PFLOPs")]
-    lines = [["method", *heads], [":--", *["--:"] * len(heads)]]
-    for name, values in sorted(costs.items(), key=lambda item: [value or 0.0 for value in item[1]]):
-        cells = [cell for value in values for cell in _cells(value)]
-        lines.append([f"`{name}`", *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    ordered = sorted(costs.items(), key=lambda item: [value or 0.0 for value in item[1]])
+    lines = [[f"`{name}`", *(cell for value in values for cell in _cells(value))] for name, values in ordered]
+    return markdown(["method", *heads], "l" + "r" * len(heads), lines)
 
 
 def _of_stage(experiment: Experiment, stage: Pretraining, size: int, *, taught: bool) -> float:

@@ -11,6 +11,7 @@ import torch
 
 from benchmark.checkout import code, versions
 from benchmark.environment import environment
+from benchmark.report.block import markdown
 from benchmark.speeds.rounds import Rounds
 
 
@@ -25,8 +26,7 @@ class Measurement:
 
     def add(self, title: str, note: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Add a table; its first column is text."""
-        lines = [heads, [":--", *["--:"] * (len(heads) - 1)], *rows]
-        self.text += [f"### {title}", note, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        self.text += [f"### {title}", note, markdown(heads, "l" + "r" * (len(heads) - 1), rows)]
 
     def keep(self, title: str, times: Rounds, work: Mapping[str, float], **facts: Any) -> None:
         """Keep the seconds behind a table, and the work of a turn that they were spent on."""

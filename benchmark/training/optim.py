@@ -1,6 +1,5 @@
 """Optimisers and the schedule of their rates, a function of progress alone."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -10,6 +9,7 @@ import torch
 
 from benchmark.errors import ConfigError
 from benchmark.method import ParamGroup
+from benchmark.schedules import half_cosine
 
 
 class Recipe(Protocol):
@@ -193,7 +193,7 @@ def schedule(progress: float, warmup: float) -> float:
     """Return the share of the peak rate: linear from 0 over `warmup`, then a half cosine to 0 at progress 1."""
     if progress < warmup:
         return progress / warmup
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+    return half_cosine(progress - warmup, 1 - warmup)
 
 
 def _check_momentum(name: str, momentum: float) -> None:
