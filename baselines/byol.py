@@ -4,11 +4,12 @@ import gin
 from torch import Tensor
 
 from benchmark.annotations import Count
-from benchmark.method import Branch, Draws, Siamese, Views, Visible
+from benchmark.method import Branch, Siamese, Views, Visible
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
 from benchmark.nets.momentum import MomentumCopy, check_momentum, cosine_momentum
 from benchmark.objectives import negative_cosine
+from benchmark.randomness import Draws
 
 
 @gin.register

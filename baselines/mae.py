@@ -6,10 +6,11 @@ import gin
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
-from benchmark.method import Draws, Method, Step, Views
+from benchmark.method import Method, Step, Views
 from benchmark.nets.encoders import Encoder, Features
 from benchmark.nets.masking import visible_tokens
 from benchmark.nets.restoration import Restoration
+from benchmark.randomness import Draws
 
 
 @gin.register

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import ConfigError
-from benchmark.method import Container, Draws, Siamese, Step, Views
+from benchmark.method import Container, Siamese, Step, Views
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.mixing import GridMask, Pattern, box_map
+from benchmark.randomness import Draws
 
 Permutation = Literal["reverse", "random"]
 Ratio = float | tuple[float, float]

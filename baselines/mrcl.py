@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from benchmark.annotations import NonNegative
 from benchmark.errors import ConfigError
-from benchmark.method import Container, Draws, Siamese, Step, Views
+from benchmark.method import Container, Siamese, Step, Views
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.masking import visible_tokens
 from benchmark.nets.restoration import Restoration
+from benchmark.randomness import Draws
 
 
 @gin.register

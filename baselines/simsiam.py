@@ -4,10 +4,11 @@ import gin
 from torch import Tensor
 
 from benchmark.annotations import Count
-from benchmark.method import Branch, Draws, ParamGroup, Siamese, Views, Visible
+from benchmark.method import Branch, ParamGroup, Siamese, Views, Visible
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
 from benchmark.objectives import negative_cosine
+from benchmark.randomness import Draws
 
 
 @gin.register

@@ -9,11 +9,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from benchmark.nets.encoders import Encoder, Features
-from benchmark.randomness import derive
+from benchmark.randomness import Draws
 
 Views = Sequence[Tensor]
 Visible = Sequence[Tensor | None]
@@ -40,31 +39,6 @@ class ParamGroup:
     rate_scale: float = 1.0
     scheduled: bool = True
     decay: float | None = None
-
-
-class Draws:
-    """Uniform random numbers in [0, 1) that are a function of (seed, step, name) and of nothing else.
-
-    Two draws of one name in one step are equal, so every use takes a name of its own.
-    """
-
-    def __init__(self, seed: int, step: int, batch: int, device: torch.device | str = "cpu") -> None:
-        self.batch = batch
-        self._names = (seed, step)
-        self._device = torch.device(device)
-
-    def rows(self, name: object, *shape: int) -> Tensor:
-        """Draw `(batch, *shape)` float32 numbers, one row per image."""
-        drawn: Tensor = self.shared(name, self.batch, *shape)
-        return drawn
-
-    @torch.compiler.disable  # names are hashed and generators seeded on the host, which no graph can hold
-    def shared(self, name: object, *shape: int) -> Tensor:
-        """Draw `shape` float32 numbers for the whole batch: one mask for all images, a permutation."""
-        if self._device.type == "meta":
-            return torch.empty(shape, device="meta")
-        generator = torch.Generator(self._device).manual_seed(derive(*self._names, name))
-        return torch.rand(shape, generator=generator, device=self._device)
 
 
 class Method(nn.Module, ABC):

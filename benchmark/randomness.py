@@ -2,8 +2,36 @@
 
 import hashlib
 
+import torch
+from torch import Tensor
+
 
 def derive(*names: object) -> int:
     """Return a 63-bit seed that depends on all `names` and on nothing else (same on every platform)."""
     digest = hashlib.sha256(repr(names).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Draws:
+    """Uniform random numbers in [0, 1) that are a function of (seed, step, name) and of nothing else.
+
+    Two draws of one name in one step are equal, so every use takes a name of its own.
+    """
+
+    def __init__(self, seed: int, step: int, batch: int, device: torch.device | str = "cpu") -> None:
+        self.batch = batch
+        self._names = (seed, step)
+        self._device = torch.device(device)
+
+    def rows(self, name: object, *shape: int) -> Tensor:
+        """Draw `(batch, *shape)` float32 numbers, one row per image."""
+        drawn: Tensor = self.shared(name, self.batch, *shape)
+        return drawn
+
+    @torch.compiler.disable  # names are hashed and generators seeded on the host, which no graph can hold
+    def shared(self, name: object, *shape: int) -> Tensor:
+        """Draw `shape` float32 numbers for the whole batch: one mask for all images, a permutation."""
+        if self._device.type == "meta":
+            return torch.empty(shape, device="meta")
+        generator = torch.Generator(self._device).manual_seed(derive(*self._names, name))
+        return torch.rand(shape, generator=generator, device=self._device)

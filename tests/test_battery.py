@@ -44,7 +44,7 @@ PAIRED = {"Mixture"}
 """Methods whose draws pair the rows of a batch: another order is another experiment."""
 ALLOWED = (
     *("torch", "gin", "timm", "benchmark.annotations", "benchmark.errors"),
-    *("benchmark.method", "benchmark.objectives", "benchmark.nets"),
+    *("benchmark.method", "benchmark.objectives", "benchmark.nets", "benchmark.randomness"),
 )
 
 

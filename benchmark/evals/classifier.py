@@ -25,10 +25,9 @@ from benchmark.data.resident import epoch_order
 from benchmark.data.streaming import ahead
 from benchmark.digest import digest
 from benchmark.evals.features import Bank, Network, best_classes
-from benchmark.method import Draws
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
-from benchmark.randomness import derive
+from benchmark.randomness import Draws, derive
 from benchmark.schedules import half_cosine
 from benchmark.transfer import send
 from benchmark.views.colour import normalise

@@ -22,9 +22,9 @@ from benchmark.errors import ConfigError
 from benchmark.evals.cache import FeatureCache
 from benchmark.evals.features import Bank, Network, Prepare, Ranking, extract, finite
 from benchmark.evals.scoring import SealedLabels
-from benchmark.method import Draws
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder, Statistics
+from benchmark.randomness import Draws
 from benchmark.report.record import Metrics, Predictions
 from benchmark.report.store import major
 from benchmark.views.colour import normalise

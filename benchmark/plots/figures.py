@@ -20,11 +20,11 @@ from benchmark.errors import ConfigError
 from benchmark.evals.linear import fit
 from benchmark.evals.neighbours import nearest
 from benchmark.folders import make_folder
-from benchmark.method import Draws
 from benchmark.nets.attention import set_fused
 from benchmark.plots.layout import Tile, class_map, image_grid
 from benchmark.plots.projection import components, planar, purity, silhouette, strongest
 from benchmark.plots.scene import COLUMNS, LeftOut, Scene, spread
+from benchmark.randomness import Draws
 
 DOTS = 150  # per inch
 POINTS = 2000  # of a map

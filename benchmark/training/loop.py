@@ -26,8 +26,8 @@ from benchmark.data.resident import Resident
 from benchmark.digest import digest, flatten
 from benchmark.environment import native_precision
 from benchmark.errors import ConfigError, Interrupted, MissingError
-from benchmark.method import Draws, Method, Step, Views
-from benchmark.randomness import derive
+from benchmark.method import Method, Step, Views
+from benchmark.randomness import Draws, derive
 from benchmark.training import energy
 from benchmark.training.budget import Ledger
 from benchmark.training.memory import peak_bytes, reset_peak
