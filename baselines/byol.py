@@ -4,12 +4,11 @@ import gin
 from torch import Tensor
 
 from benchmark.annotations import Count
-from benchmark.method import Branch, Siamese, Views, Visible
+from benchmark.method import Branch, Siamese
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
 from benchmark.nets.momentum import MomentumCopy, check_momentum, cosine_momentum
 from benchmark.objectives import negative_cosine
-from benchmark.randomness import Draws
 
 
 @gin.register
@@ -21,6 +20,8 @@ class BYOL(Siamese):
     Differs from the paper: hidden linear layers have no bias, since batch norm follows; the copy starts equal to the
     online network, where the authors' code starts it apart and finds no difference.
     """
+
+    target: MomentumCopy
 
     def __init__(
         self,
@@ -35,12 +36,6 @@ class BYOL(Siamese):
         super().__init__(encoder, projector, mlp(projector_width, head_hidden, projector_width, layers=2))
         self.target = MomentumCopy(self.encoder, self.projector)
         self.momentum = check_momentum(momentum, "BYOL.momentum")
-
-    def targets(
-        self, views: Views, online: dict[int, Branch], draws: Draws, visible: Visible | None = None
-    ) -> dict[int, Tensor]:
-        """Return the momentum copy's projections."""
-        return {k: self.target(views[k], None if visible is None else visible[k]) for k in self.target_views}
 
     def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
         return 2 + 2 * negative_cosine(prediction, target)

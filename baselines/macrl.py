@@ -29,8 +29,6 @@ class MACRL(Container):
     over patches, on targets standardised per patch (`kind`, `standardised`).
     """
 
-    base: Siamese
-
     def __init__(
         self,
         encoder: Encoder,

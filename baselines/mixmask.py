@@ -125,8 +125,6 @@ class Mixture(Container):
     and crops. Mixing pixels on a ViT is an extension.
     """
 
-    base: Siamese
-
     def __init__(
         self,
         encoder: Encoder,

@@ -30,6 +30,8 @@ class MoCo(Siamese):
     forward pass, which is the same sequence.
     """
 
+    target: MomentumCopy
+
     def __init__(
         self,
         encoder: Encoder,

@@ -4,12 +4,11 @@ import gin
 from torch import Tensor
 
 from benchmark.annotations import Count, Positive
-from benchmark.method import Branch, Siamese, Views, Visible
+from benchmark.method import Branch, Siamese
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
 from benchmark.nets.momentum import MomentumCopy, check_momentum, cosine_momentum
 from benchmark.objectives import info_nce
-from benchmark.randomness import Draws
 
 
 @gin.register
@@ -23,6 +22,8 @@ class MoCoV3(Siamese):
     freezes it for stability (section 4.2); the same heads serve a ResNet, for which the authors leave out the
     predictor's last batch norm.
     """
+
+    target: MomentumCopy
 
     def __init__(
         self,
@@ -39,12 +40,6 @@ class MoCoV3(Siamese):
         super().__init__(encoder, projector, predictor)
         self.target = MomentumCopy(self.encoder, self.projector)
         self.temperature, self.momentum = temperature, check_momentum(momentum, "MoCoV3.momentum")
-
-    def targets(
-        self, views: Views, online: dict[int, Branch], draws: Draws, visible: Visible | None = None
-    ) -> dict[int, Tensor]:
-        """Return the momentum copy's projections."""
-        return {k: self.target(views[k], None if visible is None else visible[k]) for k in self.target_views}
 
     def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
         return 2 * self.temperature * info_nce(prediction, target, temperature=self.temperature)

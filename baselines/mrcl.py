@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.annotations import NonNegative
-from benchmark.errors import ConfigError
 from benchmark.method import Container, Siamese, Step, Views
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.masking import visible_tokens
@@ -22,7 +21,7 @@ class MRCL(Container):
 
     loss = base + sum over views of masked_weight * E(masked patches) + visible_weight * E(visible patches), Eq. 16
     with alpha = `masked_weight` and lambda (beta in section 4.3) = `visible_weight`. Base targets see the same masked
-    views (Eq. 15). Without a base one view is masked and restored, which is He et al. 2022 (arXiv:2111.06377).
+    views (Eq. 15).
 
     Differs from the paper: what it leaves open is our choice. Masks of the two views are independent; the pooled
     feature is the class token; the error is the mean over a patch's pixels and over patches (`reduction`), on
@@ -34,7 +33,7 @@ class MRCL(Container):
         self,
         encoder: Encoder,
         *,
-        base: Callable[[Encoder], Siamese] | None,
+        base: Callable[[Encoder], Siamese],
         decoder: Callable[[Encoder], nn.Module],
         mask_ratio: float,
         masked_weight: NonNegative,
@@ -52,18 +51,9 @@ class MRCL(Container):
             standardised=standardised,
         )
         self.mask_ratio = self.restore.check(mask_ratio, "MRCL.mask_ratio")
-        if base is None and not (visible_weight or (masked_weight and mask_ratio)):
-            raise ConfigError(
-                f"MRCL without a base has no loss at mask_ratio = {mask_ratio}, masked_weight = {masked_weight} and "
-                f"visible_weight = {visible_weight}. Bind a base, a visible_weight, or a ratio and a masked_weight."
-            )
-        self.n_views = 1 if base is None else 2
 
     def forward(self, views: Views, draws: Draws) -> Step:
         visible = self._visible(draws)
-        if self.base is None:
-            loss = self.restore(views[0], self.encoder(views[0], visible[0]))
-            return Step(loss, {"reconstruction_loss": loss.detach(), "mask_ratio": self.restore.share(visible[0])})
         online, targets = self.base.passes(views, draws, visible)
         base = self.base.objective(online, targets)
         restored = torch.stack([self.restore(views[k], branch.features) for k, branch in online.items()]).sum()

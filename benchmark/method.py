@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from benchmark.nets.encoders import Encoder, Features
+from benchmark.nets.momentum import MomentumCopy
 from benchmark.randomness import Draws
 
 Views = Sequence[Tensor]
@@ -91,7 +92,8 @@ class Siamese(Method):
     """A two-view method that other methods can build on.
 
     A subclass states its loss twice: `objective` is the whole loss with its source's reduction, `compare` one
-    direction of it for one online and one target branch, which mixtures weight on their own.
+    direction of it for one online and one target branch, which mixtures weight on their own. One with a momentum copy
+    binds it to `target` and moves it in `after_step`.
     """
 
     online_views: tuple[int, ...] = (0, 1)
@@ -103,6 +105,7 @@ class Siamese(Method):
         self.encoder = encoder
         self.projector = projector
         self.predictor = nn.Identity() if predictor is None else predictor
+        self.target: MomentumCopy | None = None
 
     def encode(self, views: Views, visible: Visible | None = None) -> tuple[Branch, ...]:
         """Pass each view through encoder, projector and predictor, one forward per view."""
@@ -116,8 +119,13 @@ class Siamese(Method):
     def targets(
         self, views: Views, online: dict[int, Branch], draws: Draws, visible: Visible | None = None
     ) -> dict[int, Tensor]:
-        """Return what each target view is compared with; by default the online projection, with its gradient."""
-        return {view: online[view].projection for view in self.target_views}
+        """Return what each target view is compared with.
+
+        By default the momentum copy's projection; without a copy the online projection, with its gradient.
+        """
+        if self.target is None:
+            return {view: online[view].projection for view in self.target_views}
+        return {k: self.target(views[k], None if visible is None else visible[k]) for k in self.target_views}
 
     def passes(
         self, views: Views, draws: Draws, visible: Visible | None = None
@@ -151,37 +159,29 @@ class Siamese(Method):
 class Container(Method):
     """A method that adds a term to a base: it shows the base's encoder and passes every hook on.
 
-    Without a base it holds the encoder itself. The base is built first, so that a container whose own term weighs
-    nothing starts from the very weights of its base.
+    The base is built first, so that a container whose own term weighs nothing starts from the very weights of its base.
     """
 
-    def __init__(self, encoder: Encoder, base: Callable[[Encoder], Siamese] | None) -> None:
+    def __init__(self, encoder: Encoder, base: Callable[[Encoder], Siamese]) -> None:
         super().__init__()
-        self.base = None if base is None else base(encoder)
-        self._alone = encoder if base is None else None
+        self.base = base(encoder)
 
     @property
     def encoder(self) -> Encoder:  # type: ignore[override]
         """The encoder that is evaluated and exported."""
-        found = self._alone if self.base is None else self.base.encoder
-        assert found is not None
-        return found
+        return self.base.encoder
 
     def after_backward(self, step: Step) -> None:
-        if self.base is not None:
-            self.base.after_backward(step)
+        self.base.after_backward(step)
 
     def after_step(self, progress: float) -> None:
-        if self.base is not None:
-            self.base.after_step(progress)
+        self.base.after_step(progress)
 
     def projection_head(self) -> nn.Module | None:
-        return None if self.base is None else self.base.projection_head()
+        return self.base.projection_head()
 
     def param_groups(self) -> list[ParamGroup]:
         """Return the base's groups and one more for the parameters that the container adds."""
-        if self.base is None:
-            return super().param_groups()
         held = {id(p) for p in self.base.parameters()}
         own = [p for p in self.parameters() if p.requires_grad and id(p) not in held]
         return [*self.base.param_groups(), *([ParamGroup(own)] if own else [])]

@@ -39,7 +39,7 @@ FORWARDS_ADDED: dict[str, Callable[[Container], int]] = {
     "MACRL": lambda _: 0,
     "Mixture": lambda mixture: len(mixture.mixers),
 }
-"""What a container adds to its base; without one it encodes its one view."""
+"""What a container adds to its base."""
 PAIRED = {"Mixture"}
 """Methods whose draws pair the rows of a batch: another order is another experiment."""
 ALLOWED = (
@@ -322,7 +322,7 @@ def stated_forwards(method: Method) -> int | None:
     name = type(method).__name__
     if not isinstance(method, Container):
         return FORWARDS.get(name)
-    own = 1 if method.base is None else stated_forwards(method.base)
+    own = stated_forwards(method.base)
     added = FORWARDS_ADDED.get(name)
     return None if own is None or added is None else own + added(method)
 

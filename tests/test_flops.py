@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from baselines.barlow_twins import BarlowTwins
+from baselines.mae import MAE
 from baselines.mrcl import MRCL
 from baselines.simclr import SimCLR
 from benchmark.errors import BenchmarkError
@@ -164,8 +165,8 @@ METHODS = {
     "barlow_twins": (barlow_twins, barlow_step()),
     "mrcl_simclr": (mrcl, simclr_step(4) + decoder_step(2 * BATCH, 4)),
     "mrcl_bt": (partial(mrcl, base=barlow_twins), barlow_step(4) + decoder_step(2 * BATCH, 4)),
-    "alone": (
-        partial(mrcl, base=None),
+    "mae": (
+        lambda encoder: MAE(encoder, decoder=partial(PixelDecoder, **DECODER), mask_ratio=0.75),
         training(patches(BATCH, TOKENS, PATCH, WIDTH), blocks(BATCH, 5, WIDTH, DEPTH)) + decoder_step(BATCH, 4),
     ),
 }

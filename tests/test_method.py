@@ -67,7 +67,7 @@ class OneSided(Pair):
 class Adding(Container):
     """A container with one layer of its own."""
 
-    def __init__(self, encoder: Encoder, base: Callable[[Encoder], Siamese] | None) -> None:
+    def __init__(self, encoder: Encoder, base: Callable[[Encoder], Siamese]) -> None:
         super().__init__(encoder, base)
         self.own = nn.Linear(2, 2)
 
@@ -194,17 +194,6 @@ def test_container_groups_parameters() -> None:
     assert sorted(grouped) == sorted(id(p) for p in container.parameters())
     container.own.requires_grad_(False)
     assert len(container.param_groups()) == 2
-
-
-def test_container_alone_holds_its_encoder() -> None:
-    """Oracle: the encoder given, one group with it and the own layer, and hooks that do nothing."""
-    encoder = Toy()
-    container = Adding(encoder, None)
-    container.after_backward(Step(torch.zeros(())))
-    container.after_step(0.5)
-    assert container.encoder is encoder
-    (group,) = container.param_groups()
-    assert len(group.params) == 4
 
 
 def test_container_builds_its_base_first() -> None:
