@@ -7,7 +7,7 @@ a forged or mixed-up record would have consistent bytes.
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError
@@ -20,7 +20,6 @@ from benchmark.report.store import (
     group,
     key_of,
     made_by,
-    major,
     majors,
     platform,
     tuning_of,
@@ -38,35 +37,27 @@ FREE = (VIEWS, "Pretraining.name", "experiment.teacher_share", "experiment.rate_
 
 def audit(folder: Path) -> list[str]:
     """Return what is wrong with the records below a folder of boards, one sentence with its file per problem."""
-    problems, found = [], {}
+    problems: list[str] = []
+    records: dict[Path, Record] = {}
     for path in sorted(folder.rglob("*.json")):
         try:
-            found[path] = read(path)
+            record = records[path] = read(path)
         except BenchmarkError as problem:
             problems.append(str(problem))
-    records = list(found.values())
-    for path, record in found.items():
-        found_here = (
-            *_misplaced(path, folder, record),
-            *_private(record),
-            *_impossible(record),
-            *_unused_rate(record),
-        )
-        problems += [f"{path}: {problem}" for problem in found_here]
-    problems += _missing_floors(found)
-    problems += _unfounded_rates(found)
-    problems += _unequal_terms(found)
-    problems += _contradictions(records)
-    return problems
+            continue
+        place = path.parent.relative_to(folder).as_posix()
+        inside = (*_misplaced(path.name, place, record), *_private(record), *_impossible(record), *_unused_rate(record))
+        problems += [f"{path}: {problem}" for problem in inside]
+    for check in (_missing_floors, _unfounded_rates, _unequal_terms):
+        problems += check(records)
+    return [*problems, *_contradictions(records.values())]
 
 
-def _misplaced(path: Path, folder: Path, record: Record) -> Iterator[str]:
-    if path.name != file_name(record):
+def _misplaced(name: str, place: str, record: Record) -> Iterator[str]:
+    if name != file_name(record):
         yield f"expected the name {file_name(record)}. Rename it back."
-    board = record["board"]
-    place = path.parent.relative_to(folder).as_posix()
-    if record["division"] != "floor" and board != place:
-        yield f"lies in the folder {place!r}, but was published to {board!r}. Move it back."
+    if record["division"] != "floor" and record["board"] != place:
+        yield f"lies in the folder {place!r}, but was published to {record['board']!r}. Move it back."
 
 
 def _private(record: Record) -> Iterator[str]:
@@ -84,42 +75,38 @@ def _impossible(record: Record) -> Iterator[str]:
     for name, result in record["metrics"].items():
         yield from (f"metrics.{name}: {problem}" for problem in _impossible_metrics(record, result))
     budget, cost = record["budget"], record["cost"]
-    if cost["data_wait_seconds"] > cost["train_seconds"]:
-        yield (
-            f"cost.data_wait_seconds: {cost['data_wait_seconds']:g} are part of cost.train_seconds, but those are "
-            f"{cost['train_seconds']:g}."
-        )
+    waited, seconds = cost["data_wait_seconds"], cost["train_seconds"]
+    if waited > seconds:
+        yield f"cost.data_wait_seconds: {waited:g} are part of cost.train_seconds, but those are {seconds:g}."
     if budget is None:
         if record["division"] == "floor" and (cost["flops"] or cost["images"]):
             yield "a floor costs nothing, but its cost has images or FLOPs."
         return
+    flops, images = cost["teacher_flops"] + budget["steps"] * cost["flops_per_step"], cost["images"]
+    own_images = budget["steps"] * budget["batch_size"]
     if record["status"] in ("diverged", "overtime", "failed"):
-        if cost["flops"] > cost["teacher_flops"] + budget["steps"] * cost["flops_per_step"]:
+        if cost["flops"] > flops:
             yield "a run that ended early cannot have spent more than its steps."
     else:
-        flops = cost["teacher_flops"] + budget["steps"] * cost["flops_per_step"]
         if not math.isclose(cost["flops"], flops, rel_tol=1e-12):
             yield f"cost.flops: expected {flops:g} from steps and teacher, got {cost['flops']:g}."
-        own = budget["steps"] * budget["batch_size"]
-        if record["teacher"] is None and cost["images"] != own:
-            yield f"cost.images: expected {own:,} from steps and batch, got {cost['images']:,}."
-        if cost["images"] < own:
-            yield f"cost.images: at least {own:,} by the steps, got {cost['images']:,}."
-    if budget["kind"] == "flops" and cost["flops"] > budget["amount"]:
-        yield f"cost.flops: {cost['flops']:g} are more than the budget of {budget['amount']:g}."
-    if budget["kind"] == "flops" and record["status"] == "ok":
-        unspent = budget["amount"] - cost["flops"]
-        if unspent >= cost["flops_per_step"]:
-            yield f"cost.flops: {unspent:g} of the budget are left, which buys another step."
-    if budget["kind"] == "samples" and cost["images"] > budget["amount"]:
-        yield f"cost.images: {cost['images']:,} are more than the budget of {budget['amount']:,.0f}."
-    if budget["kind"] == "device_seconds" and record["status"] == "ok":
-        missed = abs(cost["train_seconds"] - budget["amount"])
-        if missed > TOLERANCE * budget["amount"]:
-            yield (
-                f"status: {cost['train_seconds']:g} s miss the budget of {budget['amount']:g} s by more than "
-                f"{100 * TOLERANCE:g} %, which is no ok."
-            )
+        if record["teacher"] is None and images != own_images:
+            yield f"cost.images: expected {own_images:,} from steps and batch, got {images:,}."
+        if images < own_images:
+            yield f"cost.images: at least {own_images:,} by the steps, got {images:,}."
+    spent = {"flops": cost["flops"], "samples": images, "device_seconds": seconds}[budget["kind"]]
+    left = budget["amount"] - spent
+    if budget["kind"] == "flops" and left < 0:
+        yield f"cost.flops: {spent:g} are more than the budget of {budget['amount']:g}."
+    if budget["kind"] == "flops" and record["status"] == "ok" and left >= cost["flops_per_step"]:
+        yield f"cost.flops: {left:g} of the budget are left, which buys another step."
+    if budget["kind"] == "samples" and left < 0:
+        yield f"cost.images: {images:,} are more than the budget of {budget['amount']:,.0f}."
+    if budget["kind"] == "device_seconds" and record["status"] == "ok" and abs(left) > TOLERANCE * budget["amount"]:
+        yield (
+            f"status: {seconds:g} s miss the budget of {budget['amount']:g} s by more than {100 * TOLERANCE:g} %, "
+            f"which is no ok."
+        )
     taught = record["teacher"] is not None and record["teacher"]["key"] is not None
     if taught != (cost["teacher_flops"] > 0):
         was = "" if taught else " not"
@@ -127,16 +114,14 @@ def _impossible(record: Record) -> Iterator[str]:
 
 
 def _impossible_metrics(record: Record, result: Metrics) -> Iterator[str]:
-    if result["n"] != record["dataset"]["sizes"]["test"]:
-        yield f"n is {result['n']:,}, but the test set has {record['dataset']['sizes']['test']:,} images."
+    n, draws = result["n"], result["draws"] or [result["top1"]]
+    if n != record["dataset"]["sizes"]["test"]:
+        yield f"n is {n:,}, but the test set has {record['dataset']['sizes']['test']:,} images."
         return
-    for top1 in result["draws"] or [result["top1"]]:
-        hits = top1 * result["n"]
-        if abs(hits - round(hits)) > CHANCE * max(1, result["n"]):
-            yield f"top1 {top1} is no share of {result['n']:,} images."
-    if result["draws"] and not math.isclose(
-        result["top1"], math.fsum(result["draws"]) / len(result["draws"]), rel_tol=1e-9
-    ):
+    for top1 in draws:
+        if abs(top1 * n - round(top1 * n)) > CHANCE * max(1, n):
+            yield f"top1 {top1} is no share of {n:,} images."
+    if not math.isclose(result["top1"], math.fsum(draws) / len(draws), rel_tol=1e-9):
         yield "top1 is not the mean of its draws."
     if result["top5"] is not None and result["top5"] < result["top1"]:
         yield "top5 is below top1."
@@ -150,28 +135,27 @@ def _unused_rate(record: Record) -> Iterator[str]:
         yield f"tuning.factor: {tuning['factor']:g} is not the experiment.rate_factor of its configuration."
 
 
-def _missing_floors(found: dict[Path, Record]) -> Iterator[str]:
-    known = {record["id"] for record in found.values() if record["division"] == "floor"}
-    for path, record in found.items():
-        for identity in record["floors"]:
-            if identity not in known:
-                yield f"{path}: its floor {identity} is not among the records. Restore it, or publish the run again."
+def _missing_floors(records: Mapping[Path, Record]) -> Iterator[str]:
+    known = {record["id"] for record in records.values() if record["division"] == "floor"}
+    for path, record in records.items():
+        for identity in filter(lambda identity: identity not in known, record["floors"]):
+            yield f"{path}: its floor {identity} is not among the records. Restore it, or publish the run again."
 
 
-def _unfounded_rates(found: dict[Path, Record]) -> Iterator[str]:
+def _unfounded_rates(records: Mapping[Path, Record]) -> Iterator[str]:
     """Yield the runs of the division tuned whose rate does not follow from the trials that they name."""
-    trials = {record["id"]: record for record in found.values() if record["division"] == "trial"}
-    for path, record in found.items():
+    trials = {record["id"]: record for record in records.values() if record["division"] == "trial"}
+    for path, record in records.items():
         tuning = tuning_of(record)
         if tuning is None or record["division"] != "tuned":
             continue
         if missing := [identity for identity in tuning["trials"] if identity not in trials]:
             yield f"{path}: its trials {', '.join(missing)} are not among the records. Restore them, or tune again."
             continue
-        named = contests(trials[identity] for identity in tuning["trials"]).get(tuning["recipe"], Contest(()))
-        if not named.is_complete or named.tuning != tuning:
+        contest = contests(trials[identity] for identity in tuning["trials"]).get(tuning["recipe"], Contest(()))
+        if not contest.is_complete or contest.tuning != tuning:
             yield f"{path}: its rate, factor {tuning['factor']:g}, does not follow from the trials that it names."
-        elif apart := list(_apart(record, named.winner)):
+        elif apart := list(_apart(record, contest.winner)):
             yield f"{path}: its trials were made with another {', '.join(apart)}. Tune again."
 
 
@@ -190,22 +174,21 @@ def _apart(run: Record, trial: Record) -> Iterator[str]:
     yield from (name for name, (ours, theirs) in shared.items() if ours != theirs)
 
 
-def _unequal_terms(found: Mapping[Path, Record]) -> Iterator[str]:
+def _unequal_terms(records: Mapping[Path, Record]) -> Iterator[str]:
     """Yield the runs that a table ranks beside others although more than the method differs in their configurations.
 
     Among the runs of a table that its newest code made, each is held against one whose terms the most have.
     """
-    paths = {record["id"]: path for path, record in found.items()}
+    paths = {record["id"]: path for path, record in records.items()}
     tables: dict[Setting, list[Record]] = defaultdict(list)
-    for cell in group(record for record in found.values() if record["division"] in ON_EQUAL_TERMS):
+    for cell in group(record for record in records.values() if record["division"] in ON_EQUAL_TERMS):
         tables[cell.setting] += cell.runs
     for runs in tables.values():
         newest = max(runs, key=lambda run: (run["created_utc"], run["id"]))
-        alike = sorted(
-            (run for run in runs if _pretraining(run) == _pretraining(newest)), key=lambda run: paths[run["id"]]
-        )
-        terms = [_terms(run) for run in alike]
-        usual = alike[terms.index(Counter(terms).most_common(1)[0][0])]
+        alike = [run for run in runs if _pretraining(run) == _pretraining(newest)]
+        terms = {run["id"]: _terms(run) for run in sorted(alike, key=lambda run: paths[run["id"]])}
+        most_common = Counter(terms.values()).most_common(1)[0][0]
+        usual = next(run for run in alike if terms[run["id"]] == most_common)
         for run in alike:
             if apart := _first_difference(run, usual):
                 yield (
@@ -217,24 +200,25 @@ def _unequal_terms(found: Mapping[Path, Record]) -> Iterator[str]:
 
 def _pretraining(record: Record) -> int:
     """Return the Major version of the code of pretraining."""
-    return major(versions_of(record).get(PRETRAINING, FIRST_VERSION))
+    return dict(majors(record)).get(PRETRAINING, 1)
 
 
 def _terms(run: Record) -> frozenset[tuple[str, str]]:
     """Return the values in which a run must agree with all others of its table."""
     text = canonical(run["config"]["text"])
-    without = _own(text, run["config"]["varied"]) | _within_views(text)
-    return frozenset((name, value) for name, value in text.identity.items() if name not in without)
+    names = _compared(text, run["config"]["varied"]) - _of_views(text)
+    return frozenset((name, value) for name, value in text.identity.items() if name in names)
 
 
 def _first_difference(run: Record, other: Record) -> tuple[str, str] | None:
     """Return the first lines in which two runs differ and may not; what one's views alone have may be there or not."""
     texts = ours, theirs = canonical(run["config"]["text"]), canonical(other["config"]["text"])
     varied = [*run["config"]["varied"], *other["config"]["varied"]]
-    own = _own(ours, varied) | _own(theirs, varied)
-    views = _within_views(ours) | _within_views(theirs)
-    shared = ours.lines.keys() & theirs.lines.keys()
-    for name in sorted((ours.counting | theirs.counting) - own - (views - shared)):
+    of_one = ours.lines.keys() ^ theirs.lines.keys()
+    names = set(ours.counting | theirs.counting)
+    for text in texts:
+        names -= (text.lines.keys() - _compared(text, varied)) | (_of_views(text) & of_one)
+    for name in sorted(names):
         if ours.lines.get(name) != theirs.lines.get(name):
             first, second = (
                 f"{name} = {text.lines[name]}" if name in text.lines else f"no line {name}" for text in texts
@@ -243,43 +227,33 @@ def _first_difference(run: Record, other: Record) -> tuple[str, str] | None:
     return None
 
 
-def _own(text: Canonical, varied: Iterable[str]) -> set[str]:
-    """Return the parameters that may be a run's own: its method's, those varied on purpose, and its rate."""
-    named = tuple(f".{binding.partition('=')[0].strip().rpartition('/')[2]}" for binding in varied)
-    lines = text.lines
-    roots = {name for name in lines if name in METHOD or any(own.endswith(_ending(name)) for own in named)}
-    others = {name: value for name, value in lines.items() if name not in roots}
-    shared = references(others, [name for name in others if name.startswith("experiment.")])
-    return {*roots, *FREE, *within(lines, references(lines, roots) - shared)}
+def _compared(text: Canonical, varied: Iterable[str]) -> set[str]:
+    """Return the parameters that are not a run's own: its method's, those varied on purpose, its views and its rate."""
+    endings = [f".{binding.partition('=')[0].strip().rpartition('/')[2]}" for binding in varied]
+    bound = [name for name in text.lines if any(each.endswith(f".{name.rpartition('/')[2]}") for each in endings)]
+    return text.reached_without({*METHOD, *bound}) - set(FREE)
 
 
-def _within_views(text: Canonical) -> set[str]:
+def _of_views(text: Canonical) -> set[str]:
     """Return the parameters of the views alone."""
     return within(text.lines, references(text.lines, [VIEWS]))
 
 
-def _ending(name: str) -> str:
-    """Return how a binding of the parameter ends, whatever its scope and module."""
-    return f".{name.rpartition('/')[2]}"
-
-
-def _contradictions(records: Sequence[Record]) -> Iterator[str]:
+def _contradictions(records: Collection[Record]) -> Iterator[str]:
     """Yield repeated runs that should be the same and are not, and data sets that go by one name."""
     repeated, named = defaultdict(list), defaultdict(set)
     for record in records:
-        made_on = tuple(str(part) for part in platform(record).values())
-        made_with = made_by(record), _exact_code(record)
-        repeated[key_of(record), record["seed"], record["division"], made_on, made_with].append(record)
+        machine = tuple(map(str, platform(record).values()))
+        code = frozenset(item for item in versions_of(record).items() if item[1] != FIRST_VERSION)
+        repeated[key_of(record), record["seed"], record["division"], machine, made_by(record), code].append(record)
         if record["division"] not in ("trial", "floor"):  # those have another test split, these no board
             named[record["board"], record["dataset"]["name"]].add(record["dataset"]["fingerprint"])
     for runs in repeated.values():
         repeatable = [run for run in runs if run["status"] == "ok" and run["environment"]["deterministic"]]
-        digests = {run["training"]["digest"] for run in repeatable}
-        if len(digests) > 1:
-            ids = ", ".join(sorted(run["id"] for run in runs))
+        if len({run["training"]["digest"] for run in repeatable}) > 1:
             yield (
-                f"{ids}: the same configuration, seed, code, versions and machine ended in different weights. Find out "
-                f"which is not what it says; runs are deterministic."
+                f"{', '.join(sorted(run['id'] for run in runs))}: the same configuration, seed, code, versions and "
+                f"machine ended in different weights. Find out which is not what it says; runs are deterministic."
             )
         yield from _other_scores(runs)
     for (board, name), fingerprints in sorted(named.items(), key=str):
@@ -287,22 +261,15 @@ def _contradictions(records: Sequence[Record]) -> Iterator[str]:
             yield f"board {board}: {len(fingerprints)} different data sets are called {name}. Give each its own name."
 
 
-def _exact_code(record: Record) -> frozenset[tuple[str, str]]:
-    """Return the versions, Minor and all, of the code of a record: equal ones give equal bits."""
-    return frozenset((name, each) for name, each in versions_of(record).items() if each != FIRST_VERSION)
-
-
-def _other_scores(runs: Sequence[Record]) -> Iterator[str]:
+def _other_scores(runs: Iterable[Record]) -> Iterator[str]:
     """Yield the evaluations of which runs with equal weights have different results; seconds are no results."""
-    scores: dict[tuple[str | None, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    scores: dict[tuple[str | None, str], dict[str, str]] = defaultdict(dict)  # results by the id of the run
     for run in runs:
-        digest = run["training"]["digest"]  # None for floors, which are known by their configuration
-        for name, metrics in run["metrics"].items():
-            scores[digest, name][json.dumps(timeless(metrics), sort_keys=True)].add(run["id"])
-    for (_, name), found in scores.items():
-        if len(found) > 1:
-            ids = ", ".join(sorted(set().union(*found.values())))
+        for name, metrics in run["metrics"].items():  # floors have no digest, and are known by their configuration
+            scores[run["training"]["digest"], name][run["id"]] = json.dumps(timeless(metrics), sort_keys=True)
+    for (_, name), results in scores.items():
+        if len(set(results.values())) > 1:
             yield (
-                f"{ids}: the same weights, code and machine have different results of {name}. Find out which is not "
-                f"what it says; evaluations are deterministic."
+                f"{', '.join(sorted(results))}: the same weights, code and machine have different results of {name}. "
+                f"Find out which is not what it says; evaluations are deterministic."
             )

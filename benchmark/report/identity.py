@@ -43,8 +43,15 @@ class Canonical:
 
     def part_without(self, parameters: Collection[str]) -> dict[str, str]:
         """Return the identity of the root without some of its parameters, and without what these alone refer to."""
-        own = [name for name in self.lines if name.rpartition(".")[0] == ROOT]
-        return self.part(name for name in own if name.rpartition(".")[2] not in parameters)
+        reached = self.reached_without(f"{ROOT}.{name}" for name in parameters)
+        return {name: value for name, value in self.identity.items() if name in reached}
+
+    def reached_without(self, parameters: Iterable[str]) -> set[str]:
+        """Return all parameters but some, and but those of what these alone refer to."""
+        excluded = set(parameters)
+        lines = {name: value for name, value in self.lines.items() if name not in excluded}
+        roots = {name for name in lines if name.rpartition(".")[0] == ROOT}
+        return roots | within(lines, references(lines, roots))
 
 
 @cache
