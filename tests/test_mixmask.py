@@ -47,7 +47,7 @@ def mixture(
     encoder = vit()
     torch.manual_seed(1)
     method = Mixture(encoder, base=base, mixers=mixers or (MASK,), target_views=target_views).double()
-    if hasattr(method.base, "target"):
+    if method.base.target is not None:
         unlike(method.base.target)
     return method
 
