@@ -21,7 +21,6 @@ from typing import Any
 import gin
 
 from benchmark import registry
-from benchmark.annotations import Location as Location
 from benchmark.blame import located
 from benchmark.errors import BenchmarkError, ConfigError, suggest, unwrapped
 from benchmark.report.identity import Canonical, canonical, digest

@@ -16,7 +16,8 @@ import gin
 import pytest
 
 from benchmark import config, registry, statements
-from benchmark.config import Config, Location, build, load, loads
+from benchmark.annotations import Location
+from benchmark.config import Config, build, load, loads
 from benchmark.errors import ConfigError, MissingError
 
 
