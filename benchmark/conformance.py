@@ -58,6 +58,8 @@ def checker(hint: Any) -> Check:
         return partial(_check_items, expected, origin, inner, length)
     if hint is float:
         return _check_float
+    if hint in (bool, int, str):
+        return partial(_check_type, expected, hint)
     return partial(_check_value, expected, _test(hint, origin or hint, arguments))
 
 
@@ -95,13 +97,15 @@ def _test(hint: Any, kind: Any, arguments: tuple[Any, ...]) -> Callable[[Any], b
     """Return whether a value is of an annotation that has no parts."""
     if kind is Literal:
         return lambda value: any(type(value) is type(choice) and value == choice for choice in arguments)
-    if hint in (bool, int, str):
-        return lambda value: type(value) is hint
     if hint in (None, type(None)):
         return lambda value: value is None
     if _accepts_factory(kind):
         return lambda value: isinstance(value, Reference) or callable(value)
     return lambda value: not isinstance(kind, type) if isinstance(value, Reference) else _is_instance(value, kind)
+
+
+def _check_type(expected: str, kind: type, value: Any) -> tuple[Any, Problems]:
+    return value, () if type(value) is kind else _mismatch(expected, value)
 
 
 def _check_value(expected: str, test: Callable[[Any], bool], value: Any) -> tuple[Any, Problems]:
@@ -129,9 +133,11 @@ def _check_tests(
     expected: str, inner: Check, tests: Iterable[Callable[[Any], Any]], value: Any
 ) -> tuple[Any, Problems]:
     fitted, problems = inner(value)
-    if problems or all(test(fitted) for test in tests):
-        return fitted, problems
-    return value, _mismatch(expected, value)
+    if not problems:
+        for test in tests:
+            if not test(fitted):
+                return value, _mismatch(expected, value)
+    return fitted, problems
 
 
 def _check_union(expected: str, inner: Iterable[Check], value: Any) -> tuple[Any, Problems]:
