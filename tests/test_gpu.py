@@ -1,6 +1,6 @@
 """What a GPU has to prove, and that what can be tried of it on a processor works; `pytest -m gpu` where there is one.
 
-The facts themselves are functions in `benchmark.speeds.facts`, which the command `python -m benchmark.speed gpu` shares.
+The facts themselves are functions in `benchmark.speeds.facts`, which `python -m benchmark.speed gpu` calls too.
 """
 
 import contextlib
