@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import benchmark
+from benchmark.folders import sha256_of
+from benchmark.report.fields import Code
 from benchmark.report.identity import canonical, references
-from benchmark.report.record import Code, Record
+from benchmark.report.record import Record
 from benchmark.report.store import FIRST_VERSION, PRETRAINING, major, versions_of
 
 HERE = Path(__file__).parent
@@ -40,7 +42,7 @@ def code(versions: Mapping[str, str]) -> Code:
         dirty = bool(status)
         if dirty:
             new = _git("ls-files", "--others", "--exclude-standard", "-z", "--", *RUNS).split("\0")[:-1]
-            contents = [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in new]
+            contents = [sha256_of(root / name) for name in new]
             changes = hashlib.sha256(
                 "\n".join([status, *contents, _git("diff", "HEAD", "--", *RUNS)]).encode()
             ).hexdigest()

@@ -5,38 +5,31 @@ A file is `step-<step>-<digest>.pt`. It holds tensors and plain values only, so 
 
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmark.errors import BenchmarkError
+from benchmark.folders import written_whole
 
 KEPT = 2
 
 
 def save(state: dict[str, Any], step: int, folder: Path) -> Path:
     """Write `state` atomically and keep the newest two files."""
-    folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getbuffer()
     path = folder / f"step-{step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
-    partial = folder / f".{path.name}.{os.getpid()}.partial"
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with written_whole(path) as partial:
+            partial.write_bytes(content)
     except OSError as problem:
         raise BenchmarkError(
             f"The checkpoint of step {step} could not be written to {folder}: {problem}. "
             f"Earlier checkpoints are intact; free some space and continue with --resume."
         ) from problem
-    finally:
-        partial.unlink(missing_ok=True)
     # not those of later steps, which are damaged or foreign if a run resumed before them
     for old in sorted(file for file in folder.glob("step-*.pt") if file.name <= path.name)[:-KEPT]:
         old.unlink(missing_ok=True)

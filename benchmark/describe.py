@@ -1,27 +1,90 @@
-"""Live objects in the terms of a record."""
+"""Records, made of live objects by the one builder; and the end of every run, at which its record is written."""
 
 import hashlib
 import inspect
 import math
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from statistics import NormalDist
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
-from benchmark.checkout import HERE
+from benchmark.checkout import HERE, code
 from benchmark.data.images import Dataset
+from benchmark.environment import environment
+from benchmark.examination import Examination
+from benchmark.folders import sha256_of
 from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
-from benchmark.report import record
+from benchmark.report import fields
+from benchmark.report import record as records
+from benchmark.report.identity import without_paths
+from benchmark.report.record import Record
 from benchmark.report.store import FIRST_VERSION
+from benchmark.report.tables import row
 from benchmark.training.budget import Ledger
 from benchmark.training.loop import Outcome
 
+SMOKE = {"digits": "The digits are a smoke set: raw pixels reach 97 %, so these numbers rank nothing."}
+FEW = 200  # test images: below, the interval of an accuracy is wider than 6.8 points on either side
+UNTRAINED: fields.Training = {
+    "loss": None,
+    "logs": {},
+    "digest": None,
+    "collapsed": None,
+    "effective_rank": None,
+    "feature_std": None,
+}
+"""What a record says of the training of an encoder that was not trained here."""
 
-def dataset(data: Dataset) -> record.Dataset:
+
+def record(
+    examination: Examination,
+    net: Encoder,
+    versions: Mapping[str, str],
+    *,
+    division: str,
+    key: str,
+    varied: Sequence[str] = (),
+    precision: str = "float32",
+    **values: Any,
+) -> Record:
+    """Return the sealed record of a run, an evaluation or a floor that was made just now, by code of these versions.
+
+    `precision` is that of pretraining. `values` always are `method` and `cost`, and what else a record says; what is
+    not given does not exist. Floors leave out where files lie, since a board takes them as they are.
+    """
+    text = examination.config.text
+    content = {
+        "schema": records.SCHEMA,
+        "created_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "status": "ok",
+        "division": division,
+        "board": None,
+        "dataset": dataset(examination.dataset),
+        "encoder": encoder(net),
+        "seed": examination.experiment.seed,
+        "config": {"key": key, "text": without_paths(text) if division == "floor" else text, "varied": list(varied)},
+        "tuning": None,
+        "code": code(versions),
+        "budget": None,
+        "environment": environment(examination.device, precision),
+        "training": UNTRAINED,
+        "metrics": {},
+        "predictions": None,
+        "floors": [],
+        "teacher": None,
+        "checkpoint": None,
+    }
+    return records.seal(content | values)
+
+
+def dataset(data: Dataset) -> fields.Dataset:
     """Describe a data set by name, content and sizes."""
     return {
         "name": data.name,
@@ -35,7 +98,7 @@ def dataset(data: Dataset) -> record.Dataset:
     }
 
 
-def encoder(net: Encoder) -> record.Encoder:
+def encoder(net: Encoder) -> fields.Encoder:
     """Describe the encoder that is evaluated."""
     return {
         "name": net.name,
@@ -47,7 +110,7 @@ def encoder(net: Encoder) -> record.Encoder:
     }
 
 
-def method(name: str, *stages: Method) -> record.Method:
+def method(name: str, *stages: Method) -> fields.Method:
     """Describe a method by what its own source files say: which they are, and how they differ from their papers.
 
     `stages` are the method and, where it has one, the method of its teacher. The hash is that of the files outside this
@@ -60,7 +123,7 @@ def method(name: str, *stages: Method) -> record.Method:
         deviations += deviations_of(kind)
     names = [str(file.relative_to(HERE.parent) if file.is_relative_to(HERE.parent) else file.name) for file in files]
     outside = sorted(file for file in files if not file.is_relative_to(HERE.parent))
-    contents = "".join(f"{file.name}\n{hashlib.sha256(file.read_bytes()).hexdigest()}\n" for file in outside)
+    contents = "".join(f"{file.name}\n{sha256_of(file)}\n" for file in outside)
     own = hashlib.sha256(contents.encode()).hexdigest() if outside else None
     return {"name": name, "files": sorted(names), "module_sha256": own, "deviations": deviations}
 
@@ -101,7 +164,7 @@ def deviations_of(kind: type[Method]) -> list[str]:
     ]
 
 
-def cost(ledger: Ledger, flops_per_step: int, evaluation_seconds: float, teacher: Ledger | None = None) -> record.Cost:
+def cost(ledger: Ledger, flops_per_step: int, evaluation_seconds: float, teacher: Ledger | None = None) -> fields.Cost:
     """Describe what was spent, the teacher's part included; `flops_per_step` is that of the method itself."""
     stages = [ledger, *([teacher] if teacher else [])]
     measured = [stage.joules for stage in stages if stage.joules is not None]
@@ -123,7 +186,7 @@ def cost(ledger: Ledger, flops_per_step: int, evaluation_seconds: float, teacher
     }
 
 
-def training(outcome: Outcome) -> record.Training:
+def training(outcome: Outcome) -> fields.Training:
     """Describe how pretraining ended."""
     return {
         "loss": outcome.loss,
@@ -135,23 +198,46 @@ def training(outcome: Outcome) -> record.Training:
     }
 
 
-UNTRAINED: record.Training = {
-    "loss": None,
-    "logs": {},
-    "digest": None,
-    "collapsed": None,
-    "effective_rank": None,
-    "feature_std": None,
-}
-"""What a record says of the training of an encoder that was not trained here."""
-
-
-def weights(path: Path) -> record.Checkpoint:
+def weights(path: Path) -> fields.Checkpoint:
     """Describe a file of exported weights."""
-    content = path.read_bytes()
-    return {"file": path.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    return {"file": path.name, "sha256": sha256_of(path), "bytes": path.stat().st_size}
 
 
 def parameters(module: nn.Module) -> int:
     """Count parameters, fixed ones included."""
     return sum(p.numel() for p in module.parameters())
+
+
+def conclude(record: Record, floors: list[Record], folder: Path, publish: Path | None) -> Record:
+    """Write the record, publish it with its floors if asked, print its row and return it as it was last written."""
+    path = records.write(record, folder)
+    if publish:
+        record = public(record, publish)
+        for each in (*floors, record):
+            path = records.write(each, publish)
+    print(f"\n{row(record, floors)}")
+    if record["dataset"]["name"] in SMOKE:
+        print(SMOKE[record["dataset"]["name"]])
+    tested = record["dataset"]["sizes"]["test"]
+    if record["metrics"] and tested < FEW:
+        print(
+            f"There are {tested} test images: the 95 % interval (Wilson) around an accuracy of 50 % is "
+            f"± {100 * half_width(tested):.0f} points, so small differences say nothing."
+        )
+    print(f"record: {path}")
+    return record
+
+
+def public(record: Mapping[str, Any], board: Path) -> Record:
+    """Return the record as a board has it: without absolute paths, as where somebody's files lie is private."""
+    config = {**record["config"], "text": without_paths(record["config"]["text"])}
+    return records.seal({**record, "board": board.name, "config": config})
+
+
+def half_width(n: int) -> float:
+    """Return the half width of Wilson's 95 % interval of a proportion, where one half of `n` was observed.
+
+    That is where it is widest: z / (2 sqrt(n + z^2)), with z the normal quantile (Wilson 1927).
+    """
+    z = NormalDist().inv_cdf(0.975)
+    return z / (2 * math.sqrt(n + z**2))

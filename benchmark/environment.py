@@ -12,7 +12,7 @@ import torch
 import torchvision
 
 from benchmark.errors import ConfigError
-from benchmark.report.record import Environment
+from benchmark.report.fields import Environment
 
 NATIVE_BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))  # flags of x86 and of Arm
 BUSY = 0.75  # of the cores: what this process itself adds before it trains is less

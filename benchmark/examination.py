@@ -1,24 +1,22 @@
 """What is examined: a configuration, the data it found, its encoder and evaluations, trained here or elsewhere."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import gin
 import torch
 
-from benchmark import PRETRAINING_VERSION, describe
+from benchmark import PRETRAINING_VERSION
 from benchmark import config as configuration
 from benchmark.annotations import Location
-from benchmark.checkout import code
 from benchmark.config import Config
 from benchmark.data.images import Dataset, Images, Outline, Split
 from benchmark.data.streaming import subset
 from benchmark.data.subsets import holdout
-from benchmark.environment import environment, use_device
+from benchmark.environment import use_device
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
 from benchmark.evals.finetune import ConvNetTuning, FineTune, ViTTuning
@@ -32,12 +30,11 @@ from benchmark.evals.semi_finetune import SemiFineTune
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.timm_net import Timm
+from benchmark.pretraining import Pretraining
 from benchmark.randomness import derive
-from benchmark.report.record import SCHEMA
 from benchmark.report.store import PRETRAINING
 from benchmark.report.tuning import fingerprint_without_test
 from benchmark.training.budget import Budget
-from benchmark.training.loop import Pretraining
 from benchmark.views.recipes import ViewLimits
 
 __all__ = [  # with what gin files may name
@@ -152,29 +149,10 @@ class Examination:
         evaluations = {type(evaluation).__name__: evaluation.version for evaluation in self.evaluations}
         return {PRETRAINING: PRETRAINING_VERSION} | evaluations
 
-    @property
-    def precision(self) -> str:
-        """The precision in which the encoder was trained, as far as this is known."""
-        return "float32"
-
     def encoder(self) -> Encoder:
         """Build the encoder from the seed: the same initial weights for every method and for the floor."""
         torch.manual_seed(derive(self.experiment.seed, "encoder"))
         return self.experiment.encoder(self.images.size)
-
-    def shared(self, encoder: Encoder, versions: Mapping[str, str]) -> dict[str, Any]:
-        """Describe what the record of a run and those of its floors have in common, by code of these versions."""
-        return {
-            "schema": SCHEMA,
-            "created_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "dataset": describe.dataset(self.dataset),
-            "encoder": describe.encoder(encoder),
-            "seed": self.experiment.seed,
-            "code": code(versions),
-            "environment": environment(self.device, self.precision),
-            "tuning": None,
-            "teacher": None,
-        }
 
 
 def without_test(data: Data) -> Data:

@@ -2,20 +2,21 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmark import describe, floors, progress
-from benchmark.conclude import conclude
 from benchmark.config import Config
 from benchmark.errors import ConfigError
 from benchmark.evals import harness, layouts
 from benchmark.examination import Examination
 from benchmark.folders import check_folders, make_folder
-from benchmark.report import record as records
 from benchmark.report.identity import canonical, digest, references
 from benchmark.report.record import Record
-from benchmark.report.store import FIRST_VERSION, PRETRAINING, key_of, versions_of
+from benchmark.report.store import FIRST_VERSION, PRETRAINING, files_outside, key_of, versions_of
 from benchmark.subject import Subject
 from benchmark.training.budget import Ledger
+
+OF_TRAINING = ("status", "budget", "training", "teacher")  # what a record of evaluation takes from that of its run
 
 
 def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None = None) -> Record:
@@ -41,8 +42,9 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
     below = floors.measure(examination)  # first, since random weights take as long as those of the subject
     if below:
         print(f"about {progress.duration(below[0]['cost']['evaluation_seconds'])} of evaluation")
+    name = subject.title(encoder.name)
     begin = time.perf_counter()
-    with progress.doing(f"evaluating {subject.named(encoder)['name']}"):
+    with progress.doing(f"evaluating {name}"):
         results = harness.evaluate_encoder(
             encoder,
             examination.dataset,
@@ -57,27 +59,26 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
     seconds = time.perf_counter() - begin
     weights = describe.weights(subject.weights) if subject.weights else None
     run = subject.run
+    trained: dict[str, Any] = {name: value for name, value in run.items() if name in OF_TRAINING} if run else {}
+    outside = files_outside(run) if run else None
     origin = key_of(run) if run else weights["sha256"] if weights else ""  # seeds of a run share a line
     key = config.key(examination.dataset.fingerprint, origin)
-    record = records.seal(
-        examination.shared(encoder, examination.versions | (_trained_by(run) if run else {}))
-        | {
-            "status": run["status"] if run else "ok",
-            "division": "open",
-            "board": None,
-            "method": subject.named(encoder),
-            "config": {"key": key, "text": config.text, "varied": run["config"]["varied"] if run else []},
-            "budget": run["budget"] if run else None,
-            "cost": (run["cost"] if run else describe.cost(Ledger(), 0, 0.0)) | {"evaluation_seconds": seconds},
-            "training": run["training"] if run else describe.UNTRAINED,
-            "teacher": run["teacher"] if run else None,
-            "metrics": results.metrics,
-            "predictions": results.save(folder / f"{key[:16]}-s{examination.experiment.seed}.safetensors"),
-            "floors": [floor["id"] for floor in below],
-            "checkpoint": weights,
-        }
+    record = describe.record(
+        examination,
+        encoder,
+        examination.versions | (_trained_by(run) if run else {}),
+        division="open",
+        method={**(run["method"] if run else describe.method(name)), "name": name, "module_sha256": outside},
+        key=key,
+        varied=run["config"]["varied"] if run else (),
+        cost={**(run["cost"] if run else describe.cost(Ledger(), 0, 0.0)), "evaluation_seconds": seconds},
+        metrics=results.metrics,
+        predictions=results.save(folder / f"{key[:16]}-s{examination.experiment.seed}.safetensors"),
+        floors=[floor["id"] for floor in below],
+        checkpoint=weights,
+        **trained,
     )
-    return conclude(record, below, folder, publish)
+    return describe.conclude(record, below, folder, publish)
 
 
 def _trained_by(run: Record) -> dict[str, str]:

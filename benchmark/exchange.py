@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmark.conclude import SMOKE
+from benchmark.describe import SMOKE
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import layouts
 from benchmark.examination import Examination

@@ -4,22 +4,22 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmark import describe, floors, progress
 from benchmark.checkout import changed
-from benchmark.conclude import conclude, public
 from benchmark.config import Config
 from benchmark.environment import warning_of_emulation, warning_of_load
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MethodError, Stopped, by
 from benchmark.evals import harness
 from benchmark.folders import alone, check_folders, make_folder
 from benchmark.report import record as records
-from benchmark.report.record import Record, Tuning
-from benchmark.report.store import UNDONE, load, made_by
+from benchmark.report.fields import Cost, Tuning
+from benchmark.report.record import Record
+from benchmark.report.store import UNDONE, files_outside, load, of_run
 from benchmark.report.tuning import Contest, contests, fingerprint_without_test
 from benchmark.session import Session
 from benchmark.teacher import foreign, teach
@@ -104,12 +104,12 @@ def run(
     folder = session.folder
 
     def repeated() -> Record | None:
-        found = [] if fresh else _finished(folder)
-        standing = [record for record in found if stands(record) and made_by(record) == session.made_by]
+        finished = [] if fresh else of_run(folder)
+        standing = [record for record in finished if stands(record) and files_outside(record) == session.made_by]
         if not standing:
             return None
         print(f"This run is finished, in {folder}; it is not repeated. --fresh repeats it.")
-        newest = _newest(standing)
+        newest = standing[-1]
         named = newest["config"] | {"varied": list(varied)}  # a sweep may pass through a recipe
         below = floors.measure(session)
         own = {"division": division, "tuning": tuning, "config": named, "floors": [floor["id"] for floor in below]}
@@ -124,9 +124,9 @@ def run(
     with alone(folder), _told(*[stage.folder for stage in (session, session.teacher) if stage]):
         if record := repeated():  # by a process that was at work on it
             return record
-        finished = _finished(folder)
+        finished = of_run(folder)
         if finished and not fresh:
-            _set_aside(folder, _newest(finished), session.made_by)
+            _set_aside(folder, finished[-1], session.made_by)
         session.claim(resume=resume, fresh=fresh, finished=bool(finished))
         print(_opening(session, flops, steps))
         for warning in filter(None, (warning_of_emulation(session.precision), warning_of_load())):
@@ -138,22 +138,27 @@ def run(
             training = session.training(checkpoint_seconds, teacher.encoder)
         encoder, budget = training.method.encoder, session.whole_budget
         stages = [training.method, *([teacher.method] if teacher and teacher.method else [])]
-        planned = {
-            "division": division,
-            "tuning": tuning,
-            "board": None,
-            "method": describe.method(session.stage.name, *stages),
-            "config": {"key": session.key, "text": config.text, "varied": list(varied)},
-            "budget": {
+        run_record = partial(
+            describe.record,
+            session,
+            encoder,
+            session.all_versions,
+            division=division,
+            method=describe.method(session.stage.name, *stages),
+            key=session.key,
+            varied=varied,
+            precision=session.precision,
+            budget={
                 "kind": budget.kind,
                 "amount": float(budget.amount),
                 "steps": steps,
                 "batch_size": session.stage.batch_size,
             },
-            "teacher": teacher.record if teacher else None,
-        }
+            tuning=tuning,
+            teacher=teacher.record if teacher else None,
+        )
 
-        def spent(evaluation_seconds: float) -> records.Cost:
+        def spent(evaluation_seconds: float) -> Cost:
             return describe.cost(training.ledger, flops, evaluation_seconds, teacher.ledger if teacher else None)
 
         try:
@@ -175,23 +180,20 @@ def run(
         except Exception as problem:
             is_answer = isinstance(problem, BenchmarkError) and not isinstance(problem, MethodError)
             if publish and not is_answer:  # neither stopped on request nor refused
-                shared = session.shared(encoder, session.all_versions)
-                _publish_failure(shared | planned | {"cost": spent(0.0)}, publish)
+                # the folder of the run gets no record, so that it can be resumed
+                failure = describe.public(run_record(status="failed", cost=spent(0.0)), publish)
+                print(f"The run failed; record: {records.write(failure, publish)}")
             raise
         weights = session.export(encoder)
         cost = spent(seconds)
-        record = records.seal(
-            session.shared(encoder, session.all_versions)
-            | planned
-            | {
-                "status": budget.verdict(cost["train_seconds"]) if outcome.status == "ok" else outcome.status,
-                "cost": cost,
-                "training": describe.training(outcome),
-                "metrics": results.metrics,
-                "predictions": results.save(folder / "predictions.safetensors"),
-                "floors": [floor["id"] for floor in below],
-                "checkpoint": describe.weights(weights),
-            }
+        record = run_record(
+            status=budget.verdict(cost["train_seconds"]) if outcome.status == "ok" else outcome.status,
+            cost=cost,
+            training=describe.training(outcome),
+            metrics=results.metrics,
+            predictions=results.save(folder / "predictions.safetensors"),
+            floors=[floor["id"] for floor in below],
+            checkpoint=describe.weights(weights),
         )
         return _closing(record, below, folder, publish)
 
@@ -213,24 +215,9 @@ def _told(*stages: Path) -> Iterator[None]:
         ) from None
 
 
-def _publish_failure(known: dict[str, Any], board: Path) -> None:
-    """Have the board show a run that broke down; its folder has no record, so that it can be gone on with."""
-    ended = {"status": "failed", "training": describe.UNTRAINED, "metrics": {}, "floors": []}
-    record = public(known | ended | {"predictions": None, "checkpoint": None}, board)
-    print(f"The run failed; record: {records.write(record, board)}")
-
-
-def _newest(finished: Sequence[Record]) -> Record:
-    return max(finished, key=lambda record: record["created_utc"])
-
-
-def _finished(folder: Path) -> list[Record]:
-    return [records.read(path) for path in folder.glob("*-s*-*-*.json")]
-
-
 def _set_aside(folder: Path, record: Record, now: str | None) -> None:
     """Rename the folder of a finished run, so that its successor neither takes nor replaces what is in it."""
-    parts = [*changed(record), *([] if made_by(record) == now else ["the file of the method"])]
+    parts = [*changed(record), *([] if files_outside(record) == now else ["the file of the method"])]
     why = f"by code that has changed since ({', '.join(parts)})" if parts else f"with the status {record['status']!r}"
     aside = folder.with_name(f"{folder.name}-{record['id'][:8]}")
     folder.rename(aside)
@@ -255,7 +242,7 @@ def _entered(session: Session, trials: Path | None) -> tuple[str, Tuning | None]
     if experiment.teacher_weights:
         raise ConfigError("--trials: with teacher_weights a run is of the division open, whatever its rate.")
     seen = fingerprint_without_test(session.dataset.fingerprint)
-    of_now = (record for record in load(trials) if stands(record) and made_by(record) == session.made_by)
+    of_now = (record for record in load(trials) if stands(record) and files_outside(record) == session.made_by)
     found = contests(record for record in of_now if record["dataset"]["fingerprint"] == seen)
     contest = found.get(session.recipe, Contest(()))
     chosen = contest.tuning
@@ -275,7 +262,7 @@ def _entered(session: Session, trials: Path | None) -> tuple[str, Tuning | None]
 
 def _closing(record: Record, floors: list[Record], folder: Path, publish: Path | None) -> Record:
     """Conclude the record; raises BenchmarkError for a run that did not end as planned, whose record exists anyway."""
-    record = conclude(record, floors, folder, publish)
+    record = describe.conclude(record, floors, folder, publish)
     if record["status"] == "ok":
         return record
     assert record["budget"] is not None

@@ -4,11 +4,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
+import torch
 from timm.models import create_model
 
 from benchmark import describe, progress
 from benchmark.data.images import Dataset
-from benchmark.environment import environment
 from benchmark.evals import harness
 from benchmark.evals.harness import Results
 from benchmark.evals.linear import rank
@@ -16,7 +16,7 @@ from benchmark.examination import Examination
 from benchmark.folders import alone
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
-from benchmark.report.identity import digest, without_paths
+from benchmark.report.identity import digest
 from benchmark.report.record import Record
 from benchmark.report.store import OF_RANDOM_INIT, OF_RAW_PIXELS, RANDOM_INIT, versions_of
 from benchmark.training.budget import Ledger
@@ -88,9 +88,8 @@ def _floor(
     depends_on: Sequence[str],
     evaluate: Callable[[], Results],
 ) -> Record:
-    shared = examination.shared(encoder, examination.versions)
     key = digest(examination.config.canonical.part(depends_on), examination.dataset.fingerprint)
-    made_by = shared["code"]["versions"], shared["environment"]["torch"]
+    made_by = examination.versions, str(torch.__version__)
     folder = examination.out / "floors"
     with alone(folder / f"{key[:8]}-s{seed}"):
         for path in sorted(folder.glob(f"*-s{seed}-{key[:8]}-*.json")):
@@ -102,24 +101,16 @@ def _floor(
         with progress.doing(f"evaluating {name}"):
             results = evaluate()
         seconds = time.perf_counter() - begin
-        floor = records.seal(
-            shared
-            | {
-                "status": "ok",
-                "division": "floor",
-                "environment": environment(examination.device, "float32"),
-                "board": None,
-                "method": {"name": name, "files": [], "module_sha256": None, "deviations": []},
-                "seed": seed,
-                "config": {"key": key, "text": without_paths(examination.config.text), "varied": []},
-                "budget": None,
-                "cost": describe.cost(Ledger(), 0, seconds),
-                "training": describe.UNTRAINED,
-                "metrics": results.metrics,
-                "predictions": None,
-                "floors": [],
-                "checkpoint": None,
-            }
+        floor = describe.record(
+            examination,
+            encoder,
+            examination.versions,
+            division="floor",
+            method=describe.method(name),
+            key=key,
+            seed=seed,
+            cost=describe.cost(Ledger(), 0, seconds),
+            metrics=results.metrics,
         )
         records.write(floor, folder)
         return floor

@@ -1,5 +1,6 @@
-"""Folders to write to: made, and kept from other processes, on this machine or on another of the same file system."""
+"""Files and folders: made, written whole, and kept from other processes, here or elsewhere on the same file system."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,40 @@ def check_folders(*folders: Path | None) -> None:
 
 def _refusal(folder: Path, reason: str) -> ConfigError:
     return ConfigError(f"{folder} cannot be made a folder: {reason}. Give another place by --out, --publish or --to.")
+
+
+@contextmanager
+def written_whole(path: Path, *, replaces: bool = True) -> Iterator[Path]:
+    """Yield where to write a file: it appears whole or not at all under its path, and is on disk afterwards.
+
+    Raises FileExistsError where there is such a file and it is not to be replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial")
+    try:
+        yield partial
+        _sync(partial)
+        if replaces:
+            partial.replace(path)
+        else:
+            os.link(partial, path)  # unlike a rename, never replaces a file
+        _sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def lock(path: Path) -> FileLock:

@@ -7,9 +7,8 @@ from math import prod
 from pathlib import Path
 
 from benchmark.report.record import pretrained
-from benchmark.report.record import read as read_record
 from benchmark.report.sections import columns_of, result
-from benchmark.report.store import load
+from benchmark.report.store import load, of_run
 from benchmark.statements import Source, Statement, parse, read, shipped_folder, value_of
 
 
@@ -170,14 +169,14 @@ def _planned(statements: Sequence[Statement]) -> int:
 def _runs(out: Path) -> Iterator[Run]:
     for config in sorted(out.glob("*/config.gin")):
         folder = config.parent
-        records = [read_record(path) for path in folder.glob("*-s*-*-*.json")]
+        records = of_run(folder)
         if not records:
             text = config.read_text(encoding="utf-8")
             statements = list(parse(text, Source(str(config), config)))
             name, data = _text(statements, "Pretraining.name"), _text(statements, "Images.name")
             yield Run(str(folder), name, data, value_of(statements, "experiment.seed"), None, "unfinished", None, None)
             continue
-        run = max(records, key=lambda record: record["created_utc"])
+        run = records[-1]
         column = next(iter(columns_of([run])), None)
         found = result(run, column) if column else None
         heading, top1 = (column.heading, found["top1"]) if column and found else (None, None)

@@ -24,7 +24,7 @@ from benchmark.errors import ConfigError
 from benchmark.examination import Experiment
 from benchmark.report.identity import SEED, canonical, digest
 from benchmark.report.record import Record
-from benchmark.report.store import made_by
+from benchmark.report.store import by_age, files_outside
 from benchmark.report.tuning import FACTORS, SHARE, contests, factor
 from benchmark.session import Session
 from benchmark.statements import Import, locate, read, shipped_folder, value_of
@@ -176,7 +176,7 @@ class Suite:
         for run in runs:
             made = [record for record in records if run.owns(record) and run.is_by(record)]
             if made and run.seed in self.examined_seeds and run.division != "trial":
-                yield self._examination(run, max(made, key=lambda record: (record["created_utc"], record["id"])))
+                yield self._examination(run, by_age(made)[-1])
 
     def _examination(self, run: "Planned", record: Record) -> "Examination":
         files = (_file(run.entry.protocol, "protocol"), self.preset)
@@ -323,7 +323,7 @@ class Planned:
 
     def is_by(self, record: Record) -> bool:
         """Return whether the files of its method outside this project are those that made a record."""
-        return made_by(record) == self.made_by
+        return files_outside(record) == self.made_by
 
     def seconds(self, records: Sequence[Record]) -> float | None:
         """Return the seconds of training: its budget in seconds, or its budget at the pace of the records.

@@ -12,7 +12,7 @@ from benchmark.errors import CheckError, ConfigError
 from benchmark.report import record as records
 from benchmark.report.record import Record
 from benchmark.report.statistics import t_quantile
-from benchmark.report.store import FIRST_VERSION, key_of, made_by, majors, platform, versions_of
+from benchmark.report.store import FIRST_VERSION, by_age, files_outside, key_of, majors, platform, versions_of
 
 
 def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_imports: bool = False) -> str:
@@ -37,7 +37,7 @@ def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_impo
         (), (*_frozen(old), *settings), stored=old["config"]["text"], allow_imports=allow_imports
     )
     new = experiment.run(config, out=out / "reproduced", fresh=True)
-    if made_by(new) != made_by(old):
+    if files_outside(new) != files_outside(old):
         raise ConfigError(_changed("The file of the method", old))
     apart = [name for name, value in platform(new).items() if value != platform(old)[name]]
     apart += [f"the version of {name}" for name in sorted(_new_minors(old, new))]
@@ -100,8 +100,7 @@ def _cell(record: Record) -> tuple[object, ...]:
 
 def _inside(path: Path, old: Record, new: Record) -> str:
     """Hold the new scores against the interval for one more run of the cell of the record."""
-    found_here = (records.read(path) for path in path.parent.glob("*.json"))
-    cell = sorted((record for record in found_here if _cell(record) == _cell(old)), key=lambda run: run["created_utc"])
+    cell = [record for record in by_age(map(records.read, path.parent.glob("*.json"))) if _cell(record) == _cell(old)]
     parts, outside = [], []
     for name, found in sorted(new["metrics"].items()):
         of_seeds = {record["seed"]: record["metrics"][name]["top1"] for record in cell if name in record["metrics"]}

@@ -18,17 +18,18 @@ from benchmark.data.streaming import batches
 from benchmark.environment import environment
 from benchmark.errors import ConfigError
 from benchmark.examination import Examination
-from benchmark.folders import make_folder
+from benchmark.folders import make_folder, sha256_of
 from benchmark.method import Method
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
+from benchmark.pretraining import Pretraining
 from benchmark.randomness import derive
 from benchmark.report.identity import digest
 from benchmark.report.store import PRETRAINING, major, recipe
 from benchmark.training import calibration
 from benchmark.training.budget import Budget, Price
 from benchmark.training.flops import count_step
-from benchmark.training.loop import Pretraining, Training
+from benchmark.training.loop import Training
 from benchmark.views.recipes import View
 
 TEACHERS = ("experiment.teacher", "experiment.encoder", "experiment.limits", "experiment.rate_factor")
@@ -47,6 +48,7 @@ class Session(Examination):
 
     @property
     def precision(self) -> str:
+        """The precision in which the encoder is trained."""
         return self.stage.precision
 
     @cached_property
@@ -314,7 +316,7 @@ def _name(stage: Pretraining, dataset: Dataset, seed: int, key: str) -> str:
 def digest_of(file: str) -> str:
     """Return the SHA-256 of a teacher's weights."""
     try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        return sha256_of(Path(file))
     except OSError as problem:
         raise ConfigError(
             f"experiment.teacher_weights = {file!r} cannot be read: {problem}. Give the encoder.safetensors of a run."

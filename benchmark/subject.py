@@ -1,20 +1,16 @@
 """Whose encoder is evaluated, and by which configuration; found without torch, so that refusals are quick."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from benchmark import config as configuration
 from benchmark.config import Config
 from benchmark.errors import ConfigError
-from benchmark.report import record as records
-from benchmark.report.record import Method, Record
-from benchmark.report.store import made_by
-
-if TYPE_CHECKING:
-    from benchmark.nets.encoders import Encoder
+from benchmark.folders import sha256_of
+from benchmark.report.record import Record
+from benchmark.report.store import of_run
 
 NO_PRETRAINING = ("experiment.pretraining = None", "experiment.budget = None", "experiment.teacher = None")
 
@@ -42,13 +38,13 @@ class Subject:
     @classmethod
     def of_run(cls, folder: Path, name: str | None = None) -> Self:
         """Find the encoder of a finished run in its folder."""
-        found = [records.read(path) for path in folder.glob("*-s*-*-*.json")]
-        if not found:
+        finished = of_run(folder)
+        if not finished:
             raise ConfigError(
                 f"{folder} is not the folder of a finished run: it has no record. Give a folder that benchmark.run "
                 f"wrote, such as runs/<method>-<data>-s0-<key>, or finish the run with --resume."
             )
-        run = max(found, key=lambda record: record["created_utc"])
+        run = finished[-1]
         if run["division"] == "trial":
             raise ConfigError(
                 f"{folder} has a trial, which is scored on a hold-out of train alone. Give the folder of a run."
@@ -57,17 +53,15 @@ class Subject:
         if checkpoint is None:
             raise ConfigError(f"The run in {folder} exported no encoder.")
         weights = folder / checkpoint["file"]
-        if not weights.is_file() or hashlib.sha256(weights.read_bytes()).hexdigest() != checkpoint["sha256"]:
+        if not weights.is_file() or sha256_of(weights) != checkpoint["sha256"]:
             raise ConfigError(f"{weights} is missing or not the file that the run wrote. Run it again with --resume.")
         return cls(name, weights, "run", run)
 
-    def named(self, encoder: "Encoder") -> Method:
-        """Return what the record says of the method."""
+    def title(self, encoder: str) -> str:
+        """Return what tables call it, where its configuration builds an encoder of this name."""
         if self.run:
-            known = self.run["method"]
-            return {**known, "module_sha256": made_by(self.run), "name": self.name or known["name"]}
-        name = self.name or (f"{self.layout}: {self.weights.stem}" if self.weights else encoder.name)
-        return {"name": name, "files": [], "module_sha256": None, "deviations": []}
+            return self.name or self.run["method"]["name"]
+        return self.name or (f"{self.layout}: {self.weights.stem}" if self.weights else encoder)
 
 
 def configure(subject: Subject, files: Sequence[str], settings: Sequence[str], *, allow_imports: bool) -> Config:

@@ -1,6 +1,5 @@
 """The stage before: a teacher that is pretrained under the same budget, or weights that come from elsewhere."""
 
-import hashlib
 import sys
 from dataclasses import dataclass
 
@@ -9,10 +8,10 @@ from safetensors.torch import load_file
 
 from benchmark import progress
 from benchmark.errors import ConfigError
-from benchmark.folders import alone
+from benchmark.folders import alone, sha256_of
 from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
-from benchmark.report import record as records
+from benchmark.report import fields
 from benchmark.session import Session, digest_of
 from benchmark.training.budget import Ledger
 
@@ -24,7 +23,7 @@ class Teacher:
     encoder: Encoder
     method: Method | None
     ledger: Ledger
-    record: records.Teacher
+    record: fields.Teacher
 
 
 def teach(session: Session, *, resume: bool, fresh: bool, checkpoint_seconds: float) -> Teacher | None:
@@ -53,10 +52,10 @@ def _taught(session: Session, stage: Session, *, resume: bool, fresh: bool, chec
             file=sys.stderr,
         )
     weights = stage.export(training.method.encoder)
-    facts: records.Teacher = {
+    facts: fields.Teacher = {
         "key": stage.key,
         "share": session.experiment.teacher_share,
-        "digest": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "digest": sha256_of(weights),
     }
     return Teacher(training.method.encoder, training.method, training.ledger, facts)
 

@@ -1,10 +1,13 @@
-"""What a record says of a method: the files that it runs, and their hash."""
+"""What a record says of a method, and the sentences under a printed row."""
 
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from report_records import run
+from scipy.stats import binomtest
 from tiny import TinyEncoder
 
 from benchmark import describe
@@ -38,3 +41,26 @@ def test_a_method_is_known_by_all_that_it_runs(folder: Path) -> None:
         (folder / f"{name}.py").write_text(text + "more = 1\n")
         assert (describe.method("own", method)["module_sha256"] == found["module_sha256"]) == (name == "stranger")
         (folder / f"{name}.py").write_text(text)
+
+
+@pytest.mark.parametrize("n", [2, 12, 60, 198])
+def test_half_width_is_wilsons(n: int) -> None:
+    """Oracle: scipy's interval of n / 2 of n."""
+    interval = binomtest(n // 2, n).proportion_ci(0.95, method="wilson")
+    assert describe.half_width(n) == pytest.approx((interval.high - interval.low) / 2)
+
+
+@pytest.mark.parametrize(
+    ("tested", "changes", "said"), [(12, {}, True), (199, {}, True), (200, {}, False), (12, {"metrics": {}}, False)]
+)
+def test_few_test_images_are_named(
+    tested: int, changes: dict[str, Any], said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: 25 points for 12 images, 7 for 199; nothing from 200 images up, nor without scores."""
+    sizes = {"pretrain": 100, "train": 100, "test": tested}
+    describe.conclude(run("alpha", 0, 0.5, dataset__sizes=sizes, **changes), [], tmp_path, None)
+    points = {12: 25, 199: 7, 200: 7}[tested]
+    sentence = (
+        f"There are {tested} test images: the 95 % interval (Wilson) around an accuracy of 50 % is ± {points} points"
+    )
+    assert (sentence in capsys.readouterr().out) == said

@@ -34,7 +34,6 @@ def required_fields(kind: Any = Record, path: tuple[str, ...] = ()) -> Iterator[
 
 FIELDS = list(required_fields())
 TUNING = {"recipe": "2" * 64, "factor": 0.5, "trials": ["0" * 16], "flops": 1e12, "seconds": 9.0}
-FIELD_IDS = [".".join(path) for path, _ in FIELDS]
 
 
 def with_value(path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -56,19 +55,19 @@ def test_schema_is_walked_completely() -> None:
     assert validate(make()) == []
 
 
-@pytest.mark.parametrize("path", [path for path, _ in FIELDS], ids=FIELD_IDS)
-def test_missing_field_is_found(path: tuple[str, ...]) -> None:
+def test_missing_field_is_found() -> None:
     """Oracle: the field that was removed."""
-    assert f"record.{'.'.join(path)}: missing" in validate(with_value(path, ...))
+    for path, _ in FIELDS:
+        assert f"record.{'.'.join(path)}: missing" in validate(with_value(path, ...))
 
 
-@pytest.mark.parametrize(("path", "nullable"), FIELDS, ids=FIELD_IDS)
-def test_null_only_where_listed(path: tuple[str, ...], nullable: bool) -> None:
+def test_null_only_where_listed() -> None:
     """Oracle: the annotation; budget and tuning are null in other divisions, so the example's must be refused too."""
-    record = with_value(path, None)
-    problems = validate(record if path == ("id",) else seal(record))
-    assert (problems == []) == (nullable and path not in [("budget",), ("tuning",)])
-    assert all(".".join(path) in problem for problem in problems)
+    for path, nullable in FIELDS:
+        record = with_value(path, None)
+        problems = validate(record if path == ("id",) else seal(record))
+        assert (problems == []) == (nullable and path not in [("budget",), ("tuning",)]), path
+        assert all(".".join(path) in problem for problem in problems)
 
 
 @pytest.mark.parametrize(

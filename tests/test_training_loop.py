@@ -14,8 +14,9 @@ from tiny import TinyEncoder, TinyMethod, training
 
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MissingError
 from benchmark.method import Draws, Method, Step, Views
+from benchmark.pretraining import Pretraining
 from benchmark.training import loop
-from benchmark.training.loop import Outcome, Pretraining, Training
+from benchmark.training.loop import Outcome, Training
 from benchmark.views.recipes import View, ViewLimits
 
 LONG = 200  # steps, at which a window has 2

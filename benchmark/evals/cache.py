@@ -1,7 +1,6 @@
 """Features on disk: extracted once per encoder and data, and never taken for those of another."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from benchmark.data.pixels import Pixels
 from benchmark.data.streaming import ahead
 from benchmark.digest import digest
+from benchmark.folders import written_whole
 
 Features = dict[str, Tensor]
 
@@ -36,10 +36,8 @@ class FeatureCache:
         found = _read(path, belongs)
         if found is None:
             found = make()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            save_file(found, partial, {"labels": belongs, "features": digest(found)})
-            partial.replace(path)
+            with written_whole(path) as partial:
+                save_file(found, partial, {"labels": belongs, "features": digest(found)})
         return found
 
 

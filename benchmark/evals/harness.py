@@ -1,7 +1,6 @@
 """One harness for every encoder: the same hold-out, the same features, the same rules, one look at the test labels."""
 
 import copy
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,10 +21,11 @@ from benchmark.errors import ConfigError
 from benchmark.evals.cache import FeatureCache
 from benchmark.evals.features import Bank, Network, Prepare, Ranking, extract, finite
 from benchmark.evals.scoring import SealedLabels
+from benchmark.folders import sha256_of
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder, Statistics
 from benchmark.randomness import Draws
-from benchmark.report.record import Metrics, Predictions
+from benchmark.report.fields import Metrics, Predictions
 from benchmark.report.store import major
 from benchmark.views.colour import normalise
 from benchmark.views.recipes import DRAWS, View, ViewLimits
@@ -65,7 +65,7 @@ class Results:
         if not self.rankings:
             return None
         save_file({name: classes.to(torch.int16).contiguous() for name, classes in self.rankings.items()}, path)
-        return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        return {"file": path.name, "sha256": sha256_of(path)}
 
 
 def evaluate_encoder(

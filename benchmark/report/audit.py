@@ -11,15 +11,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError
+from benchmark.report.fields import Metrics
 from benchmark.report.identity import ABSOLUTE, Canonical, canonical, references, within
-from benchmark.report.record import Metrics, Record, file_name, read, timeless
+from benchmark.report.record import Record, file_name, read, timeless
 from benchmark.report.store import (
     FIRST_VERSION,
     PRETRAINING,
     Setting,
+    by_age,
+    files_outside,
     group,
     key_of,
-    made_by,
     majors,
     platform,
     tuning_of,
@@ -184,7 +186,7 @@ def _unequal_terms(records: Mapping[Path, Record]) -> Iterator[str]:
     for cell in group(record for record in records.values() if record["division"] in ON_EQUAL_TERMS):
         tables[cell.setting] += cell.runs
     for runs in tables.values():
-        newest = max(runs, key=lambda run: (run["created_utc"], run["id"]))
+        newest = by_age(runs)[-1]
         alike = [run for run in runs if _pretraining(run) == _pretraining(newest)]
         terms = {run["id"]: _terms(run) for run in sorted(alike, key=lambda run: paths[run["id"]])}
         most_common = Counter(terms.values()).most_common(1)[0][0]
@@ -245,7 +247,9 @@ def _contradictions(records: Collection[Record]) -> Iterator[str]:
     for record in records:
         machine = tuple(map(str, platform(record).values()))
         code = frozenset(item for item in versions_of(record).items() if item[1] != FIRST_VERSION)
-        repeated[key_of(record), record["seed"], record["division"], machine, made_by(record), code].append(record)
+        repeated[key_of(record), record["seed"], record["division"], machine, files_outside(record), code].append(
+            record
+        )
         if record["division"] not in ("trial", "floor"):  # those have another test split, these no board
             named[record["board"], record["dataset"]["name"]].add(record["dataset"]["fingerprint"])
     for runs in repeated.values():

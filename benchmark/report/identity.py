@@ -2,7 +2,7 @@
 
 A new option with a default therefore disturbs no record. A canonical text has three sections: the lines that count,
 those that equal their default, and the seed with the places where things lie. Texts of before (records of schema 1)
-have one section; what was a default and a place then is kept here.
+have one section; what was a default and a place then is kept in `schema_1`.
 """
 
 import hashlib
@@ -11,14 +11,13 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+
+from benchmark.report import schema_1
 
 DEFAULTS = "# equal to their defaults"
 PLACES = "# the seed, and where things lie"
 ROOT = "experiment"
 SEED = f"{ROOT}.seed"
-EARLY_PLACES = (".source", ".streamed", ".list_file", ".teacher_weights", SEED)
-EARLY_DEFAULTS = Path(__file__).with_name("defaults_of_schema_1.txt")
 REFERENCE = re.compile(r"'[^']*'|\"[^\"]*\"|@([\w./]+)")  # in quotes it is none
 ABSOLUTE = re.compile(r"""(['"])((?:\w{2,}:)?)(?:[/~\\]|[A-Za-z]:[\\/])(?:(?!\1).)*?((?:(?!\1)[^/\\])+)[/\\]*\1""")
 
@@ -61,10 +60,7 @@ def canonical(text: str) -> Canonical:
     defaults, _, places = rest.partition(f"\n{PLACES}\n")
     counting, others = _values(count), _values(defaults) | _values(places)
     if not others:
-        early = _early_defaults()
-        unscoped = {name: f"{name.rpartition('/')[2]} = {value}" for name, value in counting.items()}
-        kept = {name for name in counting if not name.endswith(EARLY_PLACES) and unscoped[name] not in early}
-        return Canonical(counting, frozenset(kept))
+        return Canonical(counting, schema_1.counting(counting))
     return Canonical(counting | others, frozenset(counting))
 
 
@@ -99,8 +95,3 @@ def without_paths(text: str) -> str:
 def _values(text: str) -> dict[str, str]:
     parts = (line.partition(" = ") for line in text.splitlines())
     return {name: value for name, equals, value in parts if equals}
-
-
-@cache
-def _early_defaults() -> frozenset[str]:
-    return frozenset(EARLY_DEFAULTS.read_text(encoding="utf-8").splitlines())

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmark.errors import BenchmarkError, MissingError
+from benchmark.report.fields import Tuning
 from benchmark.report.identity import canonical, digest
-from benchmark.report.record import Record, Tuning, file_name, pretrained, read
+from benchmark.report.record import Record, file_name, pretrained, read
 
 UNRANKED = ("overtime", "budget_miss")  # runs that spent another budget than the rest of their table
 UNDONE = (*UNRANKED, "failed")  # runs that are to be made again
@@ -87,6 +88,16 @@ def load(folder: Path) -> list[Record]:
     return [records[identity] for identity in sorted(records)]
 
 
+def of_run(folder: Path) -> list[Record]:
+    """Read the records in the folder of a run, the newest last; none where it is not finished."""
+    return by_age(map(read, folder.glob("*-s*-*-*.json")))
+
+
+def by_age(records: Iterable[Record]) -> list[Record]:
+    """Return records in the order in which they were made, the newest last; ids part those of one second."""
+    return sorted(records, key=lambda record: (record["created_utc"], record["id"]))
+
+
 def group(records: Iterable[Record]) -> list[Cell]:
     """Group records into cells, sorted by setting, method and configuration.
 
@@ -122,8 +133,8 @@ def versions_of(record: Record) -> dict[str, str]:
     return record["code"]["versions"] if record["schema"] > 1 else {}
 
 
-def made_by(record: Record) -> str | None:
-    """Return the hash of a method's files outside this project; None without any, and of an early record."""
+def files_outside(record: Record) -> str | None:
+    """Return the hash of those files of a method that lie outside this project; None where there are none."""
     return record["method"]["module_sha256"] if record["schema"] > 1 else None
 
 
@@ -189,12 +200,12 @@ def _setting(record: Record) -> Setting:
 
 
 def _terms(record: Record) -> tuple[object, ...]:
-    return tuning_of(record), majors(record), made_by(record)
+    return tuning_of(record), majors(record), files_outside(record)
 
 
 def _cell(setting: Setting, method: str, records: Iterable[Record]) -> Cell:
     """Return the cell of what counts of each seed, by code and trials of the newest of all, and of the rest."""
-    ordered = sorted(records, key=lambda record: (record["created_utc"], record["id"]))
+    ordered = by_age(records)
     terms = _terms(ordered[-1])
     alike = [record for record in ordered if _terms(record) == terms]
     counting = {record["seed"]: record for record in sorted(alike, key=lambda record: record["status"] not in UNDONE)}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from benchmark.report.block import Block
-from benchmark.report.record import Metrics
+from benchmark.report.fields import Metrics
 from benchmark.report.sections import Column, Line, Section, result
 from benchmark.report.units import percent
 

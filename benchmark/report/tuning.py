@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from benchmark.errors import BenchmarkError
 from benchmark.report.block import Block
-from benchmark.report.record import Record, Tuning
+from benchmark.report.fields import Tuning
+from benchmark.report.record import Record
 from benchmark.report.sections import Section, columns_of
-from benchmark.report.store import hardware, made_by, majors, tuning_of
+from benchmark.report.store import by_age, files_outside, hardware, majors, tuning_of
 from benchmark.report.units import flops_unit, percent
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the rate of the recipe
@@ -65,7 +66,7 @@ def contests(records: Iterable[Record]) -> dict[str, Contest]:
     Trials are held against each other on the same terms alone: of those of one recipe, on the terms of the newest.
     """
     known: dict[str, list[Record]] = defaultdict(list)
-    for record in sorted(records, key=lambda record: (record["created_utc"], record["id"])):
+    for record in by_age(records):
         if record["division"] == "trial" and record["metrics"]:
             known[_tuning(record)["recipe"]].append(record)
     return {recipe: _contest(found) for recipe, found in sorted(known.items())}
@@ -102,7 +103,7 @@ def _terms(trial: Record) -> tuple[object, ...]:
         columns_of([trial]),
         (budget["kind"], budget["amount"], hardware(trial) if budget["kind"] == "device_seconds" else ""),
         majors(trial),
-        made_by(trial),
+        files_outside(trial),
     )
 
 

@@ -7,11 +7,11 @@ from benchmark import config as configuration
 from benchmark.errors import CheckError, ConfigError
 from benchmark.examination import Experiment
 from benchmark.method import Method
+from benchmark.pretraining import Pretraining
 from benchmark.report.block import markdown
 from benchmark.report.insertion import inserted
 from benchmark.statements import shipped_folder
 from benchmark.training.flops import count_step
-from benchmark.training.loop import Pretraining
 
 BUDGET = 1e16  # FLOPs
 PROTOCOLS = ("gin/protocol/cifar10_vit_tiny.gin", "gin/protocol/cifar10_resnet18.gin")

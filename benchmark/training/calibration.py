@@ -10,7 +10,7 @@ from statistics import fmean
 import torch
 
 from benchmark import progress
-from benchmark.folders import alone
+from benchmark.folders import alone, written_whole
 from benchmark.training.budget import TOLERANCE
 from benchmark.training.loop import Training, window_of
 
@@ -53,9 +53,8 @@ def stored(path: Path, build: Callable[[], Training], budget: float) -> Calibrat
         if path.is_file():
             return Calibration(**json.loads(path.read_text()))
         found = _measured(build, budget)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(found), indent=2) + "\n")
-        partial.replace(path)
+        with written_whole(path) as partial:
+            partial.write_text(json.dumps(asdict(found), indent=2) + "\n")
         return found
 
 

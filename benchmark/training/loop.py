@@ -1,6 +1,5 @@
 """The training loop: it owns the clock, the randomness and the state, and asks a method for nothing but a loss."""
 
-import inspect
 import json
 import math
 import os
@@ -13,77 +12,30 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import gin
 import torch
 from torch import Tensor
 
 from benchmark import checkpoint, progress
-from benchmark.annotations import Decided
 from benchmark.blame import blamed
 from benchmark.data.resident import Resident
 from benchmark.digest import digest, flatten
-from benchmark.environment import native_precision
-from benchmark.errors import ConfigError, Interrupted, MissingError
+from benchmark.errors import Interrupted, MissingError
 from benchmark.method import Method, Step, Views
 from benchmark.randomness import Draws, derive
 from benchmark.training import energy
 from benchmark.training.budget import Ledger
 from benchmark.training.memory import peak_bytes, reset_peak
 from benchmark.training.monitor import Health, health
-from benchmark.training.optim import Optimiser, Recipe
+from benchmark.training.optim import Optimiser
 from benchmark.training.pace import paced
 from benchmark.views.colour import normalise
-from benchmark.views.recipes import View, ViewLimits
+from benchmark.views.recipes import View
 
 MONITORED = 512  # images of the fixed batch on which health is measured
 MONITORS = 20  # measurements per run, fewer where they would be less than a window of 50 steps apart
 WINDOW = 50  # steps at most between two looks at the loss
-
-
-@gin.register
-@dataclass(frozen=True, kw_only=True)
-class Pretraining:
-    """A stage of pretraining, as factories: nothing is built before the seed is set.
-
-    `name` is what tables call the method, which is built as `method(encoder)` or, where its constructor has a
-    parameter `teacher`, as `method(encoder, teacher)`. `batch_size` is global. `precision` is that of encoders and
-    heads under autocast; losses are float32 always. "auto" is bfloat16 where the device computes it natively, else
-    float32; a configuration, its key and the record name what it became. `compiled` passes the forward pass, and with
-    it the backward, through torch.compile in its default mode; numbers then differ by rounding, and the time it takes
-    is not charged.
-    """
-
-    name: str
-    method: Callable[..., Method]
-    views: Callable[[ViewLimits], tuple[View, ...]]
-    optimiser: Callable[[], Recipe]
-    batch_size: int
-    precision: Annotated[Literal["float32", "bfloat16"], Decided(native_precision)]
-    compiled: bool = False
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 2:
-            raise ConfigError(
-                f"Pretraining.batch_size = {self.batch_size}: batch norm and negatives need at least 2 images."
-            )
-
-    @property
-    def is_taught(self) -> bool:
-        """Whether the method learns from a teacher."""
-        made_by = self.method.__init__ if isinstance(self.method, type) else self.method  # type: ignore[misc]
-        return "teacher" in inspect.signature(made_by).parameters
-
-    def recipe(self, limits: ViewLimits, method: Method) -> tuple[View, ...]:
-        """Return one view distribution per view of the method."""
-        views = self.views(limits)
-        if len(views) != method.n_views:
-            raise ConfigError(
-                f"{type(method).__name__} takes {method.n_views} view(s), but Pretraining.views makes {len(views)}. "
-                f"Bind Pretraining.views to a recipe of {method.n_views}."
-            )
-        return views
 
 
 @dataclass(frozen=True)
