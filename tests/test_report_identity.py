@@ -113,7 +113,7 @@ def test_a_new_option_disturbs_no_board(name: str, tmp_path: Path, monkeypatch: 
         return known(selector) | (new if selector.rpartition(".")[2] in ("Images", "KNN") else {})
 
     monkeypatch.setattr(registry, "parameters", more)
-    monkeypatch.setattr("benchmark.plan._build", lambda files, settings: None)  # which the suite's own test does
+    monkeypatch.setattr("benchmark.plan._build", lambda *arguments: None)  # which the suite's own test does
     suite: Suite = config.build(config.load([f"gin/suites/{name}.gin"], root="suite", defaults={}))
     board = Board(name, [], tmp_path, ROOT / "results").planned(suite, tuned=True)
     assert "KNN.option = 7" in board.runs[-1].config.text
