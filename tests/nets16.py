@@ -15,8 +15,12 @@ def vit() -> ViT:
 
 
 def resnet() -> ResNet:
+    """A residual network without its two large last stages, to save time."""
     torch.manual_seed(0)
-    return ResNet(16, name="resnet18")
+    encoder = ResNet(16, name="resnet18")
+    encoder.net.layer3 = encoder.net.layer4 = nn.Identity()
+    encoder.width = 128
+    return encoder
 
 
 def views(step: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -33,6 +37,26 @@ def unlike(module: nn.Module) -> None:
 def branch(prediction: Tensor) -> Branch:
     """Return a branch of which only the prediction matters: its projection is of no use to any loss."""
     return Branch(prediction, torch.full_like(prediction, torch.nan), Features(prediction))
+
+
+def hidden(inputs: int, outputs: int) -> list[nn.Module]:
+    """Return a hidden layer of a head."""
+    return [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
+
+
+def train(method: Method, steps: int = 3) -> list[float]:
+    """Take steps as the training loop does, and return their losses."""
+    optimiser = torch.optim.AdamW([{"params": group.params} for group in method.param_groups()], lr=1e-2)
+    losses = []
+    for t in range(steps):
+        step = method(views(t, torch.float32)[: method.n_views], Draws(0, t, BATCH))
+        step.loss.backward()
+        method.after_backward(step)
+        optimiser.step()
+        optimiser.zero_grad()
+        method.after_step(t / steps)
+        losses.append(step.loss.item())
+    return losses
 
 
 def untrained(method: Method) -> set[str]:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from nets16 import BATCH, resnet, unlike, untrained, views, vit
+from nets16 import BATCH, hidden, resnet, unlike, untrained, views, vit
 from torch import nn
 
 from baselines.barlow_twins import BarlowTwins
@@ -37,11 +37,7 @@ def test_loss_and_gradient_are_the_equation(weight: float) -> None:
 
 def test_projector_has_three_layers_of_one_width() -> None:
     """Oracle: the layers by hand, none with a bias, and no batch norm at the end: the loss standardises."""
-
-    def block(inputs: int) -> list[nn.Module]:
-        return [nn.Linear(inputs, 10, bias=False), nn.BatchNorm1d(10), nn.ReLU(inplace=True)]
-
-    expected = [*block(24), *block(10), nn.Linear(10, 10, bias=False)]
+    expected = [*hidden(24, 10), *hidden(10, 10), nn.Linear(10, 10, bias=False)]
     assert [repr(part) for part in barlow_twins().projector] == [repr(part) for part in expected]
 
 

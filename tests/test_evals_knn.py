@@ -2,19 +2,18 @@
 
 import dataclasses
 import math
+from functools import partial
 
+import banks
 import numpy as np
 import pytest
 import torch
+from banks import normal
 from torch import Tensor
 
-from benchmark.evals import neighbours
-from benchmark.evals.features import Bank
 from benchmark.evals.knn import KNN, KNNProjection
 
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+bank_of = partial(banks.bank_of, block=1)
 
 
 def votes_by_loops(keys: Tensor, labels: Tensor, queries: Tensor, classes: int, k: int, t: float) -> np.ndarray:
@@ -48,27 +47,12 @@ def test_equal_votes_go_to_the_smaller_class() -> None:
     assert KNN()(bank).classes.tolist() == [[1, 2, 0]]
 
 
-def test_result_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: one chunk for all queries; the last chunk is shorter."""
-    keys, queries, labels = normal(50, 6), normal(23, 6, seed=1), torch.arange(50) % 4
-    whole = KNN().scores(keys, labels, queries, 4)
-    monkeypatch.setattr(neighbours, "CELLS", 8 * 5 * 50)
-    assert torch.equal(KNN().scores(keys, labels, queries, 4), whole)
-
-
 def test_small_temperature_is_one_neighbour() -> None:
     """Oracle: as the temperature goes to 0 the nearest neighbour decides alone; nothing overflows."""
     keys, queries, labels = normal(50, 6), normal(23, 6, seed=1), torch.arange(50) % 4
     cold = KNN(k=20, temperature=1e-6).scores(keys, labels, queries, 4)
     assert cold.isfinite().all()
     assert torch.equal(cold.argmax(1), KNN(k=1).scores(keys, labels, queries, 4).argmax(1))
-
-
-def bank_of(train: dict[str, Tensor], labels: Tensor, test: dict[str, Tensor], classes: int) -> Bank:
-    """A bank of which every fifth train sample is held out."""
-    held = torch.arange(len(labels)) % 5 == 4
-    fit, held = ((~held).nonzero().flatten(), held.nonzero().flatten())
-    return Bank(train, test, labels, fit, held, classes, "toy", lambda number: train)
 
 
 def test_feature_is_chosen_on_the_holdout() -> None:

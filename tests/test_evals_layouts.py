@@ -96,7 +96,6 @@ FILES: dict[str, tuple[str, Callable[[], Encoder], Callable[[State], Any]]] = {
     "timm": ("timm", vit, lambda s: s | some("head.weight", "head.bias")),
     "timm, model": ("timm", vit, lambda s: {"model": s, "epoch": 1}),
     "timm, state_dict": ("timm", resnet, lambda s: {"state_dict": prefixed("module.", s | some("fc.bias"))}),
-    "mae": ("mae", vit, lambda s: {"model": s}),
     "mae, whole": (
         "mae",
         vit,
@@ -151,7 +150,6 @@ FILES: dict[str, tuple[str, Callable[[], Encoder], Callable[[State], Any]]] = {
         resnet,
         lambda s: lightning(prefixed("backbone.", s) | some("classifier.weight", "projector.0.weight")),
     ),
-    "solo_learn, vit": ("solo_learn", vit, lambda s: lightning(prefixed("backbone.", s))),
     "lightly": ("lightly", resnet, lambda s: lightning(prefixed("backbone.", s) | some("projection_head.0.weight"))),
     "lightly, sequential": ("lightly", resnet, lambda s: lightning(prefixed("backbone.", indexed(s)))),
     "lightly, vit": (
@@ -176,8 +174,6 @@ FILES: dict[str, tuple[str, Callable[[], Encoder], Callable[[State], Any]]] = {
 }
 """What a project writes, by the keys in its public code: layout, encoder, and the file's contents from its weights."""
 
-each_file = pytest.mark.parametrize(("layout", "build", "write"), FILES.values(), ids=FILES.keys())
-
 
 def saved(contents: Any, folder: Path) -> str:
     torch.save(contents, folder / "weights.pth")
@@ -191,11 +187,10 @@ def same(one: Encoder, other: Encoder) -> bool:
         return all(torch.equal(a, b) for a, b in pairs) and torch.equal(one(images()).pooled, other(images()).pooled)
 
 
-@each_file
-def test_weights_arrive(
-    layout: str, build: Callable[..., Encoder], write: Callable[[State], Any], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_weights_arrive(name: str, tmp_path: Path) -> None:
     """Oracle: the encoder that the file was written from."""
+    layout, build, write = FILES[name]
     source, target = build(0), build(1)
     assert not same(source, target)
     load(target, saved(write(source.net.state_dict()), tmp_path), layout)
@@ -215,57 +210,40 @@ def without(state: State, key: str) -> State:
     return {name: tensor for name, tensor in state.items() if name != key}
 
 
-def reshaped(state: State, key: str) -> State:
-    return state | {key: torch.zeros(5)}
+DAMAGES: tuple[tuple[Callable[[State, str], State], str], ...] = (
+    (renamed, r"missing \(1\): {key}\nleft over \(1\): \S*odd_"),
+    (without, r"missing \(1\): {key}\n[^l]"),
+    (lambda s, _: s | some("layer5.norm3.weight"), r"left over \(1\): \S*layer5.norm3.weight"),
+    (lambda s, key: s | {key: torch.zeros(5)}, r"of another shape \(1\): {key} \(5,\) instead of \(\d"),
+)
 
 
-DAMAGES: dict[str, tuple[Callable[[State, str], State], str]] = {
-    "renamed": (renamed, r"missing \(1\): {key}\nleft over \(1\): \S*odd_"),
-    "missing": (without, r"missing \(1\): {key}\n[^l]"),
-    "left over": (lambda s, _: s | some("layer5.norm3.weight"), r"left over \(1\): \S*layer5.norm3.weight"),
-    "misshapen": (reshaped, r"of another shape \(1\): {key} \(5,\) instead of \(\d"),
-}
-
-
-@each_file
-@pytest.mark.parametrize(("damage", "says"), DAMAGES.values(), ids=DAMAGES.keys())
-def test_one_wrong_key_is_refused(
-    layout: str,
-    build: Callable[..., Encoder],
-    write: Callable[[State], Any],
-    damage: Callable[[State, str], State],
-    says: str,
-    tmp_path: Path,
-) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_one_wrong_key_is_refused(name: str, tmp_path: Path) -> None:
     """Oracle: the damage, named by the encoder's key; the encoder is left as it was."""
+    layout, build, write = FILES[name]
     encoder = build()
     state = {key: tensor.clone() for key, tensor in encoder.net.state_dict().items()}
     key = [key for key in state if "num_batches" not in key][-1]
-    file = saved(write(damage({name: tensor + 1 for name, tensor in state.items()}, key)), tmp_path)
-    with pytest.raises(ConfigError, match=says.replace("{key}", re.escape(key))) as refusal:
-        load(encoder, file, layout)
-    assert f"layout '{layout}'" in str(refusal.value)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in encoder.net.state_dict().items())
+    for damage, says in DAMAGES:
+        file = saved(write(damage({name: tensor + 1 for name, tensor in state.items()}, key)), tmp_path)
+        with pytest.raises(ConfigError, match=says.replace("{key}", re.escape(key))) as refusal:
+            load(encoder, file, layout)
+        assert f"layout '{layout}'" in str(refusal.value)
+        assert all(torch.equal(tensor, state[name]) for name, tensor in encoder.net.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ("layout", "key"),
-    [
-        ("moco_v3", "module.other.weight"),
-        ("moco", "module.decoder.weight"),
-        ("mae", "norm3.weight"),
-        ("run", "head.bias"),
-    ],
-)
-def test_an_unknown_part_is_refused(layout: str, key: str, tmp_path: Path) -> None:
+def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
     """Oracle: a part that the project's own code does not have; a run of ours has no head."""
-    _, build, write = next(row for row in FILES.values() if row[0] == layout)
-    source = build(0)
-    contents = write(source.net.state_dict())
-    entry = LAYOUTS[layout].within[0]
-    (contents if entry is None else contents[entry])[key] = torch.ones(3)
-    with pytest.raises(ConfigError, match=rf"left over \(1\): {key}"):
-        load(source, saved(contents, tmp_path), layout)
+    parts = {"moco_v3": "module.other.weight", "moco": "module.decoder.weight", "mae": "norm3.weight"}
+    for layout, key in (parts | {"run": "head.bias"}).items():
+        _, build, write = next(row for row in FILES.values() if row[0] == layout)
+        source = build(0)
+        contents = write(source.net.state_dict())
+        entry = LAYOUTS[layout].within[0]
+        (contents if entry is None else contents[entry])[key] = torch.ones(3)
+        with pytest.raises(ConfigError, match=rf"left over \(1\): {key}"):
+            load(source, saved(contents, tmp_path), layout)
 
 
 @pytest.mark.parametrize(
@@ -368,13 +346,16 @@ def test_counters_may_be_absent(tmp_path: Path) -> None:
         load(target, saved(without(state, counters[3]), tmp_path), "torchvision")
 
 
+def torchvision_vit() -> nn.Module:
+    return torchvision.models.VisionTransformer(
+        image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=128
+    )
+
+
 def test_torchvision_vit(tmp_path: Path) -> None:
     """Oracle: torchvision's own forward up to its head."""
     torch.manual_seed(0)
-    theirs = torchvision.models.VisionTransformer(
-        image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=128
-    )
-    noisy(theirs)
+    theirs = noisy(torchvision_vit())
     ours = vit(1)
     load(ours, saved(theirs.state_dict(), tmp_path), "torchvision")
     theirs.heads = nn.Identity()
@@ -403,9 +384,7 @@ def test_lightly_wrapper(wrapper: str, tmp_path: Path) -> None:
         inner = vit(0).net
         inner.reset_classifier(10)
     else:
-        inner = torchvision.models.VisionTransformer(
-            image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=128
-        )
+        inner = torchvision_vit()
     model = nn.Module()
     model.backbone = noisy(getattr(modules, wrapper)(vit=inner))
     model.projection_head = nn.Linear(32, 8)
@@ -414,20 +393,15 @@ def test_lightly_wrapper(wrapper: str, tmp_path: Path) -> None:
     torch.testing.assert_close(ours(images()).pooled, model.backbone(images()), rtol=0, atol=1e-5)
 
 
-def test_safetensors(tmp_path: Path) -> None:
-    """Oracle: the encoder that the file was written from."""
-    source, target = vit(0), vit(1)
+def test_other_formats(tmp_path: Path) -> None:
+    """Oracle: the encoder that the files were written from: as safetensors, and in the format of torch before 1.6."""
+    source = vit(0)
     save_file(source.net.state_dict(), tmp_path / "encoder.safetensors")
-    load(target, str(tmp_path / "encoder.safetensors"), "run")
-    assert same(source, target)
-
-
-def test_files_of_old_torch(tmp_path: Path) -> None:
-    """Oracle: the encoder that the file was written from, in the format of torch before 1.6."""
-    source, target = vit(0), vit(1)
     torch.save(source.net.state_dict(), tmp_path / "w.pth.tar", _use_new_zipfile_serialization=False)
-    load(target, str(tmp_path / "w.pth.tar"), "timm")
-    assert same(source, target)
+    for file, layout in (("encoder.safetensors", "run"), ("w.pth.tar", "timm")):
+        target = vit(1)
+        load(target, str(tmp_path / file), layout)
+        assert same(source, target)
 
 
 class Configuration:
@@ -451,11 +425,12 @@ def spoilt(folder: Path, kind: str) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize("kind", ["absent", "folder", "html", "safetensors", "truncated", "list"])
-def test_unreadable_files(kind: str, tmp_path: Path) -> None:
+def test_unreadable_files(tmp_path: Path) -> None:
     """Oracle: a download that failed in one way or another."""
-    with pytest.raises(ConfigError, match=r"weights\.\w+ cannot be read: .+Give an existing"):
-        load(vit(), spoilt(tmp_path, kind), "mae")
+    for kind in ("absent", "html", "safetensors", "truncated", "list", "folder"):
+        (tmp_path / "weights.pth").unlink(missing_ok=True)
+        with pytest.raises(ConfigError, match=r"weights\.\w+ cannot be read: .+Give an existing"):
+            load(vit(), spoilt(tmp_path, kind), "mae")
 
 
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:

@@ -3,22 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
+from banks import bank_of, mixture
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from benchmark.evals import linear
-from benchmark.evals.features import Bank
 from benchmark.evals.linear import GRID, STRONGER, Linear, Regression, Standard, fit, walk
-
-
-def mixture(n: int, dim: int, classes: int, spread: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return features and labels of overlapping Gaussians around random centres, the same for every seed."""
-    centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(n) % classes
-    return centres[labels] + spread * torch.randn(n, dim, generator=generator), labels
 
 
 def scaled(features: Tensor) -> Tensor:
@@ -82,32 +73,6 @@ def test_probe_equals_sklearn(n: int, dim: int, classes: int, spread: float, cha
     theirs = reference.predict(scaler.transform(asked.double().numpy()))
     assert (probe.scores(asked).argmax(1).numpy() == theirs)[clear].all()
     assert clear.mean() > 0.9
-
-
-def bank_of(train: dict[str, Tensor], labels: Tensor, test: dict[str, Tensor], classes: int) -> Bank:
-    """A bank of which a fifth is held out, of every class."""
-    held = torch.arange(len(labels)) // classes % 5 == 4
-    fit, held = ((~held).nonzero().flatten(), held.nonzero().flatten())
-    return Bank(train, test, labels, fit, held, classes, "toy", lambda number: train)
-
-
-def test_separable_classes_are_separated() -> None:
-    """Oracle: centres far apart leave nothing to err on: 100 %."""
-    features, labels = mixture(200, 10, 4, spread=0.1)
-    asked, truth = mixture(100, 10, 4, spread=0.1, seed=1)
-    ranking = Linear()(bank_of({"x": features}, labels, {"x": asked}, 4))
-    assert torch.equal(ranking.classes[:, 0], truth)
-
-
-def test_random_labels_give_chance() -> None:
-    """Oracle: the central 99.9 % of the binomial distribution of 1000 guesses among 4 classes."""
-    features, _ = mixture(400, 10, 4)
-    asked, _ = mixture(1000, 10, 4, seed=1)
-    labels, truth = (torch.randint(4, (n,), generator=torch.Generator().manual_seed(n)) for n in (400, 1000))
-    ranking = Linear()(bank_of({"x": features}, labels, {"x": asked}, 4))
-    hits = int((ranking.classes[:, 0] == truth).sum())
-    low, high = binom.interval(0.999, 1000, 0.25)
-    assert low <= hits <= high
 
 
 def test_feature_is_chosen_on_the_holdout() -> None:

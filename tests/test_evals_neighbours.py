@@ -5,16 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from banks import normal
 from torch import Tensor
 
 from benchmark.evals import neighbours
 from benchmark.evals.neighbours import nearest
 
 PATHS = {"bfloat16": [torch.bfloat16], "float32": [torch.float32], "all": []}
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def brute(queries: Tensor, keys: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from banks import normal
 from torch import Tensor
 
 from benchmark.data.subsets import holdout
@@ -27,10 +28,6 @@ EVALUATIONS: dict[str, Evaluation] = {
     "semi_probe_1": SemiProbe(fraction=0.01, draws=2),
     "semi_probe_50": SemiProbe(fraction=0.5, draws=2),
 }
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def sparse(n: int, dim: int) -> Tensor:

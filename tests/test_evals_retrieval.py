@@ -1,8 +1,12 @@
 """Retrieval against a sort of all cosines."""
 
+from functools import partial
+
+import banks
 import numpy as np
 import pytest
 import torch
+from banks import normal
 from torch import Tensor
 
 from benchmark.evals import retrieval
@@ -10,16 +14,7 @@ from benchmark.evals.features import Bank, Neighbours
 from benchmark.evals.retrieval import Retrieval
 from benchmark.evals.scoring import SealedLabels
 
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def bank_of(train: dict[str, Tensor], labels: Tensor, test: dict[str, Tensor], classes: int) -> Bank:
-    """A bank of which every fifth train sample is held out."""
-    held = torch.arange(len(labels)) % 5 == 4
-    fit, held = ((~held).nonzero().flatten(), held.nonzero().flatten())
-    return Bank(train, test, labels, fit, held, classes, "toy", lambda number: train)
+bank_of = partial(banks.bank_of, block=1)
 
 
 def labels_by_sort(gallery: Tensor, labels: Tensor, queries: Tensor) -> np.ndarray:
@@ -98,12 +93,3 @@ def test_held_out_images_are_not_in_their_own_gallery(monkeypatch: pytest.Monkey
     train, test = ({name: normal(n, 6, seed=i) for i, name in enumerate("ab")} for n in (100, 7))
     Retrieval()(bank_of(train, torch.arange(100) % 4, test, 4))
     assert searches == [(20, 80), (20, 80), (7, 100)]
-
-
-def test_scores_of_separated_classes_are_one() -> None:
-    """Oracle: each query's class comes first throughout."""
-    labels, truth = torch.arange(60) % 3, torch.arange(9) % 3
-    train, test = (torch.nn.functional.one_hot(part, 3) + 0.01 * normal(len(part), 3) for part in (labels, truth))
-    score = SealedLabels(truth, 3).score("retrieval", Retrieval()(bank_of({"x": train}, labels, {"x": test}, 3)))
-    assert score.top1 == 1
-    assert score.details == {"recall_at_1": 1.0, "recall_at_5": 1.0, "recall_at_10": 1.0, "map_at_r": 1.0}

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from tuned import Toy, convnet, vit
+from tuned import Toy, convnet, stop_at, vit
 
 from benchmark.data.subsets import labelled
-from benchmark.evals import classifier, semi_finetune
-from benchmark.evals.classifier import Classifier, Trained, Trainer, _Run
+from benchmark.evals import semi_finetune
+from benchmark.evals.classifier import Classifier, Trained, Trainer
 from benchmark.evals.features import Ranking
 from benchmark.evals.semi import SemiProbe
 from benchmark.evals.semi_finetune import GRID, SemiFineTune, TwoRates
@@ -108,16 +108,15 @@ def test_single_labels_leave_no_choice() -> None:
     assert len(toy.copies) == 3  # one for the digest of the start
 
 
-@pytest.mark.parametrize("encoder", [vit, convnet])
-def test_an_easy_set_is_learnt_from_few_labels(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_easy_set_is_learnt_from_few_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: chance is 25 %; rankings of each draw, which differ, and no encoder but copies moves."""
     monkeypatch.setattr(semi_finetune, "GRID", [(1.0, 1.0)])
-    toy = Toy(encoder())
+    toy = Toy(vit())
     before = {name: value.clone() for name, value in toy.encoder.state_dict().items()}
     ranking = ranked(toy, replace(TENTH, fraction=0.2, trunk_rate=0.1, steps=80, batch_size=24))
     assert ranking.classes.shape == (2, 40, 4)
     assert not torch.equal(*ranking.classes)
-    assert (ranking.classes[:, :, 0] == toy.answers).double().mean() > (0.6 if encoder is vit else 0.45)
+    assert (ranking.classes[:, :, 0] == toy.answers).double().mean() > 0.6
     assert all(torch.equal(value, before[name]) for name, value in toy.encoder.state_dict().items())
 
 
@@ -136,39 +135,17 @@ def test_interrupted_is_uninterrupted(tmp_path: Path, monkeypatch: pytest.Monkey
     """Oracle: an evaluation that was not interrupted, bit by bit; stopped in the choice and in a draw."""
     whole = Toy(convnet())
     expected = ranked(whole)
-    monkeypatch.setattr(classifier, "SAVE_SECONDS", -1.0)
-    take = _Run.take
-    taken = 0
-
-    def interrupted(run: _Run) -> None:
-        nonlocal taken
-        taken += 1
-        if taken in (7, 42):
-            raise KeyboardInterrupt
-        take(run)
-
-    monkeypatch.setattr(_Run, "take", interrupted)
+    taken = stop_at(monkeypatch, 7, 42)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             ranked(Toy(convnet(), tmp_path))
     toy = Toy(convnet(), tmp_path)
     found = ranked(toy)
-    assert taken == 11 * 4 + 2  # no step was taken twice
+    assert len(taken) == 11 * 4 + 2  # no step was taken twice
     assert torch.equal(found.classes, expected.classes)
     assert (found.choices, found.flags) == (expected.choices, expected.flags)
     assert toy.digest() == whole.digest()
     assert not list(tmp_path.iterdir())
-
-
-def test_no_seed_is_involved() -> None:
-    """Oracle: the same weights to the bit after another seed."""
-    digests = set()
-    for seed in (1, 2):
-        toy = Toy(vit())
-        torch.manual_seed(seed)
-        ranked(toy, SINGLE)
-        digests.add(toy.digest())
-    assert len(digests) == 1
 
 
 def test_names_tell_the_fractions() -> None:

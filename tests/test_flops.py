@@ -14,7 +14,6 @@ from tiny import training as tiny_training
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from baselines.barlow_twins import BarlowTwins
 from baselines.mae import MAE
 from baselines.mrcl import MRCL
 from baselines.simclr import SimCLR
@@ -126,10 +125,6 @@ def simclr(encoder: Encoder) -> SimCLR:
     return SimCLR(encoder, temperature=0.2, projector_layers=3, projector_hidden=32, projector_width=8)
 
 
-def barlow_twins(encoder: Encoder) -> BarlowTwins:
-    return BarlowTwins(encoder, redundancy_weight=0.005, projector_width=32)
-
-
 def mrcl(encoder: Encoder, base: object = simclr) -> MRCL:
     return MRCL(
         encoder,
@@ -148,13 +143,6 @@ def simclr_step(tokens: int = TOKENS) -> int:
     return training(patches(rows, TOKENS, PATCH, WIDTH), encoder + head(rows, WIDTH, 32, 32, 8) + similarity)
 
 
-def barlow_step(tokens: int = TOKENS) -> int:
-    encoder = blocks(2 * BATCH, 1 + tokens, WIDTH, DEPTH)
-    correlation = product(32, BATCH, 32)
-    projector = head(2 * BATCH, WIDTH, 32, 32, 32)
-    return training(patches(2 * BATCH, TOKENS, PATCH, WIDTH), encoder + projector + correlation)
-
-
 def decoder_step(batch: int, seen: int) -> int:
     rest = blocks(batch, 1 + TOKENS, 16, 1) + product(batch * (1 + TOKENS), 16, 3 * PATCH**2)
     return 3 * (product(batch * (1 + seen), WIDTH, 16) + rest)
@@ -162,9 +150,7 @@ def decoder_step(batch: int, seen: int) -> int:
 
 METHODS = {
     "simclr": (simclr, simclr_step()),
-    "barlow_twins": (barlow_twins, barlow_step()),
     "mrcl_simclr": (mrcl, simclr_step(4) + decoder_step(2 * BATCH, 4)),
-    "mrcl_bt": (partial(mrcl, base=barlow_twins), barlow_step(4) + decoder_step(2 * BATCH, 4)),
     "mae": (
         lambda encoder: MAE(encoder, decoder=partial(PixelDecoder, **DECODER), mask_ratio=0.75),
         training(patches(BATCH, TOKENS, PATCH, WIDTH), blocks(BATCH, 5, WIDTH, DEPTH)) + decoder_step(BATCH, 4),
@@ -215,19 +201,20 @@ def spent(training: Training, steps: int) -> int:
 
 
 @pytest.mark.parametrize("encoder", ["vit_micro", pytest.param("resnet18", marks=pytest.mark.long)])
-def test_three_real_steps_of_every_method_cost_what_was_counted(encoder: str, tmp_path: Path) -> None:
+def test_real_steps_of_every_method_cost_what_was_counted(encoder: str, tmp_path: Path) -> None:
     """Oracle: torch's counter around the loop's own steps: views, autocast, optimiser, momentum and queues included.
 
     Attention is counted as matrix products, which is how a step in bfloat16 computes it; one in float32 is told to."""
     protocol = tmp_path / "small.gin"
     shared = Path(f"gin/protocol/digits_{encoder}.gin").resolve()
-    protocol.write_text(f"include '{shared}'\nPretraining.batch_size = 16\n")
+    shallow = "ViT.depth = 2\n" if encoder == "vit_micro" else ""
+    protocol.write_text(f"include '{shared}'\nPretraining.batch_size = 8\n{shallow}")
     trainings = shipped_trainings(str(protocol))
     shipped = {path.stem for path in Path("gin").glob("*.gin") if not path.stem.startswith("report_")}
     assert set(trainings) == shipped if encoder == "vit_micro" else set(trainings) < shipped
     for name, training in trainings.items():
         set_fused(training.method, False)
-        assert spent(training, 3) == 3 * training.flops_per_step, name
+        assert spent(training, 2) == 2 * training.flops_per_step, name
 
 
 class Late(TinyMethod):
@@ -264,26 +251,23 @@ def test_counting_takes_no_memory() -> None:
     assert {p.device.type for p in built[0].parameters()} == {"meta"}
 
 
-@pytest.mark.parametrize(
-    ("method", "message"),
-    [
+def test_steps_that_break_the_contract_are_refused() -> None:
+    """Oracle: the message names the class, the field and what came, before anything is trained."""
+    for method, message in (
         (Growing, r"Growing costs [\d,]+ FLOPs at the beginning of a run and [\d,]+ at its end"),
-        (Peeking, r"Peeking cannot be priced: .*no \.item\(\)"),
+        (Peeking, r"Peeking cannot be priced: .*\.item\(\)"),
         (ending(lambda x: x.sum()), r"Ending\.forward must return a Step, got Tensor"),
         (ending(lambda x: Step(None)), r"Step\.loss must be a tensor, got NoneType"),
-        (ending(lambda x: Step(x.sum(0))), r"a float32 scalar with a gradient, got float32 of shape \(24,\)\."),
-        (ending(lambda x: Step(x.sum().bfloat16())), r"got bfloat16 of shape \(\)\."),
-        (ending(lambda x: Step(x.sum().detach())), r"got float32 of shape \(\) without one\."),
-        (ending(lambda x: Step(x.sum(), {"loss": x.sum().detach()})), "names 'loss', which the loop logs itself"),
+        (ending(lambda x: Step(x.sum(0))), r"got float32 of shape \(24,\)"),
+        (ending(lambda x: Step(x.sum().bfloat16())), r"got bfloat16 of shape \(\)"),
+        (ending(lambda x: Step(x.sum().detach())), r"got float32 of shape \(\) without one"),
+        (ending(lambda x: Step(x.sum(), {"loss": x.sum().detach()})), "names 'loss'"),
         (ending(lambda x: Step(x.sum(), {"a": x.detach()})), r"logs\['a'\] must be a detached tensor of one number"),
         (ending(lambda x: Step(x.sum(), {"a": x.sum()})), r"logs\['a'\] must be a detached tensor of one number"),
         (ending(lambda x: Step(x.sum(), carry={"keys": x})), r"carry\['keys'\] must be a detached tensor"),
-    ],
-)
-def test_steps_that_break_the_contract_are_refused(method: Callable[[Encoder], Method], message: str) -> None:
-    """Oracle: the message names the class, the field and what came, before anything is trained."""
-    with pytest.raises(BenchmarkError, match=message):
-        count_step(lambda: method(ViT(SIZE, **VIT)), BATCH, SIZE)
+    ):
+        with pytest.raises(BenchmarkError, match=message):
+            count_step(lambda method=method: method(vit()), BATCH, SIZE)
 
 
 def test_names_that_the_loop_logs_are_reserved(tmp_path: Path) -> None:

@@ -110,16 +110,6 @@ def test_fill_replaces_tokens_before_positions() -> None:
     assert token.grad.abs().sum() > 0
 
 
-def test_filled_pixels_are_not_seen() -> None:
-    """Oracle: the same output when only filled patches differ in their pixels."""
-    encoder, mask = vit(), torch.zeros(3, 16)
-    mask[:, 5] = 1
-    other = images()
-    other[:, :, 4:8, 4:8] += 1
-    outputs = [encoder(x, fill=(mask, torch.ones(24, dtype=torch.float64))).tokens for x in (images(), other)]
-    assert torch.equal(*outputs)
-
-
 def test_vit_weights_load_into_timm() -> None:
     """Oracle: timm's own model, built by name, with our weights loaded strictly: no key more, none less."""
     encoder = vit().float().eval()
@@ -128,16 +118,6 @@ def test_vit_weights_load_into_timm() -> None:
     theirs.load_state_dict(encoder.net.state_dict(), strict=True)
     view = images().float()
     torch.testing.assert_close(theirs(view), encoder(view).pooled, rtol=0, atol=1e-6)
-
-
-def test_positions_are_fixed() -> None:
-    """Oracle: the definition: no gradient, and no training moves them."""
-    encoder = vit()
-    encoder(images()).pooled.sum().backward()
-    assert encoder.net.pos_embed.grad is None
-    assert not encoder.net.pos_embed.requires_grad
-    others = {name for name, p in encoder.named_parameters() if p.grad is None}
-    assert others == {"net.pos_embed"}
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -191,15 +171,7 @@ def forward_flops(encoder: nn.Module, size: int) -> int:
 
 @pytest.mark.parametrize(
     ("size", "stem", "first_map", "last_map"),
-    [
-        (16, "3x3", 16, 2),
-        (32, "3x3", 32, 4),
-        (48, "3x3", 48, 6),
-        (64, "3x3-pool", 64, 4),
-        (96, "3x3-pool", 96, 6),
-        (128, "3x3-pool", 128, 8),
-        (224, "7x7", 112, 7),
-    ],
+    [(16, "3x3", 16, 2), (48, "3x3", 48, 6), (64, "3x3-pool", 64, 4), (128, "3x3-pool", 128, 8), (224, "7x7", 112, 7)],
 )
 def test_resnet_stem_follows_the_image(size: int, stem: str, first_map: int, last_map: int) -> None:
     """Oracle: sides of the first and last feature maps: three stages halve, pooling and a strided stem each once."""

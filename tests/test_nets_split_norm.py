@@ -3,10 +3,10 @@
 import pytest
 import timm
 import torch
-from nets16 import resnet
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
+from benchmark.nets.encoders import ResNet
 from benchmark.nets.split_norm import SplitBatchNorm2d, split_batch_norms
 
 
@@ -75,8 +75,8 @@ def test_indivisible_batches_are_refused() -> None:
 
 def test_every_batch_norm_of_a_network_is_replaced() -> None:
     """Oracle: the state before, and timm's own network, into which the state loads strictly."""
-    encoder = resnet()
     torch.manual_seed(1)
+    encoder = ResNet(16, name="resnet18")
     for p in encoder.parameters():
         p.data += torch.randn_like(p)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}

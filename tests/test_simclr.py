@@ -72,9 +72,9 @@ def test_one_direction_has_no_negatives_of_its_own_view(method: SimCLR) -> None:
     assert torch.equal(method.compare(a, b), info_nce(a, b, temperature=0.3))
 
 
-@pytest.mark.parametrize("counts", [(4, None), (None, 4), (4, 5)])
-def test_unequal_masks_are_refused(method: SimCLR, views: list[Tensor], counts: tuple[int | None, ...]) -> None:
+def test_unequal_masks_are_refused(method: SimCLR, views: list[Tensor]) -> None:
     """Oracle: a ConfigError; a joint forward would silently drop the rows of the view without ids."""
-    visible = [None if count is None else torch.arange(count).expand(6, -1) for count in counts]
-    with pytest.raises(ConfigError, match="Mask the views at one ratio"):
-        method.encode(views, visible)
+    four, five = (torch.arange(count).expand(6, -1) for count in (4, 5))
+    for visible in ([four, None], [None, four], [four, five]):
+        with pytest.raises(ConfigError, match="Mask the views at one ratio"):
+            method.encode(views, visible)

@@ -3,12 +3,15 @@
 import copy
 from pathlib import Path
 
+import pytest
 import torch
 from tiny import TinyEncoder
 from torch import Tensor
 
 from benchmark.data.subsets import holdout
 from benchmark.digest import digest
+from benchmark.evals import classifier
+from benchmark.evals.classifier import _Run
 from benchmark.evals.features import Bank, Network
 from benchmark.nets.encoders import Encoder, ViT
 from benchmark.views.recipes import ViewLimits
@@ -33,6 +36,21 @@ def split(n: int, seed: int) -> tuple[Tensor, Tensor]:
     for image, label in zip(images, labels.tolist(), strict=True):
         image[:, 2 * label : 2 * label + 2] += 120
     return images, labels
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, *places: int) -> list[int]:
+    """Interrupt at these steps of all that are taken, with a state saved at each; the list grows by one a step."""
+    taken, take = list[int](), _Run.take
+
+    def stopping(run: _Run) -> None:
+        taken.append(run.step)
+        if len(taken) in places:
+            raise KeyboardInterrupt
+        take(run)
+
+    monkeypatch.setattr(classifier, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(_Run, "take", stopping)
+    return taken
 
 
 class Toy:
