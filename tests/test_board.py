@@ -6,12 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from report_records import make, trial
 from tiny import SMALL
 
@@ -19,6 +18,7 @@ from benchmark import config
 from benchmark.board import Board
 from benchmark.errors import ConfigError
 from benchmark.evaluate import main as evaluate_one
+from benchmark.inventory import take
 from benchmark.plan import Suite
 from benchmark.report.audit import audit
 from benchmark.report.record import Record, write
@@ -31,16 +31,9 @@ from benchmark.training.loop import Training
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = (*SMALL, "Budget.amount=96", "KNN.k=3")
-SUITES = sorted(ROOT.glob("gin/suites/*.gin"))
 
 
-@pytest.fixture(autouse=True)
-def from_the_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run on one thread from the root; leave torch as it was."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(ROOT)
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def suite(**changes: object) -> Suite:
@@ -94,39 +87,32 @@ def test_plan_is_a_product_with_seeds_outermost() -> None:
     assert plan[0].entry.point == ("AdamW.betas = (0.9, 0.9)", "KNN.temperature = 0.5")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"seeds": ()}, "suite.seeds = .*at least one"),
-        ({"methods": ("byol", "byol")}, "suite.methods = .*each once"),
-        ({"sweep": {"ViT.depth": ()}}, "gives ViT.depth no value"),
-        ({"seeds": (0, 1000)}, "is the seed of trials"),
-        ({"methods": ("bylo",)}, "Did you mean"),
-        ({"examined_by": "trained", "examined_seeds": (2,)}, "suite.examined_seeds names 2"),
-        ({"examined_by": "trained"}, "suite.examined_by and suite.examined_seeds go together"),
-        ({"protocols": ("digits_vit_mirco",)}, "Did you mean"),
-        ({"sweep": {"ViT.dpeth": (1,)}}, "Did you mean depth"),
-        ({"sweep": {"PixelDecoder.heads": (4, 7)}, "methods": ("mae",)}, "mae/PixelDecoder.heads = 7/.*multiple of"),
-        ({"methods": ("mimco",), "settings": ("MoCoV3.momentum = 1.5",)}, "mimco/.*MoCoV3.momentum = 1.5"),
-        ({"sweep": {"MAE.mask_ratio": (0.5, 1.0)}, "methods": ("mae",)}, "mask_ratio = 1.0/.*no visible"),
-        (
-            {"methods": ("byol", "mae"), "protocols": ("digits_resnet18",), "settings": ()},
-            "digits_resnet18/mae/.*Use a ViT",
-        ),
-        ({"methods": ("byol", "simclr"), "sweep": {"SimCLR.temperature": (1.0,)}}, "digits_vit_micro/byol/SimCLR.temp"),
-    ],
-)
+REFUSED: list[tuple[dict[str, object], str]] = [
+    ({"seeds": ()}, "suite.seeds = .*at least one"),
+    ({"methods": ("byol", "byol")}, "suite.methods = .*each once"),
+    ({"sweep": {"ViT.depth": ()}}, "gives ViT.depth no value"),
+    ({"seeds": (0, 1000)}, "is the seed of trials"),
+    ({"methods": ("bylo",)}, "Did you mean"),
+    ({"examined_by": "trained", "examined_seeds": (2,)}, "suite.examined_seeds names 2"),
+    ({"examined_by": "trained"}, "suite.examined_by and suite.examined_seeds go together"),
+    ({"protocols": ("digits_vit_mirco",)}, "Did you mean"),
+    ({"sweep": {"ViT.dpeth": (1,)}}, "Did you mean depth"),
+    ({"sweep": {"PixelDecoder.heads": (4, 7)}, "methods": ("mae",)}, "mae/PixelDecoder.heads = 7/.*multiple of"),
+    ({"methods": ("mimco",), "settings": ("MoCoV3.momentum = 1.5",)}, "mimco/.*MoCoV3.momentum = 1.5"),
+    ({"sweep": {"MAE.mask_ratio": (0.5, 1.0)}, "methods": ("mae",)}, "mask_ratio = 1.0/.*no visible"),
+    ({"methods": ("byol", "mae"), "protocols": ("digits_resnet18",), "settings": ()}, "digits_resnet18/mae/.*a ViT"),
+    ({"methods": ("byol", "simclr"), "sweep": {"SimCLR.temperature": (1.0,)}}, "digits_vit_micro/byol/SimCLR.temp"),
+]
+
+
 def test_a_plan_that_cannot_run_is_refused(
-    changes: dict[str, object],
-    message: str,
-    written: Callable[..., list[str]],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    written: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Oracle: exit code 2 and a message that names the line or the nearest name, before anything is run."""
-    assert main(written(**changes)) == 2
-    printed = capsys.readouterr().err
-    assert re.search(message, printed, re.DOTALL), printed
+    for changes, message in REFUSED:
+        assert main(written(**changes)) == 2, changes
+        printed = capsys.readouterr().err
+        assert re.search(message, printed, re.DOTALL), printed
     assert not (tmp_path / "runs").exists()
 
 
@@ -140,49 +126,41 @@ def test_weights_are_not_fetched_for_a_plan(
     assert "1 missing" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
-def test_shipped_suites_are_plans(path: Path) -> None:
-    """Oracle: every configuration of every shipped suite loads; the head shows the command."""
-    plan: Suite = config.build(config.load([str(path)], root="suite", defaults={}))
-    labels = [run.label for run in plan.runs()]
-    assert len(labels) == len(set(labels)) > 1
-    assert f"python -m benchmark.suite --gin gin/suites/{path.name}" in path.read_text()
+def test_shipped_suites_are_plans() -> None:
+    """Oracle: every configuration of every shipped suite loads; the head shows the command; as many runs as listed."""
+    listed = {board.name: board.runs for board in take(Path("nowhere"), Path("nowhere")).boards}
+    for path in ROOT.glob("gin/suites/*.gin"):
+        plan: Suite = config.build(config.load([str(path)], root="suite", defaults={}))
+        labels = [run.label for run in plan.runs()]
+        assert len(labels) == len(set(labels)) == listed.pop(path.stem) > 1
+        assert f"python -m benchmark.suite --gin gin/suites/{path.name}" in path.read_text()
+    assert not listed
 
 
 def test_a_board_is_made_once(
-    written: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    written: Callable[..., list[str]],
+    in_process: Callable[[], None],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Oracle: a record for each point, then none more; the table names the points; a dry run says what is there."""
-    arguments = written(sweep={"SimCLR.temperature": (0.1, 0.5)})
+    """Oracle: exit code 1 and the label of the run that cannot be built, a record for each other point, then none more;
+    the table names the points; a dry run says what is there."""
+    in_process()
+    arguments = written(sweep={"Pretraining.batch_size": (2000, 32, 16)})
     assert main([*arguments, "--dry-run"]) == 0
-    assert "small: 2 runs, 2 missing\n" in capfd.readouterr().out
-    assert main(arguments) == 0
-    printed = capfd.readouterr().out
-    assert "== 2 of 2: digits_vit_micro/simclr/SimCLR.temperature = 0.5/seed 0" in printed
-    assert "simclr (SimCLR.temperature = 0.1)" in printed
-    found = runs(tmp_path)
-    assert sorted(run["config"]["varied"] for run in found) == [
-        ["SimCLR.temperature = 0.1"],
-        ["SimCLR.temperature = 0.5"],
-    ]
-    assert {run["board"] for run in found} == {"small"}
-    assert main(arguments) == 0
-    assert "0 missing" in capfd.readouterr().out
-    assert runs(tmp_path) == found
-    assert main([*arguments, "--dry-run", "--only", "*0.5*"]) == 0
-    assert "done     digits_vit_micro/simclr/SimCLR.temperature = 0.5/seed 0\nsmall: 1 runs" in capfd.readouterr().out
-
-
-def test_a_failed_run_stops_nothing_and_stays_missing(
-    written: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Oracle: exit code 1 and the label of the one that cannot be built, the other's record; then 0 missing of it."""
-    arguments = written(sweep={"Pretraining.batch_size": (2000, 16)})
-    assert main(arguments) == 1
+    assert "small: 3 runs, 3 missing\n" in capfd.readouterr().out
+    for missing in (3, 1):
+        assert main(arguments) == 1
+        printed = capfd.readouterr()
+        assert f"{missing} missing" in printed.out
+        assert f"== 1 of {missing}: digits_vit_micro/simclr/Pretraining.batch_size = 2000/seed 0" in printed.out
+        assert "Pretraining.batch_size = 2000" in printed.err.split("1 runs failed")[1]
+        assert r"simclr (Pretraining.batch\_size = 16)" in printed.out
+        points = [(run["board"], run["config"]["varied"]) for run in runs(tmp_path)]
+        assert sorted(points) == [("small", [f"Pretraining.batch_size = {size}"]) for size in (16, 32)]
+    assert main([*arguments, "--dry-run", "--only", "*16*"]) == 0
     printed = capfd.readouterr()
-    assert "1 runs failed" in printed.err
-    assert "Pretraining.batch_size = 2000" in printed.err.split("1 runs failed")[1]
-    assert [run["config"]["varied"] for run in runs(tmp_path)] == [["Pretraining.batch_size = 16"]]
+    assert "done     digits_vit_micro/simclr/Pretraining.batch_size = 16/seed 0\nsmall: 1 runs" in printed.out
 
 
 def test_nothing_selected_is_refused(
@@ -383,11 +361,13 @@ def test_a_missed_budget_is_tried_again_by_the_next_command(
 
 def test_a_failed_trial_is_tried_once(
     written: Callable[..., list[str]],
+    in_process: Callable[[], None],
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Oracle: the announcements of the one trial that is missing, and that cannot be built, and the failures."""
+    in_process()
     settings = (*SETTINGS, "Pretraining.batch_size=2000")
     plan = suite(methods=("simclr",), seeds=(0,), settings=settings, chosen_by="@KNN")
     for run, each in zip(list(plan.trials())[1:], FACTORS[1:], strict=True):
@@ -454,55 +434,35 @@ def test_a_sweep_of_what_trials_set_is_refused() -> None:
         list(ladder.trials())
 
 
-def test_a_killed_board_ends_with_the_same_weights(
-    written: Callable[..., list[str]], in_process: Callable[[], None], tmp_path: Path
-) -> None:
-    """Oracle: digests and scores of a board that nobody disturbed; the other's suite dies by SIGKILL while the first of
-    its two runs trains, and the same command goes on."""
-    arguments = written(settings=(*SETTINGS[:-2], "KNN.k=3"), sweep={"Budget.amount": (9600, 96)})
-    process = subprocess.Popen([sys.executable, "-m", "benchmark.suite", *arguments], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not any(path.stat().st_size for path in tmp_path.glob("runs/simclr-*/metrics.jsonl")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    while not list(tmp_path.glob("runs/simclr-*/checkpoints/*.pt")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert runs(tmp_path) == []
-    in_process()
-    assert main(arguments) == 0
-    whole = tmp_path / "whole"
-    assert main([*arguments, "--out", str(whole / "runs"), "--results", str(whole / "results")]) == 0
-    ends = [
-        {
-            tuple(run["config"]["varied"]): (run["training"], run["metrics"], run["cost"]["images"])
-            for run in runs(place)
-        }
-        for place in (tmp_path, whole)
-    ]
-    assert len(ends[0]) == 2
-    assert ends[0] == ends[1]
-    assert {run["cost"]["images"]: run["cost"]["resumes"] for run in runs(tmp_path)} == {9600: 1, 96: 0}
-
-
-def test_commands_share_a_board(
+def test_commands_share_a_board_of_which_one_was_killed(
     written: Callable[..., list[str]],
     in_process: Callable[[], None],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Oracle: the announcements of two commands, the second given while the first makes the first run: one each."""
+    """Oracle: digests and scores of a board that nobody disturbed; the other's suite dies by SIGKILL while the first of
+    its two runs trains, then the same command goes on, and a second one waits for it and announces the second run."""
     arguments = written(settings=(*SETTINGS[:-2], "KNN.k=3"), sweep={"Budget.amount": (9600, 96)})
-    with (tmp_path / "first.log").open("w") as log:
-        first = subprocess.Popen([sys.executable, "-m", "benchmark.suite", *arguments], stdout=log)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("runs/simclr-*/metrics.jsonl")):
+    deadline = time.monotonic() + 600
+
+    def started(log: Path, sign: str) -> subprocess.Popen[bytes]:
+        """Start the command and wait until it has written a file."""
+        with log.open("w") as printed:
+            process = subprocess.Popen([sys.executable, "-m", "benchmark.suite", *arguments], stdout=printed)
+        while sign not in log.read_text() or not any(p.stat().st_size for p in tmp_path.glob("runs/*/metrics.jsonl")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        return process
+
+    killed = started(tmp_path / "killed.log", "== 1 of 2")
+    killed.kill()
+    killed.wait()
+    while not list(tmp_path.glob("runs/simclr-*/checkpoints/*.pt")):
         assert time.monotonic() < deadline
-        assert first.poll() is None
-        time.sleep(0.02)
+        time.sleep(0.05)
+    assert runs(tmp_path) == []
+    first = started(tmp_path / "first.log", "== 1 of 2")
     in_process()
     assert main(arguments) == 0
     printed = capsys.readouterr().out
@@ -512,7 +472,15 @@ def test_commands_share_a_board(
     assert [label for label in labels if f": {label}\n" in others] == labels[:1]
     assert [label for label in labels if f": {label}\n" in printed] == labels[1:]
     assert f"waiting for another process, which makes {labels[0]}\n" in printed
-    assert len(runs(tmp_path)) == 2
+    whole = tmp_path / "whole"
+    assert main([*arguments, "--out", str(whole / "runs"), "--results", str(whole / "results")]) == 0
+    ends = [
+        {run["cost"]["images"]: (run["config"]["varied"], run["training"], run["metrics"]) for run in runs(place)}
+        for place in (tmp_path, whole)
+    ]
+    assert len(ends[0]) == 2
+    assert ends[0] == ends[1]
+    assert {run["cost"]["images"]: run["cost"]["resumes"] for run in runs(tmp_path)} == {9600: 1, 96: 0}
 
 
 def test_what_another_process_failed_at_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,16 +509,16 @@ def test_what_another_process_failed_at_is_not_tried_again(tmp_path: Path, monke
     assert len(started) == 1
 
 
-@pytest.mark.parametrize("code", [75, 130, -signal.SIGINT, -signal.SIGTERM])
-def test_a_run_that_is_stopped_stops_the_board(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_stopped_stops_the_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the first of four runs ends by a signal, with a state to resume or without one: no other is begun."""
-    begun = []
-    process = SimpleNamespace(wait=lambda left: code)
-    stub = SimpleNamespace(Popen=lambda *_, **__: begun.append(code) or process, TimeoutExpired=TimeoutError)
-    monkeypatch.setattr("benchmark.board.subprocess", stub)
-    with pytest.raises(KeyboardInterrupt):
-        Board("small", list(suite().runs()), tmp_path / "runs", tmp_path / "results").carry_out(None)
-    assert begun == [code]
+    for code in (75, 130, -signal.SIGINT, -signal.SIGTERM):
+        started = []
+        process = SimpleNamespace(wait=lambda left, code=code: code)
+        popen = lambda *_, process=process, started=started, **__: started.append(0) or process  # noqa: E731
+        monkeypatch.setattr("benchmark.board.subprocess", SimpleNamespace(Popen=popen, TimeoutExpired=TimeoutError))
+        with pytest.raises(KeyboardInterrupt):
+            Board("small", list(suite().runs()), tmp_path / "runs", tmp_path / "results").carry_out(None)
+        assert started == [0]
 
 
 def test_waiting_ends_at_the_time_limit(
@@ -573,52 +541,38 @@ SECONDS = ("Budget.kind='device_seconds'", "Budget.amount=60.0")
 LADDER = {"experiment.budget_share": (0.0625, 0.25, 1.0)}
 
 
-@pytest.mark.parametrize(
-    ("changes", "tuned", "measured", "expected"),
-    [
-        ({}, False, [], None),
-        ({}, False, [("simclr", 32, 2.0), ("simclr", 32, 8.0), ("simclr", 96, 9.0)], 4 * 96 * 3 / 32),
-        ({}, False, [("simclr", 96, 12.0), ("simclr", 96, 14.0), ("byol", 96, 24.0)], 2 * 13 + 2 * 24),
-        ({"sweep": LADDER}, False, [("simclr", 6, 1.0), ("byol", 6, 2.0)], 2 * (1 + 2) * (1 + 4 + 16)),
-        ({"settings": (*SETTINGS, *SECONDS), "sweep": LADDER}, False, [], 4 * 60 * 1.3125),
-        ({"settings": (*SETTINGS, *SECONDS), "chosen_by": "@KNN"}, True, [], 2 * 5 * 60 / 16),
-        ({"settings": (*SETTINGS, "Budget.kind='flops'", "Budget.amount=3e9")}, False, [("simclr", 0, 5.0)], 4 * 15),
-        ({"settings": ("experiment.budget=None",)}, False, [("simclr", 96, 12.0)], None),
-    ],
-    ids=["nothing known", "another", "own", "ladder", "ladder of seconds", "trials", "flops", "no budget"],
-)
-def test_estimate_is_what_budgets_cost(
-    changes: dict[str, object],
-    tuned: bool,
-    measured: list[tuple[str, int, float]],
-    expected: float | None,
-    tmp_path: Path,
-) -> None:
+ESTIMATES: list[tuple[dict[str, object], list[tuple[str, int, float]], float | None]] = [
+    ({}, [], None),
+    ({}, [("simclr", 32, 2.0), ("simclr", 32, 8.0), ("simclr", 96, 9.0)], 4 * 96 * 3 / 32),
+    ({}, [("simclr", 96, 12.0), ("simclr", 96, 14.0), ("byol", 96, 24.0)], 2 * 13 + 2 * 24),
+    ({"sweep": LADDER}, [("simclr", 6, 1.0), ("byol", 6, 2.0)], 2 * (1 + 2) * (1 + 4 + 16)),
+    ({"settings": (*SETTINGS, *SECONDS), "sweep": LADDER}, [], 4 * 60 * 1.3125),
+    ({"settings": (*SETTINGS, *SECONDS), "chosen_by": "@KNN"}, [], 2 * 5 * 60 / 16),
+    ({"settings": (*SETTINGS, "Budget.kind='flops'", "Budget.amount=3e9")}, [("simclr", 0, 5.0)], 4 * 15),
+    ({"settings": ("experiment.budget=None",)}, [("simclr", 96, 12.0)], None),
+]
+
+
+def test_estimate_is_what_budgets_cost(tmp_path: Path) -> None:
     """Oracle: by hand, from images and seconds of records that are none of the plan's; each spent 1e9 FLOPs, and a
     floor nothing. Of a ladder the smallest rung was measured: 1 s and 2 s of 6 images, of 96 the whole."""
-    board = Board("b", [], tmp_path, tmp_path).planned(suite(**changes), tuned=tuned)
-    for seed, (method, images, seconds) in enumerate(measured):
-        cost = {"cost__images": images, "cost__train_seconds": seconds, "cost__flops": 1e9}
-        write(make(method__name=method, seed=seed, **cost), board.folder)
-    write(make(division="floor", budget=None, cost__images=0, cost__flops=0.0, cost__train_seconds=0.0), board.folder)
-    assert board.estimate() == (expected if expected is None else pytest.approx(expected))
+    for place, (changes, measured, expected) in enumerate(ESTIMATES):
+        board = Board("b", [], tmp_path, tmp_path / str(place)).planned(suite(**changes), tuned="chosen_by" in changes)
+        for seed, (method, images, seconds) in enumerate(measured):
+            cost = {"cost__images": images, "cost__train_seconds": seconds, "cost__flops": 1e9}
+            write(make(method__name=method, seed=seed, **cost), board.folder)
+        free = {"cost__images": 0, "cost__flops": 0.0, "cost__train_seconds": 0.0}
+        write(make(division="floor", budget=None, **free), board.folder)
+        assert board.estimate() == (expected if expected is None else pytest.approx(expected)), changes
 
 
-def test_a_board_cut_short_is_gone_on_with(
+def test_a_board_is_cut_short_at_the_time_limit(
     written: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Oracle: code 75 at the time limit and no record; the same command then makes the board."""
-    arguments = written()
-    assert main([*arguments, "--time-limit", "0"]) == 75
+    """Oracle: code 75 and no run; argparse's code for a limit below zero."""
+    assert main([*written(), "--time-limit", "0"]) == 75
     assert "Stopped with 1 runs missing. The same command goes on" in capfd.readouterr().err
-    assert not (tmp_path / "results").exists() or not runs(tmp_path)
-    assert main(arguments) == 0
-    assert len(runs(tmp_path)) == 1
-
-
-def test_a_negative_time_limit_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: argparse's code, and nothing was started."""
-    with pytest.raises(SystemExit) as stop:
+    assert not list(tmp_path.rglob("*.json"))
+    with pytest.raises(SystemExit, match="2"):
         main(["--gin", "gin/suites/digits.gin", "--time-limit", "-1"])
-    assert stop.value.code == 2
-    assert "--time-limit -1: give the seconds" in capsys.readouterr().err
+    assert "--time-limit -1: give the seconds" in capfd.readouterr().err

@@ -26,18 +26,13 @@ def test_description_is_valid_in_a_record() -> None:
 
 
 def test_code_outside_a_checkout_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: null means unknown; in a checkout without changes there would be no hash of changes."""
-    monkeypatch.setattr(checkout, "HERE", shutil.copytree(HERE, tmp_path / "benchmark"))
-    found = code({})
-    assert (found["commit"], found["dirty"], found["diff_sha256"]) == (None, None, None)
-
-
-def test_a_checkout_that_git_refuses_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: null means unknown, for a git that fails, as it does on the folder of another user."""
-    (tmp_path / ".git").mkdir()
-    monkeypatch.setattr(checkout, "HERE", tmp_path / "benchmark")
-    found = code({})
-    assert (found["commit"], found["dirty"], found["diff_sha256"]) == (None, None, None)
+    """Oracle: null means unknown; in a checkout without changes there would be no hash of changes. So it
+    is where git fails, as it does on the folder of another user."""
+    (tmp_path / "refused" / ".git").mkdir(parents=True)
+    for here in (shutil.copytree(HERE, tmp_path / "benchmark"), tmp_path / "refused" / "benchmark"):
+        monkeypatch.setattr(checkout, "HERE", here)
+        found = code({})
+        assert (found["commit"], found["dirty"], found["diff_sha256"]) == (None, None, None)
 
 
 def test_only_changed_code_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

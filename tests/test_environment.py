@@ -29,19 +29,19 @@ def test_description_is_valid_in_a_record() -> None:
     assert found["gpu"] is None
 
 
-@pytest.mark.parametrize(
-    ("listed", "flags"),
-    [("model name\t: X\nflags\t\t: fpu avx2 ht\n", ["avx2"]), ("Features\t: fp asimd bf16\n", ["asimd", "bf16"])],
-)
-def test_flags_are_found_where_linux_lists_them(listed: str, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_are_found_where_linux_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: lines of /proc/cpuinfo on x86 and on Arm."""
-    monkeypatch.setattr("benchmark.environment.Path.read_text", lambda path: listed)
-    assert environment.environment(torch.device("cpu"), "float32")["processor_flags"] == flags
+    for listed, flags in (
+        ("model name\t: X\nflags\t\t: fpu avx2 ht\n", ["avx2"]),
+        ("Features\t: fp asimd bf16\n", ["asimd", "bf16"]),
+    ):
+        monkeypatch.setattr("benchmark.environment.Path.read_text", lambda path, listed=listed: listed)
+        assert environment.environment(torch.device("cpu"), "float32")["processor_flags"] == flags
 
 
-@pytest.mark.parametrize(
-    ("flags", "capability", "precision"),
-    [
+def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: by hand, which of them multiply bfloat16; a warning where it is emulated."""
+    for flags, capability, precision in (
         ("fma avx2", None, "float32"),
         ("avx2 avx512f", None, "float32"),
         ("avx2 avx512f avx512_bf16", None, "bfloat16"),
@@ -49,17 +49,20 @@ def test_flags_are_found_where_linux_lists_them(listed: str, flags: list[str], m
         ("asimd bf16", None, "bfloat16"),
         ("avx2", (8, 0), "bfloat16"),
         ("avx512_bf16", (7, 5), "float32"),
-    ],
-)
-def test_precision_follows_the_device(
-    flags: str, capability: tuple[int, int] | None, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Oracle: by hand, which of them multiply bfloat16. Every shipped protocol takes it, into its text and its key; a
-    precision that is set stays, with a warning where it is emulated."""
+    ):
+        monkeypatch.setattr(environment, "_flags", flags.split)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda capability=capability: capability is not None)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
+        assert environment.native_precision() == precision
+        assert (environment.warning_of_emulation("bfloat16") is None) == (precision == "bfloat16")
+        assert environment.warning_of_emulation("float32") is None
+
+
+@pytest.mark.parametrize(("flags", "precision"), [("avx2", "float32"), ("avx512_bf16", "bfloat16")])
+def test_every_protocol_takes_the_precision(flags: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the device's, in the text and in the key; a precision that is set stays."""
     monkeypatch.setattr(environment, "_flags", flags.split)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    assert environment.native_precision() == precision
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for file in (ROOT / "gin" / "protocol").glob("*_*.gin"):
         method = "gin/mimco.gin" if "vit" in file.stem else "gin/simclr.gin"
         loaded = config.load([method, str(file)])
@@ -68,22 +71,17 @@ def test_precision_follows_the_device(
     assert "Pretraining.precision = 'bfloat16'" in own.text
     auto = config.load(["gin/simclr.gin"])
     assert (auto.key("data") == own.key("data")) == (precision == "bfloat16")
-    emulated = environment.warning_of_emulation("bfloat16")
-    assert (emulated is None) == (precision == "bfloat16")
-    assert environment.warning_of_emulation("float32") is None
 
 
-@pytest.mark.parametrize(
-    ("load", "threads", "warns"), [(0.4, 2, False), (3.0, 2, True), (3.0, 1, False), (1.4, 2, False), (1.6, 2, True)]
-)
-def test_busy_cores_are_warned_of(load: float, threads: int, warns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: three quarters of two cores, and only where several threads would wait for each other."""
-    monkeypatch.setattr(environment.os, "getloadavg", lambda: (load, 0.0, 0.0))
     monkeypatch.setattr(environment, "_cores", lambda: 2)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    found = environment.warning_of_load()
-    assert (found is not None) == warns
-    assert found is None or "OMP_NUM_THREADS=1" in found
+    for load, threads, warns in ((0.4, 2, False), (3.0, 2, True), (3.0, 1, False), (1.4, 2, False), (1.6, 2, True)):
+        monkeypatch.setattr(environment.os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found = environment.warning_of_load()
+        assert (found is not None) == warns
+        assert found is None or "OMP_NUM_THREADS=1" in found
 
 
 @pytest.mark.parametrize("allowed", [True, False])
@@ -136,7 +134,7 @@ def test_another_wish_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 HELD = """
-import ctypes, sys, torch
+import ctypes, torch
 from benchmark.environment import keep_freed_memory
 
 class Info(ctypes.Structure):
@@ -145,18 +143,20 @@ class Info(ctypes.Structure):
 
 info = ctypes.CDLL(None).mallinfo2
 info.restype = Info
-assert sys.argv[1] == "default" or keep_freed_memory()
-before = info()
-block = torch.ones(30 * 2**18)
-during = info()
-del block
-print(during.hblkhd - before.hblkhd >= 30 * 2**20, info().arena >= during.arena >= before.arena + 25 * 2**20)
+
+def held():
+    before = info()
+    block = torch.ones(30 * 2**18)
+    during = info()
+    del block
+    return during.hblkhd - before.hblkhd >= 30 * 2**20, info().arena >= during.arena >= before.arena + 25 * 2**20
+
+print(held(), keep_freed_memory(), held())
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
-@pytest.mark.parametrize(("setting", "held"), [("default", "True False"), ("kept", "False True")])
-def test_freed_memory_is_kept(setting: str, held: str) -> None:
+def test_freed_memory_is_kept() -> None:
     """Oracle: glibc's own account of 30 MiB: mapped for themselves and given back, or of the heap, which stays."""
-    command = [sys.executable, "-c", HELD, setting]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == held
+    printed = subprocess.check_output([sys.executable, "-c", HELD], text=True)
+    assert printed.strip() == "(True, False) True (False, True)"

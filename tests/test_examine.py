@@ -1,6 +1,5 @@
 """Evaluating an encoder that exists: our runs score as they did, and everyone's weights by the same rules."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,6 @@ import torch
 from report_records import trial
 from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
-from torch import Tensor
 
 from benchmark.evaluate import main
 from benchmark.nets import timm_net
@@ -48,7 +46,11 @@ def of(run: Path) -> Record:
 
 
 def test_a_run_scores_as_it_did(run: Path, out: Path) -> None:
-    """Oracle: the run's own record: metrics, cost and floors; the division says that it was evaluated apart."""
+    """Oracle: the run's own record: metrics, cost and floors; the division says that it was evaluated apart.
+
+    By another evaluation it has that one's metrics, and another key; nothing of the pretraining is in the text, and
+    no features are written again.
+    """
     found, original = evaluated(out, "--run", str(run)), of(run)
     assert found["metrics"] == original["metrics"]
     assert found["floors"] == original["floors"]
@@ -56,6 +58,14 @@ def test_a_run_scores_as_it_did(run: Path, out: Path) -> None:
     for name in ("method", "budget", "training", "encoder", "dataset", "seed", "checkpoint"):
         assert found[name] == original[name], name  # type: ignore[literal-required]
     assert {**found["cost"], "evaluation_seconds": 0} == {**original["cost"], "evaluation_seconds": 0}
+    features = set(out.glob("features/*/*"))
+    found = evaluated(out, "--run", str(run), "--set", "experiment.evaluations=(@Retrieval,)", "--name", "mine")
+    assert set(out.glob("features/*/*")) == features != set()
+    assert list(found["metrics"]) == ["retrieval"]
+    assert found["method"]["name"] == "mine"
+    assert found["config"]["key"] != original["config"]["key"]
+    assert "experiment.pretraining = None" in found["config"]["text"]
+    assert "AdamW" not in found["config"]["text"]
 
 
 def test_equal_weights_of_other_heads_have_other_features(run: Path, out: Path, tmp_path: Path) -> None:
@@ -72,16 +82,6 @@ def test_equal_weights_of_other_heads_have_other_features(run: Path, out: Path, 
     assert [predicted(heads, tmp_path) for heads in (2, 4)] == apart
 
 
-def test_a_run_is_scored_by_other_evaluations(run: Path, out: Path) -> None:
-    """Oracle: the names and versions of the metrics, another key; nothing of the pretraining is in the text."""
-    found = evaluated(out, "--run", str(run), "--set", "experiment.evaluations=(@Retrieval,)", "--name", "mine")
-    assert list(found["metrics"]) == ["retrieval"]
-    assert found["method"]["name"] == "mine"
-    assert found["config"]["key"] != of(run)["config"]["key"]
-    assert "experiment.pretraining = None" in found["config"]["text"]
-    assert "AdamW" not in found["config"]["text"]
-
-
 def test_seeds_of_a_run_are_one_line(run: Path, out: Path) -> None:
     """Oracle: the mean over two seeds in one line of the table, each with predictions of its own."""
     assert pretrain(command(out, 4, seed=1)) == 0
@@ -95,48 +95,26 @@ def test_seeds_of_a_run_are_one_line(run: Path, out: Path) -> None:
     assert len(files) == 2
 
 
-def plain(weights: dict[str, Tensor]) -> dict[str, object]:
-    return dict(weights)
-
-
-def wrapped(weights: dict[str, Tensor]) -> dict[str, object]:
-    momentum = {f"module.momentum_encoder.{name}": torch.zeros_like(value) for name, value in weights.items()}
-    return {"state_dict": {f"module.base_encoder.{name}": value for name, value in weights.items()} | momentum}
-
-
-@pytest.mark.parametrize(("layout", "lay_out"), [("timm", plain), ("moco_v3", wrapped)])
-def test_weights_from_elsewhere_score_the_same(
-    layout: str, lay_out: Callable[[dict[str, Tensor]], dict[str, object]], run: Path, out: Path, tmp_path: Path
-) -> None:
+def test_weights_from_elsewhere_score_the_same(run: Path, out: Path, tmp_path: Path) -> None:
     """Oracle: the metrics of the run whose weights these are, on the inputs that the layout's weights expect."""
-    torch.save(lay_out(load_file(run / "encoder.safetensors")), tmp_path / "theirs.pth")
-    arguments = [
-        "--weights",
-        str(tmp_path / "theirs.pth"),
-        "--layout",
-        layout,
-        "--gin",
-        "gin/protocol/digits_vit_micro.gin",
-    ]
-    found = evaluated(out, *arguments, *SMALLER, *KNN_ONLY)
-    same = found["metrics"] == of(run)["metrics"]
-    assert same == (layout == "timm")  # the other layout expects ImageNet's statistics, not the digits'
-    assert found["method"] == {"name": f"{layout}: theirs", "files": [], "module_sha256": None, "deviations": []}
-    assert found["budget"] is None
-    assert found["cost"]["flops"] == 0
-    assert "unknown budgets, open division" in render([found])
-
-
-def test_an_encoder_without_a_file(out: Path) -> None:
-    """Oracle: the architecture's name, and the statistics that it has no say in without published weights."""
-    settings = ["--set", "experiment.encoder=@Timm", "--set", "Timm.name='resnet10t'"]
-    found = evaluated(out, "--gin", "gin/protocol/digits.gin", *settings, *KNN_ONLY)
-    assert found["method"]["name"] == found["encoder"]["name"] == "resnet10t"
-    assert found["checkpoint"] is None
+    weights = load_file(run / "encoder.safetensors")
+    wrapped = {f"module.momentum_encoder.{name}": torch.zeros_like(value) for name, value in weights.items()}
+    wrapped |= {f"module.base_encoder.{name}": value for name, value in weights.items()}
+    for layout, laid_out in (("timm", dict(weights)), ("moco_v3", {"state_dict": wrapped})):
+        torch.save(laid_out, tmp_path / "theirs.pth")
+        theirs = ["--weights", str(tmp_path / "theirs.pth"), "--layout", layout]
+        found = evaluated(out, *theirs, "--gin", "gin/protocol/digits_vit_micro.gin", *SMALLER, *KNN_ONLY)
+        same = found["metrics"] == of(run)["metrics"]
+        assert same == (layout == "timm")  # the other layout expects ImageNet's statistics, not the digits'
+        assert found["method"] == {"name": f"{layout}: theirs", "files": [], "module_sha256": None, "deviations": []}
+        assert found["budget"] is None
+        assert found["cost"]["flops"] == 0
+        assert "unknown budgets, open division" in render([found])
 
 
 def test_the_floor_of_published_weights_is_random(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: the floor of the same network without weights; a stand-in for what timm fetches is all zero."""
+    """Oracle: the floor of the same network without weights, which is named by its architecture; a stand-in for what
+    timm fetches is all zero."""
     create = timm_net.create_model
 
     def fetched(name: str, *, pretrained: bool, **arguments: object) -> torch.nn.Module:
@@ -147,7 +125,9 @@ def test_the_floor_of_published_weights_is_random(out: Path, monkeypatch: pytest
 
     monkeypatch.setattr(timm_net, "create_model", fetched)
     settings = ["--set", "experiment.encoder=@Timm", "--set", "Timm.name='resnet10t'", *KNN_ONLY]
-    plain = evaluated(out, "--gin", "gin/protocol/digits.gin", *settings, "--name", "plain")
+    plain = evaluated(out, "--gin", "gin/protocol/digits.gin", *settings)
+    assert plain["method"]["name"] == plain["encoder"]["name"] == "resnet10t"
+    assert plain["checkpoint"] is None
     found = evaluated(out, "--gin", "gin/protocol/digits.gin", *settings, "--set", "Timm.pretrained=True")
     floors = {
         record["id"]: record
@@ -160,39 +140,30 @@ def test_the_floor_of_published_weights_is_random(out: Path, monkeypatch: pytest
     assert plain["metrics"]["knn"]["top1"] > 0.3
 
 
-def test_features_are_kept(run: Path, out: Path) -> None:
-    """Oracle: no new file of features for the second evaluation of one encoder."""
-    evaluated(out, "--run", str(run), "--name", "first")
-    before = set(out.glob("features/*/*"))
-    evaluated(out, "--run", str(run), "--name", "second", "--set", "KNN.k=5")
-    assert set(out.glob("features/*/*")) == before != set()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "answer"),
-    [
-        (["--run", "tests"], "is not the folder of a finished run"),
-        (["--weights", "none.pth", "--gin", "gin/protocol/digits_vit_micro.gin"], "none.pth"),
-        (["--weights", "README.md", "--layout", "mea", "--gin", "gin/protocol/digits_vit_micro.gin"], "mea"),
-        (["--weights", "README.md", "--layout", "mae", "--gin", "gin/protocol/digits_vit_micro.gin"], "torch.save"),
-        (["--gin", "gin/simclr.gin"], "does not use SimCLR"),
-        (["--gin", "gin/protocol/digits_vit_micro.gin", "--set", "experiment.evaluations=()"], "name what to evaluate"),
-    ],
-)
 def test_misuse_is_answered(
-    arguments: list[str],
-    answer: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Oracle: exit code 2, the sentence that helps, no traceback, nothing written, a decoder that nobody calls."""
+    """Oracle: exit code 2, the words that help, nothing written, a decoder that nobody calls; argparse's own code where
+    nothing is to be evaluated, or where a layout would score a random encoder."""
     monkeypatch.setattr("benchmark.data.images.decode", None)
-    assert main([*arguments, "--out", str(tmp_path / "runs")]) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("error: ")
-    assert answer in printed
-    assert not (tmp_path / "runs").exists()
+    protocol = ["--gin", "gin/protocol/digits_vit_micro.gin"]
+    for arguments, answer in (
+        (["--run", "tests"], "is not the folder of a finished run"),
+        (["--weights", "none.pth", *protocol], "none.pth"),
+        (["--weights", "README.md", "--layout", "mea", *protocol], "mea"),
+        (["--weights", "README.md", "--layout", "mae", *protocol], "torch.save"),
+        (["--gin", "gin/simclr.gin"], "does not use SimCLR"),
+        ([*protocol, "--set", "experiment.evaluations=()"], "name what to evaluate"),
+    ):
+        assert main([*arguments, "--out", str(tmp_path / "runs")]) == 2
+        printed = capsys.readouterr().err
+        assert printed.startswith("error: ")
+        assert answer in printed
+        assert not (tmp_path / "runs").exists()
+    for arguments, answer in (([], "say what to evaluate"), (["--gin", "a.gin", "--layout", "mae"], "by --weights")):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        assert answer in capsys.readouterr().err
 
 
 def test_changed_weights_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,18 +184,6 @@ def test_a_trial_is_not_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[
     for more in ([], ["--set", "experiment.is_trial = False"]):
         assert main(["--run", str(tmp_path), "--out", str(tmp_path / "out"), *more]) == 2
         assert "has a trial, which is scored on a hold-out" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "answer"),
-    [([], "say what to evaluate"), (["--gin", "a.gin", "--layout", "mae"], "by --weights FILE")],
-)
-def test_nothing_to_evaluate_is_refused(arguments: list[str], answer: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: argparse's code and a sentence; without weights a layout would score a random encoder."""
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    assert answer in capsys.readouterr().err
 
 
 def test_a_diverged_run_is_scored_as_it_was(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

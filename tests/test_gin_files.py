@@ -66,59 +66,42 @@ def origin(name: str) -> str:
     return registry.find(name).rpartition(".")[0]
 
 
-def ids(paths: list[Path]) -> list[str]:
-    return [path.stem for path in paths]
-
-
 for module in sorted(GIN.parent.glob("baselines/*.py")):
     importlib.import_module(f"baselines.{module.stem}")
 
 
 def test_there_are_files_of_every_kind() -> None:
-    """Oracle: the parametrised tests below would pass on an empty folder."""
+    """Oracle: the loops below would pass on an empty folder; an `__init__.py` would shadow the package gin-config."""
     assert all((METHODS, REPORTS, PAPERS, DATA, ENCODERS, PAIRS))
+    assert not list(GIN.rglob("__init__.py"))
 
 
-@pytest.mark.parametrize("path", METHODS, ids=ids(METHODS))
-def test_method_files_bind_the_method_only(path: Path) -> None:
-    """Oracle: the rule: classes of `baselines`, three parameters of the stage, and whatever belongs to a teacher."""
-    for binding in bindings(path):
+def test_methods_and_protocols_bind_what_is_theirs() -> None:
+    """Oracle: the rules: a method binds classes of `baselines`, three parameters of the stage, and whatever belongs to
+    a teacher; a protocol binds macros and configurables of the harness. No name is bound by both, so their order on
+    the command line does not matter."""
+    for binding in (binding for path in METHODS for binding in bindings(path)):
         allowed = binding.scope.startswith("teacher") or str(binding) in STAGE | TEACHER
         assert allowed or (binding.parameter and origin(binding.name).startswith("baselines.")), binding.line.where
-
-
-@pytest.mark.parametrize("path", [*METHODS, *REPORTS], ids=ids([*METHODS, *REPORTS]))
-def test_files_of_methods_are_named_and_short(path: Path) -> None:
-    """Oracle: the rules: tables call the method as its file is called; at most 40 lines."""
-    (name,) = [binding.value for binding in bindings(path) if str(binding) == "Pretraining.name"]
-    assert name == path.stem
-    assert len(path.read_text().splitlines()) <= 40
-    assert path.stem in path.read_text().split("import")[0], "the head shows the command that runs the file"
-
-
-@pytest.mark.parametrize("path", PROTOCOLS, ids=ids(PROTOCOLS))
-def test_protocol_files_bind_no_method(path: Path) -> None:
-    """Oracle: the rule: macros and configurables of the harness, and none of what a method file says."""
-    for binding in bindings(path):
+    for binding in (binding for path in PROTOCOLS for binding in bindings(path)):
         assert str(binding) not in STAGE, binding.line.where
         assert not binding.parameter or not origin(binding.name).startswith("baselines."), binding.line.where
+    assert set().union(*map(names, METHODS)).isdisjoint(set().union(*map(names, PROTOCOLS)))
 
 
-def test_methods_and_protocols_are_disjoint() -> None:
-    """Oracle: no name is bound by both kinds, so their order on the command line does not matter."""
-    methods = set().union(*map(names, METHODS))
-    assert methods.isdisjoint(set().union(*map(names, PROTOCOLS)))
+def test_files_of_methods_are_named_and_short() -> None:
+    """Oracle: the rules: tables call the method as its file is called; at most 40 lines; a command in the head."""
+    for path in [*METHODS, *REPORTS]:
+        (name,) = [binding.value for binding in bindings(path) if str(binding) == "Pretraining.name"]
+        assert name == path.stem
+        assert len(path.read_text().splitlines()) <= 40, path
+        assert path.stem in path.read_text().split("import")[0], path
 
 
-@pytest.mark.parametrize("kind", [DATA, ENCODERS], ids=["data", "encoders"])
-def test_protocols_of_a_kind_bind_the_same_names(kind: list[Path]) -> None:
+def test_protocols_of_a_kind_bind_the_same_names() -> None:
     """Oracle: exchanging one for another leaves nothing behind; an encoder's own parameters are its own."""
-
-    def shared(path: Path) -> set[str]:
-        own = ("ViT.", "ViTTuning.", "ResNet.", "ConvNetTuning.") if kind is ENCODERS else ()
-        return {name for name in names(path) if not name.startswith(own)}
-
-    assert {frozenset(shared(path)) for path in kind} == {frozenset(shared(kind[0]))}
+    for kind, own in ((DATA, ()), (ENCODERS, ("ViT.", "ViTTuning.", "ResNet.", "ConvNetTuning."))):
+        assert len({frozenset(name for name in names(path) if not name.startswith(own)) for path in kind}) == 1
 
 
 def test_every_pair_of_data_and_encoder_has_a_file() -> None:
@@ -130,19 +113,8 @@ def test_every_pair_of_data_and_encoder_has_a_file() -> None:
     assert all(name == f"{data}_{encoder}" for name, (data, encoder) in pairs.items())
     data, encoders = (set(kind) for kind in zip(*pairs.values(), strict=True))
     assert set(pairs.values()) == set(product(data, encoders))
-    assert {"digits", "cifar10", "cifar100", "imagenette96"} <= data <= set(ids(DATA))
-    assert {"resnet18", "vit_micro", "vit_tiny", "vit_small"} <= encoders <= set(ids(ENCODERS))
-
-
-@pytest.mark.parametrize("path", METHODS + PROTOCOLS + OVERLAYS + PRESETS)
-def test_every_number_names_its_source(path: Path) -> None:
-    """Oracle: a line with a number as its value, or in it, ends with a comment."""
-    text = path.read_text().splitlines()
-    for binding in bindings(path):
-        value = re.sub(r"'[^']*'", "", text[binding.line.number - 1].partition("=")[2].partition("#")[0])
-        comment = text[binding.line.number - 1].partition("#")[2]
-        if re.search(r"(?<![\w.])[\d.]+", value):
-            assert len(comment.strip()) >= 5, f"{binding.line.where}: {binding} has no source"
+    assert {"digits", "cifar10", "cifar100", "imagenette96"} <= data <= {path.stem for path in DATA}
+    assert {"resnet18", "vit_micro", "vit_tiny", "vit_small"} <= encoders <= {path.stem for path in ENCODERS}
 
 
 def numbers(method: Path) -> dict[str, int | float]:
@@ -167,81 +139,71 @@ def build_all(method: Path, setting: str) -> None:
         stage.optimiser().build(built.param_groups(), stage.batch_size)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=ids(METHODS))
-def test_no_number_may_be_negative(method: Path) -> None:
-    """Oracle: the sign; with -1 for any of its numbers a run is refused before it trains, and its message names it."""
-    for name, value in numbers(method).items():
+def test_no_number_may_be_negative() -> None:
+    """Oracle: the sign; with -1 for any number of any method a run is refused before it trains, and its message names
+    it. What several methods have is tried with the last of them."""
+    settings = {name: (value, method) for method in METHODS for name, value in numbers(method).items()}
+    for name, (value, method) in settings.items():
         with pytest.raises(ConfigError, match=rf"\b{name.rpartition('.')[2]}"):
             build_all(method, f"{name} = {type(value)(-1)}")
 
 
-@pytest.mark.parametrize(
-    ("evaluation", "setting"),
-    [
-        ("KNN", "KNN.temperature = 0.0"),
-        ("KNNProjection", "KNNProjection.k = 0"),
-        ("one_percent/SemiProbe", "SemiProbe.fraction = 0.0"),
-        ("one_percent/SemiProbe", "SemiProbe.fraction = 1.5"),
-        ("one_percent/SemiProbe", "SemiProbe.draws = 0"),
-        ("one_percent/SemiFineTune", "SemiFineTune.fraction = 1.5"),
-        ("one_percent/SemiFineTune", "SemiFineTune.trunk_rate = 0.0"),
-        ("one_percent/SemiFineTune", "SemiFineTune.head_rate = -1.0"),
-        ("one_percent/SemiFineTune", "SemiFineTune.steps = 0"),
-        ("one_percent/SemiFineTune", "SemiFineTune.batch_size = 0"),
-    ],
-)
-def test_evaluations_have_ranges(evaluation: str, setting: str) -> None:
+def test_evaluations_have_ranges() -> None:
     """Oracle: the documented ranges; the message names the binding."""
-    setting = f"{evaluation.rpartition('/')[0]}/{setting}".removeprefix("/")
-    with pytest.raises(ConfigError, match=f"{setting.partition(' = ')[0]} expected (int|float) (above|of at least)"):
-        config.load([str(GIN / "simclr.gin")], (f"experiment.evaluations = (@{evaluation},)", setting))
+    for setting in (
+        "KNN.temperature = 0.0",
+        "KNNProjection.k = 0",
+        "one_percent/SemiProbe.fraction = 0.0",
+        "one_percent/SemiProbe.fraction = 1.5",
+        "one_percent/SemiProbe.draws = 0",
+        "one_percent/SemiFineTune.fraction = 1.5",
+        "one_percent/SemiFineTune.trunk_rate = 0.0",
+        "one_percent/SemiFineTune.head_rate = -1.0",
+        "one_percent/SemiFineTune.steps = 0",
+        "one_percent/SemiFineTune.batch_size = 0",
+    ):
+        name = setting.partition(" = ")[0]
+        evaluations = f"experiment.evaluations = (@{name.rpartition('.')[0]},)"
+        with pytest.raises(ConfigError, match=rf"{name} expected (int|float) (above|of at least)"):
+            config.load([str(GIN / "simclr.gin")], (evaluations, setting))
 
 
-def test_gin_is_no_package() -> None:
-    """Oracle: an `__init__.py` would make the folder shadow the package gin-config."""
-    assert not list(GIN.rglob("__init__.py"))
+def test_methods_share_everything_else() -> None:
+    """Oracle: each pair loads; but for a stage's own three lines and a teacher, all methods resolve to the same.
+
+    Protocols of a kind bind the same names: one of each kind is tried with every method, the others with two.
+    """
+    first = (DATA[0], ENCODERS[0], PAIRS[0])
+    for protocol in (None, *DATA, *ENCODERS, *PAIRS):
+        shared = []
+        for method in METHODS if protocol in (None, *first) else (METHODS[0], GIN / "mimco.gin"):
+            files = [str(method), *([str(protocol)] if protocol else [])]
+            parameters = config.load(files).tree["params"]
+            for name in ("method", "views", "name"):
+                parameters["pretraining"]["params"].pop(name)
+            for name in TEACHER:
+                parameters.pop(name.removeprefix("experiment."))
+            shared.append(parameters)
+        assert all(parameters == shared[0] for parameters in shared), protocol
 
 
-def resolved(method: Path, *protocols: Path) -> dict[str, Any]:
-    return config.load([str(method), *map(str, protocols)]).tree["params"]
-
-
-@pytest.mark.parametrize("protocol", [None, *DATA, *ENCODERS, *PAIRS], ids=lambda path: path.stem if path else "none")
-def test_methods_share_everything_else(protocol: Path | None) -> None:
-    """Oracle: each pair loads; but for a stage's own three lines and a teacher, all methods resolve to the same."""
-    shared = []
-    for method in METHODS:
-        parameters = resolved(method, *([protocol] if protocol else []))
-        for name in ("method", "views", "name"):
-            parameters["pretraining"]["params"].pop(name)
-        for name in ("teacher", "teacher_share"):
-            parameters.pop(name)
-        shared.append(parameters)
-    assert all(parameters == shared[0] for parameters in shared)
-
-
-def test_order_of_files_does_not_matter() -> None:
-    """Oracle: the canonical text of both orders."""
-    files = [str(METHODS[0]), str(PAIRS[0])]
-    assert config.load(files).text == config.load(files[::-1]).text
-
-
-@pytest.mark.parametrize("method", METHODS, ids=ids(METHODS))
-@pytest.mark.parametrize("encoder", ["vit_small", "resnet18"])
-def test_full_size_networks_build(method: Path, encoder: str) -> None:
+def test_full_size_networks_build() -> None:
     """Oracle: a step of 8 images on the meta device costs FLOPs; only a method that drops patches refuses a CNN."""
-    experiment: Experiment = config.build(config.load([str(method), f"gin/protocol/cifar10_{encoder}.gin"]))
-    stage = experiment.pretraining()
-    networks = 1 if experiment.teacher is None else 2
-    flops, refusal = 0, ""
-    try:
-        flops = count_step(lambda: stage.method(*(experiment.encoder(32) for _ in range(networks))), 8, 32)
-    except ConfigError as error:
-        refusal = str(error)
-    if encoder == "resnet18" and refusal:
-        assert "Use a ViT" in refusal
-    else:
-        assert flops > 1e9, refusal
+
+    def price(method: Path, encoder: str) -> int:
+        experiment: Experiment = config.build(config.load([str(method), f"gin/protocol/cifar10_{encoder}.gin"]))
+        stage, networks = experiment.pretraining(), 1 if experiment.teacher is None else 2
+        return count_step(lambda: stage.method(*(experiment.encoder(32) for _ in range(networks))), 8, 32)
+
+    for method in METHODS:
+        assert price(method, "vit_small") > 1e9, method
+        try:
+            flops = price(method, "resnet18")
+        except ConfigError as error:
+            if "Use a ViT" not in str(error):
+                raise
+        else:
+            assert flops > 1e9, method
 
 
 def command(path: Path) -> list[str]:
@@ -254,65 +216,61 @@ def command(path: Path) -> list[str]:
     return files
 
 
-@pytest.mark.parametrize("path", PAPERS, ids=ids(PAPERS))
-def test_overlays_of_papers_are_short_and_say_what_they_are(path: Path) -> None:
-    """Oracle: the rules: at most 40 lines; paper, published accuracy, differences and command in the head; no views."""
-    head = path.read_text()[: path.read_text().index("\n" + bindings(path)[0].line.text)]
-    assert len(path.read_text().splitlines()) <= 40
-    assert re.search(r"arXiv:\d{4}\.\d{5}", head)
-    assert re.search(r"\d\d\.\d % ", head)
-    assert "Not as published: " in head
-    assert f"gin/{path.stem}.gin" in command(path)[0]
-    assert names(path) >= {"Pretraining.batch_size", "Budget.kind", "Budget.amount"}
-    assert names(path).isdisjoint(STAGE)
+def test_overlays_of_papers_are_short_and_say_what_they_are() -> None:
+    """Oracle: the rules: at most 40 lines; paper, published accuracy, differences and command in the head; no views.
 
-
-@pytest.mark.parametrize("path", PAPERS, ids=ids(PAPERS))
-def test_budgets_of_papers_are_whole_epochs(path: Path) -> None:
-    """Oracle: the epochs that head and comment name, of the 1,281,167 images of ImageNet's training set."""
-    (amount,) = (binding for binding in bindings(path) if str(binding) == "Budget.amount")
-    epochs, remainder = divmod(amount.value, 1_281_167)
-    assert remainder == 0
-    assert f"# stated: {epochs} epochs of" in amount.line.text
-    assert re.search(rf"after {epochs}\s+(# )?epochs", path.read_text())
-    for binding in bindings(path):
-        if binding.parameter == "warmup" and binding.value:
-            (warm,) = re.findall(rf"(\d+) epochs, of {epochs}$", binding.line.text)
-            assert binding.value == pytest.approx(int(warm) / epochs, abs=1e-6)
-
-
-@pytest.mark.parametrize("path", OVERLAYS, ids=ids(OVERLAYS))
-def test_overlays_take_effect_to_the_last_line(path: Path) -> None:
-    """Oracle: for the command in the head, the canonical text, which is all that runs, has each value they bind."""
-    lines = config.load(command(path)).text.splitlines()
-    for binding in bindings(path):
-        value = repr(float(binding.value)) if str(binding) == "Budget.amount" else repr(binding.value)
-        assert f"{binding} = {value}" in lines, binding.line.where
+    The budget is the epochs that head and comment name, of the 1,281,167 images of ImageNet's training set.
+    """
+    for path in PAPERS:
+        text = path.read_text()
+        head = text[: text.index("\n" + bindings(path)[0].line.text)]
+        assert len(text.splitlines()) <= 40
+        assert re.search(r"arXiv:\d{4}\.\d{5}", head)
+        assert re.search(r"\d\d\.\d % ", head)
+        assert "Not as published: " in head
+        assert f"gin/{path.stem}.gin" in command(path)[0]
+        assert names(path) >= {"Pretraining.batch_size", "Budget.kind", "Budget.amount"}
+        assert names(path).isdisjoint(STAGE)
+        (amount,) = (binding for binding in bindings(path) if str(binding) == "Budget.amount")
+        epochs, remainder = divmod(amount.value, 1_281_167)
+        assert remainder == 0
+        assert f"# stated: {epochs} epochs of" in amount.line.text
+        assert re.search(rf"after {epochs}\s+(# )?epochs", text)
+        for binding in bindings(path):
+            if binding.parameter == "warmup" and binding.value:
+                (warm,) = re.findall(rf"(\d+) epochs, of {epochs}$", binding.line.text)
+                assert binding.value == pytest.approx(int(warm) / epochs, abs=1e-6)
 
 
 COUNTS = {"resnet50": 23_508_032, "vit_base": 85_798_656, "vit_small": 21_665_664}
 """Parameters of the encoders as published: 23.5, 85.8 and 21.7 million; a ViT's with 197 fixed positions."""
 
 
-@pytest.mark.parametrize("path", OVERLAYS, ids=ids(OVERLAYS))
-def test_overlays_build_at_full_size(path: Path) -> None:
-    """Oracle: published parameter counts, on the meta device; the optimiser holds each trained parameter once.
+def test_overlays_build_at_full_size() -> None:
+    """Oracle: for the command in the head, the canonical text, which is all that runs, has each value they bind; then
+    published parameter counts, on the meta device; the optimiser holds each trained parameter once.
 
     He et al. 2022 (arXiv:2111.06377) have a decoder of 26.0 million parameters.
     """
-    files = command(path)
-    (encoder,) = (Path(file).stem for file in files if Path(file).stem in COUNTS)
-    experiment: Experiment = config.build(config.load(files))
-    stage = experiment.pretraining()
-    with torch.device("meta"):
-        method = stage.method(experiment.encoder(224))
-    assert sum(p.numel() for p in method.encoder.parameters()) == COUNTS[encoder]
-    groups = stage.optimiser().build(method.param_groups(), stage.batch_size).inner.param_groups
-    held = [id(p) for group in groups for p in group["params"]]
-    assert sorted(held) == sorted(id(p) for p in method.parameters() if p.requires_grad)
-    for part in method.modules():
-        if isinstance(part, PixelDecoder) and path in PAPERS:
-            assert sum(p.numel() for p in part.parameters() if p.requires_grad) == pytest.approx(26.0e6, rel=1e-3)
+    for path in OVERLAYS:
+        files = command(path)
+        loaded = config.load(files)
+        for binding in bindings(path):
+            value = repr(float(binding.value)) if str(binding) == "Budget.amount" else repr(binding.value)
+            assert f"{binding} = {value}" in loaded.text.splitlines(), binding.line.where
+        (encoder,) = (Path(file).stem for file in files if Path(file).stem in COUNTS)
+        experiment: Experiment = config.build(loaded)
+        stage = experiment.pretraining()
+        with torch.device("meta"):
+            method = stage.method(experiment.encoder(224))
+        assert sum(p.numel() for p in method.encoder.parameters()) == COUNTS[encoder]
+        groups = stage.optimiser().build(method.param_groups(), stage.batch_size).inner.param_groups
+        held = [id(p) for group in groups for p in group["params"]]
+        assert sorted(held) == sorted(id(p) for p in method.parameters() if p.requires_grad), path
+        for part in method.modules():
+            if isinstance(part, PixelDecoder) and path in PAPERS:
+                trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
+                assert trained == pytest.approx(26.0e6, rel=1e-3)
 
 
 def test_published_rates() -> None:
@@ -346,7 +304,7 @@ def smaller(node: dict[str, Any]) -> Iterator[str]:
             yield from smaller(value)
 
 
-@pytest.mark.parametrize("path", OVERLAYS, ids=ids(OVERLAYS))
+@pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
 def test_overlays_train_on_the_digits(path: Path, tmp_path: Path) -> None:
     """Oracle: two real steps move each trained weight matrix of the encoder, and nothing that is frozen."""
     files = [file for file in command(path) if not file.startswith("gin/protocol/")]
@@ -367,7 +325,7 @@ def test_overlays_train_on_the_digits(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("path", REPORTS, ids=ids(REPORTS))
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
 def test_reports_run_at_full_size(path: Path, tmp_path: Path) -> None:
     """Oracle: 20 steps of the command in the head, on files shaped like ImageNet-100, end in a record with accuracies.
 

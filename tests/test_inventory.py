@@ -2,13 +2,9 @@
 
 from pathlib import Path
 
-import pytest
 from report_records import floor, make, metrics, run, trial
 
-from benchmark import config
-from benchmark.errors import BenchmarkError
 from benchmark.inventory import Board, Run, take
-from benchmark.plan import Suite
 from benchmark.report.record import write
 
 ROOT = Path(__file__).parents[1]
@@ -49,17 +45,6 @@ def test_evaluations_are_named_by_file() -> None:
     assert found["trained"].evaluations == ("FineTune", "one_percent/SemiFineTune", "ten_percent/SemiFineTune")
     assert set(found) == {"shared", *(path.stem for path in ROOT.glob("gin/presets/*.gin"))}
     assert found["frozen"].about == "Every evaluation of frozen features, on any run or encoder"
-
-
-def test_suites_are_counted_as_they_run() -> None:
-    """Oracle: the runs that the suite itself plans."""
-    boards = take(NOWHERE, NOWHERE).boards
-    assert [f"{board.name}.gin" for board in boards] == sorted(path.name for path in ROOT.glob("gin/suites/*.gin"))
-    for board in boards:
-        assert board.gin is not None
-        suite: Suite = config.build(config.load([board.gin], root="suite", defaults={}))
-        assert board.runs == len(list(suite.runs()))
-        assert (board.closed, board.tuned) == (0, 0)
 
 
 def test_records_of_boards(tmp_path: Path) -> None:
@@ -105,12 +90,3 @@ def test_runs_are_finished_or_not(tmp_path: Path) -> None:
         Run(str(folders["b"]), "alpha", "digits", 2, "closed", "ok", None, None),
         Run(str(folders["c"]), "alpha", "mine", 3, None, "unfinished", None, None),
     )
-
-
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    """Oracle: the error of the record with its path."""
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "config.gin").touch()
-    (tmp_path / "a" / "x-y-s0-1-2.json").write_text("{}")
-    with pytest.raises(BenchmarkError, match=r"x-y-s0-1-2\.json is not a valid record"):
-        take(tmp_path, NOWHERE)

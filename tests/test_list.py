@@ -45,20 +45,25 @@ def test_nothing_yet_names_the_next_command(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_damaged_record_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: the file in the message, and nothing printed as if it were an answer."""
+    """Oracle: the file of a board or of a run in the message, and nothing printed as if it were an answer."""
     (tmp_path / "board").mkdir()
     (tmp_path / "board" / "bad.json").write_text("{}")
-    assert main(["--results", str(tmp_path)]) == 1
-    caught = capsys.readouterr()
-    assert "bad.json is not a valid record" in caught.err
-    assert caught.out == ""
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "config.gin").touch()
+    (tmp_path / "runs" / "a" / "x-y-s0-1-2.json").write_text("{}")
+    for options, name in ((["--results", "."], "bad"), (["--results", "none", "--out", "runs"], "x-y-s0-1-2")):
+        assert main([str(tmp_path / option) if option[0] != "-" else option for option in options]) == 1
+        caught = capsys.readouterr()
+        assert f"{name}.json is not a valid record" in caught.err
+        assert caught.out == ""
 
 
-def test_command_imports_no_torch(tmp_path: Path) -> None:
-    """Oracle: the modules loaded by a fresh interpreter that ran the command in an empty folder."""
+def test_commands_that_read_import_no_torch(tmp_path: Path) -> None:
+    """Oracle: the modules loaded by a fresh interpreter that ran the list and the tables in an empty folder."""
     heavy = "{'torch', 'torchvision', 'timm', 'datasets', 'sklearn', 'baselines'} & set(sys.modules)"
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from benchmark.list import main; "
-    program += f"sys.exit(main([]) or str({heavy} or ''))"
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from benchmark import list, tables; "
+    program += f"sys.exit(list.main([]) or tables.main(['--results', '.']) or str({heavy} or ''))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.stderr.strip() == ""
     assert "gin/protocol/digits_vit_micro.gin" in done.stdout
+    assert (tmp_path / "README.md").exists()

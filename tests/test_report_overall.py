@@ -29,7 +29,8 @@ def grid(
 
 
 def test_ranks_gaps_and_duels_by_hand() -> None:
-    """Oracle: two data sets: ranks 1, 2, 3 and 2, 1, 3; gaps of 0 and 2, 5 and 0, 30 and 22 points."""
+    """Oracle: two data sets: ranks 1, 2, 3 and 2, 1, 3; gaps of 0 and 2, 5 and 0, 30 and 22 points; equal
+    scores share ranks 1 and 2, and tie in every duel."""
     records = [*grid("a", {"x": 0.90, "yy": 0.85, "zzz": 0.60}), *grid("b", {"x": 0.80, "yy": 0.82, "zzz": 0.60})]
     found = standings(sections(records))
     assert [(standing.name, standing.mean_rank) for standing in found] == [("x", 1.5), ("yy", 1.5), ("zzz", 3.0)]
@@ -37,12 +38,8 @@ def test_ranks_gaps_and_duels_by_hand() -> None:
     assert found[0].wins == {"yy": (1, 0, 1), "zzz": (2, 0, 0)}
     assert found[2].wins == {"x": (0, 0, 2), "yy": (0, 0, 2)}
     assert found[2].rank_interval == (3.0, 3.0)
-
-
-def test_equal_scores_share_a_rank() -> None:
-    """Oracle: the mean of ranks 1 and 2; a tie in every duel."""
-    records = [*grid("a", {"x": 0.9, "yy": 0.9}, noise=0.0), *grid("b", {"x": 0.5, "yy": 0.5}, noise=0.0)]
-    found = standings(sections(records))
+    equal = [*grid("a", {"x": 0.9, "yy": 0.9}, noise=0.0), *grid("b", {"x": 0.5, "yy": 0.5}, noise=0.0)]
+    found = standings(sections(equal))
     assert [standing.mean_rank for standing in found] == [1.5, 1.5]
     assert found[0].wins == {"yy": (0, 2, 0)}
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+import statistics
 from collections.abc import Sequence
 
 import pytest
@@ -16,37 +17,21 @@ SCORES = {
 }
 
 
-def test_summary_of_three() -> None:
-    """Oracle: by hand, mean 2 and standard deviation 1, and t(0.975; 2) = 4.3027 from a printed table."""
-    summary = summarise([1.0, 2.0, 3.0])
-    assert (summary.mean, summary.std, summary.n) == (2.0, 1.0, 3)
-    assert summary.half_width == pytest.approx(4.3027 / math.sqrt(3), abs=1e-4)
-
-
-@pytest.mark.parametrize("n", [2, 3, 5, 12])
-def test_interval_is_students(n: int) -> None:
+def test_interval_is_students() -> None:
     """Oracle: scipy's t interval."""
-    generator = random.Random(n)
-    values = [generator.gauss(0.9, 0.01) for _ in range(n)]
-    low, high = stats.t.interval(0.95, n - 1, loc=sum(values) / n, scale=stats.sem(values))
-    summary = summarise(values)
-    assert summary.half_width is not None
-    assert (summary.mean - summary.half_width, summary.mean + summary.half_width) == pytest.approx((low, high))
+    generator = random.Random(0)
+    for n in (2, 3, 5, 12):
+        values = [generator.gauss(0.9, 0.01) for _ in range(n)]
+        low, high = stats.t.interval(0.95, n - 1, loc=sum(values) / n, scale=stats.sem(values))
+        summary = summarise(values)
+        assert summary.half_width is not None
+        assert (summary.mean - summary.half_width, summary.mean + summary.half_width) == pytest.approx((low, high))
+        assert (summary.std, summary.n) == (pytest.approx(statistics.stdev(values)), n)
 
 
 def test_one_value_has_no_spread() -> None:
     """Oracle: a single value says nothing of its spread."""
     assert summarise([0.5]) == Summary(0.5, None, 1, None)
-
-
-@pytest.mark.parametrize("seeds", [3, 5])
-@pytest.mark.parametrize("spread", [1.0, 3.0])
-def test_intervals_cover(seeds: int, spread: float) -> None:
-    """Oracle: 95 % of 4,000 simulated intervals, within four standard errors (1.4 points), whatever the spread."""
-    generator = random.Random(0)
-    summaries = [summarise([generator.gauss(0, spread) for _ in range(seeds)]) for _ in range(4000)]
-    covered = sum(abs(summary.mean) <= (summary.half_width or 0) for summary in summaries)
-    assert covered / 4000 == pytest.approx(0.95, abs=0.014)
 
 
 def test_margin_by_hand() -> None:
@@ -56,14 +41,14 @@ def test_margin_by_hand() -> None:
     assert comparison.ranks == {"a": (1, 2), "b": (1, 2), "c": (3, 3)}
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_two_methods_reduce_to_the_paired_t_test(seed: int) -> None:
+def test_two_methods_reduce_to_the_paired_t_test() -> None:
     """Oracle: scipy's paired t test, to which Tukey's test with blocks reduces for two methods."""
-    generator = random.Random(seed)
-    first = [generator.gauss(0.90, 0.01) for _ in range(4)]
-    second = [value - 0.01 + generator.gauss(0, 0.006) for value in first]
-    ranks = compare({"first": dict(enumerate(first)), "second": dict(enumerate(second))}).ranks
-    assert (ranks["first"] == ranks["second"] == (1, 2)) == (stats.ttest_rel(first, second).pvalue >= 0.05)
+    generator = random.Random(0)
+    for _ in range(20):
+        first = [generator.gauss(0.90, 0.01) for _ in range(4)]
+        second = [value - 0.01 + generator.gauss(0, 0.006) for value in first]
+        ranks = compare({"first": dict(enumerate(first)), "second": dict(enumerate(second))}).ranks
+        assert (ranks["first"] == ranks["second"] == (1, 2)) == (stats.ttest_rel(first, second).pvalue >= 0.05)
 
 
 def test_seed_effects_cancel() -> None:
@@ -82,7 +67,7 @@ def simulated(generator: random.Random, spreads: Sequence[float], seeds: int) ->
     }
 
 
-@pytest.mark.parametrize(("methods", "seeds"), [(6, 3), (10, 3), (20, 3), (10, 5)])
+@pytest.mark.parametrize(("methods", "seeds"), [(6, 3), (20, 3), (10, 5)])
 def test_equal_methods_are_seldom_distinguished(methods: int, seeds: int) -> None:
     """Oracle: 5 % of 4,000 simulated tables of equal methods, within three standard errors (1 point)."""
     generator = random.Random(1)
@@ -91,7 +76,7 @@ def test_equal_methods_are_seldom_distinguished(methods: int, seeds: int) -> Non
     assert 0.04 <= wrong / 4000 <= 0.06
 
 
-@pytest.mark.parametrize(("methods", "seeds"), [(4, 3), (10, 3), (20, 3), (20, 4), (20, 5), (20, 10), (20, 2)])
+@pytest.mark.parametrize(("methods", "seeds"), [(4, 3), (10, 3), (20, 5), (20, 2)])
 def test_equal_spreads_are_seldom_called_uneven(methods: int, seeds: int) -> None:
     """Oracle: at most the 5 % of simulated tables that the bound is chosen for, and four standard errors (2 points)."""
     generator = random.Random(2)
@@ -99,7 +84,7 @@ def test_equal_spreads_are_seldom_called_uneven(methods: int, seeds: int) -> Non
     assert sum(bool(table.uneven) for table in tables) / 2000 <= 0.07
 
 
-@pytest.mark.parametrize(("methods", "seeds"), [(20, 3), (10, 5), (20, 5), (10, 10)])
+@pytest.mark.parametrize(("methods", "seeds"), [(20, 3), (10, 5)])
 def test_unequal_spreads_are_called_uneven(methods: int, seeds: int) -> None:
     """Oracle: two methods of five times the spread; four tables in five name one of them, and few name another."""
     generator = random.Random(3)
@@ -126,13 +111,10 @@ def test_only_shared_seeds_are_compared() -> None:
 
 
 def test_nothing_is_told_apart_without_two_shared_seeds() -> None:
-    """Oracle: the means of all seeds of each method, by hand; a spread that is not known allows any rank."""
+    """Oracle: the means of all seeds of each method, by hand; a spread that is not known allows any rank. One method
+    alone is the first."""
     comparison = compare({"a": {0: 0.9, 1: 0.5}, "b": {0: 0.8}, "c": {0: 0.7}})
     assert comparison.seeds == ()
     assert comparison.ranks == {"a": (1, 3), "b": (1, 3), "c": (1, 3)}
     assert comparison.means["a"] == pytest.approx(0.7)
-
-
-def test_one_method() -> None:
-    """Oracle: nothing to compare with."""
     assert compare({"a": SCORES["a"]}).ranks == {"a": (1, 1)}

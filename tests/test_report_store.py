@@ -3,7 +3,6 @@
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from report_records import EXAMPLE, RECIPE, floor, make, run
@@ -51,16 +50,16 @@ def test_newest_run_of_a_seed_counts() -> None:
         assert cell.superseded == (days[0], days[2])
 
 
-@pytest.mark.parametrize("status", ["failed", "budget_miss", "overtime"])
-def test_a_run_that_is_done_counts_before_a_newer_one_that_is_not(status: str) -> None:
+def test_a_run_that_is_done_counts_before_a_newer_one_that_is_not() -> None:
     """Oracle: by hand, as a board takes the seed for done; of runs that all broke down the newest counts."""
-    days = [run("alpha", 0, 0.5, created_utc=f"2026-01-0{day}T00:00:00Z", status=status) for day in (1, 3, 4)]
-    (cell,) = group(days)
-    assert (cell.runs, cell.superseded) == ((days[2],), (days[0], days[1]))
     done = run("alpha", 0, 0.5, created_utc="2026-01-02T00:00:00Z", status="diverged")
-    for records in ([*days, done], [done, *days]):
-        (cell,) = group(records)
-        assert (cell.runs, cell.superseded) == ((done,), tuple(days))
+    for status in ("failed", "budget_miss", "overtime"):
+        days = [run("alpha", 0, 0.5, created_utc=f"2026-01-0{day}T00:00:00Z", status=status) for day in (1, 3, 4)]
+        (cell,) = group(days)
+        assert (cell.runs, cell.superseded) == ((days[2],), (days[0], days[1]))
+        for records in ([*days, done], [done, *days]):
+            (cell,) = group(records)
+            assert (cell.runs, cell.superseded) == ((done,), tuple(days))
 
 
 def test_newest_trials_of_a_method_count() -> None:
@@ -81,56 +80,47 @@ def test_newest_trials_of_a_method_count() -> None:
             assert cell.key == again[0]["config"]["key"]
 
 
-@pytest.mark.parametrize("part", ["pretraining", "KNN", "Alpha"])
-def test_newest_code_of_a_method_counts(part: str) -> None:
+def test_newest_code_of_a_method_counts() -> None:
     """Oracle: the scores by hand; three seeds by code of an earlier Major version, of which two were made again, in
     whatever order they come. Another commit, a dirty checkout or a new Minor version is no other code."""
-    versions = EXAMPLE["code"]["versions"]
-    old = [run("alpha", seed, 0.9, created_utc="2026-01-01T00:00:00Z") for seed in (0, 1, 2)]
-    new = [
-        run(
-            "alpha",
-            seed,
-            0.1,
-            created_utc="2026-01-02T00:00:00Z",
-            code__dirty=bool(seed),
-            code__versions=versions | {part: f"2.{seed}"},
-        )
-        for seed in (0, 1)
-    ]
-    for records in ([*old, *new], [*new, *old]):
-        (cell,) = group(records)
-        assert cell.runs == tuple(new)
-        assert sorted(cell.superseded, key=str) == sorted(old, key=str)
-    minor = run("alpha", 3, 0.1, created_utc="2026-01-03T00:00:00Z", code__versions=versions | {part: "1.7"})
-    assert group([*old, minor])[0].runs == (*old, minor)
+
+    def at(seed: int, top1: float, day: int, dirty: bool = False, **versions: str) -> Record:
+        code = {"code__dirty": dirty, "code__versions": EXAMPLE["code"]["versions"] | versions}
+        return run("alpha", seed, top1, created_utc=f"2026-01-0{day}T00:00:00Z", **code)
+
+    old = [at(seed, 0.9, 1) for seed in (0, 1, 2)]
+    for part in ("pretraining", "KNN", "Alpha"):
+        new = [at(seed, 0.1, 2, dirty=bool(seed), **{part: f"2.{seed}"}) for seed in (0, 1)]
+        for records in ([*old, *new], [*new, *old]):
+            (cell,) = group(records)
+            assert cell.runs == tuple(new)
+            assert sorted(cell.superseded, key=str) == sorted(old, key=str)
+        minor = at(3, 0.1, 3, **{part: "1.7"})
+        assert group([*old, minor])[0].runs == (*old, minor)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"board": None},
-        {"board": "large"},
-        {"dataset__name": "cifar10"},
-        {"dataset__fingerprint": "00"},
-        {"encoder__name": "resnet18"},
-        {"encoder__patch": None},
-        {"encoder__stem": "conv3x3"},
-        {"encoder__image_size": 32},
-        {"budget__amount": 4e12},
-        {"budget__kind": "samples"},
-        {"division": "open"},
-        {"environment__precision": "bfloat16"},
-        {"method__name": "beta"},
-        {"config__key": "ffffffffffff"},
-    ],
-)
-def test_cells_mix_nothing_incomparable(changes: dict[str, Any]) -> None:
+def test_cells_mix_nothing_incomparable() -> None:
     """Oracle: one difference in what makes results comparable makes two cells; a seed alone makes one."""
     assert len(group([make(), make(seed=1)])) == 1
-    cells = group([make(), make(seed=1, **changes)])
-    assert len(cells) == 2
-    assert cells == sorted(cells, key=lambda cell: (cell.setting, cell.entry))
+    for field, value in (
+        ("board", None),
+        ("board", "large"),
+        ("dataset__name", "cifar10"),
+        ("dataset__fingerprint", "00"),
+        ("encoder__name", "resnet18"),
+        ("encoder__patch", None),
+        ("encoder__stem", "conv3x3"),
+        ("encoder__image_size", 32),
+        ("budget__amount", 4e12),
+        ("budget__kind", "samples"),
+        ("division", "open"),
+        ("environment__precision", "bfloat16"),
+        ("method__name", "beta"),
+        ("config__key", "ffffffffffff"),
+    ):
+        cells = group([make(), make(seed=1, **{field: value})])
+        assert len(cells) == 2, field
+        assert cells == sorted(cells, key=lambda cell: (cell.setting, cell.entry))
 
 
 def test_hardware_separates_time_budgets_alone() -> None:

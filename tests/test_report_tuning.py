@@ -1,7 +1,6 @@
 """The choice of a rate from trials, and what a page says of it."""
 
 import json
-from typing import Any
 
 import pytest
 from report_records import RECIPE, metrics, run, trial
@@ -17,27 +16,19 @@ def trials(*scores: float) -> list[Record]:
     return [trial(factor, score) for factor, score in zip(FACTORS, scores, strict=True)]
 
 
-@pytest.mark.parametrize(
-    ("scores", "winner"),
-    [
+def test_the_best_trial_wins_and_ties_stay_near_the_recipe() -> None:
+    """Oracle: the winners by hand: the best; of equals the nearest to the recipe, then the slower rate; only five equal
+    scores are tied."""
+    for scores, winner in (
         ((0.1, 0.2, 0.3, 0.4, 0.5), 4.0),
         ((0.5, 0.4, 0.3, 0.2, 0.1), 0.25),
         ((0.5, 0.5, 0.5, 0.5, 0.5), 1.0),
         ((0.5, 0.5, 0.1, 0.5, 0.5), 0.5),
         ((0.5, 0.1, 0.1, 0.1, 0.5), 0.25),
-    ],
-)
-def test_the_best_trial_wins_and_ties_stay_near_the_recipe(scores: tuple[float, ...], winner: float) -> None:
-    """Oracle: the winners by hand: the best; of equals the nearest to the recipe, then the slower rate."""
-    contest = contests(trials(*scores))[RECIPE]
-    assert factor(contest.winner) == winner
-    assert contest.tuning["factor"] == winner
-
-
-def test_trials_of_one_score_are_tied() -> None:
-    """Oracle: five equal scores, and five of which one is another; the recipe's rate wins the first."""
-    tied, decided = (contests(trials(*scores))[RECIPE] for scores in ((0.5,) * 5, (0.5, 0.5, 0.5, 0.5, 0.6)))
-    assert (tied.is_tied, factor(tied.winner), decided.is_tied) == (True, 1.0, False)
+    ):
+        contest = contests(trials(*scores))[RECIPE]
+        assert factor(contest.winner) == contest.tuning["factor"] == winner
+        assert contest.is_tied == (len(set(scores)) == 1)
 
 
 def test_a_contest_adds_up_and_keeps_the_newest_of_each_factor() -> None:
@@ -55,9 +46,11 @@ def test_a_contest_adds_up_and_keeps_the_newest_of_each_factor() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_trials_on_other_terms_are_not_mixed() -> None:
+    """Oracle: one of five that was made otherwise, and is the newest, makes no contest with the other four; one
+    without a score is none. All five on the new terms are a contest."""
+    later = "2026-03-01T12:00:00Z"
+    for changes in (
         {"metrics": {"knn": metrics(0.9)}},
         {"metrics": {"linear": metrics(0.9, version=2)}},
         {"metrics": {}},
@@ -66,22 +59,15 @@ def test_a_contest_adds_up_and_keeps_the_newest_of_each_factor() -> None:
         {"seed": 1},
         {"code__versions": {"pretraining": "2.0"}},
         {"code__versions": {"Alpha": "3.0"}},
-    ],
-    ids=lambda changes: next(iter(changes)),
-)
-def test_trials_on_other_terms_are_not_mixed(changes: dict[str, Any]) -> None:
-    """Oracle: one of five that was made otherwise, and is the newest, makes no contest with the other four; one
-    without a score is none. All five on the new terms are a contest."""
-    other = trial(4.0, 0.9, **changes, created_utc="2026-03-01T12:00:00Z")
-    contest = contests([*trials(0.5, 0.6, 0.7, 0.8, 0.5)[:4], other])[RECIPE]
-    assert not contest.is_complete
-    assert [factor(found) for found in contest.trials] == ([4.0] if other["metrics"] else [0.25, 0.5, 1.0, 2.0])
-    later = "2026-03-01T12:00:00Z"
-    alike = [trial(each, 0.5, **changes, created_utc=later) for each in FACTORS]
-    contest = contests([*trials(0.5, 0.6, 0.7, 0.8, 0.5), *alike])[RECIPE]
-    assert contest.is_complete
-    if other["metrics"]:
-        assert {found["created_utc"] for found in contest.trials} == {later}
+    ):
+        other = trial(4.0, 0.9, **changes, created_utc=later)
+        contest = contests([*trials(0.5, 0.6, 0.7, 0.8, 0.5)[:4], other])[RECIPE]
+        assert not contest.is_complete
+        assert [factor(found) for found in contest.trials] == ([4.0] if other["metrics"] else [0.25, 0.5, 1.0, 2.0])
+        alike = [trial(each, 0.5, **changes, created_utc=later) for each in FACTORS]
+        contest = contests([*trials(0.5, 0.6, 0.7, 0.8, 0.5), *alike])[RECIPE]
+        assert contest.is_complete
+        assert not other["metrics"] or {found["created_utc"] for found in contest.trials} == {later}
 
 
 def test_hardware_is_a_term_where_it_decides_the_steps() -> None:
@@ -144,14 +130,11 @@ def test_a_method_that_was_tuned_twice_shows_the_newer_trials() -> None:
     assert "10.00 TFLOPs and 7.5 device minutes" in page
 
 
-@pytest.mark.parametrize(
-    ("division", "named", "problem"),
-    [("closed", ["0"], "alone"), ("tuned", [], "expected some"), ("trial", ["0"], "none for a trial")],
-)
-def test_a_record_says_how_its_rate_was_chosen_if_it_was(division: str, named: list[str], problem: str) -> None:
+def test_a_record_says_how_its_rate_was_chosen_if_it_was() -> None:
     """Oracle: the schema's sentence for each contradiction, and for a division that lacks it."""
-    tuning = {"recipe": RECIPE, "factor": 1.0, "trials": named, "flops": 0.0, "seconds": 0.0}
-    assert problem in validate(run("alpha", 0, 0.5, division=division, tuning=tuning))[0]
+    for division, named, problem in (("closed", ["0"], "alone"), ("tuned", [], "some"), ("trial", ["0"], "none for")):
+        tuning = {"recipe": RECIPE, "factor": 1.0, "trials": named, "flops": 0.0, "seconds": 0.0}
+        assert problem in validate(run("alpha", 0, 0.5, division=division, tuning=tuning))[0]
     assert "alone" in validate(run("alpha", 0, 0.5, division="tuned"))[0]
 
 

@@ -42,12 +42,6 @@ def again(path: Path, out: Path) -> int:
     return main(["--reproduce", str(path), "--out", str(out)])
 
 
-def test_the_same_bits_here(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: the record made a moment before."""
-    assert again(made, tmp_path) == 0
-    assert "The same bits: weights and scores are those of the record." in capsys.readouterr().out
-
-
 def test_a_clock_may_differ(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Oracle: a figure in seconds beside a score is no score; another figure is."""
     old = records.read(made)
@@ -62,28 +56,21 @@ def test_a_clock_may_differ(made: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "knn gave other scores" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("change", "answer"),
-    [
+def test_what_cannot_agree_says_why(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: one field of the record changed: an exit code above 0 and the reason."""
+    older = {"pretraining": "2.0", "KNN": "0.9", "SimCLR": "3.1"}
+    for change, answer in (
         ({"training__digest": "0" * 64}, "but the weights differ"),
-        ({"metrics__knn__top1": 0.5}, "knn gave other scores"),
-        ({"code__versions": {"pretraining": "2.0"}}, "The code (pretraining 2.0, now 1.0) is not that of the record"),
-        ({"code__versions": {"KNN": "0.9", "SimCLR": "3.1"}}, "(KNN 0.9, now 1.0; SimCLR 3.1, now 1.0)"),
+        ({"code__versions": older}, "(KNN 0.9, now 1.0; SimCLR 3.1, now 1.0; pretraining 2.0, now 1.0)"),
         ({"code__versions": {"KNN": "1.4"}}, "One seed gives no interval"),
         ({"method__module_sha256": "0" * 64}, "The file of the method is not that of the record"),
         ({"division": "floor", "budget": None}, "nothing was pretrained"),
         ({"config__text": "\nexperiment.pretraining = None\n", "division": "open"}, "nothing was pretrained"),
         ({"status": "failed", "training__digest": None}, "ended as 'failed'"),
-        ({"environment__torch": "1.0.0"}, "One seed gives no interval"),
-    ],
-)
-def test_what_cannot_agree_says_why(
-    change: dict[str, Any], answer: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Oracle: one field of the record changed: an exit code above 0 and the reason."""
-    path = write(altered(records.read(made), **change), tmp_path / "board")
-    assert again(path, tmp_path) in (2, 4)
-    assert answer in capsys.readouterr().err
+    ):
+        path = write(altered(records.read(made), **change), tmp_path / "board")
+        assert again(path, tmp_path) in (2, 4)
+        assert answer in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("spread", "code"), [(0.05, 0), (0.0001, 4)])

@@ -25,18 +25,28 @@ SMALL = Size(300, 40, 16, 5)
 
 
 def test_candidates_take_turns() -> None:
-    """Oracle: the order by hand: one round to warm up, then each round begins with the next."""
+    """Oracle: the order by hand: one round to warm up, then each round begins with the next. The seconds are those of
+    a clock by hand, or those that candidates return, the warm-up left out."""
     calls: list[str] = []
     times = interleave({name: lambda name=name: calls.append(name) for name in "abc"}, 2)
     assert "".join(calls) == "abc" + "bca" + "cab"
     assert {name: len(seconds) for name, seconds in times.seconds.items()} == {"a": 2, "b": 2, "c": 2}
+    ticks = iter(range(0, 100, 3))
+    assert interleave({"a": lambda: None}, 1, lambda: float(next(ticks))).seconds == {"a": [3.0]}
+    seconds = iter([9.0, 2.0, 4.0, 8.0])
+    times = take_turns({"a": lambda: next(seconds)}, 3)
+    assert times.seconds == {"a": [2.0, 4.0, 8.0]}
+    assert cell(times.rate("a", 16.0), ".1f") == "4.0 (2.0 to 8.0)"
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    """Oracle: numbers by hand: the medians of the seconds would say 2."""
+    """Oracle: numbers by hand: the medians of the seconds would say 2; of the peak 10 FLOPs a second of 40, then 5 of
+    10, at the medians it would be 7.5 of 25."""
     times = Rounds({"a": [1.0, 10.0, 2.0], "b": [3.0, 40.0, 4.0]})
     assert times.faster("a", than="b") == (3.0, 2.0, 4.0)
     assert times.typical("a") == (2.0, 1.0, 10.0)
+    times = Rounds({"step": [1.0, 2.0], "peak": [0.5, 2.0]})
+    assert training.shares(times, {"step": 10, "peak": 20}, "step", "peak") == (37.5, 25.0, 50.0)
 
 
 def test_both_votes_agree() -> None:
@@ -106,23 +116,6 @@ def test_a_stale_page_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         costs.update(page, check=True)
     with pytest.raises(ConfigError, match=r"There is no page .*elsewhere\.md"):
         costs.update(tmp_path / "elsewhere.md", check=True)
-
-
-def test_candidates_may_time_themselves() -> None:
-    """Oracle: the seconds that they return, those of the warm-up left out; a clock by hand; a rate by hand."""
-    seconds = iter([9.0, 2.0, 4.0, 8.0])
-    times = take_turns({"a": lambda: next(seconds)}, 3)
-    assert times.seconds == {"a": [2.0, 4.0, 8.0]}
-    assert times.rate("a", 16.0) == (4.0, 2.0, 8.0)
-    assert cell(times.rate("a", 16.0), ".1f") == "4.0 (2.0 to 8.0)"
-    ticks = iter(range(0, 100, 3))
-    assert interleave({"a": lambda: None}, 1, lambda: float(next(ticks))).seconds == {"a": [3.0]}
-
-
-def test_shares_of_a_peak_are_taken_within_a_round() -> None:
-    """Oracle: by hand: 10 FLOPs a second of 40, then 5 of 10, at the medians it would be 7.5 of 25."""
-    times = Rounds({"step": [1.0, 2.0], "peak": [0.5, 2.0]})
-    assert training.shares(times, {"step": 10, "peak": 20}, "step", "peak") == (37.5, 25.0, 50.0)
 
 
 PEER = """
