@@ -1,9 +1,18 @@
-"""Ranges and other notes with which a parameter says what a configuration may bind it to."""
+"""Annotations of parameters, such as ranges, and whether a value fits one.
 
+Gin checks no types, so `epochs = 'ten'` would fail hours later, far from its line. A configuration holds literals
+and references to factories, and a record holds JSON: a small enough world to check before anything is built or read.
+"""
+
+import collections.abc
 import math
-from collections.abc import Callable
+import re
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from functools import partial
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 AUTO = "auto"
 
@@ -58,3 +67,188 @@ def decided(value: Any, hint: Any) -> Any:
 def is_location(hint: Any) -> bool:
     """Return whether the annotation, or a part of it such as `Location | None`, is a `Location` or a `Residence`."""
     return "location" in getattr(hint, "__metadata__", ()) or any(map(is_location, get_args(hint)))
+
+
+Problems = Sequence[tuple[str, str]]
+Check = Callable[[Any], tuple[Any, Problems]]
+
+
+@dataclass(frozen=True, repr=False)
+class Reference:
+    """A factory named in a configuration: `@scope/name`, or `@name` without a scope of its own."""
+
+    scope: str
+    name: str
+    called: bool = False
+
+    def __repr__(self) -> str:
+        return "@" + (f"{self.scope}/" if self.scope else "") + self.name + ("()" if self.called else "")
+
+
+def checker(hint: Any) -> Check:
+    """Return the function that holds a value against the annotation `hint`.
+
+    It returns the value, where an int becomes a float if `hint` asks for one, and its problems, as pairs of a place in
+    it such as `.cost.images` and a sentence. A typed dictionary has exactly its fields; text may have a note with a
+    pattern, `Annotated[str, re.compile(...)]`. Annotations that are not about literals, references or JSON (type
+    variables, string leftovers) accept anything.
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint in (Any, object):
+        return lambda value: (value, ())
+    expected = describe(hint)
+    if is_typeddict(hint):
+        kinds = get_type_hints(hint, include_extras=True)
+        return partial(_check_object, {name: checker(kind) for name, kind in kinds.items()})
+    if origin is Annotated:
+        return _with_notes(expected, checker(arguments[0]), hint.__metadata__)
+    if origin in (Union, types.UnionType):
+        return partial(_check_union, expected, [checker(argument) for argument in arguments])
+    if origin is dict:
+        return partial(_check_mapping, expected, checker(arguments[0]), checker(arguments[1]))
+    if origin in (list, tuple):
+        length = None if origin is list or arguments[-1:] == (...,) else len(arguments)
+        inner = [checker(argument) for argument in arguments if argument is not ...]
+        return partial(_check_items, expected, origin, inner, length)
+    if hint is float:
+        return _check_float
+    if hint in (bool, int, str):
+        return partial(_check_type, expected, hint)
+    return partial(_check_value, expected, _test(hint, origin or hint, arguments))
+
+
+def describe(hint: Any) -> str:
+    """Return the annotation in words for an error message."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        notes = [
+            f"like {note.pattern}" if isinstance(note, re.Pattern) else str(note)
+            for note in hint.__metadata__
+            if isinstance(note, Range | Decided | re.Pattern)
+        ]
+        return " ".join([describe(arguments[0]), *notes])
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(describe, arguments))
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if _accepts_factory(origin or hint):
+        return "a reference (@Name)"
+    if hint in (None, type(None)):
+        return "None"
+    if is_typeddict(hint):
+        return "an object"
+    if origin is not None:
+        inner = ("..." if argument is ... else describe(argument) for argument in arguments)
+        return f"{origin.__name__}[{', '.join(inner)}]"
+    return str(getattr(hint, "__name__", hint))
+
+
+def _mismatch(expected: str, value: Any) -> Problems:
+    return [("", f"expected {expected}, got {value!r}")]
+
+
+def _test(hint: Any, kind: Any, arguments: tuple[Any, ...]) -> Callable[[Any], bool]:
+    """Return whether a value is of an annotation that has no parts."""
+    if kind is Literal:
+        return lambda value: any(type(value) is type(choice) and value == choice for choice in arguments)
+    if hint in (None, type(None)):
+        return lambda value: value is None
+    if _accepts_factory(kind):
+        return lambda value: isinstance(value, Reference) or callable(value)
+    return lambda value: not isinstance(kind, type) if isinstance(value, Reference) else _is_instance(value, kind)
+
+
+def _check_type(expected: str, kind: type, value: Any) -> tuple[Any, Problems]:
+    return value, () if type(value) is kind else _mismatch(expected, value)
+
+
+def _check_value(expected: str, test: Callable[[Any], bool], value: Any) -> tuple[Any, Problems]:
+    return value, () if test(value) else _mismatch(expected, value)
+
+
+def _check_float(value: Any) -> tuple[Any, Problems]:
+    if type(value) not in (int, float):
+        return value, _mismatch("float", value)
+    if not abs(value) <= sys.float_info.max:
+        return value, _mismatch("a finite number", value)
+    return float(value), ()
+
+
+def _with_notes(expected: str, inner: Check, notes: Iterable[Any]) -> Check:
+    tests: list[Callable[[Any], Any]] = [note.__contains__ for note in notes if isinstance(note, Range)]
+    tests += [note.fullmatch for note in notes if isinstance(note, re.Pattern)]
+    check = partial(_check_tests, expected, inner, tests) if tests else inner
+    if any(isinstance(note, Decided) for note in notes):
+        return lambda value: (value, ()) if value == AUTO else check(value)
+    return check
+
+
+def _check_tests(
+    expected: str, inner: Check, tests: Iterable[Callable[[Any], Any]], value: Any
+) -> tuple[Any, Problems]:
+    fitted, problems = inner(value)
+    if not problems:
+        for test in tests:
+            if not test(fitted):
+                return value, _mismatch(expected, value)
+    return fitted, problems
+
+
+def _check_union(expected: str, inner: Iterable[Check], value: Any) -> tuple[Any, Problems]:
+    """Take the first fitting member, preferably one that leaves the value's type alone."""
+    fitting, inside = [], []
+    for check in inner:
+        fitted, problems = check(value)
+        if problems:
+            inside += [problem for problem in problems if problem[0]]
+        elif type(fitted) is type(value):
+            return fitted, ()
+        else:
+            fitting.append(fitted)
+    return (fitting[0], ()) if fitting else (value, inside or _mismatch(expected, value))
+
+
+def _check_object(fields: Mapping[str, Check], value: Any) -> tuple[Any, Problems]:
+    if type(value) is not dict:
+        return value, _mismatch("an object", value)
+    problems = [(f".{name}", "missing") for name in fields if name not in value]
+    for name, item in value.items():
+        if name not in fields:
+            problems.append((f".{name}", "unknown field"))
+        elif inside := fields[name](item)[1]:
+            problems += [(f".{name}{place}", text) for place, text in inside]
+    return value, problems
+
+
+def _check_mapping(expected: str, key: Check, inner: Check, value: Any) -> tuple[Any, Problems]:
+    if type(value) is not dict or any(key(name)[1] for name in value):
+        return value, _mismatch(expected, value)
+    items = {key(name)[0]: inner(item) for name, item in value.items()}
+    problems = [(f".{name}{place}", text) for name, (_, inside) in items.items() for place, text in inside]
+    return {name: item for name, (item, _) in items.items()}, problems
+
+
+def _check_items(
+    expected: str, kind: type[list[Any] | tuple[Any, ...]], inner: Sequence[Check], length: int | None, value: Any
+) -> tuple[Any, Problems]:
+    """Check a list or a tuple; without a `length` all items are of one annotation."""
+    if type(value) is not kind or length not in (None, len(value)):
+        return value, _mismatch(expected, value)
+    checks = [*inner] * len(value) if length is None else inner
+    items = [check(item) for check, item in zip(checks, value, strict=True)]
+    problems = [(f"[{number}]{place}", text) for number, (_, inside) in enumerate(items) for place, text in inside]
+    return kind([item for item, _ in items]), problems
+
+
+def _accepts_factory(kind: Any) -> bool:
+    if not isinstance(kind, type):
+        return False
+    is_callable_protocol = getattr(kind, "_is_protocol", False) and "__call__" in vars(kind)
+    return kind in (collections.abc.Callable, type) or is_callable_protocol
+
+
+def _is_instance(value: Any, kind: Any) -> bool:
+    try:
+        return isinstance(value, kind)
+    except TypeError:  # not a class that can be asked
+        return True

@@ -21,8 +21,7 @@ from typing import Any
 import gin
 
 from benchmark import registry
-from benchmark.blame import located
-from benchmark.errors import BenchmarkError, ConfigError, suggest, unwrapped
+from benchmark.errors import BenchmarkError, ConfigError, located, suggest, unwrapped
 from benchmark.report.identity import Canonical, canonical, digest
 from benchmark.resolver import Key, Resolver, as_json
 from benchmark.statements import (

@@ -13,9 +13,8 @@ from typing import Any
 
 import gin
 
-from benchmark.blame import is_users, shown
-from benchmark.conformance import checker
-from benchmark.errors import ConfigError, suggest
+from benchmark.annotations import checker
+from benchmark.errors import ConfigError, is_users, shown, suggest
 from benchmark.statements import Line
 
 _REGISTRY = gin.config._REGISTRY

@@ -11,8 +11,7 @@ from itertools import chain
 from typing import Any
 
 from benchmark import registry
-from benchmark.annotations import decided, is_location
-from benchmark.conformance import Reference, checker, describe
+from benchmark.annotations import Reference, checker, decided, describe, is_location
 from benchmark.errors import ConfigError, suggest
 from benchmark.report.identity import DEFAULTS, PLACES
 from benchmark.statements import Binding, Line, Macro, Source, scoped, shipped_macros

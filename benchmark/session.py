@@ -12,11 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from benchmark import describe
-from benchmark.blame import blamed
 from benchmark.data.images import Dataset
 from benchmark.data.streaming import batches
 from benchmark.environment import environment
-from benchmark.errors import ConfigError
+from benchmark.errors import ConfigError, blamed
 from benchmark.examination import Examination
 from benchmark.folders import make_folder, sha256_of
 from benchmark.method import Method

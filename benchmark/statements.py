@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.conformance import Reference
+from benchmark.annotations import Reference
 from benchmark.errors import ConfigError, MissingError, nearest
 
 try:

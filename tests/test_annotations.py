@@ -7,8 +7,19 @@ from typing import Annotated, Any, Literal, Protocol, TypedDict, TypeVar
 
 import pytest
 
-from benchmark.annotations import Count, Location, NonNegative, Positive, Range, Residence, Share, is_location
-from benchmark.conformance import Reference, checker, describe
+from benchmark.annotations import (
+    Count,
+    Location,
+    NonNegative,
+    Positive,
+    Range,
+    Reference,
+    Residence,
+    Share,
+    checker,
+    describe,
+    is_location,
+)
 
 T = TypeVar("T")
 Whole = Annotated[float, Range(0, 1)]

@@ -11,13 +11,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmark import progress
-from benchmark.blame import blamed
 from benchmark.data.images import Dataset, Outline
 from benchmark.data.pixels import Pixels
 from benchmark.data.streaming import ahead
 from benchmark.data.subsets import holdout
 from benchmark.digest import digest
-from benchmark.errors import ConfigError
+from benchmark.errors import ConfigError, blamed
 from benchmark.evals.cache import FeatureCache
 from benchmark.evals.features import Bank, Network, Prepare, Ranking, extract, finite
 from benchmark.evals.scoring import SealedLabels

@@ -15,8 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.blame import blamed
-from benchmark.errors import ConfigError
+from benchmark.errors import ConfigError, blamed
 from benchmark.evals.linear import fit
 from benchmark.evals.neighbours import nearest
 from benchmark.folders import make_folder

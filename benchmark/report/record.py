@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, cast
 
-from benchmark.conformance import checker
+from benchmark.annotations import checker
 from benchmark.errors import BenchmarkError
 from benchmark.folders import written_whole
 from benchmark.report.fields import Code, Common, Metrics

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark import progress
-from benchmark.blame import blamed, first_line, place
-from benchmark.errors import BenchmarkError, MethodError
+from benchmark.errors import BenchmarkError, MethodError, blamed, first_line, place
 from benchmark.method import Method, Step
 from benchmark.nets.attention import set_fused
 from benchmark.randomness import Draws

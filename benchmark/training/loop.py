@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from benchmark import checkpoint, progress
-from benchmark.blame import blamed
 from benchmark.data.resident import Resident
 from benchmark.digest import digest, flatten
-from benchmark.errors import Interrupted, MissingError
+from benchmark.errors import Interrupted, MissingError, blamed
 from benchmark.method import Method, Step, Views
 from benchmark.randomness import Draws, derive
 from benchmark.training import energy

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tiny import command
 
-from benchmark.blame import is_users
+from benchmark.errors import is_users
 from benchmark.report.store import load
 from benchmark.run import main
 
