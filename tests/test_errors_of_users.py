@@ -49,15 +49,15 @@ CASES = {  # a line of the method, what takes its place, and what is answered
 }
 
 
-def blamed(case: str, folder: Path) -> list[str]:
+def blamed(case: str, folder: Path, again: str = "") -> list[str]:
     """Return the command that runs the method of a case, which lies beside its gin file."""
     number, line, _ = CASES[case]
     lines = METHOD.splitlines()
     lines[number - 1] = line
-    (folder / f"blamed_{case}.py").write_text("\n".join(lines).replace("NAME", f"Blamed_{case}"))
+    (folder / f"blamed_{case}{again}.py").write_text("\n".join(lines).replace("NAME", f"Blamed_{case}{again}"))
     file = folder / "toy.gin"
     file.write_text(
-        f"import blamed_{case}\nPretraining.name = 'toy'\nPretraining.method = @Blamed_{case}\n"
+        f"import blamed_{case}{again}\nPretraining.name = 'toy'\nPretraining.method = @Blamed_{case}{again}\n"
         "Pretraining.views = @symmetric_blur\n"
     )
     return command(folder / "runs", 2, "--allow-imports", "--publish", str(folder / "board"), gin=str(file))
@@ -80,7 +80,7 @@ def test_the_traceback_can_be_had(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Oracle: the variable that the message names, and torch's error as the cause."""
-    arguments = blamed("shapes", tmp_path)
+    arguments = blamed("shapes", tmp_path, "_again")
     assert main(arguments) == 1
     assert "SSL_BENCHMARK_TRACEBACK=1" in capsys.readouterr().err
     monkeypatch.setenv("SSL_BENCHMARK_TRACEBACK", "1")
