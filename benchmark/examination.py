@@ -10,9 +10,9 @@ import gin
 import torch
 
 from benchmark import PRETRAINING_VERSION
-from benchmark import config as configuration
 from benchmark.annotations import Location
-from benchmark.config import Config
+from benchmark.config import load as configuration
+from benchmark.config.load import Config
 from benchmark.data.images import Dataset, Images, Outline, Split
 from benchmark.data.streaming import subset
 from benchmark.data.subsets import holdout

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import describe, floors, progress
-from benchmark.config import Config
+from benchmark.config.load import Config
 from benchmark.errors import ConfigError
 from benchmark.evals import harness, layouts
 from benchmark.examination import Examination

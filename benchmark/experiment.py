@@ -11,7 +11,7 @@ import torch
 
 from benchmark import describe, floors, progress
 from benchmark.checkout import changed
-from benchmark.config import Config
+from benchmark.config.load import Config
 from benchmark.environment import warning_of_emulation, warning_of_load
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MethodError, Stopped, by
 from benchmark.evals import harness

@@ -6,10 +6,10 @@ from itertools import takewhile
 from math import prod
 from pathlib import Path
 
+from benchmark.config.parse import Source, Statement, parse, read, shipped_folder, value_of
 from benchmark.report.record import pretrained
 from benchmark.report.sections import columns_of, result
 from benchmark.report.store import load, of_run
-from benchmark.statements import Source, Statement, parse, read, shipped_folder, value_of
 
 
 @dataclass(frozen=True)

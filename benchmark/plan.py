@@ -16,10 +16,11 @@ from typing import Literal, NamedTuple
 import gin
 import torch
 
-from benchmark import config as configuration
-from benchmark import registry
 from benchmark.checkout import HERE, classes
-from benchmark.config import Config
+from benchmark.config import load as configuration
+from benchmark.config import registry
+from benchmark.config.load import Config
+from benchmark.config.parse import Import, locate, read, shipped_folder, value_of
 from benchmark.errors import ConfigError
 from benchmark.examination import Experiment
 from benchmark.report.identity import SEED, canonical, digest
@@ -27,7 +28,6 @@ from benchmark.report.record import Record
 from benchmark.report.store import by_age, files_outside
 from benchmark.report.tuning import FACTORS, SHARE, contests, factor
 from benchmark.session import Session
-from benchmark.statements import Import, locate, read, shipped_folder, value_of
 from benchmark.subject import Subject, configure
 
 TRIAL_SEED = 1000  # of all trials; the runs that follow have fresh seeds

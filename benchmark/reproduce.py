@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from benchmark import config as configuration
 from benchmark import experiment
 from benchmark.checkout import changed
+from benchmark.config import load as configuration
 from benchmark.errors import CheckError, ConfigError
 from benchmark.report import record as records
 from benchmark.report.record import Record

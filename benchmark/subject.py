@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from benchmark import config as configuration
-from benchmark.config import Config
+from benchmark.config import load as configuration
+from benchmark.config.load import Config
 from benchmark.errors import ConfigError
 from benchmark.folders import sha256_of
 from benchmark.report.record import Record

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def provenance_page(checkout: Path) -> str:
     """Return the page of the gin files and methods of a checkout. Raises CheckError where a number has no source."""
-    from benchmark.statements import Binding, Include, Source, parse  # needs gin, which the leaderboards do without
+    from benchmark.config.parse import Binding, Include, Source, parse  # needs gin, which the leaderboards do without
 
     files = []
     for path in sorted((checkout / "gin").rglob("*.gin")):

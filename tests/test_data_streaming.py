@@ -19,7 +19,7 @@ from tiny import TinyEncoder, command, training
 from torch import Tensor
 
 from benchmark import floors
-from benchmark.config import load
+from benchmark.config.load import load
 from benchmark.data import streaming
 from benchmark.data.images import Dataset, Images, Split
 from benchmark.data.resident import Resident

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
 
-from benchmark import config
+from benchmark.config import load
 from benchmark.examination import Examination
 from benchmark.export import main
 from benchmark.nets.encoders import Encoder
@@ -76,7 +76,7 @@ def test_a_stranger_gets_the_same_outputs(run: Path, tmp_path: Path) -> None:
     assert row(record, []) in card
     assert str(tuple(record["dataset"]["mean"])) in card
     text = card.split("## Configuration\n\n```\n")[1].removesuffix("```\n")
-    assert config.loads(text).text == record["config"]["text"]
+    assert load.loads(text).text == record["config"]["text"]
     if record["encoder"]["patch"] is None:
         assert not (folder / "config.json").exists()  # timm has no such stem
         return

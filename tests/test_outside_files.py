@@ -10,13 +10,13 @@ import pytest
 from tiny import SMALL
 
 from benchmark import plan
-from benchmark.config import load
+from benchmark.config.load import load
+from benchmark.config.parse import shipped_folder
+from benchmark.config.registry import _REGISTRY
 from benchmark.errors import ConfigError
 from benchmark.evaluate import main as evaluate_one
-from benchmark.registry import _REGISTRY
 from benchmark.report.store import load as records_in
 from benchmark.run import main as run_one
-from benchmark.statements import shipped_folder
 from benchmark.suite import main
 
 MODULE = """

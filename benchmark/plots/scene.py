@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmark import checkpoint
-from benchmark import config as configuration
+from benchmark.config import load as configuration
 from benchmark.data.subsets import hashed_order
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness, layouts

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmark import config as configuration
+from benchmark.config import load as configuration
+from benchmark.config.parse import shipped_folder
 from benchmark.errors import CheckError, ConfigError
 from benchmark.examination import Experiment
 from benchmark.method import Method
 from benchmark.pretraining import Pretraining
 from benchmark.report.block import markdown
 from benchmark.report.insertion import inserted
-from benchmark.statements import shipped_folder
 from benchmark.training.flops import count_step
 
 BUDGET = 1e16  # FLOPs

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmark import config as configuration
+from benchmark.config import load as configuration
+from benchmark.config.parse import shipped_folder
 from benchmark.environment import set_deterministic
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MissingError
 from benchmark.session import Session
@@ -43,7 +44,6 @@ from benchmark.speeds.measurement import Measurement, cell
 from benchmark.speeds.rounds import take_turns, timed
 from benchmark.speeds.subjects import session as opened
 from benchmark.speeds.training import TURNS, Turn, peaks, shares
-from benchmark.statements import shipped_folder
 from benchmark.training.budget import Budget
 from benchmark.training.loop import Training
 

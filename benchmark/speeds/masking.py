@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark import config as configuration
+from benchmark.config import load as configuration
 from benchmark.examination import Experiment
 from benchmark.nets.attention import choose_attention, set_fused
 from benchmark.nets.encoders import Encoder

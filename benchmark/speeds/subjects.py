@@ -13,8 +13,8 @@ import gin
 import torch
 from torch import Tensor
 
-from benchmark import config as configuration
-from benchmark.config import Config
+from benchmark.config import load as configuration
+from benchmark.config.load import Config
 from benchmark.data.images import Images, Outline, Split
 from benchmark.environment import use_device
 from benchmark.errors import BenchmarkError, ConfigError

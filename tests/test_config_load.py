@@ -15,9 +15,9 @@ from typing import Any, Literal
 import gin
 import pytest
 
-from benchmark import config, registry, statements
 from benchmark.annotations import Location
-from benchmark.config import Config, build, load, loads
+from benchmark.config import load, parse, registry
+from benchmark.config.load import Config, build, load, loads
 from benchmark.errors import ConfigError, MissingError
 
 
@@ -90,8 +90,8 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (folder / "method.gin").write_text("toy_root.stage = @ToyStage\nToyStage.net = @ToyNet\n")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(statements, "shipped_folder", lambda: folder)
-    monkeypatch.setattr(config, "shipped_folder", lambda: folder)
+    monkeypatch.setattr(parse, "shipped_folder", lambda: folder)
+    monkeypatch.setattr(load, "shipped_folder", lambda: folder)
     yield folder
     gin.clear_config()
 

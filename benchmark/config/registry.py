@@ -14,8 +14,8 @@ from typing import Any
 import gin
 
 from benchmark.annotations import checker
+from benchmark.config.parse import Line
 from benchmark.errors import ConfigError, is_users, shown, suggest
-from benchmark.statements import Line
 
 _REGISTRY = gin.config._REGISTRY
 

@@ -10,11 +10,11 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from benchmark import registry
 from benchmark.annotations import Reference, checker, decided, describe, is_location
+from benchmark.config import registry
+from benchmark.config.parse import Binding, Line, Macro, Source, scoped, shipped_macros
 from benchmark.errors import ConfigError, suggest
 from benchmark.report.identity import DEFAULTS, PLACES
-from benchmark.statements import Binding, Line, Macro, Source, scoped, shipped_macros
 
 PROTOCOLS = (
     "Only a protocol may bind what nothing reads: a file given by --gin that binds experiment.data, experiment.encoder "

@@ -20,11 +20,8 @@ from typing import Any
 
 import gin
 
-from benchmark import registry
-from benchmark.errors import BenchmarkError, ConfigError, located, suggest, unwrapped
-from benchmark.report.identity import Canonical, canonical, digest
-from benchmark.resolver import Key, Resolver, as_json
-from benchmark.statements import (
+from benchmark.config import registry
+from benchmark.config.parse import (
     Binding,
     Import,
     Source,
@@ -36,6 +33,9 @@ from benchmark.statements import (
     read_given,
     shipped_folder,
 )
+from benchmark.config.resolve import Key, Resolver, as_json
+from benchmark.errors import BenchmarkError, ConfigError, located, suggest, unwrapped
+from benchmark.report.identity import Canonical, canonical, digest
 
 DEFAULTS: Mapping[str, str] = types.MappingProxyType(
     {"experiment.data": "protocol/digits.gin", "experiment.encoder": "protocol/vit_micro.gin"}
