@@ -4,10 +4,10 @@ import gin
 from torch import Tensor
 
 from benchmark.annotations import Count, NonNegative
+from benchmark.losses import cross_correlation
 from benchmark.method import Branch, Siamese
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
-from benchmark.objectives import cross_correlation
 
 
 @gin.register

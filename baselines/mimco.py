@@ -6,12 +6,12 @@ from torch import nn
 
 from benchmark.annotations import Positive
 from benchmark.errors import ConfigError
+from benchmark.losses import info_nce, info_nce_patches
 from benchmark.method import Method, Step, Views
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.frozen import Frozen
 from benchmark.nets.heads import Head, mlp
 from benchmark.nets.masking import masked_units, pick
-from benchmark.objectives import info_nce, info_nce_patches
 from benchmark.randomness import Draws
 
 

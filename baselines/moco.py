@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.annotations import Count, Positive
+from benchmark.losses import info_nce_queue
 from benchmark.method import Branch, Siamese, Step, Views, Visible
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
 from benchmark.nets.momentum import MomentumCopy, check_momentum
 from benchmark.nets.queue import KeyQueue
 from benchmark.nets.split_norm import split_batch_norms
-from benchmark.objectives import info_nce_queue
 from benchmark.randomness import Draws
 
 

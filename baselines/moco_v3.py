@@ -4,11 +4,11 @@ import gin
 from torch import Tensor
 
 from benchmark.annotations import Count, Positive
+from benchmark.losses import info_nce
 from benchmark.method import Branch, Siamese
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
 from benchmark.nets.momentum import MomentumCopy, check_momentum, cosine_momentum
-from benchmark.objectives import info_nce
 
 
 @gin.register

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from benchmark.annotations import Count, Positive
 from benchmark.errors import ConfigError
+from benchmark.losses import info_nce, nt_xent
 from benchmark.method import Branch, Siamese, Views, Visible
 from benchmark.nets.encoders import Encoder, Features
 from benchmark.nets.heads import mlp
-from benchmark.objectives import info_nce, nt_xent
 
 
 @gin.register

@@ -4,10 +4,10 @@ import gin
 from torch import Tensor
 
 from benchmark.annotations import Count
+from benchmark.losses import negative_cosine
 from benchmark.method import Branch, ParamGroup, Siamese, Views, Visible
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
-from benchmark.objectives import negative_cosine
 from benchmark.randomness import Draws
 
 

@@ -44,7 +44,7 @@ PAIRED = {"Mixture"}
 """Methods whose draws pair the rows of a batch: another order is another experiment."""
 ALLOWED = (
     *("torch", "gin", "timm", "benchmark.annotations", "benchmark.errors"),
-    *("benchmark.method", "benchmark.objectives", "benchmark.nets", "benchmark.randomness"),
+    *("benchmark.method", "benchmark.losses", "benchmark.nets", "benchmark.randomness"),
 )
 
 
@@ -295,7 +295,7 @@ def test_loss_has_full_precision_under_autocast(method: Method) -> None:
         online, targets = siamese.passes(batch(method), Draws(0, 0, BATCH))
         inside = siamese.objective(online, targets)
     outside = siamese.objective(online, targets)
-    assert torch.equal(inside, outside), "decorate the loss with benchmark.objectives.full_precision"
+    assert torch.equal(inside, outside), "decorate the loss with benchmark.losses.full_precision"
 
 
 def test_loss_is_float32_under_autocast(method: Method) -> None:

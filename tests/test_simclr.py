@@ -7,9 +7,9 @@ from torch import Tensor
 
 from baselines.simclr import SimCLR
 from benchmark.errors import ConfigError
+from benchmark.losses import info_nce, nt_xent
 from benchmark.method import Draws
 from benchmark.nets.encoders import ViT
-from benchmark.objectives import info_nce, nt_xent
 
 
 @pytest.fixture

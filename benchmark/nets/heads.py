@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
-from benchmark.objectives import full_precision
+from benchmark.losses import full_precision
 
 
 class Head(nn.Sequential):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
+from benchmark.losses import reconstruction
 from benchmark.nets.encoders import Encoder, Features
 from benchmark.nets.masking import kept, masked_tokens, patchify, unpatchify
-from benchmark.objectives import reconstruction
 
 
 class Restoration(nn.Module):

@@ -12,7 +12,7 @@ from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss
 from lightly.models.utils import normalize_mean_var
 from torch import Tensor
 
-from benchmark.objectives import (
+from benchmark.losses import (
     cross_correlation,
     info_nce,
     info_nce_patches,
