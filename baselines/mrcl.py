@@ -11,7 +11,7 @@ from benchmark.annotations import NonNegative
 from benchmark.method import Container, Siamese, Step, Views
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.masking import visible_tokens
-from benchmark.nets.restoration import Restoration
+from benchmark.nets.reconstruction import Restoration
 from benchmark.randomness import Draws
 
 

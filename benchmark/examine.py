@@ -7,9 +7,10 @@ from typing import Any
 from benchmark import describe, floors, progress
 from benchmark.config.load import Config
 from benchmark.errors import ConfigError
-from benchmark.evals import harness, layouts
+from benchmark.evals import harness
 from benchmark.examination import Examination
 from benchmark.folders import check_folders, make_folder
+from benchmark.nets import pretrained
 from benchmark.report.identity import canonical, digest, references
 from benchmark.report.record import Record
 from benchmark.report.store import FIRST_VERSION, PRETRAINING, files_outside, key_of, versions_of
@@ -31,7 +32,7 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
     with progress.doing("building the encoder"):  # timm may fetch its weights
         encoder = examination.encoder()
     if subject.weights:
-        layouts.load(encoder, str(subject.weights), subject.layout)
+        pretrained.load(encoder, str(subject.weights), subject.layout)
     folder = out / "evaluations"
     # equal weights are not equal features: an encoder may split them into another number of heads
     built = digest(config.canonical.part(["experiment.encoder"]))[:16]
@@ -51,7 +52,7 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
             examination.evaluations,
             examination.device,
             limits=examination.experiment.limits(),
-            statistics=layouts.statistics(subject.layout) if subject.weights else encoder.statistics,
+            statistics=pretrained.statistics(subject.layout) if subject.weights else encoder.statistics,
             cache=out / "features" / built,
             folder=folder / built,
             diverged=subject.run is not None and subject.run["status"] == "diverged",

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from benchmark.describe import SMOKE
 from benchmark.errors import BenchmarkError, ConfigError
-from benchmark.evals import layouts
 from benchmark.examination import Examination
 from benchmark.folders import make_folder
+from benchmark.nets import pretrained
 from benchmark.nets.encoders import Encoder, Recipe
 from benchmark.report.identity import without_paths
 from benchmark.report.record import Record
@@ -79,7 +79,7 @@ def export(
         raise ConfigError(f"{folder} is not empty. Give --to a folder that does not exist yet.")
     examination = Examination.open(configure(subject, (), (), allow_imports=allow_imports), run.parent)
     encoder = examination.encoder()
-    layouts.load(encoder, str(subject.weights), subject.layout)
+    pretrained.load(encoder, str(subject.weights), subject.layout)
     recipe = encoder.recipe
     make_folder(folder)
     save_file(

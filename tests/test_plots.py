@@ -27,7 +27,7 @@ from benchmark.figures import main
 from benchmark.method import Method
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.masking import patchify
-from benchmark.nets.restoration import Restoration
+from benchmark.nets.reconstruction import Restoration
 from benchmark.randomness import Draws
 from benchmark.report import record as records
 from benchmark.run import main as pretrain

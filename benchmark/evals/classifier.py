@@ -27,8 +27,8 @@ from benchmark.digest import digest
 from benchmark.evals.features import Bank, Network, best_classes
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
+from benchmark.nets.schedules import half_cosine
 from benchmark.randomness import Draws, derive
-from benchmark.schedules import half_cosine
 from benchmark.transfer import send
 from benchmark.views.colour import normalise
 from benchmark.views.randaugment import rand_augment

@@ -18,8 +18,8 @@ from benchmark import progress
 from benchmark.errors import ConfigError
 from benchmark.evals.features import Bank, Ranking, at_edge, best_classes
 from benchmark.evals.linear import Standard
+from benchmark.nets.schedules import half_cosine
 from benchmark.randomness import derive
-from benchmark.schedules import half_cosine
 
 TRUST = 0.001  # of LARS, in all published probes
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
 from benchmark.nets.encoders import Encoder
-from benchmark.schedules import half_cosine
+from benchmark.nets.schedules import half_cosine
 
 
 class MomentumCopy(nn.Module):

@@ -11,10 +11,11 @@ from benchmark import checkpoint
 from benchmark.config import load as configuration
 from benchmark.data.subsets import hashed_order
 from benchmark.errors import BenchmarkError, ConfigError
-from benchmark.evals import harness, layouts
+from benchmark.evals import harness
 from benchmark.evals.features import Bank
 from benchmark.evals.knn import KNN
 from benchmark.method import Method
+from benchmark.nets import pretrained
 from benchmark.nets.encoders import Encoder
 from benchmark.report.record import Record
 from benchmark.session import Session
@@ -49,7 +50,7 @@ class Scene:
         config = configuration.load((), (), allow_imports=allow_imports, stored=record["config"]["text"])
         session = Session.open(config, run.parent)
         encoder = session.encoder()
-        layouts.load(encoder, str(subject.weights), subject.layout)
+        pretrained.load(encoder, str(subject.weights), subject.layout)
         return cls(run, record, session, encoder.to(session.device).eval())
 
     @cached_property

@@ -9,7 +9,7 @@ import torch
 
 from benchmark.errors import ConfigError
 from benchmark.method import ParamGroup
-from benchmark.schedules import half_cosine
+from benchmark.nets.schedules import half_cosine
 
 
 class Recipe(Protocol):

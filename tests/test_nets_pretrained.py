@@ -14,8 +14,8 @@ from timm.models import create_model
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
-from benchmark.evals.layouts import IMAGENET, LAYOUTS, load, statistics
 from benchmark.nets.encoders import Encoder, ResNet, ViT
+from benchmark.nets.pretrained import IMAGENET, LAYOUTS, load, statistics
 from benchmark.nets.timm_net import Timm
 
 State = dict[str, Tensor]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from benchmark.errors import ConfigError
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder, Features
-from benchmark.nets.restoration import Restoration
+from benchmark.nets.reconstruction import Restoration
 
 DECODER = partial(PixelDecoder, width=16, depth=1, heads=2)
 
