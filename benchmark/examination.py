@@ -25,8 +25,8 @@ from benchmark.evals.knn import KNN, KNNProjection
 from benchmark.evals.linear import Linear
 from benchmark.evals.linear_sgd import LinearSGD
 from benchmark.evals.retrieval import Retrieval
-from benchmark.evals.semi import SemiProbe
 from benchmark.evals.semi_finetune import SemiFineTune
+from benchmark.evals.semi_probe import SemiProbe
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.timm_net import Timm

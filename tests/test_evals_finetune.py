@@ -20,11 +20,11 @@ from benchmark.data import streaming
 from benchmark.data.resident import epoch_order
 from benchmark.digest import digest
 from benchmark.errors import ConfigError
-from benchmark.evals import classifier
-from benchmark.evals.classifier import Classifier, Recipe, Trainer, _Run, drop_paths_
+from benchmark.evals import supervised
 from benchmark.evals.features import Ranking
 from benchmark.evals.finetune import ConvNetTuning, FineTune, Tuning, ViTTuning, speed
 from benchmark.evals.semi_finetune import TwoRates
+from benchmark.evals.supervised import Classifier, Recipe, Trainer, _Run, drop_paths_
 from benchmark.examination import Experiment
 from benchmark.nets.encoders import ResNet, ViT
 from benchmark.views.recipes import View, ViewLimits
@@ -120,7 +120,7 @@ def test_training_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     The views are whole images, so that the transcription needs none.
     """
-    monkeypatch.setattr(classifier, "View", lambda crop_scale: View(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0)))
+    monkeypatch.setattr(supervised, "View", lambda crop_scale: View(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0)))
     toy = Toy(convnet(), limits=ViewLimits(flip=False))
     rows, bank = torch.arange(0, 120, 2), toy.bank
     run = run_of(toy, ConvNetTuning(rate=2.0, weight_decay=0.01), rows, steps=7, batch_size=20)
@@ -292,16 +292,16 @@ def test_one_image_a_class_leaves_the_middle_rate(monkeypatch: pytest.MonkeyPatc
 def test_seconds_are_those_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: a clock that moves by 1 s a step and 100 s a look: 6 steps an epoch, and an interruption adds nothing."""
     toy, seen, now = Toy(vit(), tmp_path), list[list[float]](), 0.0
-    batch, best = _Run._batch, classifier.best_classes
+    batch, best = _Run._batch, supervised.best_classes
 
     def passing(seconds: float) -> None:
         nonlocal now
         now += seconds
 
     clock = SimpleNamespace(perf_counter=lambda: now, monotonic=time.monotonic)
-    monkeypatch.setattr(classifier, "time", clock)
+    monkeypatch.setattr(supervised, "time", clock)
     stop_at(monkeypatch, 3 * 6 + 9)
-    monkeypatch.setattr(classifier, "best_classes", lambda scores: passing(100) or best(scores))
+    monkeypatch.setattr(supervised, "best_classes", lambda scores: passing(100) or best(scores))
     monkeypatch.setattr(_Run, "_batch", lambda run: passing(1) or batch(run))
     monkeypatch.setattr("benchmark.evals.finetune.speed", lambda accuracy, seconds: seen.append(seconds) or {})
     with pytest.raises(KeyboardInterrupt):
@@ -369,7 +369,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, float]]:
         seen.append((targets, label_smoothing))
         return logits.square().mean()
 
-    monkeypatch.setattr(classifier.F, "cross_entropy", spy)
+    monkeypatch.setattr(supervised.F, "cross_entropy", spy)
     return seen
 
 
@@ -413,7 +413,7 @@ def test_images_are_augmented_at_the_magnitude(monkeypatch: pytest.MonkeyPatch) 
         seen.append((float(images.min()) >= 0, float(images.max()) <= 1, magnitude, tuple(fill)))
         return torch.full_like(images, 0.6)
 
-    monkeypatch.setattr(classifier, "rand_augment", spy)
+    monkeypatch.setattr(supervised, "rand_augment", spy)
     images, _ = run_of(Toy(vit()), ViTTuning(magnitude=7.0), torch.arange(120))._batch()
     assert seen == [(True, True, 7.0, (0.4, 0.4, 0.4))]
     torch.testing.assert_close(images, torch.ones(16, 3, 8, 8))

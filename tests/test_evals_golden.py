@@ -11,7 +11,7 @@ from benchmark.evals.linear import Linear
 from benchmark.evals.linear_sgd import LinearSGD
 from benchmark.evals.retrieval import Retrieval
 from benchmark.evals.scoring import SealedLabels
-from benchmark.evals.semi import SemiProbe
+from benchmark.evals.semi_probe import SemiProbe
 
 TRAIN, TEST, CLASSES, WIDTH = 1500, 500, 5, 24
 

@@ -16,7 +16,7 @@ from benchmark.evals.linear import UNTUNED, Linear, eigenvectors
 from benchmark.evals.linear_sgd import LinearSGD
 from benchmark.evals.retrieval import Retrieval
 from benchmark.evals.scoring import SealedLabels
-from benchmark.evals.semi import SemiProbe
+from benchmark.evals.semi_probe import SemiProbe
 
 EVALUATIONS: dict[str, Evaluation] = {
     "knn": KNN(k=200),

@@ -11,10 +11,10 @@ from tuned import Toy, convnet, stop_at, vit
 
 from benchmark.data.subsets import labelled
 from benchmark.evals import semi_finetune
-from benchmark.evals.classifier import Classifier, Trained, Trainer
 from benchmark.evals.features import Ranking
-from benchmark.evals.semi import SemiProbe
 from benchmark.evals.semi_finetune import GRID, SemiFineTune, TwoRates
+from benchmark.evals.semi_probe import SemiProbe
+from benchmark.evals.supervised import Classifier, Trained, Trainer
 
 TENTH = SemiFineTune(fraction=0.1, draws=2, trunk_rate=0.01, head_rate=0.1, steps=4, batch_size=8)
 SINGLE = replace(TENTH, fraction=0.01)  # one label of each class

@@ -91,4 +91,4 @@ def test_tests_follow_from_paths() -> None:
     assert own == [Path(f"tests/test_{losses.name}")]
     assert users == [Path("tests/test_simclr.py")]
     assert len(mutate.stages(losses, "_average")[1]) > 5
-    assert Path("tests/test_evals_finetune.py") in mutate.stages(Path("benchmark/evals/classifier.py"), None)[0]
+    assert Path("tests/test_evals_finetune.py") in mutate.stages(Path("benchmark/evals/supervised.py"), None)[0]

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from benchmark.data.subsets import holdout
 from benchmark.digest import digest
-from benchmark.evals import classifier
-from benchmark.evals.classifier import _Run
+from benchmark.evals import supervised
 from benchmark.evals.features import Bank, Network
+from benchmark.evals.supervised import _Run
 from benchmark.nets.encoders import Encoder, ViT
 from benchmark.views.recipes import ViewLimits
 
@@ -48,7 +48,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, *places: int) -> list[int]:
             raise KeyboardInterrupt
         take(run)
 
-    monkeypatch.setattr(classifier, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(supervised, "SAVE_SECONDS", -1.0)
     monkeypatch.setattr(_Run, "take", stopping)
     return taken
 

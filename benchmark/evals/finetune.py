@@ -11,8 +11,8 @@ from torch import Tensor
 
 from benchmark.annotations import NonNegative, Positive, Range, Share
 from benchmark.errors import ConfigError
-from benchmark.evals.classifier import Classifier, Recipe, Trained, Trainer
 from benchmark.evals.features import Bank, Ranking, at_edge
+from benchmark.evals.supervised import Classifier, Recipe, Trained, Trainer
 from benchmark.randomness import derive
 
 FACTORS = (1.0, 1 / 3, 3.0)  # of the rate; of equally good ones the first

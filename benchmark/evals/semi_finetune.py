@@ -8,8 +8,8 @@ from torch import Tensor
 
 from benchmark.annotations import Count, Positive, Share
 from benchmark.data.subsets import holdout, labelled
-from benchmark.evals.classifier import Classifier, Recipe, Trainer
 from benchmark.evals.features import Bank, Ranking, at_edge
+from benchmark.evals.supervised import Classifier, Recipe, Trainer
 from benchmark.randomness import derive
 
 FACTORS = (1.0, 0.1, 10.0)

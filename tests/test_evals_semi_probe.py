@@ -11,10 +11,10 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmark.data.subsets import labelled
 from benchmark.errors import ConfigError, MissingError
-from benchmark.evals import linear, semi
+from benchmark.evals import linear, semi_probe
 from benchmark.evals.features import Bank, best_classes
 from benchmark.evals.linear import EDGE, GRID, STRONGER, WEAKER, Standard, span
-from benchmark.evals.semi import SemiProbe, choose, held_out
+from benchmark.evals.semi_probe import SemiProbe, choose, held_out
 
 
 def example(n: int = 1000, dim: int = 12, spread: float = 2.0) -> Bank:
@@ -53,10 +53,10 @@ def test_strength_is_that_of_the_lowest_held_out_loss(n: int, dim: int, monkeypa
         losses[strength] = -np.concatenate(log_right).mean()
     best = min(losses, key=lambda strength: losses[strength])
     assert choose(features, labels, 4).strength == best
-    monkeypatch.setattr(semi, "TOLERANCE", 1e-6)
+    monkeypatch.setattr(semi_probe, "TOLERANCE", 1e-6)
     # a warm start leaves few wide images a little short in float32: measured 0.03 % with AVX-512, 0.18 % with AVX2
     assert choose(features, labels, 4).loss == pytest.approx(losses[best], rel=1e-3 if dim == 12 else 3e-3)
-    alone = semi._Folds(Standard.of(features).apply(features), labels, 4, held_out(labels)).held_losses((best,))
+    alone = semi_probe._Folds(Standard.of(features).apply(features), labels, 4, held_out(labels)).held_losses((best,))
     assert alone[best] == pytest.approx(losses[best], rel=1e-3)
 
 
@@ -122,7 +122,7 @@ def test_one_label_a_class_has_a_fixed_strength_and_a_flag() -> None:
     """Oracle: the rule by hand, at 1 % of 25 samples a class; with two labels there is a choice again."""
     bank = example(100)
     ranking = SemiProbe(fraction=0.01, draws=2)(bank)
-    assert ranking.choices["strength_1"] == semi.UNTUNED
+    assert ranking.choices["strength_1"] == semi_probe.UNTUNED
     assert ranking.flags == tuple(
         f"draw {draw}: one label a class, so the L2 strength is 0.1 by rule" for draw in range(2)
     )
