@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import nn
 
-from benchmark.checkout import HERE, code
 from benchmark.data.images import Dataset
 from benchmark.environment import environment
 from benchmark.examination import Examination
@@ -23,10 +22,11 @@ from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
 from benchmark.report import fields
 from benchmark.report import record as records
+from benchmark.report.cells import FIRST_VERSION
+from benchmark.report.code import HERE, code
 from benchmark.report.identity import without_paths
+from benchmark.report.markdown import row
 from benchmark.report.record import Record
-from benchmark.report.store import FIRST_VERSION
-from benchmark.report.tables import row
 from benchmark.training.budget import Ledger
 from benchmark.training.loop import Outcome
 

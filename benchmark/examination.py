@@ -32,7 +32,7 @@ from benchmark.nets.encoders import Encoder
 from benchmark.nets.timm_net import Timm
 from benchmark.pretraining import Pretraining
 from benchmark.randomness import derive
-from benchmark.report.store import PRETRAINING
+from benchmark.report.cells import PRETRAINING
 from benchmark.report.tuning import fingerprint_without_test
 from benchmark.training.budget import Budget
 from benchmark.views.recipes import ViewLimits

@@ -11,9 +11,9 @@ from benchmark.evals import harness
 from benchmark.examination import Examination
 from benchmark.folders import check_folders, make_folder
 from benchmark.nets import pretrained
+from benchmark.report.cells import FIRST_VERSION, PRETRAINING, files_outside, key_of, versions_of
 from benchmark.report.identity import canonical, digest, references
 from benchmark.report.record import Record
-from benchmark.report.store import FIRST_VERSION, PRETRAINING, files_outside, key_of, versions_of
 from benchmark.subject import Subject
 from benchmark.training.budget import Ledger
 

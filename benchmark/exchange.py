@@ -17,8 +17,8 @@ from benchmark.folders import make_folder
 from benchmark.nets import pretrained
 from benchmark.nets.encoders import Encoder, Recipe
 from benchmark.report.identity import without_paths
+from benchmark.report.markdown import row
 from benchmark.report.record import Record
-from benchmark.report.tables import row
 from benchmark.subject import Subject, configure
 
 CARD = """\

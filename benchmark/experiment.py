@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 
 from benchmark import describe, floors, progress
-from benchmark.checkout import changed
 from benchmark.config.load import Config
 from benchmark.environment import warning_of_emulation, warning_of_load
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MethodError, Stopped, by
 from benchmark.evals import harness
 from benchmark.folders import alone, check_folders, make_folder
 from benchmark.report import record as records
+from benchmark.report.cells import UNDONE, files_outside, load, of_run
+from benchmark.report.code import changed
 from benchmark.report.fields import Cost, Tuning
 from benchmark.report.record import Record
-from benchmark.report.store import UNDONE, files_outside, load, of_run
 from benchmark.report.tuning import Contest, contests, fingerprint_without_test
 from benchmark.session import Session
 from benchmark.teacher import foreign, teach

@@ -7,9 +7,9 @@ from math import prod
 from pathlib import Path
 
 from benchmark.config.parse import Source, Statement, parse, read, shipped_folder, value_of
+from benchmark.report.cells import load, of_run
+from benchmark.report.leaderboard import columns_of, result
 from benchmark.report.record import pretrained
-from benchmark.report.sections import columns_of, result
-from benchmark.report.store import load, of_run
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmark.errors import reported
-from benchmark.report.units import percent
+from benchmark.report.text import percent
 
 COMMANDS = {  # what to do with an entry of each kind
     "methods": "python -m benchmark.run --gin gin/<method>.gin",

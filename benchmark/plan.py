@@ -16,16 +16,16 @@ from typing import Literal, NamedTuple
 import gin
 import torch
 
-from benchmark.checkout import HERE, classes
 from benchmark.config import load as configuration
 from benchmark.config import registry
 from benchmark.config.load import Config
 from benchmark.config.parse import Import, locate, read, shipped_folder, value_of
 from benchmark.errors import ConfigError
 from benchmark.examination import Experiment
+from benchmark.report.cells import by_age, files_outside
+from benchmark.report.code import HERE, classes
 from benchmark.report.identity import SEED, canonical, digest
 from benchmark.report.record import Record
-from benchmark.report.store import by_age, files_outside
 from benchmark.report.tuning import FACTORS, SHARE, contests, factor
 from benchmark.session import Session
 from benchmark.subject import Subject, configure

@@ -6,13 +6,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from benchmark import experiment
-from benchmark.checkout import changed
 from benchmark.config import load as configuration
 from benchmark.errors import CheckError, ConfigError
 from benchmark.report import record as records
+from benchmark.report.cells import FIRST_VERSION, by_age, files_outside, key_of, majors, platform, versions_of
+from benchmark.report.code import changed
 from benchmark.report.record import Record
 from benchmark.report.statistics import t_quantile
-from benchmark.report.store import FIRST_VERSION, by_age, files_outside, key_of, majors, platform, versions_of
 
 
 def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_imports: bool = False) -> str:

@@ -23,8 +23,8 @@ from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
 from benchmark.pretraining import Pretraining
 from benchmark.randomness import derive
+from benchmark.report.cells import PRETRAINING, major, recipe
 from benchmark.report.identity import digest
-from benchmark.report.store import PRETRAINING, major, recipe
 from benchmark.training import calibration
 from benchmark.training.budget import Budget, Price
 from benchmark.training.flops import count_step

@@ -9,8 +9,8 @@ from benchmark.config import load as configuration
 from benchmark.config.load import Config
 from benchmark.errors import ConfigError
 from benchmark.folders import sha256_of
+from benchmark.report.cells import of_run
 from benchmark.report.record import Record
-from benchmark.report.store import of_run
 
 NO_PRETRAINING = ("experiment.pretraining = None", "experiment.budget = None", "experiment.teacher = None")
 

@@ -49,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     loaded = load.load([given.gin], root="suite", defaults={}, allow_imports=given.allow_imports)
     from benchmark import board  # torch and all takes seconds, which a refusal of the file need not
-    from benchmark.checkout import changed
     from benchmark.config.parse import locate
     from benchmark.plan import Suite
-    from benchmark.report.tables import render
+    from benchmark.report.code import changed
+    from benchmark.report.markdown import render
 
     planner: Suite = load.build(loaded)
     suite = planner.located(locate(given.gin, Path()).parent, allow_imports=given.allow_imports)

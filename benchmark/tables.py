@@ -13,14 +13,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.checkout import changed
 from benchmark.errors import CheckError, reported
 from benchmark.report import provenance, published
+from benchmark.report.cells import load
+from benchmark.report.code import changed
 from benchmark.report.formats import FORMATS
 from benchmark.report.insertion import inserted, marks
+from benchmark.report.markdown import render, summary
 from benchmark.report.provenance import Bound, GinFile
-from benchmark.report.store import load
-from benchmark.report.tables import render, summary
 
 PLACE = ("board", "python -m benchmark.tables")
 

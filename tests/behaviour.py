@@ -31,8 +31,8 @@ sys.path.insert(0, str(ROOT))
 
 from moves import Outcome, compare, verdict  # noqa: E402
 
-from benchmark.checkout import classes, versions  # noqa: E402
 from benchmark.errors import BenchmarkError, ConfigError, MissingError, reported  # noqa: E402
+from benchmark.report.code import classes, versions  # noqa: E402
 
 SHARED = "simclr"  # both sides evaluate the encoder of this method, as the published code trains it
 PROJECTED = "KNNProjection"  # needs a projector, which only a run has

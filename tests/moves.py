@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.checkout import VersionedClass
 from benchmark.errors import CheckError
-from benchmark.report.store import PRETRAINING
+from benchmark.report.cells import PRETRAINING
+from benchmark.report.code import VersionedClass
 
 LOSS, WEIGHTS, IMAGES = 1e-5, 1e-4, 1e-3
 """What a Minor may move: losses and weights, relative, and the classes that are predicted, as a share of the images.

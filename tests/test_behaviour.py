@@ -11,9 +11,9 @@ import pytest
 from behaviour import ROOT, commit_of, jobs, newest_commit
 from moves import Outcome, compare, verdict
 
-from benchmark.checkout import VersionedClass
 from benchmark.errors import CheckError, MissingError
-from benchmark.report.store import PRETRAINING
+from benchmark.report.cells import PRETRAINING
+from benchmark.report.code import VersionedClass
 
 TEXT = "Mixture.base = @MoCo\nPretraining.method = @Mixture\nexperiment.evaluations = (@one_percent/KNN,)\n"
 KNOWN = {

@@ -21,8 +21,8 @@ from benchmark.evaluate import main as evaluate_one
 from benchmark.inventory import take
 from benchmark.plan import Suite
 from benchmark.report.audit import audit
+from benchmark.report.cells import load
 from benchmark.report.record import Record, write
-from benchmark.report.store import load
 from benchmark.report.tuning import FACTORS, Contest
 from benchmark.run import main as run_one
 from benchmark.suite import main
@@ -351,7 +351,7 @@ def test_a_missed_budget_is_tried_again_by_the_next_command(
     assert "missed   digits_vit_micro/simclr/seed 0\nsmall: 1 runs, 1 missing" in capfd.readouterr().out
     assert main(arguments) == 0
     assert len(runs(tmp_path)) == 3
-    monkeypatch.setattr("benchmark.checkout._pretraining", lambda root: "2.0")
+    monkeypatch.setattr("benchmark.report.code._pretraining", lambda root: "2.0")
     assert main([*arguments, "--dry-run"]) == 0
     assert "stale    digits_vit_micro/simclr/seed 0\n" in capfd.readouterr().out
     monkeypatch.setattr(Board, "carry_out", lambda self, deadline: ([], []))

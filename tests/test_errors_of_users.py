@@ -6,7 +6,7 @@ import pytest
 from tiny import command
 
 from benchmark.errors import is_users
-from benchmark.report.store import load
+from benchmark.report.cells import load
 from benchmark.run import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")

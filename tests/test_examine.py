@@ -11,8 +11,8 @@ from tiny import SMALL, command
 from benchmark.evaluate import main
 from benchmark.nets import timm_net
 from benchmark.report import record as records
+from benchmark.report.markdown import render
 from benchmark.report.record import Record, write
-from benchmark.report.tables import render
 from benchmark.run import main as pretrain
 
 pytestmark = pytest.mark.usefixtures("one_thread")

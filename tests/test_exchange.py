@@ -15,7 +15,7 @@ from benchmark.config import load
 from benchmark.examination import Examination
 from benchmark.export import main
 from benchmark.nets.encoders import Encoder
-from benchmark.report.tables import row
+from benchmark.report.markdown import row
 from benchmark.run import main as pretrain
 from benchmark.subject import Subject, configure
 

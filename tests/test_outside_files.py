@@ -15,7 +15,7 @@ from benchmark.config.parse import shipped_folder
 from benchmark.config.registry import _REGISTRY
 from benchmark.errors import ConfigError
 from benchmark.evaluate import main as evaluate_one
-from benchmark.report.store import load as records_in
+from benchmark.report.cells import load as records_in
 from benchmark.run import main as run_one
 from benchmark.suite import main
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from report_records import floor, make, metrics, run
 
-from benchmark.checkout import changed
+from benchmark.report.code import changed
 from benchmark.report.formats import FORMATS, as_json, comma_separated, latex
 from benchmark.report.record import Record, write
 from benchmark.tables import main

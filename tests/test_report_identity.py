@@ -8,9 +8,9 @@ import pytest
 from benchmark.board import Board
 from benchmark.config import load, registry
 from benchmark.plan import Suite
+from benchmark.report.cells import key_of, load, recipe
 from benchmark.report.identity import canonical, digest, without_paths
 from benchmark.report.record import Record
-from benchmark.report.store import key_of, load, recipe
 
 ROOT = Path(__file__).parents[1]
 TEXT = """\

@@ -5,10 +5,10 @@ import random
 import pytest
 from report_records import run
 
+from benchmark.report.leaderboard import sections
+from benchmark.report.markdown import render
 from benchmark.report.overall import standings
 from benchmark.report.record import Record
-from benchmark.report.sections import sections
-from benchmark.report.tables import render
 
 
 def grid(

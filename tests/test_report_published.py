@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from report_records import metrics, run
 
-from benchmark.checkout import changed
 from benchmark.errors import BenchmarkError
+from benchmark.report.code import changed
 from benchmark.report.formats import as_json, comma_separated, latex
+from benchmark.report.leaderboard import sections
+from benchmark.report.markdown import render
 from benchmark.report.published import METRICS, PROTOCOLS, Result, load, select
 from benchmark.report.record import write
-from benchmark.report.sections import sections
-from benchmark.report.tables import render
 from benchmark.tables import main
 
 SHIPPED = Path(__file__).parents[1] / "results" / "published.csv"

@@ -18,8 +18,8 @@ RENDERED = """
 import json, sys, time
 from pathlib import Path
 from benchmark.report.formats import FORMATS
-from benchmark.report.store import load
-from benchmark.report.tables import render
+from benchmark.report.cells import load
+from benchmark.report.markdown import render
 records = load(Path(sys.argv[1]))
 pages = [render(records), *(form(records) for form in FORMATS.values())]
 found = {"records": len(records), "seconds": time.process_time(), "lengths": list(map(len, pages))}

@@ -7,8 +7,8 @@ from report_records import RECIPE, metrics, run, trial
 
 from benchmark.errors import BenchmarkError
 from benchmark.report.formats import as_json, latex
+from benchmark.report.markdown import render
 from benchmark.report.record import Record, validate
-from benchmark.report.tables import render
 from benchmark.report.tuning import FACTORS, contests, factor
 
 

@@ -24,9 +24,9 @@ from benchmark.evals.knn import KNN
 from benchmark.export import main as export
 from benchmark.report import record as records
 from benchmark.report.audit import audit
+from benchmark.report.cells import group, load
+from benchmark.report.markdown import render
 from benchmark.report.record import Record
-from benchmark.report.store import group, load
-from benchmark.report.tables import render
 from benchmark.run import main
 from benchmark.training.loop import Outcome, Training
 

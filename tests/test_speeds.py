@@ -9,7 +9,7 @@ import torch
 from benchmark.config import load
 from benchmark.environment import native_precision
 from benchmark.errors import CheckError, ConfigError
-from benchmark.report import store
+from benchmark.report import cells
 from benchmark.report.insertion import marks
 from benchmark.session import Session
 from benchmark.speed import main
@@ -209,7 +209,7 @@ def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.Captur
     assert first["environment"]["threads"] == 1
     assert (steps_of_methods["precision"], "precision" in first["environment"]) == (native_precision(), False)
     assert "% of the convolution" in (out / "training.md").read_text()
-    assert store.load(out) == [], "measurements of speed are no records of runs"
+    assert cells.load(out) == [], "measurements of speed are no records of runs"
 
 
 def test_options_belong_to_their_parts(capsys: pytest.CaptureFixture[str]) -> None:

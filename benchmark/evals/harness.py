@@ -24,8 +24,8 @@ from benchmark.folders import sha256_of
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder, Statistics
 from benchmark.randomness import Draws
+from benchmark.report.cells import major
 from benchmark.report.fields import Metrics, Predictions
-from benchmark.report.store import major
 from benchmark.views.colour import normalise
 from benchmark.views.recipes import DRAWS, View, ViewLimits
 

@@ -11,10 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError
-from benchmark.report.fields import Metrics
-from benchmark.report.identity import ABSOLUTE, Canonical, canonical, references, within
-from benchmark.report.record import Record, file_name, read, timeless
-from benchmark.report.store import (
+from benchmark.report.cells import (
     FIRST_VERSION,
     PRETRAINING,
     Setting,
@@ -27,6 +24,9 @@ from benchmark.report.store import (
     tuning_of,
     versions_of,
 )
+from benchmark.report.fields import Metrics
+from benchmark.report.identity import ABSOLUTE, Canonical, canonical, references, within
+from benchmark.report.record import Record, file_name, read, timeless
 from benchmark.report.tuning import SHARE, Contest, contests, fingerprint_without_test
 
 CHANCE = 1e-9  # of a share of whole images: floats of a sum

@@ -5,10 +5,10 @@ from itertools import groupby
 
 from benchmark.report import published
 from benchmark.report.block import Block
-from benchmark.report.ladders import ladders
+from benchmark.report.leaderboard import Section
 from benchmark.report.published import Result
-from benchmark.report.sections import Section
-from benchmark.report.targets import targets
+from benchmark.report.scaling import ladders
+from benchmark.report.time_to_target import targets
 from benchmark.report.tuning import trials
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from benchmark.report.sections import Section
+from benchmark.report.leaderboard import Section
 
 RESAMPLES = 2000
 Interval = tuple[float, float]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError
 from benchmark.report.block import Block
-from benchmark.report.sections import Section
+from benchmark.report.leaderboard import Section
 
 FILE = "published.csv"
 PROTOCOLS: Mapping[str, str | None] = {  # of a published result: the evaluation of a record that comes nearest

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from benchmark.checkout import code, versions
 from benchmark.environment import environment
 from benchmark.report.block import markdown
+from benchmark.report.code import code, versions
 from benchmark.speeds.rounds import Rounds
 
 

@@ -11,11 +11,11 @@ from itertools import groupby
 from statistics import fmean
 from typing import Literal, NamedTuple
 
+from benchmark.report.cells import UNRANKED, Cell, Setting, group
 from benchmark.report.fields import Metrics
 from benchmark.report.identity import canonical
 from benchmark.report.record import Record
 from benchmark.report.statistics import Comparison, Summary, compare, summarise
-from benchmark.report.store import UNRANKED, Cell, Setting, group
 
 LEADING = {  # the evaluations that come first, and rank, and their headings
     "linear": "linear",

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from report_records import floor, make, metrics, run
 
-from benchmark.checkout import changed
+from benchmark.report.code import changed
 from benchmark.report.identity import DEFAULTS, PLACES
 from benchmark.report.insertion import marks
+from benchmark.report.markdown import render, row, summary
 from benchmark.report.record import Record, write
-from benchmark.report.tables import render, row, summary
 from benchmark.tables import main
 
 FLOORS = [floor(0, 0.3), floor(1, 0.32)]

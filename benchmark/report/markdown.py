@@ -11,11 +11,9 @@ from itertools import groupby, product
 from tabulate import tabulate
 
 from benchmark.report.block import Block, markdown
+from benchmark.report.cells import Setting, hardware
 from benchmark.report.contents import contents
-from benchmark.report.overall import standings
-from benchmark.report.published import Result
-from benchmark.report.record import Record
-from benchmark.report.sections import (
+from benchmark.report.leaderboard import (
     DIVISIONS,
     Changed,
     Column,
@@ -27,8 +25,10 @@ from benchmark.report.sections import (
     sections,
     unchanged,
 )
-from benchmark.report.store import Setting, hardware
-from benchmark.report.units import TERA, amount, flops_unit, percent, spread
+from benchmark.report.overall import standings
+from benchmark.report.published import Result
+from benchmark.report.record import Record
+from benchmark.report.text import TERA, amount, flops_unit, percent, spread
 
 ESCAPED = {ord(character): f"\\{character}" for character in "\\`*_[]|~$"} | {
     ord("&"): "&amp;",

@@ -8,8 +8,8 @@ import pytest
 from report_records import EXAMPLE, RECIPE, floor, make, run
 
 from benchmark.errors import BenchmarkError, MissingError
+from benchmark.report.cells import group, hardware, load
 from benchmark.report.record import Record, write
-from benchmark.report.store import group, hardware, load
 
 
 def test_load_ignores_places_and_copies(tmp_path: Path) -> None:

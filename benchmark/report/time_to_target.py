@@ -11,8 +11,8 @@ from statistics import fmean
 
 from benchmark.report.block import Block
 from benchmark.report.fields import Metrics
-from benchmark.report.sections import Column, Line, Section, result
-from benchmark.report.units import percent
+from benchmark.report.leaderboard import Column, Line, Section, result
+from benchmark.report.text import percent
 
 SHARE = 0.95  # of the best final accuracy
 CAPTION = """\

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import benchmark
 from benchmark.folders import sha256_of
+from benchmark.report.cells import FIRST_VERSION, PRETRAINING, major, versions_of
 from benchmark.report.fields import Code
 from benchmark.report.identity import canonical, references
 from benchmark.report.record import Record
-from benchmark.report.store import FIRST_VERSION, PRETRAINING, major, versions_of
 
 HERE = Path(__file__).parent
 VERSIONED = ("baselines", "benchmark/evals")  # folders whose classes have versions of their own

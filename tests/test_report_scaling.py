@@ -7,10 +7,10 @@ import pytest
 from report_records import metrics, run
 
 from benchmark.report.formats import latex
-from benchmark.report.ladders import ladders
+from benchmark.report.leaderboard import sections
+from benchmark.report.markdown import render
 from benchmark.report.record import Record
-from benchmark.report.sections import sections
-from benchmark.report.tables import render
+from benchmark.report.scaling import ladders
 
 AMOUNTS = (2e12, 8e12, 3.2e13)
 

@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from benchmark.report.block import Block
-from benchmark.report.sections import Line, Section
+from benchmark.report.cells import Setting
+from benchmark.report.leaderboard import Line, Section
 from benchmark.report.statistics import Summary
-from benchmark.report.store import Setting
-from benchmark.report.units import amount, spread
+from benchmark.report.text import amount, spread
 
 BUDGETS = ("Budget.", "experiment.budget_share")  # bindings that say how much is spent
 RUNGS = 3  # budgets from which on a method has a line

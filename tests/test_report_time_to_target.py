@@ -5,10 +5,10 @@ from typing import Any
 from report_records import metrics, run
 
 from benchmark.report.formats import latex
+from benchmark.report.leaderboard import sections
+from benchmark.report.markdown import render
 from benchmark.report.record import Record
-from benchmark.report.sections import sections
-from benchmark.report.tables import render
-from benchmark.report.targets import targets
+from benchmark.report.time_to_target import targets
 
 SLOW = (0.2, 0.4, 0.6, 0.76, 0.8)
 FAST = (0.5, 0.77, 0.77, 0.77, 0.77)

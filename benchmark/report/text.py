@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from benchmark.report.cells import Setting
 from benchmark.report.statistics import Summary
-from benchmark.report.store import Setting
 
 TERA = 1e12
 
