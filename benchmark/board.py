@@ -21,7 +21,6 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from benchmark import progress
 from benchmark.errors import ConfigError, Interrupted, Stopped
 from benchmark.experiment import stands
 from benchmark.folders import lock
@@ -29,6 +28,7 @@ from benchmark.plan import Planned, Suite
 from benchmark.report.cells import load
 from benchmark.report.code import changed
 from benchmark.report.record import Record
+from benchmark.runtime import progress
 
 STOPPED = (Interrupted.exit_code, Stopped.exit_code, -signal.SIGINT, -signal.SIGTERM)
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>

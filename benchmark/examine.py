@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmark import describe, floors, progress
+from benchmark import describe, floors
 from benchmark.config.load import Config
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
@@ -14,6 +14,7 @@ from benchmark.nets import pretrained
 from benchmark.report.cells import FIRST_VERSION, PRETRAINING, files_outside, key_of, versions_of
 from benchmark.report.identity import canonical, digest, references
 from benchmark.report.record import Record
+from benchmark.runtime import progress
 from benchmark.subject import Subject
 from benchmark.training.budget import Ledger
 

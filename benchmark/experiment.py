@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark import describe, floors, progress
+from benchmark import describe, floors
 from benchmark.config.load import Config
 from benchmark.environment import warning_of_emulation, warning_of_load
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MethodError, Stopped, by
@@ -21,6 +21,7 @@ from benchmark.report.code import changed
 from benchmark.report.fields import Cost, Tuning
 from benchmark.report.record import Record
 from benchmark.report.tuning import Contest, contests, fingerprint_without_test
+from benchmark.runtime import progress
 from benchmark.session import Session
 from benchmark.teacher import foreign, teach
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from benchmark import progress
 from benchmark.errors import ConfigError
+from benchmark.runtime import progress
 
 
 def make_folder(folder: Path) -> None:

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark import progress
 from benchmark.errors import Interrupted, Stopped, reported
+from benchmark.runtime import progress
 
 
 def parser() -> argparse.ArgumentParser:

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.method import Draws, Step, Views
+from benchmark.runtime.transfer import packed, send
 from benchmark.speed import main
 from benchmark.speeds import facts, gpu
 from benchmark.speeds.gpu import Plan, Subject
@@ -27,7 +28,6 @@ from benchmark.speeds.training import Turn
 from benchmark.training import energy
 from benchmark.training.budget import Budget
 from benchmark.training.optim import LARS
-from benchmark.transfer import packed, send
 from benchmark.views import randaugment
 from benchmark.views.colour import normalise
 from benchmark.views.randaugment import OPERATIONS, rand_augment

@@ -19,13 +19,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from benchmark import progress
 from benchmark.annotations import Location, Residence
 from benchmark.data.decode import decode
 from benchmark.data.pixels import Pixels
 from benchmark.data.sources import SCHEMES
 from benchmark.data.streaming import Streamed, ahead
 from benchmark.errors import ConfigError, MissingError, suggest
+from benchmark.runtime import progress
 
 if TYPE_CHECKING:
     import datasets

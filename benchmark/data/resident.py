@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmark.data.pixels import Pixels
 from benchmark.errors import ConfigError
 from benchmark.randomness import derive
-from benchmark.transfer import send
+from benchmark.runtime.transfer import send
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> Tensor:

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from benchmark import progress
 from benchmark.data.pixels import Pixels
 from benchmark.data.resident import Resident
-from benchmark.transfer import send
+from benchmark.runtime import progress
+from benchmark.runtime.transfer import send
 
 DEPTH = 2  # batches that are decoded, or decoding, while one is worked on
 SHARE = 16  # images that a thread decodes at a time: rows are read together, and a batch makes work for many threads

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmark import progress
 from benchmark.data.images import Dataset, Outline
 from benchmark.data.pixels import Pixels
 from benchmark.data.streaming import ahead
@@ -26,6 +25,7 @@ from benchmark.nets.encoders import Encoder, Statistics
 from benchmark.randomness import Draws
 from benchmark.report.cells import major
 from benchmark.report.fields import Metrics, Predictions
+from benchmark.runtime import progress
 from benchmark.views.colour import normalise
 from benchmark.views.recipes import DRAWS, View, ViewLimits
 

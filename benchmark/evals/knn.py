@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import gin
 from torch import Tensor
 
-from benchmark import progress
 from benchmark.annotations import Count, Positive
 from benchmark.evals.features import Bank, Ranking, best_classes
 from benchmark.evals.neighbours import nearest
+from benchmark.runtime import progress
 
 OTHERS = (1, 10, 200)  # the values of k whose top-1 stands beside the result
 

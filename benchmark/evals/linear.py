@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark import progress
 from benchmark.evals.features import Bank, Ranking, at_edge, best_classes
+from benchmark.runtime import progress
 
 GRID = tuple(10.0 ** (1 - 8 * i / 11) for i in range(12))  # L2 strengths on the mean-loss scale, 1e1 to 1e-7
 STRONGER = tuple(10.0 ** (1 + 8 * i / 11) for i in (3, 2, 1))

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark import progress
 from benchmark.errors import ConfigError
 from benchmark.evals.features import Bank, Ranking, at_edge, best_classes
 from benchmark.evals.linear import Standard
 from benchmark.nets.schedules import half_cosine
 from benchmark.randomness import derive
+from benchmark.runtime import progress
 
 TRUST = 0.001  # of LARS, in all published probes
 

@@ -6,10 +6,10 @@ import gin
 import torch
 from torch import Tensor
 
-from benchmark import progress
 from benchmark.evals.features import Bank, Neighbours, Ranking
 from benchmark.evals.neighbours import nearest
 from benchmark.evals.scoring import SealedLabels
+from benchmark.runtime import progress
 
 CHUNK = 2048  # queries whose neighbours are held with their ids and similarities
 

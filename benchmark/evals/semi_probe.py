@@ -8,12 +8,12 @@ import gin
 import torch
 from torch import Tensor
 
-from benchmark import progress
 from benchmark.annotations import Count, Location, Share
 from benchmark.data.subsets import labelled
 from benchmark.errors import ConfigError, MissingError
 from benchmark.evals.features import Bank, Ranking, best_classes
 from benchmark.evals.linear import EDGE, GRID, ITERATIONS, STRONGER, UNTUNED, WEAKER, Regression, Standard, fit
+from benchmark.runtime import progress
 
 FOLDS = 5
 TOLERANCE = 1e-4  # of the fits of the cross validation, of which only the held-out loss is looked at

@@ -20,7 +20,7 @@ from timm.data.mixup import Mixup
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
-from benchmark import checkpoint, progress
+from benchmark import checkpoint
 from benchmark.data.resident import epoch_order
 from benchmark.data.streaming import ahead
 from benchmark.digest import digest
@@ -29,7 +29,8 @@ from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.schedules import half_cosine
 from benchmark.randomness import Draws, derive
-from benchmark.transfer import send
+from benchmark.runtime import progress
+from benchmark.runtime.transfer import send
 from benchmark.views.colour import normalise
 from benchmark.views.randaugment import rand_augment
 from benchmark.views.recipes import View

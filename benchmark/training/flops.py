@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark import progress
 from benchmark.errors import BenchmarkError, MethodError, blamed, first_line, place
 from benchmark.method import Method, Step
 from benchmark.nets.attention import set_fused
 from benchmark.randomness import Draws
+from benchmark.runtime import progress
 
 LAST = 0.999  # of the share of a run that is spent, where a method that changes on the way has changed
 RESERVED = ("step", "loss", "rate", "images_per_second", "train_seconds", "feature_std", "effective_rank")

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmark import progress
+from benchmark.runtime import progress
 
 SKIPPED = 3  # first steps, which are slower than the others
 MEASURED = 3.0  # seconds of at least so many steps after which the time of the rest is said

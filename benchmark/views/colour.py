@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from benchmark.transfer import send
+from benchmark.runtime.transfer import send
 from benchmark.views.geometry import Taps, resample
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.transfer import send
+from benchmark.runtime.transfer import send
 
 TRIES = 10  # boxes that torchvision draws before it falls back to a central one
 

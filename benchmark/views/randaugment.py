@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
-from benchmark.transfer import send
+from benchmark.runtime.transfer import send
 from benchmark.views.recipes import Draw
 
 LAYERS = 2  # operations that each image may get

@@ -12,10 +12,10 @@ from tiny import command, training
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmark import progress
 from benchmark.evals.features import Bank, Ranking
 from benchmark.evals.knn import KNN
 from benchmark.run import main
+from benchmark.runtime import progress
 from benchmark.training import pace
 from benchmark.training.loop import Training
 from benchmark.training.pace import Pace
