@@ -23,12 +23,12 @@ from filelock import FileLock, Timeout
 
 from benchmark.errors import ConfigError, Interrupted, Stopped
 from benchmark.experiment import stands
-from benchmark.folders import lock
 from benchmark.plan import Planned, Suite
 from benchmark.report.cells import load
 from benchmark.report.code import changed
 from benchmark.report.record import Record
 from benchmark.runtime import progress
+from benchmark.storage.files import lock
 
 STOPPED = (Interrupted.exit_code, Stopped.exit_code, -signal.SIGINT, -signal.SIGTERM)
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>

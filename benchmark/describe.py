@@ -17,7 +17,6 @@ from torch import nn
 from benchmark.data.images import Dataset
 from benchmark.environment import environment
 from benchmark.examination import Examination
-from benchmark.folders import sha256_of
 from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
 from benchmark.report import fields
@@ -27,6 +26,7 @@ from benchmark.report.code import HERE, code
 from benchmark.report.identity import without_paths
 from benchmark.report.markdown import row
 from benchmark.report.record import Record
+from benchmark.storage.files import sha256_of
 from benchmark.training.budget import Ledger
 from benchmark.training.loop import Outcome
 

@@ -9,12 +9,12 @@ from benchmark.config.load import Config
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
 from benchmark.examination import Examination
-from benchmark.folders import check_folders, make_folder
 from benchmark.nets import pretrained
 from benchmark.report.cells import FIRST_VERSION, PRETRAINING, files_outside, key_of, versions_of
 from benchmark.report.identity import canonical, digest, references
 from benchmark.report.record import Record
 from benchmark.runtime import progress
+from benchmark.storage.files import check_folders, make_folder
 from benchmark.subject import Subject
 from benchmark.training.budget import Ledger
 

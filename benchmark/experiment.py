@@ -14,7 +14,6 @@ from benchmark.config.load import Config
 from benchmark.environment import warning_of_emulation, warning_of_load
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MethodError, Stopped, by
 from benchmark.evals import harness
-from benchmark.folders import alone, check_folders, make_folder
 from benchmark.report import record as records
 from benchmark.report.cells import UNDONE, files_outside, load, of_run
 from benchmark.report.code import changed
@@ -23,6 +22,7 @@ from benchmark.report.record import Record
 from benchmark.report.tuning import Contest, contests, fingerprint_without_test
 from benchmark.runtime import progress
 from benchmark.session import Session
+from benchmark.storage.files import alone, check_folders, make_folder
 from benchmark.teacher import foreign, teach
 
 

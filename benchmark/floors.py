@@ -13,13 +13,13 @@ from benchmark.evals import harness
 from benchmark.evals.harness import Results
 from benchmark.evals.linear import rank
 from benchmark.examination import Examination
-from benchmark.folders import alone
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
 from benchmark.report.cells import OF_RANDOM_INIT, OF_RAW_PIXELS, RANDOM_INIT, versions_of
 from benchmark.report.identity import digest
 from benchmark.report.record import Record
 from benchmark.runtime import progress
+from benchmark.storage.files import alone
 from benchmark.training.budget import Ledger
 
 MOST_BYTES = 3 * 2**28  # of raw pixels as features: 60,000 images of 32 px take 0.69 GiB, all that is made of them 3

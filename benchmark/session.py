@@ -17,7 +17,6 @@ from benchmark.data.streaming import batches
 from benchmark.environment import environment
 from benchmark.errors import ConfigError, blamed
 from benchmark.examination import Examination
-from benchmark.folders import make_folder, sha256_of
 from benchmark.method import Method
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
@@ -25,6 +24,7 @@ from benchmark.pretraining import Pretraining
 from benchmark.randomness import derive
 from benchmark.report.cells import PRETRAINING, major, recipe
 from benchmark.report.identity import digest
+from benchmark.storage.files import make_folder, sha256_of
 from benchmark.training import calibration
 from benchmark.training.budget import Budget, Price
 from benchmark.training.flops import count_step

@@ -8,9 +8,9 @@ from typing import Self
 from benchmark.config import load as configuration
 from benchmark.config.load import Config
 from benchmark.errors import ConfigError
-from benchmark.folders import sha256_of
 from benchmark.report.cells import of_run
 from benchmark.report.record import Record
+from benchmark.storage.files import sha256_of
 
 NO_PRETRAINING = ("experiment.pretraining = None", "experiment.budget = None", "experiment.teacher = None")
 

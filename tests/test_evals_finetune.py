@@ -18,7 +18,6 @@ from tuned import Toy, convnet, stop_at, vit
 from benchmark.config import load
 from benchmark.data import streaming
 from benchmark.data.resident import epoch_order
-from benchmark.digest import digest
 from benchmark.errors import ConfigError
 from benchmark.evals import supervised
 from benchmark.evals.features import Ranking
@@ -27,6 +26,7 @@ from benchmark.evals.semi_finetune import TwoRates
 from benchmark.evals.supervised import Classifier, Recipe, Trainer, _Run, drop_paths_
 from benchmark.examination import Experiment
 from benchmark.nets.encoders import ResNet, ViT
+from benchmark.storage.digest import digest
 from benchmark.views.recipes import View, ViewLimits
 
 GIN = Path(__file__).parents[1] / "gin"

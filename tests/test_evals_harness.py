@@ -12,7 +12,6 @@ from torch import Tensor
 
 from benchmark.data.images import Dataset, Split
 from benchmark.data.subsets import holdout
-from benchmark.digest import digest
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness
 from benchmark.evals.features import Bank, Ranking
@@ -22,6 +21,7 @@ from benchmark.evals.linear import Linear
 from benchmark.evals.scoring import SealedLabels
 from benchmark.nets.attention import set_fused
 from benchmark.nets.encoders import Features, ViT
+from benchmark.storage.digest import digest
 from benchmark.views.recipes import ViewLimits
 
 CPU = torch.device("cpu")

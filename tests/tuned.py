@@ -9,11 +9,11 @@ from tiny import TinyEncoder
 from torch import Tensor
 
 from benchmark.data.subsets import holdout
-from benchmark.digest import digest
 from benchmark.evals import supervised
 from benchmark.evals.features import Bank, Network
 from benchmark.evals.supervised import _Run
 from benchmark.nets.encoders import Encoder, ViT
+from benchmark.storage.digest import digest
 from benchmark.views.recipes import ViewLimits
 
 WHOLE = ViewLimits(crop_scale=(0.9, 1.0), flip=False)

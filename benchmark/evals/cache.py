@@ -12,8 +12,8 @@ from torch import Tensor
 
 from benchmark.data.pixels import Pixels
 from benchmark.data.streaming import ahead
-from benchmark.digest import digest
-from benchmark.folders import written_whole
+from benchmark.storage.digest import digest
+from benchmark.storage.files import written_whole
 
 Features = dict[str, Tensor]
 

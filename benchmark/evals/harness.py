@@ -14,18 +14,18 @@ from benchmark.data.images import Dataset, Outline
 from benchmark.data.pixels import Pixels
 from benchmark.data.streaming import ahead
 from benchmark.data.subsets import holdout
-from benchmark.digest import digest
 from benchmark.errors import ConfigError, blamed
 from benchmark.evals.cache import FeatureCache
 from benchmark.evals.features import Bank, Network, Prepare, Ranking, extract, finite
 from benchmark.evals.scoring import SealedLabels
-from benchmark.folders import sha256_of
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder, Statistics
 from benchmark.randomness import Draws
 from benchmark.report.cells import major
 from benchmark.report.fields import Metrics, Predictions
 from benchmark.runtime import progress
+from benchmark.storage.digest import digest
+from benchmark.storage.files import sha256_of
 from benchmark.views.colour import normalise
 from benchmark.views.recipes import DRAWS, View, ViewLimits
 

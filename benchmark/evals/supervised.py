@@ -20,10 +20,8 @@ from timm.data.mixup import Mixup
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
-from benchmark import checkpoint
 from benchmark.data.resident import epoch_order
 from benchmark.data.streaming import ahead
-from benchmark.digest import digest
 from benchmark.evals.features import Bank, Network, best_classes
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
@@ -31,6 +29,8 @@ from benchmark.nets.schedules import half_cosine
 from benchmark.randomness import Draws, derive
 from benchmark.runtime import progress
 from benchmark.runtime.transfer import send
+from benchmark.storage import checkpoint
+from benchmark.storage.digest import digest
 from benchmark.views.colour import normalise
 from benchmark.views.randaugment import rand_augment
 from benchmark.views.recipes import View

@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from benchmark.errors import ConfigError, blamed
 from benchmark.evals.linear import fit
 from benchmark.evals.neighbours import nearest
-from benchmark.folders import make_folder
 from benchmark.nets.attention import set_fused
 from benchmark.plots.layout import Tile, class_map, image_grid
 from benchmark.plots.projection import components, planar, purity, silhouette, strongest
 from benchmark.plots.scene import COLUMNS, LeftOut, Scene, spread
 from benchmark.randomness import Draws
+from benchmark.storage.files import make_folder
 
 DOTS = 150  # per inch
 POINTS = 2000  # of a map

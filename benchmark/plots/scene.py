@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmark import checkpoint
 from benchmark.config import load as configuration
 from benchmark.data.subsets import hashed_order
 from benchmark.errors import BenchmarkError, ConfigError
@@ -19,6 +18,7 @@ from benchmark.nets import pretrained
 from benchmark.nets.encoders import Encoder
 from benchmark.report.record import Record
 from benchmark.session import Session
+from benchmark.storage import checkpoint
 from benchmark.subject import Subject
 from benchmark.views.colour import normalise
 

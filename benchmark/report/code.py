@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import benchmark
-from benchmark.folders import sha256_of
 from benchmark.report.cells import FIRST_VERSION, PRETRAINING, major, versions_of
 from benchmark.report.fields import Code
 from benchmark.report.identity import canonical, references
 from benchmark.report.record import Record
+from benchmark.storage.files import sha256_of
 
 HERE = Path(__file__).parent
 VERSIONED = ("baselines", "benchmark/evals")  # folders whose classes have versions of their own

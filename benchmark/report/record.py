@@ -14,9 +14,9 @@ from typing import Literal, cast
 
 from benchmark.annotations import checker
 from benchmark.errors import BenchmarkError
-from benchmark.folders import written_whole
 from benchmark.report.fields import Code, Common, Metrics
 from benchmark.report.schema_1 import RecordOfSchema1
+from benchmark.storage.files import written_whole
 
 FIELD = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False)
 SLUG_LENGTH = 24  # three slugs, a 63-bit seed and two short hashes stay within 120 characters

@@ -9,8 +9,8 @@ from statistics import fmean
 
 import torch
 
-from benchmark.folders import alone, written_whole
 from benchmark.runtime import progress
+from benchmark.storage.files import alone, written_whole
 from benchmark.training.budget import TOLERANCE
 from benchmark.training.loop import Training, window_of
 

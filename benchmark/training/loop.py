@@ -17,13 +17,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from benchmark import checkpoint
 from benchmark.data.resident import Resident
-from benchmark.digest import digest, flatten
 from benchmark.errors import Interrupted, MissingError, blamed
 from benchmark.method import Method, Step, Views
 from benchmark.randomness import Draws, derive
 from benchmark.runtime import progress
+from benchmark.storage import checkpoint
+from benchmark.storage.digest import digest, flatten
 from benchmark.training import energy
 from benchmark.training.budget import Ledger
 from benchmark.training.memory import peak_bytes, reset_peak

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmark.errors import BenchmarkError
-from benchmark.folders import written_whole
+from benchmark.storage.files import written_whole
 
 KEPT = 2
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.checkpoint import newest, save
-from benchmark.digest import digest, flatten
 from benchmark.errors import BenchmarkError
+from benchmark.storage.checkpoint import newest, save
+from benchmark.storage.digest import digest, flatten
 
 
 def state(step: int, key: str = "key") -> dict[str, Any]:

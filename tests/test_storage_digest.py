@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmark.digest import digest, flatten
+from benchmark.storage.digest import digest, flatten
 
 
 def test_digest_ignores_the_order_of_names_only() -> None:

@@ -14,8 +14,8 @@ from tiny import command
 from benchmark import floors
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
-from benchmark.folders import alone, check_folders, lock, make_folder
 from benchmark.run import main
+from benchmark.storage.files import alone, check_folders, lock, make_folder
 from benchmark.training import calibration
 from benchmark.training.calibration import Calibration
 from benchmark.training.loop import Training
@@ -23,7 +23,7 @@ from benchmark.training.loop import Training
 HOLDER = """
 import sys, time
 from pathlib import Path
-from benchmark.folders import alone
+from benchmark.storage.files import alone
 with alone(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
