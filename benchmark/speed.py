@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.out and given.part in ("evaluation", "costs"):
         command.error(f"--out: {given.part} writes no page of its own; give it with inputs, training, masking or gpu")
     from benchmark.environment import use_device
-    from benchmark.speeds import costs, evaluation, gpu, inputs, masking, training
+    from benchmark.timing import costs, evaluation, gpu, inputs, masking, training
 
     use_device()
     if given.part == "costs":

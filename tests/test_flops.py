@@ -22,7 +22,7 @@ from benchmark.method import Draws, Method, Step, Views
 from benchmark.nets.attention import set_fused
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder, ResNet, ViT
-from benchmark.speeds.subjects import shipped_trainings
+from benchmark.timing.workloads import shipped_trainings
 from benchmark.training.flops import RESERVED, count, count_step
 from benchmark.training.loop import Training
 

@@ -1,6 +1,6 @@
 """What a GPU has to prove, and that what can be tried of it on a processor works; `pytest -m gpu` where there is one.
 
-The facts themselves are functions in `benchmark.speeds.facts`, which `python -m benchmark.speed gpu` calls too.
+The facts themselves are functions in `benchmark.timing.facts`, which `python -m benchmark.speed gpu` calls too.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.method import Draws, Step, Views
 from benchmark.runtime.transfer import packed, send
 from benchmark.speed import main
-from benchmark.speeds import facts, gpu
-from benchmark.speeds.gpu import Plan, Subject
-from benchmark.speeds.training import Turn
+from benchmark.timing import facts, gpu
+from benchmark.timing.gpu import Plan, Subject
+from benchmark.timing.training import Turn
 from benchmark.training import energy
 from benchmark.training.budget import Budget
 from benchmark.training.optim import LARS

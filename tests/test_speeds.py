@@ -13,10 +13,10 @@ from benchmark.report import cells
 from benchmark.report.insertion import marks
 from benchmark.session import Session
 from benchmark.speed import main
-from benchmark.speeds import costs, evaluation, inputs, masking, subjects, training
-from benchmark.speeds.evaluation import Size, bank, ours_knn, published_knn
-from benchmark.speeds.measurement import cell
-from benchmark.speeds.rounds import Rounds, interleave, take_turns
+from benchmark.timing import costs, evaluation, inputs, masking, training, workloads
+from benchmark.timing.evaluation import Size, bank, ours_knn, published_knn
+from benchmark.timing.measurement import cell
+from benchmark.timing.rounds import Rounds, interleave, take_turns
 from benchmark.training.flops import count_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -163,7 +163,7 @@ def race(folder: Path, name: str, *, steps: int, count: int) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """One method on the digits in place of all on CIFAR-10."""
-    monkeypatch.setattr(subjects, "shipped_methods", lambda: [Path("gin/simclr.gin")])
+    monkeypatch.setattr(workloads, "shipped_methods", lambda: [Path("gin/simclr.gin")])
     monkeypatch.setattr(inputs, "PROTOCOL", "gin/protocol/digits_vit_micro.gin")
     monkeypatch.setattr(training, "PROTOCOLS", ("gin/protocol/digits_vit_micro.gin",))
     monkeypatch.setattr(masking, "PROTOCOL", "gin/protocol/digits_vit_micro.gin")
@@ -188,8 +188,8 @@ def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.Captur
     work of a turn is that of two steps, of one product of 64 x 64 matrices, and of one convolution."""
     steps = ("Pretraining.batch_size=32", "ViT.depth=1")
     loaded = load.load(["gin/simclr.gin", "gin/protocol/digits_vit_micro.gin"], steps)
-    session = subjects.session(loaded, load.build(loaded))
-    count = count_step(lambda: session.method()[0], subjects.COUNTED, 16)
+    session = workloads.session(loaded, load.build(loaded))
+    count = count_step(lambda: session.method()[0], workloads.COUNTED, 16)
     file = race(tmp_path, "PeerOfSteps", steps=3, count=count)
     out = tmp_path / "speed"
     for _ in range(2):
@@ -200,7 +200,7 @@ def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.Captur
     (steps_of_methods,) = (kept for title, kept in first["measured"].items() if title != "a race")
     assert steps_of_methods["seconds"].keys() == {"simclr", "convolution", "matrix product"}
     whole = load.load(["gin/simclr.gin", "gin/protocol/digits_vit_micro.gin"])
-    step = subjects.session(whole, load.build(whole)).price.flops
+    step = workloads.session(whole, load.build(whole)).price.flops
     assert steps_of_methods["work"] == {
         "simclr": 2 * step,
         "matrix product": 2 * 64**3,
@@ -238,7 +238,7 @@ def test_masking_is_measured_by_time_and_by_flops(small: None, capsys: pytest.Ca
 def test_races_against_lightly_are_at_equal_work(name: str) -> None:
     """Oracle: our count of FLOPs on the meta device, theirs of a real step; or the number of batches of a turn."""
     pytest.importorskip("lightly", reason="lightly is an extra: pip install -e '.[test]'")
-    made, session = subjects.race(Path(f"results/speed/{name}.gin"))
+    made, session = workloads.race(Path(f"results/speed/{name}.gin"))
     peers = made.entrants(session, 2)
     assert peers
     assert all((peer.flops(2) is None) == (name == "lightly_views") for peer in peers)

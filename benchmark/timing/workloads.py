@@ -20,7 +20,7 @@ from benchmark.environment import use_device
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.examination import Experiment
 from benchmark.session import Session
-from benchmark.speeds.costs import shipped_methods
+from benchmark.timing.costs import shipped_methods
 from benchmark.training.budget import Budget
 from benchmark.training.flops import count_step
 from benchmark.training.loop import Training

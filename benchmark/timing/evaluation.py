@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmark.evals.features import Bank, best_classes
 from benchmark.evals.knn import KNN
 from benchmark.evals.linear import Linear
-from benchmark.speeds.rounds import interleave
+from benchmark.timing.rounds import interleave
 
 PUBLISHED_CELLS = 5_000_000  # similarities at once in the published formula, its authors' default
 

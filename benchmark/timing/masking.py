@@ -11,9 +11,9 @@ from benchmark.examination import Experiment
 from benchmark.nets.attention import choose_attention, set_fused
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.masking import visible_tokens
-from benchmark.speeds.measurement import Measurement, cell
-from benchmark.speeds.rounds import interleave
 from benchmark.subject import NO_PRETRAINING
+from benchmark.timing.measurement import Measurement, cell
+from benchmark.timing.rounds import interleave
 
 PROTOCOL = "gin/protocol/cifar10_vit_tiny.gin"
 SIZE = 32  # px

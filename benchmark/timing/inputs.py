@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from benchmark.speeds.measurement import Measurement, cell
-from benchmark.speeds.rounds import Rounds, interleave, spread, take_turns, timed
-from benchmark.speeds.subjects import as_shipped, race, shipped_trainings
+from benchmark.timing.measurement import Measurement, cell
+from benchmark.timing.rounds import Rounds, interleave, spread, take_turns, timed
+from benchmark.timing.workloads import as_shipped, race, shipped_trainings
 from benchmark.training.loop import Training
 
 PROTOCOL = "gin/protocol/cifar10_resnet18.gin"

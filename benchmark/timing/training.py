@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from benchmark.speeds.measurement import Measurement, cell
-from benchmark.speeds.rounds import Rounds, interleave, spread, take_turns
-from benchmark.speeds.subjects import as_shipped, race, shipped_trainings
+from benchmark.timing.measurement import Measurement, cell
+from benchmark.timing.rounds import Rounds, interleave, spread, take_turns
+from benchmark.timing.workloads import as_shipped, race, shipped_trainings
 
 PROTOCOLS = ("gin/protocol/cifar10_vit_tiny.gin", "gin/protocol/cifar10_resnet18.gin")
 CHANNELS, PIXELS = 128, 32  # of the 3x3 convolution that is a peak

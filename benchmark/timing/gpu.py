@@ -20,8 +20,8 @@ from benchmark.config.parse import shipped_folder
 from benchmark.environment import set_deterministic
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MissingError
 from benchmark.session import Session
-from benchmark.speeds.costs import shipped_methods
-from benchmark.speeds.facts import (
+from benchmark.timing.costs import shipped_methods
+from benchmark.timing.facts import (
     STEPS,
     UNWATCHED,
     WATCHED,
@@ -39,11 +39,11 @@ from benchmark.speeds.facts import (
     same_bits,
     streams,
 )
-from benchmark.speeds.inputs import make_views, share
-from benchmark.speeds.measurement import Measurement, cell
-from benchmark.speeds.rounds import take_turns, timed
-from benchmark.speeds.subjects import session as opened
-from benchmark.speeds.training import TURNS, Turn, peaks, shares
+from benchmark.timing.inputs import make_views, share
+from benchmark.timing.measurement import Measurement, cell
+from benchmark.timing.rounds import take_turns, timed
+from benchmark.timing.training import TURNS, Turn, peaks, shares
+from benchmark.timing.workloads import session as opened
 from benchmark.training.budget import Budget
 from benchmark.training.loop import Training
 

@@ -12,7 +12,7 @@ import torch
 from benchmark.environment import environment
 from benchmark.report.block import markdown
 from benchmark.report.code import code, versions
-from benchmark.speeds.rounds import Rounds
+from benchmark.timing.rounds import Rounds
 
 
 @dataclass
