@@ -22,7 +22,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from benchmark.errors import ConfigError, Interrupted, Stopped
-from benchmark.experiment import stands
+from benchmark.experiment.run import stands
 from benchmark.plan import Planned, Suite
 from benchmark.report.cells import load
 from benchmark.report.code import changed

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluate(given: argparse.Namespace) -> int:
     """Do what the arguments ask for; torch is imported after the files are read, so that refusals are quick."""
-    from benchmark.subject import Subject, configure
+    from benchmark.experiment.trained import Subject, configure
 
     if given.run:
         subject = Subject.of_run(given.run, given.name)
@@ -64,10 +64,10 @@ def _evaluate(given: argparse.Namespace) -> int:
         subject = Subject(given.name, given.weights, given.layout or "timm")
     with progress.doing("reading the configuration"):
         config = configure(subject, given.gin, given.set, allow_imports=given.allow_imports)
-        from benchmark import examine
+        from benchmark.experiment import evaluate
     for note in config.notes:
         print(f"note: {note}")
-    examine.examine(config, subject, out=given.out, publish=given.publish)
+    evaluate.examine(config, subject, out=given.out, publish=given.publish)
     return 0
 
 

@@ -27,9 +27,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     given = parser().parse_args(arguments)
-    from benchmark import exchange
+    from benchmark.experiment import export
 
-    folder = exchange.export(given.run, given.to, given.license, allow_imports=given.allow_imports)
+    folder = export.export(given.run, given.to, given.license, allow_imports=given.allow_imports)
     print(f"{folder}: the same outputs as the run's encoder to the last bit. README.md there says how to load it.")
     return 0
 

@@ -21,14 +21,14 @@ from benchmark.config import registry
 from benchmark.config.load import Config
 from benchmark.config.parse import Import, locate, read, shipped_folder, value_of
 from benchmark.errors import ConfigError
-from benchmark.examination import Experiment
+from benchmark.experiment.session import Experiment
+from benchmark.experiment.stage import Session
+from benchmark.experiment.trained import Subject, configure
 from benchmark.report.cells import by_age, files_outside
 from benchmark.report.code import HERE, classes
 from benchmark.report.identity import SEED, canonical, digest
 from benchmark.report.record import Record
 from benchmark.report.tuning import FACTORS, SHARE, contests, factor
-from benchmark.session import Session
-from benchmark.subject import Subject, configure
 
 TRIAL_SEED = 1000  # of all trials; the runs that follow have fresh seeds
 Value = int | float | str | bool | None | tuple[int | float, ...]

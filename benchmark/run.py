@@ -89,7 +89,7 @@ def _run(given: argparse.Namespace) -> int:
     from benchmark.config import load
 
     if given.reproduce:
-        from benchmark.reproduce import reproduce
+        from benchmark.experiment.reproduce import reproduce
 
         try:
             print(reproduce(given.reproduce, out=given.out, settings=given.set, allow_imports=given.allow_imports))
@@ -99,13 +99,13 @@ def _run(given: argparse.Namespace) -> int:
     settings = [*given.set, *given.vary, *([] if given.seed is None else [f"experiment.seed = {given.seed}"])]
     with progress.doing("reading the configuration"):
         loaded = load.load(given.gin, settings, allow_imports=given.allow_imports)
-        from benchmark import experiment
+        from benchmark.experiment import run
     for note in loaded.notes:
         print(f"note: {note}")
     if given.dry_run:
-        print(experiment.dry_run(loaded, given.out))
+        print(run.dry_run(loaded, given.out))
     else:
-        experiment.run(
+        run.run(
             loaded,
             out=given.out,
             resume=given.resume,

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.error(f"--check: {given.part} writes no table into a page; give it with costs")
     if given.out and given.part in ("evaluation", "costs"):
         command.error(f"--out: {given.part} writes no page of its own; give it with inputs, training, masking or gpu")
-    from benchmark.environment import use_device
+    from benchmark.experiment.environment import use_device
     from benchmark.timing import costs, evaluation, gpu, inputs, masking, training
 
     use_device()

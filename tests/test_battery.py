@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from benchmark.config import load
+from benchmark.experiment.stage import Session
 from benchmark.method import Container, Draws, Method, Siamese, Step
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.momentum import MomentumCopy
 from benchmark.nets.queue import KeyQueue
-from benchmark.session import Session
 from benchmark.storage.digest import digest, flatten
 from benchmark.training.flops import count_step
 from benchmark.training.optim import Optimiser

@@ -208,7 +208,7 @@ def test_a_tuned_board_chooses_rates_first(
     assert run_one([*command, "--set", "experiment.is_trial = True"]) == 2
     assert "does not follow from other trials" in capfd.readouterr().err
     with monkeypatch.context() as later:
-        later.setattr("benchmark.experiment.changed", lambda record: ("method",))
+        later.setattr("benchmark.experiment.run.changed", lambda record: ("method",))
         assert run_one(command) == 1
         assert "there are: none" in capfd.readouterr().err
     with monkeypatch.context() as short:
@@ -244,11 +244,11 @@ def test_trials_choose_while_their_code_is_the_same(tmp_path: Path, monkeypatch:
     board = Board("small", [], tmp_path / "runs", tmp_path / "results")
     for run, each in zip(plan.trials(), FACTORS, strict=True):
         write(trial(each, 0.5, config__text=run.config.text), board.folder)
-    monkeypatch.setattr("benchmark.experiment.changed", lambda record: ())
+    monkeypatch.setattr("benchmark.experiment.run.changed", lambda record: ())
     assert [run.division for run in board.planned(plan, tuned=True).missing()] == ["tuned"]
     by_another = suite(**own, chosen_by="@Linear")
     assert [run.division for run in board.planned(by_another, tuned=True).missing()] == ["trial"] * 5
-    monkeypatch.setattr("benchmark.experiment.changed", lambda record: ("method",))
+    monkeypatch.setattr("benchmark.experiment.run.changed", lambda record: ("method",))
     assert [run.division for run in board.planned(plan, tuned=True).missing()] == ["trial"] * 5
 
 
@@ -372,7 +372,7 @@ def test_a_failed_trial_is_tried_once(
     plan = suite(methods=("simclr",), seeds=(0,), settings=settings, chosen_by="@KNN")
     for run, each in zip(list(plan.trials())[1:], FACTORS[1:], strict=True):
         write(trial(each, 0.5, config__text=run.config.text), tmp_path / "results" / "small")
-    monkeypatch.setattr("benchmark.experiment.changed", lambda record: ())
+    monkeypatch.setattr("benchmark.experiment.run.changed", lambda record: ())
     assert main([*written(settings=settings, chosen_by="@KNN"), "--tune"]) == 1
     printed = capfd.readouterr()
     assert printed.out.count("\n== ") == 1
@@ -417,7 +417,7 @@ def test_encoders_of_a_seed_are_examined_when_their_runs_are_done(
 
 def test_an_examination_of_another_encoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the message, where a macro gives the runs patches that the protocol's file does not have."""
-    monkeypatch.setattr("benchmark.experiment.changed", lambda record: ())
+    monkeypatch.setattr("benchmark.experiment.run.changed", lambda record: ())
     plan = suite(methods=("simclr",), seeds=(0,), settings=("PATCH = 2",), examined_by="frozen", examined_seeds=(0,))
     board = Board("small", [], tmp_path / "runs", tmp_path / "results")
     (run,) = board.planned(plan, tuned=False).runs
@@ -486,7 +486,7 @@ def test_commands_share_a_board_of_which_one_was_killed(
 def test_what_another_process_failed_at_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: a record that came after the command was given, of a run that is missing nevertheless: nothing starts."""
     monkeypatch.setattr("benchmark.board.changed", lambda record: {})
-    monkeypatch.setattr("benchmark.experiment.changed", lambda record: {})
+    monkeypatch.setattr("benchmark.experiment.run.changed", lambda record: {})
     board = Board("b", list(suite(methods=("simclr",), seeds=(0,)).runs()), tmp_path / "runs", tmp_path)
     missed = make(status="budget_miss", config__text=board.runs[0].config.text)
     write(missed, board.folder)

@@ -18,7 +18,6 @@ from PIL import Image
 from tiny import TinyEncoder, command, training
 from torch import Tensor
 
-from benchmark import floors
 from benchmark.config.load import load
 from benchmark.data import streaming
 from benchmark.data.images import Dataset, Images, Split
@@ -31,6 +30,7 @@ from benchmark.evals.harness import evaluate_encoder, evaluate_pixels
 from benchmark.evals.knn import KNN
 from benchmark.evals.linear_sgd import LinearSGD
 from benchmark.evals.semi_finetune import SemiFineTune
+from benchmark.experiment import floors
 from benchmark.report import record as records
 from benchmark.run import main
 from benchmark.views.recipes import ViewLimits

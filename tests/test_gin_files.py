@@ -20,7 +20,7 @@ from torch import nn
 from benchmark.config import load, registry
 from benchmark.config.parse import Binding, Include, Source, Statement, parse
 from benchmark.errors import ConfigError
-from benchmark.examination import Experiment
+from benchmark.experiment.session import Experiment
 from benchmark.method import ParamGroup
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.randomness import derive

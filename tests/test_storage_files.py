@@ -11,9 +11,9 @@ import pytest
 from filelock import FileLock, Timeout
 from tiny import command
 
-from benchmark import floors
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
+from benchmark.experiment import floors
 from benchmark.run import main
 from benchmark.storage.files import alone, check_folders, lock, make_folder
 from benchmark.training import calibration
@@ -96,13 +96,13 @@ def test_a_run_that_another_process_finished_is_not_repeated(
 
     @contextmanager
     def later(path: Path) -> Iterator[None]:
-        monkeypatch.setattr("benchmark.experiment.alone", alone)
+        monkeypatch.setattr("benchmark.experiment.run.alone", alone)
         assert main(arguments) == 0
         assert "it is not repeated" not in capsys.readouterr().out
         with alone(path):
             yield
 
-    monkeypatch.setattr("benchmark.experiment.alone", later)
+    monkeypatch.setattr("benchmark.experiment.run.alone", later)
     assert main([*arguments, "--resume"]) == 0
     assert "it is not repeated" in capsys.readouterr().out
     assert len(list(tmp_path.glob("simclr-*/*.json"))) == 1

@@ -13,8 +13,8 @@ import torch
 from tiny import TinyEncoder, TinyMethod, training
 
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MissingError
+from benchmark.experiment.setup import Pretraining
 from benchmark.method import Draws, Method, Step, Views
-from benchmark.pretraining import Pretraining
 from benchmark.training import loop
 from benchmark.training.loop import Outcome, Training
 from benchmark.views.recipes import View, ViewLimits

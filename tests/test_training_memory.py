@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.environment import keep_freed_memory
+from benchmark.experiment.environment import keep_freed_memory
 from benchmark.training.memory import peak_bytes, reset_peak
 
 CPU = torch.device("cpu")

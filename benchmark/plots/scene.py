@@ -13,13 +13,13 @@ from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness
 from benchmark.evals.features import Bank
 from benchmark.evals.knn import KNN
+from benchmark.experiment.stage import Session
+from benchmark.experiment.trained import Subject
 from benchmark.method import Method
 from benchmark.nets import pretrained
 from benchmark.nets.encoders import Encoder
 from benchmark.report.record import Record
-from benchmark.session import Session
 from benchmark.storage import checkpoint
-from benchmark.subject import Subject
 from benchmark.views.colour import normalise
 
 FEWEST = 5  # test images; the features of fewer say nothing

@@ -6,9 +6,9 @@ from pathlib import Path
 from benchmark.config import load as configuration
 from benchmark.config.parse import shipped_folder
 from benchmark.errors import CheckError, ConfigError
-from benchmark.examination import Experiment
+from benchmark.experiment.session import Experiment
+from benchmark.experiment.setup import Pretraining
 from benchmark.method import Method
-from benchmark.pretraining import Pretraining
 from benchmark.report.block import markdown
 from benchmark.report.insertion import inserted
 from benchmark.training.flops import count_step

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from benchmark.data.resident import Resident
 from benchmark.data.streaming import Prefetched, Streamed
-from benchmark.session import Session
-from benchmark.teacher import teach
+from benchmark.experiment.stage import Session
+from benchmark.experiment.teacher import teach
 from benchmark.training import calibration, energy
 from benchmark.training.loop import Training
 

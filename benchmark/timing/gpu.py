@@ -17,9 +17,9 @@ from torch import Tensor
 
 from benchmark.config import load as configuration
 from benchmark.config.parse import shipped_folder
-from benchmark.environment import set_deterministic
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MissingError
-from benchmark.session import Session
+from benchmark.experiment.environment import set_deterministic
+from benchmark.experiment.stage import Session
 from benchmark.timing.costs import shipped_methods
 from benchmark.timing.facts import (
     STEPS,

@@ -7,11 +7,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.config import load as configuration
-from benchmark.examination import Experiment
+from benchmark.experiment.session import Experiment
+from benchmark.experiment.trained import NO_PRETRAINING
 from benchmark.nets.attention import choose_attention, set_fused
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.masking import visible_tokens
-from benchmark.subject import NO_PRETRAINING
 from benchmark.timing.measurement import Measurement, cell
 from benchmark.timing.rounds import interleave
 

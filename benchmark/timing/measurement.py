@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmark.environment import environment
+from benchmark.experiment.environment import environment
 from benchmark.report.block import markdown
 from benchmark.report.code import code, versions
 from benchmark.timing.rounds import Rounds

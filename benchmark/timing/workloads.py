@@ -16,10 +16,10 @@ from torch import Tensor
 from benchmark.config import load as configuration
 from benchmark.config.load import Config
 from benchmark.data.images import Images, Outline, Split
-from benchmark.environment import use_device
 from benchmark.errors import BenchmarkError, ConfigError
-from benchmark.examination import Experiment
-from benchmark.session import Session
+from benchmark.experiment.environment import use_device
+from benchmark.experiment.session import Experiment
+from benchmark.experiment.stage import Session
 from benchmark.timing.costs import shipped_methods
 from benchmark.training.budget import Budget
 from benchmark.training.flops import count_step

@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from benchmark import describe
 from benchmark.data.images import Dataset
 from benchmark.data.streaming import batches
-from benchmark.environment import environment
 from benchmark.errors import ConfigError, blamed
-from benchmark.examination import Examination
+from benchmark.experiment import describe
+from benchmark.experiment.environment import environment
+from benchmark.experiment.session import Examination
+from benchmark.experiment.setup import Pretraining
 from benchmark.method import Method
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
-from benchmark.pretraining import Pretraining
 from benchmark.randomness import derive
 from benchmark.report.cells import PRETRAINING, major, recipe
 from benchmark.report.identity import digest

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 
-from benchmark import describe, floors
 from benchmark.config.load import Config
-from benchmark.environment import warning_of_emulation, warning_of_load
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MethodError, Stopped, by
 from benchmark.evals import harness
+from benchmark.experiment import describe, floors
+from benchmark.experiment.environment import warning_of_emulation, warning_of_load
+from benchmark.experiment.stage import Session
+from benchmark.experiment.teacher import foreign, teach
 from benchmark.report import record as records
 from benchmark.report.cells import UNDONE, files_outside, load, of_run
 from benchmark.report.code import changed
@@ -21,9 +23,7 @@ from benchmark.report.fields import Cost, Tuning
 from benchmark.report.record import Record
 from benchmark.report.tuning import Contest, contests, fingerprint_without_test
 from benchmark.runtime import progress
-from benchmark.session import Session
 from benchmark.storage.files import alone, check_folders, make_folder
-from benchmark.teacher import foreign, teach
 
 
 def dry_run(config: Config, out: Path) -> str:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from benchmark import experiment
 from benchmark.config import load as configuration
 from benchmark.errors import CheckError, ConfigError
+from benchmark.experiment import run
 from benchmark.report import record as records
 from benchmark.report.cells import FIRST_VERSION, by_age, files_outside, key_of, majors, platform, versions_of
 from benchmark.report.code import changed
@@ -36,7 +36,7 @@ def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_impo
     config = configuration.load(
         (), (*_frozen(old), *settings), stored=old["config"]["text"], allow_imports=allow_imports
     )
-    new = experiment.run(config, out=out / "reproduced", fresh=True)
+    new = run.run(config, out=out / "reproduced", fresh=True)
     if files_outside(new) != files_outside(old):
         raise ConfigError(_changed("The file of the method", old))
     apart = [name for name, value in platform(new).items() if value != platform(old)[name]]

@@ -7,11 +7,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from benchmark.errors import ConfigError
+from benchmark.experiment.stage import Session, digest_of
 from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
 from benchmark.report import fields
 from benchmark.runtime import progress
-from benchmark.session import Session, digest_of
 from benchmark.storage.files import alone, sha256_of
 from benchmark.training.budget import Ledger
 

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmark.describe import SMOKE
 from benchmark.errors import BenchmarkError, ConfigError
-from benchmark.examination import Examination
+from benchmark.experiment.describe import SMOKE
+from benchmark.experiment.session import Examination
+from benchmark.experiment.trained import Subject, configure
 from benchmark.nets import pretrained
 from benchmark.nets.encoders import Encoder, Recipe
 from benchmark.report.identity import without_paths
 from benchmark.report.markdown import row
 from benchmark.report.record import Record
 from benchmark.storage.files import make_folder
-from benchmark.subject import Subject, configure
 
 CARD = """\
 ---

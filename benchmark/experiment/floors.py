@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from timm.models import create_model
 
-from benchmark import describe
 from benchmark.data.images import Dataset
 from benchmark.evals import harness
 from benchmark.evals.harness import Results
 from benchmark.evals.linear import rank
-from benchmark.examination import Examination
+from benchmark.experiment import describe
+from benchmark.experiment.session import Examination
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
 from benchmark.report.cells import OF_RANDOM_INIT, OF_RAW_PIXELS, RANDOM_INIT, versions_of

@@ -10,7 +10,7 @@ from report_records import run
 from scipy.stats import binomtest
 from tiny import TinyEncoder
 
-from benchmark import describe
+from benchmark.experiment import describe
 
 FILES = {
     "base_of_mine": "from tiny import TinyMethod\nclass Base(TinyMethod):\n    pass\n",

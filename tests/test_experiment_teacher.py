@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
 
 from benchmark.config import load
+from benchmark.experiment.stage import Session
 from benchmark.report import record as records
 from benchmark.report.record import Record
 from benchmark.run import main
-from benchmark.session import Session
 from benchmark.training.loop import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")

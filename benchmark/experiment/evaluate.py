@@ -4,18 +4,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmark import describe, floors
 from benchmark.config.load import Config
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
-from benchmark.examination import Examination
+from benchmark.experiment import describe, floors
+from benchmark.experiment.session import Examination
+from benchmark.experiment.trained import Subject
 from benchmark.nets import pretrained
 from benchmark.report.cells import FIRST_VERSION, PRETRAINING, files_outside, key_of, versions_of
 from benchmark.report.identity import canonical, digest, references
 from benchmark.report.record import Record
 from benchmark.runtime import progress
 from benchmark.storage.files import check_folders, make_folder
-from benchmark.subject import Subject
 from benchmark.training.budget import Ledger
 
 OF_TRAINING = ("status", "budget", "training", "teacher")  # what a record of evaluation takes from that of its run

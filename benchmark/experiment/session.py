@@ -16,7 +16,6 @@ from benchmark.config.load import Config
 from benchmark.data.images import Dataset, Images, Outline, Split
 from benchmark.data.streaming import subset
 from benchmark.data.subsets import holdout
-from benchmark.environment import use_device
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
 from benchmark.evals.finetune import ConvNetTuning, FineTune, ViTTuning
@@ -27,10 +26,11 @@ from benchmark.evals.linear_sgd import LinearSGD
 from benchmark.evals.retrieval import Retrieval
 from benchmark.evals.semi_finetune import SemiFineTune
 from benchmark.evals.semi_probe import SemiProbe
+from benchmark.experiment.environment import use_device
+from benchmark.experiment.setup import Pretraining
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.timm_net import Timm
-from benchmark.pretraining import Pretraining
 from benchmark.randomness import derive
 from benchmark.report.cells import PRETRAINING
 from benchmark.report.tuning import fingerprint_without_test

@@ -7,14 +7,14 @@ import pytest
 import torch
 from tiny import SMALL
 
-from benchmark import experiment
 from benchmark.config import load
 from benchmark.data.images import Dataset, Images, Split
 from benchmark.errors import ConfigError
 from benchmark.evals.knn import KNN
-from benchmark.examination import without_test
+from benchmark.experiment import run
+from benchmark.experiment.session import without_test
+from benchmark.experiment.stage import Session
 from benchmark.report.tuning import fingerprint_without_test
-from benchmark.session import Session
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -126,7 +126,7 @@ def test_a_trial_by_changed_code_is_another(tmp_path: Path, monkeypatch: pytest.
 def test_a_trial_has_no_floors_and_its_own_division(tmp_path: Path) -> None:
     """Oracle: the record: division, factor, no floor, the hold-out in place of the test set."""
     trial = load.load(["gin/simclr.gin"], (*SMALL, "Budget.amount=64", "experiment.is_trial=True"))
-    record = experiment.run(trial, out=tmp_path)
+    record = run.run(trial, out=tmp_path)
     assert (record["division"], record["floors"]) == ("trial", [])
     assert record["tuning"] is not None
     assert (record["tuning"]["factor"], record["tuning"]["trials"]) == (1.0, [])

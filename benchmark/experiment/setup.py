@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import gin
 
 from benchmark.annotations import Decided
-from benchmark.environment import native_precision
 from benchmark.errors import ConfigError
+from benchmark.experiment.environment import native_precision
 from benchmark.method import Method
 from benchmark.training.optim import Recipe
 from benchmark.views.recipes import View, ViewLimits

@@ -15,8 +15,8 @@ from typing import Any
 from torch import nn
 
 from benchmark.data.images import Dataset
-from benchmark.environment import environment
-from benchmark.examination import Examination
+from benchmark.experiment.environment import environment
+from benchmark.experiment.session import Examination
 from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
 from benchmark.report import fields

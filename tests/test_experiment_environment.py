@@ -11,10 +11,9 @@ import pytest
 import torch
 from report_records import EXAMPLE
 
-from benchmark import environment
-from benchmark import examination as examination  # what gin files may name
 from benchmark.config import load
 from benchmark.errors import ConfigError
+from benchmark.experiment import environment
 from benchmark.report.record import seal, validate
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +35,7 @@ def test_flags_are_found_where_linux_lists_them(monkeypatch: pytest.MonkeyPatch)
         ("model name\t: X\nflags\t\t: fpu avx2 ht\n", ["avx2"]),
         ("Features\t: fp asimd bf16\n", ["asimd", "bf16"]),
     ):
-        monkeypatch.setattr("benchmark.environment.Path.read_text", lambda path, listed=listed: listed)
+        monkeypatch.setattr("benchmark.experiment.environment.Path.read_text", lambda path, listed=listed: listed)
         assert environment.environment(torch.device("cpu"), "float32")["processor_flags"] == flags
 
 
@@ -136,7 +135,7 @@ def test_another_wish_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 HELD = """
 import ctypes, torch
-from benchmark.environment import keep_freed_memory
+from benchmark.experiment.environment import keep_freed_memory
 
 class Info(ctypes.Structure):
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"

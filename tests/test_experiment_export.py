@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
 
 from benchmark.config import load
-from benchmark.examination import Examination
+from benchmark.experiment.session import Examination
+from benchmark.experiment.trained import Subject, configure
 from benchmark.export import main
 from benchmark.nets.encoders import Encoder
 from benchmark.report.markdown import row
 from benchmark.run import main as pretrain
-from benchmark.subject import Subject, configure
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,0 +1,1 @@
+"""A run from seed to record: data and encoder, pretraining, evaluation, and the record of both."""
