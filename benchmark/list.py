@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="boards (results)")
     given = parser.parse_args(arguments)
-    from benchmark import inventory
+    from benchmark.boards import inventory
 
     found = inventory.take(given.out, given.results)
     kinds = asdict(found)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from benchmark.errors import BenchmarkError, Interrupted, reported
 
 if TYPE_CHECKING:
-    from benchmark.plan import Planned
+    from benchmark.boards.plan import Planned
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from benchmark.config import load
 
     loaded = load.load([given.gin], root="suite", defaults={}, allow_imports=given.allow_imports)
-    from benchmark import board  # torch and all takes seconds, which a refusal of the file need not
+    from benchmark.boards import launcher  # torch and all takes seconds, which a refusal of the file need not
+    from benchmark.boards.plan import Suite
     from benchmark.config.parse import locate
-    from benchmark.plan import Suite
     from benchmark.report.code import changed
     from benchmark.report.markdown import render
 
@@ -58,10 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     suite = planner.located(locate(given.gin, Path()).parent, allow_imports=given.allow_imports)
     if given.seeds:
         suite = suite.of_seeds(given.seeds)
-    whole = board.Board(Path(given.gin).stem, [], given.out, given.results)
+    whole = launcher.Board(Path(given.gin).stem, [], given.out, given.results)
     whole.known = frozenset(record["id"] for record in whole.records())
 
-    def planned() -> board.Board:
+    def planned() -> launcher.Board:
         return whole.planned(suite, tuned=given.tune).selected(given.only or "*")
 
     chosen = planned()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from report_records import make, metrics
 
-from benchmark.inventory import take
+from benchmark.boards.inventory import take
 from benchmark.list import COMMANDS, main
 from benchmark.report.record import write
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from tiny import SMALL
 
-from benchmark import plan
+from benchmark.boards import plan
 from benchmark.config.load import load
 from benchmark.config.parse import shipped_folder
 from benchmark.config.registry import _REGISTRY
@@ -100,7 +100,7 @@ def suite(
         return SimpleNamespace(wait=lambda left: code)
 
     stub = SimpleNamespace(Popen=process, TimeoutExpired=TimeoutError)
-    monkeypatch.setattr("benchmark.board.subprocess", stub)
+    monkeypatch.setattr("benchmark.boards.launcher.subprocess", stub)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def carried_out(*options: str, **changes: object) -> tuple[int, str]:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.board import Board
+from benchmark.boards.launcher import Board
+from benchmark.boards.plan import Suite
 from benchmark.config import load, registry
-from benchmark.plan import Suite
 from benchmark.report.cells import key_of, load, recipe
 from benchmark.report.identity import canonical, digest, without_paths
 from benchmark.report.record import Record
@@ -98,7 +98,7 @@ def test_a_new_option_disturbs_no_board(name: str, tmp_path: Path, monkeypatch: 
         return known(selector) | (new if selector.rpartition(".")[2] in ("Images", "KNN") else {})
 
     monkeypatch.setattr(registry, "parameters", more)
-    monkeypatch.setattr("benchmark.plan._build", lambda *arguments: None)  # which the suite's own test does
+    monkeypatch.setattr("benchmark.boards.plan._build", lambda *arguments: None)  # which the suite's own test does
     suite: Suite = load.build(load.load([f"gin/suites/{name}.gin"], root="suite", defaults={}))
     board = Board(name, [], tmp_path, ROOT / "results").planned(suite, tuned=True)
     assert "KNN.option = 7" in board.runs[-1].config.text

@@ -48,7 +48,11 @@ COMMANDS: Mapping[str, str] = types.MappingProxyType(
 """What takes the files of another root than `experiment`."""
 
 ROOTS: Mapping[str, str] = types.MappingProxyType(
-    {"experiment": "benchmark.experiment.session", "suite": "benchmark.plan", "race": "benchmark.timing.workloads"}
+    {
+        "experiment": "benchmark.experiment.session",
+        "suite": "benchmark.boards.plan",
+        "race": "benchmark.timing.workloads",
+    }
 )
 """The module that registers a root."""
 

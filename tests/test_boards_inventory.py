@@ -4,7 +4,7 @@ from pathlib import Path
 
 from report_records import floor, make, metrics, run, trial
 
-from benchmark.inventory import Board, Run, take
+from benchmark.boards.inventory import Board, Run, take
 from benchmark.report.record import write
 
 ROOT = Path(__file__).parents[1]

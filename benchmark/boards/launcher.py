@@ -21,9 +21,9 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
+from benchmark.boards.plan import Planned, Suite
 from benchmark.errors import ConfigError, Interrupted, Stopped
 from benchmark.experiment.run import stands
-from benchmark.plan import Planned, Suite
 from benchmark.report.cells import load
 from benchmark.report.code import changed
 from benchmark.report.record import Record

@@ -14,12 +14,12 @@ import pytest
 from report_records import make, trial
 from tiny import SMALL
 
-from benchmark.board import Board
+from benchmark.boards.inventory import take
+from benchmark.boards.launcher import Board
+from benchmark.boards.plan import Suite
 from benchmark.config import load
 from benchmark.errors import ConfigError
 from benchmark.evaluate import main as evaluate_one
-from benchmark.inventory import take
-from benchmark.plan import Suite
 from benchmark.report.audit import audit
 from benchmark.report.cells import load
 from benchmark.report.record import Record, write
@@ -64,7 +64,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         return SimpleNamespace(wait=lambda left: code)
 
     stub = SimpleNamespace(Popen=process, TimeoutExpired=TimeoutError)
-    return lambda: monkeypatch.setattr("benchmark.board.subprocess", stub)
+    return lambda: monkeypatch.setattr("benchmark.boards.launcher.subprocess", stub)
 
 
 def runs(folder: Path) -> list[Record]:
@@ -485,7 +485,7 @@ def test_commands_share_a_board_of_which_one_was_killed(
 
 def test_what_another_process_failed_at_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: a record that came after the command was given, of a run that is missing nevertheless: nothing starts."""
-    monkeypatch.setattr("benchmark.board.changed", lambda record: {})
+    monkeypatch.setattr("benchmark.boards.launcher.changed", lambda record: {})
     monkeypatch.setattr("benchmark.experiment.run.changed", lambda record: {})
     board = Board("b", list(suite(methods=("simclr",), seeds=(0,)).runs()), tmp_path / "runs", tmp_path)
     missed = make(status="budget_miss", config__text=board.runs[0].config.text)
@@ -496,7 +496,9 @@ def test_what_another_process_failed_at_is_not_tried_again(tmp_path: Path, monke
         started.append(arguments)
         return SimpleNamespace(wait=lambda left: 0)
 
-    monkeypatch.setattr("benchmark.board.subprocess", SimpleNamespace(Popen=start, TimeoutExpired=TimeoutError))
+    monkeypatch.setattr(
+        "benchmark.boards.launcher.subprocess", SimpleNamespace(Popen=start, TimeoutExpired=TimeoutError)
+    )
     assert board.carry_out(None) == (board.runs, [])
     assert started == []
     board.known = frozenset([missed["id"]])
@@ -515,7 +517,9 @@ def test_a_run_that_is_stopped_stops_the_board(tmp_path: Path, monkeypatch: pyte
         started = []
         process = SimpleNamespace(wait=lambda left, code=code: code)
         popen = lambda *_, process=process, started=started, **__: started.append(0) or process  # noqa: E731
-        monkeypatch.setattr("benchmark.board.subprocess", SimpleNamespace(Popen=popen, TimeoutExpired=TimeoutError))
+        monkeypatch.setattr(
+            "benchmark.boards.launcher.subprocess", SimpleNamespace(Popen=popen, TimeoutExpired=TimeoutError)
+        )
         with pytest.raises(KeyboardInterrupt):
             Board("small", list(suite().runs()), tmp_path / "runs", tmp_path / "results").carry_out(None)
         assert started == [0]

@@ -1,0 +1,1 @@
+"""Many runs: what a suite plans, how its runs are started, and what `python -m benchmark.list` finds."""
