@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     """Do what the arguments ask for; torch is imported after the files are read, so that refusals are quick."""
-    from benchmark.config import load
+    from benchmark.config import load as configuration
 
     if given.reproduce:
         from benchmark.experiment.reproduce import reproduce
@@ -98,7 +98,7 @@ def _run(given: argparse.Namespace) -> int:
         return 0
     settings = [*given.set, *given.vary, *([] if given.seed is None else [f"experiment.seed = {given.seed}"])]
     with progress.doing("reading the configuration"):
-        loaded = load.load(given.gin, settings, allow_imports=given.allow_imports)
+        loaded = configuration.load(given.gin, settings, allow_imports=given.allow_imports)
         from benchmark.experiment import run
     for note in loaded.notes:
         print(f"note: {note}")

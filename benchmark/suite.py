@@ -45,16 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = command.parse_args(arguments)
     if given.time_limit is not None and not given.time_limit >= 0:
         command.error(f"--time-limit {given.time_limit:g}: give the seconds after which to stop, 0 or more")
-    from benchmark.config import load
+    from benchmark.config import load as configuration
 
-    loaded = load.load([given.gin], root="suite", defaults={}, allow_imports=given.allow_imports)
+    loaded = configuration.load([given.gin], root="suite", defaults={}, allow_imports=given.allow_imports)
     from benchmark.boards import launcher  # torch and all takes seconds, which a refusal of the file need not
     from benchmark.boards.plan import Suite
     from benchmark.config.parse import locate
     from benchmark.report.code import changed
     from benchmark.report.markdown import render
 
-    planner: Suite = load.build(loaded)
+    planner: Suite = configuration.build(loaded)
     suite = planner.located(locate(given.gin, Path()).parent, allow_imports=given.allow_imports)
     if given.seeds:
         suite = suite.of_seeds(given.seeds)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from benchmark.config import load
+from benchmark.config import load as configuration
 from benchmark.experiment.stage import Session
 from benchmark.method import Container, Draws, Method, Siamese, Step
 from benchmark.nets.encoders import Encoder
@@ -52,7 +52,7 @@ ALLOWED = (
 def session(request: pytest.FixtureRequest) -> Iterator[Session]:
     """One experiment on the digits; gin's state is global, so it lives until the next one is opened."""
     deterministic = torch.are_deterministic_algorithms_enabled()
-    yield Session.open(load.load([str(EXPERIMENTS[request.param])], TINY), Path())
+    yield Session.open(configuration.load([str(EXPERIMENTS[request.param])], TINY), Path())
     torch.use_deterministic_algorithms(deterministic)
 
 

@@ -17,7 +17,7 @@ from tiny import SMALL
 from benchmark.boards.inventory import take
 from benchmark.boards.launcher import Board
 from benchmark.boards.plan import Suite
-from benchmark.config import load
+from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
 from benchmark.evaluate import main as evaluate_one
 from benchmark.report.audit import audit
@@ -130,7 +130,7 @@ def test_shipped_suites_are_plans() -> None:
     """Oracle: every configuration of every shipped suite loads; the head shows the command; as many runs as listed."""
     listed = {board.name: board.runs for board in take(Path("nowhere"), Path("nowhere")).boards}
     for path in ROOT.glob("gin/suites/*.gin"):
-        plan: Suite = load.build(load.load([str(path)], root="suite", defaults={}))
+        plan: Suite = configuration.build(configuration.load([str(path)], root="suite", defaults={}))
         labels = [run.label for run in plan.runs()]
         assert len(labels) == len(set(labels)) == listed.pop(path.stem) > 1
         assert f"python -m benchmark.suite --gin gin/suites/{path.name}" in path.read_text()

@@ -16,7 +16,8 @@ import gin
 import pytest
 
 from benchmark.annotations import Location
-from benchmark.config import load, parse, registry
+from benchmark.config import load as configuration
+from benchmark.config import parse, registry
 from benchmark.config.load import Config, build, load, loads
 from benchmark.errors import ConfigError, MissingError
 
@@ -91,7 +92,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(parse, "shipped_folder", lambda: folder)
-    monkeypatch.setattr(load, "shipped_folder", lambda: folder)
+    monkeypatch.setattr(configuration, "shipped_folder", lambda: folder)
     yield folder
     gin.clear_config()
 

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from tuned import Toy, convnet, stop_at, vit
 
-from benchmark.config import load
+from benchmark.config import load as configuration
 from benchmark.data import streaming
 from benchmark.data.resident import epoch_order
 from benchmark.errors import ConfigError
@@ -474,13 +474,15 @@ def test_impossible_recipes_are_refused_before_anything_is_trained() -> None:
         ("ViTTuning.mixup", -0.1, "at least 0"),
     ):
         with pytest.raises(ConfigError, match=f"{name} .*{words}, got {value}"):
-            load.load([str(GIN / "simclr.gin")], ("experiment.evaluations = (@FineTune,)", f"{name} = {value}"))
+            configuration.load(
+                [str(GIN / "simclr.gin")], ("experiment.evaluations = (@FineTune,)", f"{name} = {value}")
+            )
 
 
 def test_an_impossible_recipe_is_refused_with_the_evaluation() -> None:
     """Oracle: the message when the evaluation is built, which is before an encoder is pretrained."""
     settings = ("experiment.evaluations=(@FineTune,)", "ViTTuning.crop_scale=(0.9, 0.1)")
-    experiment: Experiment = load.build(load.load([str(GIN / "simclr.gin")], settings))
+    experiment: Experiment = configuration.build(configuration.load([str(GIN / "simclr.gin")], settings))
     with pytest.raises(ConfigError, match=r"ViTTuning\.crop_scale must be \(low, high\)"):
         experiment.evaluations[0]()
 
@@ -488,7 +490,7 @@ def test_an_impossible_recipe_is_refused_with_the_evaluation() -> None:
 def test_gin_reaches_the_recipes() -> None:
     """Oracle: a rate bound for the recipe is that of the recipe which the evaluation builds, without a line for it."""
     settings = ("experiment.evaluations=(@FineTune,)", "ViTTuning.rate=0.5", "FineTune.epochs=30")
-    experiment: Experiment = load.build(load.load([str(GIN / "simclr.gin")], settings))
+    experiment: Experiment = configuration.build(configuration.load([str(GIN / "simclr.gin")], settings))
     (made,) = (evaluation() for evaluation in experiment.evaluations)
     assert isinstance(made, FineTune)
     assert (made.epochs, made.vit().rate, made.convnet().rate) == (30, 0.5, 0.05)

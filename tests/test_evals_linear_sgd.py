@@ -11,7 +11,7 @@ from banks import bank_of, mixture
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from benchmark.config import load
+from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
 from benchmark.evals.features import Bank
 from benchmark.evals.linear import Linear
@@ -293,7 +293,7 @@ def test_presets_are_the_published_ones(path: Path) -> None:
     assert [preset.stem for preset in PRESETS] == list(PEAKS)
     assert len(path.read_text().splitlines()) <= 15
     assert f"python -m benchmark.evaluate --run runs/<run> --gin gin/presets/{path.name}" in path.read_text()
-    experiment: Experiment = load.build(load.load([str(GIN / "simclr.gin"), str(path)]))
+    experiment: Experiment = configuration.build(configuration.load([str(GIN / "simclr.gin"), str(path)]))
     (recipe,) = (evaluation() for evaluation in experiment.evaluations)
     assert isinstance(recipe, LinearSGD)
     heads = Heads(recipe, small(), "x", torch.arange(50), recipe.rates)

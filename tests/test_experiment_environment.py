@@ -11,7 +11,7 @@ import pytest
 import torch
 from report_records import EXAMPLE
 
-from benchmark.config import load
+from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
 from benchmark.experiment import environment
 from benchmark.report.record import seal, validate
@@ -65,11 +65,11 @@ def test_every_protocol_takes_the_precision(flags: str, precision: str, monkeypa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for file in (ROOT / "gin" / "protocol").glob("*_*.gin"):
         method = "gin/mimco.gin" if "vit" in file.stem else "gin/simclr.gin"
-        loaded = load.load([method, str(file)])
+        loaded = configuration.load([method, str(file)])
         assert set(re.findall(r"Pretraining.precision = '(\w+)'", loaded.text)) == {precision}
-    own = load.load(["gin/simclr.gin"], ["Pretraining.precision = 'bfloat16'"])
+    own = configuration.load(["gin/simclr.gin"], ["Pretraining.precision = 'bfloat16'"])
     assert "Pretraining.precision = 'bfloat16'" in own.text
-    auto = load.load(["gin/simclr.gin"])
+    auto = configuration.load(["gin/simclr.gin"])
     assert (auto.key("data") == own.key("data")) == (precision == "bfloat16")
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
 
-from benchmark.config import load
+from benchmark.config import load as configuration
 from benchmark.experiment.session import Examination
 from benchmark.experiment.trained import Subject, configure
 from benchmark.export import main
@@ -76,7 +76,7 @@ def test_a_stranger_gets_the_same_outputs(run: Path, tmp_path: Path) -> None:
     assert row(record, []) in card
     assert str(tuple(record["dataset"]["mean"])) in card
     text = card.split("## Configuration\n\n```\n")[1].removesuffix("```\n")
-    assert load.loads(text).text == record["config"]["text"]
+    assert configuration.loads(text).text == record["config"]["text"]
     if record["encoder"]["patch"] is None:
         assert not (folder / "config.json").exists()  # timm has no such stem
         return

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import SMALL
 
-from benchmark.config import load
+from benchmark.config import load as configuration
 from benchmark.data.images import Dataset, Images, Split
 from benchmark.errors import ConfigError
 from benchmark.evals.knn import KNN
@@ -25,7 +25,7 @@ def digits() -> Dataset:
 
 
 def session(tmp_path: Path, *settings: str, gin: str = "gin/simclr.gin") -> Session:
-    return Session.open(load.load([gin], (*SMALL, "Budget.amount=3200", *settings)), tmp_path)
+    return Session.open(configuration.load([gin], (*SMALL, "Budget.amount=3200", *settings)), tmp_path)
 
 
 def test_the_form_for_choices_has_no_test_image(digits: Dataset) -> None:
@@ -83,7 +83,7 @@ def test_every_stage_trains_at_the_factor(tmp_path: Path) -> None:
     assert whole.teacher is not None
     assert half.teacher is not None
     for ours, theirs in ((whole, half), (whole.teacher, half.teacher)):
-        load.build(ours.config)
+        configuration.build(ours.config)
         peaks = [
             [group["peak"] for group in stage.training(600).optimiser.inner.param_groups] for stage in (ours, theirs)
         ]
@@ -125,7 +125,7 @@ def test_a_trial_by_changed_code_is_another(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_trial_has_no_floors_and_its_own_division(tmp_path: Path) -> None:
     """Oracle: the record: division, factor, no floor, the hold-out in place of the test set."""
-    trial = load.load(["gin/simclr.gin"], (*SMALL, "Budget.amount=64", "experiment.is_trial=True"))
+    trial = configuration.load(["gin/simclr.gin"], (*SMALL, "Budget.amount=64", "experiment.is_trial=True"))
     record = run.run(trial, out=tmp_path)
     assert (record["division"], record["floors"]) == ("trial", [])
     assert record["tuning"] is not None

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
 
-from benchmark.config import load
+from benchmark.config import load as configuration
 from benchmark.experiment.stage import Session
 from benchmark.report import record as records
 from benchmark.report.record import Record
@@ -88,7 +88,7 @@ def test_the_student_learns_from_the_trained_teacher(out: Path, whole: Record) -
 
 def test_both_stages_read_the_images_that_the_device_holds_once(tmp_path: Path) -> None:
     """Oracle: one copy, on a device that always copies."""
-    session = Session.open(load.load([GIN], SMALL), tmp_path)
+    session = Session.open(configuration.load([GIN], SMALL), tmp_path)
     assert session.teacher is not None
     copies = []
     for stage in (session, session.teacher, session):
@@ -103,7 +103,9 @@ def test_both_stages_read_the_images_that_the_device_holds_once(tmp_path: Path) 
 def test_the_teacher_starts_from_weights_of_its_own(tmp_path: Path) -> None:
     """Oracle: first weights of equal shapes in one experiment: another seed draws others, the same seed the same."""
     settings = [f"experiment.seed={seed}" for seed in (0, 0, 1)]
-    opened = [Session.open(load.load([GIN], [*SMALL, "Budget.amount=256", each]), tmp_path) for each in settings]
+    opened = [
+        Session.open(configuration.load([GIN], [*SMALL, "Budget.amount=256", each]), tmp_path) for each in settings
+    ]
     students = [session.method()[0].encoder.net.patch_embed.proj.weight for session in opened]
     taught = [session.teacher.method()[0].encoder for session in opened if session.teacher]
     teachers = [encoder.net.patch_embed.proj.weight for encoder in taught]
@@ -168,7 +170,7 @@ def test_what_a_teacher_depends_on_is_in_its_key(tmp_path: Path) -> None:
     """Oracle: another temperature, share or encoder is another teacher; a student's setting is not."""
 
     def key(*settings: str) -> str:
-        session = Session.open(load.load([GIN], [*SMALL, "Budget.amount=256", *settings]), tmp_path)
+        session = Session.open(configuration.load([GIN], [*SMALL, "Budget.amount=256", *settings]), tmp_path)
         assert session.teacher is not None
         return session.teacher.key
 

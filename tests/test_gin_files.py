@@ -17,7 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from benchmark.config import load, registry
+from benchmark.config import load as configuration
+from benchmark.config import registry
 from benchmark.config.parse import Binding, Include, Source, Statement, parse
 from benchmark.errors import ConfigError
 from benchmark.experiment.session import Experiment
@@ -119,14 +120,14 @@ def test_every_pair_of_data_and_encoder_has_a_file() -> None:
 
 def numbers(method: Path) -> dict[str, int | float]:
     """Return the numbers that a method's run depends on, by the bindings that set them."""
-    lines = (line.partition(" = ") for line in load.load([str(method)]).text.splitlines())
+    lines = (line.partition(" = ") for line in configuration.load([str(method)]).text.splitlines())
     values = {name: ast.literal_eval(value) for name, _, value in lines if re.fullmatch(r"-?\d[\d.e+-]*", value)}
     return {name: value for name, value in values.items() if type(value) in (int, float)}
 
 
 def build_all(method: Path, setting: str) -> None:
     """Build all that a run of the method builds before its data are read and it trains."""
-    experiment: Experiment = load.build(load.load([str(method)], (setting,)))
+    experiment: Experiment = configuration.build(configuration.load([str(method)], (setting,)))
     experiment.data()
     experiment.budget().plan(Price(images=100, flops=10**10))
     for evaluation in experiment.evaluations:
@@ -165,7 +166,7 @@ def test_evaluations_have_ranges() -> None:
         name = setting.partition(" = ")[0]
         evaluations = f"experiment.evaluations = (@{name.rpartition('.')[0]},)"
         with pytest.raises(ConfigError, match=rf"{name} expected (int|float) (above|of at least)"):
-            load.load([str(GIN / "simclr.gin")], (evaluations, setting))
+            configuration.load([str(GIN / "simclr.gin")], (evaluations, setting))
 
 
 def test_methods_share_everything_else() -> None:
@@ -178,7 +179,7 @@ def test_methods_share_everything_else() -> None:
         shared = []
         for method in METHODS if protocol in (None, *first) else (METHODS[0], GIN / "mimco.gin"):
             files = [str(method), *([str(protocol)] if protocol else [])]
-            parameters = load.load(files).tree["params"]
+            parameters = configuration.load(files).tree["params"]
             for name in ("method", "views", "name"):
                 parameters["pretraining"]["params"].pop(name)
             for name in TEACHER:
@@ -191,7 +192,9 @@ def test_full_size_networks_build() -> None:
     """Oracle: a step of 8 images on the meta device costs FLOPs; only a method that drops patches refuses a CNN."""
 
     def price(method: Path, encoder: str) -> int:
-        experiment: Experiment = load.build(load.load([str(method), f"gin/protocol/cifar10_{encoder}.gin"]))
+        experiment: Experiment = configuration.build(
+            configuration.load([str(method), f"gin/protocol/cifar10_{encoder}.gin"])
+        )
         stage, networks = experiment.pretraining(), 1 if experiment.teacher is None else 2
         return count_step(lambda: stage.method(*(experiment.encoder(32) for _ in range(networks))), 8, 32)
 
@@ -254,12 +257,12 @@ def test_overlays_build_at_full_size() -> None:
     """
     for path in OVERLAYS:
         files = command(path)
-        loaded = load.load(files)
+        loaded = configuration.load(files)
         for binding in bindings(path):
             value = repr(float(binding.value)) if str(binding) == "Budget.amount" else repr(binding.value)
             assert f"{binding} = {value}" in loaded.text.splitlines(), binding.line.where
         (encoder,) = (Path(file).stem for file in files if Path(file).stem in COUNTS)
-        experiment: Experiment = load.build(loaded)
+        experiment: Experiment = configuration.build(loaded)
         stage = experiment.pretraining()
         with torch.device("meta"):
             method = stage.method(experiment.encoder(224))
@@ -277,14 +280,14 @@ def test_published_rates() -> None:
     """Oracle: the peak rates by hand: 0.3 * 4096 / 256 = 4.8 and 0.03; of the weights and of biases and gains."""
     for stem, peaks in {"simclr": (4.8, 4.8), "moco": (0.03, 0.03), "barlow_twins": (1.6, 0.0384)}.items():
         (path,) = (path for path in PAPERS if path.stem == stem)
-        experiment: Experiment = load.build(load.load(command(path)))
+        experiment: Experiment = configuration.build(configuration.load(command(path)))
         stage = experiment.pretraining()
         weight, bias = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
         groups = stage.optimiser().build([ParamGroup([weight, bias])], stage.batch_size).inner.param_groups
         assert [group["peak"] for group in groups] == pytest.approx(peaks)
     for stem, rate in {"report_simclr": 1e-3, "report_mae": 1e-4}.items():
         (path,) = (path for path in REPORTS if path.stem == stem)
-        stage = load.build(load.load([str(path)])).pretraining()
+        stage = configuration.build(configuration.load([str(path)])).pretraining()
         (group,) = stage.optimiser().build([ParamGroup([weight])], stage.batch_size).inner.param_groups
         assert (group["peak"], group["weight_decay"]) == (pytest.approx(rate), 0.0)
 
@@ -308,10 +311,10 @@ def smaller(node: dict[str, Any]) -> Iterator[str]:
 def test_overlays_train_on_the_digits(path: Path, tmp_path: Path) -> None:
     """Oracle: two real steps move each trained weight matrix of the encoder, and nothing that is frozen."""
     files = [file for file in command(path) if not file.startswith("gin/protocol/")]
-    settings = [*smaller(load.load(files).tree), "Budget.kind=samples"]
+    settings = [*smaller(configuration.load(files).tree), "Budget.kind=samples"]
     options = [part for file in files for part in ("--gin", file)] + [part for s in settings for part in ("--set", s)]
     assert main([*options, "--out", str(tmp_path)]) == 0
-    experiment: Experiment = load.build(load.load(files, settings))
+    experiment: Experiment = configuration.build(configuration.load(files, settings))
     torch.manual_seed(derive(0, "encoder"))
     encoder = experiment.encoder(16)
     (file,) = tmp_path.glob("*/encoder.safetensors")

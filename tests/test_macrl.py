@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from baselines.macrl import MACRL
 from baselines.moco import MoCo
-from benchmark.config import load
+from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
 from benchmark.experiment import run
 from benchmark.method import Draws
@@ -151,4 +151,4 @@ def test_impossible_combinations_are_refused() -> None:
 def test_a_base_is_needed() -> None:
     """Oracle: the refusal of the configuration names the setting, before anything is built."""
     with pytest.raises(ConfigError, match=r"MACRL\.base"):
-        run.dry_run(load.load([str(GIN / "macrl.gin")], ("MACRL.base=None",)), Path())
+        run.dry_run(configuration.load([str(GIN / "macrl.gin")], ("MACRL.base=None",)), Path())

@@ -17,7 +17,7 @@ from baselines.mixmask import Erase, Mixer, MixMask, Mixture, UnMix
 from baselines.moco import MoCo
 from baselines.simclr import SimCLR
 from baselines.simsiam import SimSiam
-from benchmark.config import load
+from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
 from benchmark.experiment import run
 from benchmark.method import Draws, Siamese
@@ -276,4 +276,4 @@ def test_impossible_mixtures_are_refused() -> None:
 def test_a_base_is_needed() -> None:
     """Oracle: the refusal of the configuration names the setting, before anything is built."""
     with pytest.raises(ConfigError, match=r"Mixture\.base"):
-        run.dry_run(load.load([str(GIN / "mixmask_moco.gin")], ("Mixture.base=None",)), Path())
+        run.dry_run(configuration.load([str(GIN / "mixmask_moco.gin")], ("Mixture.base=None",)), Path())

@@ -12,7 +12,6 @@ import benchmark
 from baselines.simclr import SimCLR
 from benchmark.evals.knn import KNN
 from benchmark.evals.linear import Linear
-from benchmark.report import code
 from benchmark.report.cells import load, versions_of
 from benchmark.report.code import HERE, VersionedClass, changed, classes, code, versions
 from benchmark.report.record import seal, validate
@@ -30,7 +29,7 @@ def test_code_outside_a_checkout_has_no_commit(tmp_path: Path, monkeypatch: pyte
     is where git fails, as it does on the folder of another user."""
     (tmp_path / "refused" / ".git").mkdir(parents=True)
     for here in (shutil.copytree(HERE, tmp_path / "benchmark"), tmp_path / "refused" / "benchmark"):
-        monkeypatch.setattr(code, "HERE", here)
+        monkeypatch.setattr("benchmark.report.code.HERE", here)
         found = code({})
         assert (found["commit"], found["dirty"], found["diff_sha256"]) == (None, None, None)
 
@@ -38,7 +37,7 @@ def test_code_outside_a_checkout_has_no_commit(tmp_path: Path, monkeypatch: pyte
 def test_only_changed_code_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: a checkout of two files; records and pages that a board writes into it leave the code as committed."""
     (tmp_path / "benchmark").mkdir()
-    monkeypatch.setattr(code, "HERE", tmp_path / "benchmark")
+    monkeypatch.setattr("benchmark.report.code.HERE", tmp_path / "benchmark")
     method, page = tmp_path / "benchmark" / "method.py", tmp_path / "README.md"
     method.write_text("x = 1\n")
     page.write_text("No board yet.\n")
@@ -89,8 +88,8 @@ def raised(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def state(pretraining: str = "1.0", **others: str) -> None:
         known = {name: VersionedClass(others.get(name, "1.0"), ("A",) if name == "B" else ()) for name in "ABE"}
-        monkeypatch.setattr(code, "classes", lambda root: known)
-        monkeypatch.setattr(code, "_pretraining", lambda root: pretraining)
+        monkeypatch.setattr("benchmark.report.code.classes", lambda root: known)
+        monkeypatch.setattr("benchmark.report.code._pretraining", lambda root: pretraining)
 
     return state
 

@@ -7,7 +7,8 @@ import pytest
 
 from benchmark.boards.launcher import Board
 from benchmark.boards.plan import Suite
-from benchmark.config import load, registry
+from benchmark.config import load as configuration
+from benchmark.config import registry
 from benchmark.report.cells import key_of, load, recipe
 from benchmark.report.identity import canonical, digest, without_paths
 from benchmark.report.record import Record
@@ -76,9 +77,9 @@ def test_early_records_have_the_keys_of_today(published: list[Record]) -> None:
     keys = defaultdict(set)
     texts = {record["config"]["text"]: record for record in published}
     for text, record in texts.items():
-        again = load.loads(text)
+        again = configuration.loads(text)
         assert again.canonical.identity == canonical(text).identity
-        assert load.loads(again.text).text == again.text
+        assert configuration.loads(again.text).text == again.text
         if record["division"] in ("closed", "tuned", "trial"):
             assert again.key(record["dataset"]["fingerprint"]) == key_of(record)
     for record in published:
@@ -99,7 +100,7 @@ def test_a_new_option_disturbs_no_board(name: str, tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(registry, "parameters", more)
     monkeypatch.setattr("benchmark.boards.plan._build", lambda *arguments: None)  # which the suite's own test does
-    suite: Suite = load.build(load.load([f"gin/suites/{name}.gin"], root="suite", defaults={}))
+    suite: Suite = configuration.build(configuration.load([f"gin/suites/{name}.gin"], root="suite", defaults={}))
     board = Board(name, [], tmp_path, ROOT / "results").planned(suite, tuned=True)
     assert "KNN.option = 7" in board.runs[-1].config.text
     assert set(board.states()) == {"done"}

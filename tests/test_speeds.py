@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark.config import load
+from benchmark.config import load as configuration
 from benchmark.errors import CheckError, ConfigError
 from benchmark.experiment.environment import native_precision
 from benchmark.experiment.stage import Session
@@ -72,11 +72,11 @@ def test_the_command_prints_ratios(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_costs_are_what_runs_are_charged(tmp_path: Path) -> None:
     """Oracle: the price of a session's step; with a teacher, a budget spent on both stages, to a step of each."""
     for name in ("simclr", "mae"):
-        session = Session.open(load.load([f"gin/{name}.gin"]), tmp_path)
+        session = Session.open(configuration.load([f"gin/{name}.gin"]), tmp_path)
         expected = session.price.flops / session.price.images
         assert costs.flops_per_image(f"gin/{name}.gin", "gin/protocol/digits_vit_micro.gin") == expected
     whole = ("Budget.kind=flops", "Budget.amount=1e15")
-    session = Session.open(load.load(["gin/mimco.gin"], whole), tmp_path)
+    session = Session.open(configuration.load(["gin/mimco.gin"], whole), tmp_path)
     assert session.teacher is not None
     images = session.steps * session.price.images + session.teacher.steps * session.teacher.price.images
     found = costs.flops_per_image("gin/mimco.gin", "gin/protocol/digits_vit_micro.gin")
@@ -187,8 +187,8 @@ def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.Captur
     """Oracle: a peer of 4 s a turn takes 3 steps of 32 images: 24 images a second; a line is kept for each run. The
     work of a turn is that of two steps, of one product of 64 x 64 matrices, and of one convolution."""
     steps = ("Pretraining.batch_size=32", "ViT.depth=1")
-    loaded = load.load(["gin/simclr.gin", "gin/protocol/digits_vit_micro.gin"], steps)
-    session = workloads.session(loaded, load.build(loaded))
+    loaded = configuration.load(["gin/simclr.gin", "gin/protocol/digits_vit_micro.gin"], steps)
+    session = workloads.session(loaded, configuration.build(loaded))
     count = count_step(lambda: session.method()[0], workloads.COUNTED, 16)
     file = race(tmp_path, "PeerOfSteps", steps=3, count=count)
     out = tmp_path / "speed"
@@ -199,8 +199,8 @@ def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.Captur
     assert first["measured"]["a race"]["seconds"]["by hand"] == [4.0, 4.0]
     (steps_of_methods,) = (kept for title, kept in first["measured"].items() if title != "a race")
     assert steps_of_methods["seconds"].keys() == {"simclr", "convolution", "matrix product"}
-    whole = load.load(["gin/simclr.gin", "gin/protocol/digits_vit_micro.gin"])
-    step = workloads.session(whole, load.build(whole)).price.flops
+    whole = configuration.load(["gin/simclr.gin", "gin/protocol/digits_vit_micro.gin"])
+    step = workloads.session(whole, configuration.build(whole)).price.flops
     assert steps_of_methods["work"] == {
         "simclr": 2 * step,
         "matrix product": 2 * 64**3,
