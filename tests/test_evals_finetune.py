@@ -24,7 +24,7 @@ from benchmark.evals.features import Ranking
 from benchmark.evals.finetune import ConvNetTuning, FineTune, Tuning, ViTTuning, speed
 from benchmark.evals.semi_finetune import TwoRates
 from benchmark.evals.supervised import Classifier, Recipe, Trainer, _Run, drop_paths_
-from benchmark.experiment.session import Experiment
+from benchmark.experiment.setup import Experiment
 from benchmark.nets.encoders import ResNet, ViT
 from benchmark.storage.digest import digest
 from benchmark.views.recipes import View, ViewLimits

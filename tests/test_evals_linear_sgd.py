@@ -16,7 +16,7 @@ from benchmark.errors import ConfigError
 from benchmark.evals.features import Bank
 from benchmark.evals.linear import Linear
 from benchmark.evals.linear_sgd import Heads, LinearSGD
-from benchmark.experiment.session import Experiment
+from benchmark.experiment.setup import Experiment
 from benchmark.randomness import derive
 
 GIN = Path(__file__).parents[1] / "gin"

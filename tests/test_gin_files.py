@@ -21,7 +21,7 @@ from benchmark.config import load as configuration
 from benchmark.config import registry
 from benchmark.config.parse import Binding, Include, Source, Statement, parse
 from benchmark.errors import ConfigError
-from benchmark.experiment.session import Experiment
+from benchmark.experiment.setup import Experiment
 from benchmark.method import ParamGroup
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.randomness import derive

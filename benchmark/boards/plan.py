@@ -21,7 +21,7 @@ from benchmark.config import registry
 from benchmark.config.load import Config
 from benchmark.config.parse import Import, locate, read, shipped_folder, value_of
 from benchmark.errors import ConfigError
-from benchmark.experiment.session import Experiment
+from benchmark.experiment.setup import Experiment
 from benchmark.experiment.stage import Session
 from benchmark.experiment.trained import Subject, configure
 from benchmark.report.cells import by_age, files_outside

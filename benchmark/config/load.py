@@ -49,7 +49,7 @@ COMMANDS: Mapping[str, str] = types.MappingProxyType(
 
 ROOTS: Mapping[str, str] = types.MappingProxyType(
     {
-        "experiment": "benchmark.experiment.session",
+        "experiment": "benchmark.experiment.setup",
         "suite": "benchmark.boards.plan",
         "race": "benchmark.timing.workloads",
     }

@@ -161,7 +161,7 @@ def parse_setting(setting: str) -> Binding:
 
 def shipped_folder() -> Path:
     """Return the folder of the shipped gin files: inside the package once installed, beside it in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     return package / "_gin" if (package / "_gin").is_dir() else package.parent / "gin"
 
 

@@ -1,4 +1,4 @@
-"""A stage of pretraining as a gin file describes it: method, views, optimiser, batch size and precision."""
+"""What a gin file describes: an experiment, and each stage of pretraining in it; nothing is built here."""
 
 import inspect
 from collections.abc import Callable
@@ -7,12 +7,21 @@ from typing import Annotated, Literal
 
 import gin
 
-from benchmark.annotations import Decided
+from benchmark import evals
+from benchmark.annotations import Decided, Location
+from benchmark.data.images import Images
 from benchmark.errors import ConfigError
+from benchmark.evals.harness import Evaluation
 from benchmark.experiment.environment import native_precision
 from benchmark.method import Method
+from benchmark.nets.decoder import PixelDecoder
+from benchmark.nets.encoders import Encoder
+from benchmark.nets.timm_net import Timm
+from benchmark.training.budget import Budget
 from benchmark.training.optim import Recipe
 from benchmark.views.recipes import View, ViewLimits
+
+__all__ = ["Experiment", "PixelDecoder", "Pretraining", "Timm", "evals"]  # with what gin files may name
 
 
 @gin.register
@@ -57,3 +66,49 @@ class Pretraining:
                 f"Bind Pretraining.views to a recipe of {method.n_views}."
             )
         return views
+
+
+@gin.register("experiment")
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """The root of a configuration, as factories: nothing is built before the seed is set.
+
+    Without `pretraining` and `budget` it describes the evaluation of an encoder that exists.
+
+    A method that learns from a teacher is built as `method(encoder, teacher)`, both of the same architecture. The
+    `teacher` stage is pretrained first, on `teacher_share` of the budget; the student gets what is left. A file of
+    weights (`teacher_weights`, the encoder.safetensors of another run) takes its place, leaves the whole budget to the
+    student, and puts the run into the division `open`, since what the teacher cost is not counted.
+
+    Every stage trains at `rate_factor` times the rates of its recipe, and all of them together on `budget_share` of
+    the budget. A trial, from which rates are chosen, never sees the test set: a hold-out of train takes its place.
+    """
+
+    data: Callable[[], Images]
+    encoder: Callable[[int], Encoder]
+    limits: Callable[[], ViewLimits]
+    evaluations: tuple[Callable[[], Evaluation], ...]
+    pretraining: Callable[[], Pretraining] | None = None
+    budget: Callable[[], Budget] | None = None
+    teacher: Callable[[], Pretraining] | None = None
+    teacher_share: float = 0.5
+    teacher_weights: Location | None = None
+    rate_factor: float = 1.0
+    budget_share: float = 1.0
+    is_trial: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"experiment.seed = {self.seed}: a seed is a whole number from 0 to 2^63 - 1.")
+        if not self.rate_factor > 0:
+            raise ConfigError(f"experiment.rate_factor = {self.rate_factor}: a rate is above 0; 1.0 is the recipe's.")
+        if not 0 < self.budget_share <= 1:
+            raise ConfigError(
+                f"experiment.budget_share = {self.budget_share}: a run spends a part of its budget above 0 and up to 1."
+            )
+        if not 0 < self.teacher_share < 1:
+            raise ConfigError(
+                f"experiment.teacher_share = {self.teacher_share}: the teacher's part of the budget is above 0 and "
+                f"below 1, so that something is left for the student."
+            )

@@ -20,7 +20,7 @@ from benchmark.report.identity import canonical, references
 from benchmark.report.record import Record
 from benchmark.storage.files import sha256_of
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 VERSIONED = ("baselines", "benchmark/evals")  # folders whose classes have versions of their own
 RUNS = ("*.py", "*.gin", "pyproject.toml")  # of a checkout: the records and pages that are written into it do not run
 

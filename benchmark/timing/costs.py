@@ -6,8 +6,7 @@ from pathlib import Path
 from benchmark.config import load as configuration
 from benchmark.config.parse import shipped_folder
 from benchmark.errors import CheckError, ConfigError
-from benchmark.experiment.session import Experiment
-from benchmark.experiment.setup import Pretraining
+from benchmark.experiment.setup import Experiment, Pretraining
 from benchmark.method import Method
 from benchmark.report.block import markdown
 from benchmark.report.insertion import inserted

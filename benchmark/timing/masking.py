@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.config import load as configuration
-from benchmark.experiment.session import Experiment
+from benchmark.experiment.setup import Experiment
 from benchmark.experiment.trained import NO_PRETRAINING
 from benchmark.nets.attention import choose_attention, set_fused
 from benchmark.nets.encoders import Encoder

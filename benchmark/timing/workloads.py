@@ -18,7 +18,7 @@ from benchmark.config.load import Config
 from benchmark.data.images import Images, Outline, Split
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.experiment.environment import use_device
-from benchmark.experiment.session import Experiment
+from benchmark.experiment.setup import Experiment
 from benchmark.experiment.stage import Session
 from benchmark.timing.costs import shipped_methods
 from benchmark.training.budget import Budget
