@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from benchmark.config import load as configuration
-from benchmark.experiment.stage import Session
+from benchmark.experiment.stage import Stage
 from benchmark.method import Container, Draws, Method, Siamese, Step
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.momentum import MomentumCopy
@@ -49,16 +49,16 @@ ALLOWED = (
 
 
 @pytest.fixture(scope="module", params=EXPERIMENTS)
-def session(request: pytest.FixtureRequest) -> Iterator[Session]:
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
     """One experiment on the digits; gin's state is global, so it lives until the next one is opened."""
     deterministic = torch.are_deterministic_algorithms_enabled()
-    yield Session.open(configuration.load([str(EXPERIMENTS[request.param])], TINY), Path())
+    yield Stage.open(configuration.load([str(EXPERIMENTS[request.param])], TINY), Path())
     torch.use_deterministic_algorithms(deterministic)
 
 
 @pytest.fixture
-def method(session: Session) -> Method:
-    return session.method()[0].train()
+def method(stage: Stage) -> Method:
+    return stage.method()[0].train()
 
 
 def batch(method: Method, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -71,13 +71,13 @@ def first_step(method: Method, dtype: torch.dtype = torch.float32) -> Step:
     return method(batch(method, dtype=dtype), Draws(0, 0, BATCH))
 
 
-def optimiser(session: Session, method: Method) -> Optimiser:
-    return session.stage.optimiser().build(method.param_groups(), BATCH)
+def optimiser(stage: Stage, method: Method) -> Optimiser:
+    return stage.pretraining.optimiser().build(method.param_groups(), BATCH)
 
 
-def train(session: Session, method: Method, optimiser: Optimiser, start: int = 0, stop: int = STEPS) -> None:
+def train(stage: Stage, method: Method, optimiser: Optimiser, start: int = 0, stop: int = STEPS) -> None:
     for t in range(start, stop):
-        step = method(batch(method, seed=t), Draws(session.experiment.seed, t, BATCH))
+        step = method(batch(method, seed=t), Draws(stage.experiment.seed, t, BATCH))
         step.loss.backward()
         method.after_backward(step)
         optimiser.step((t + 1) / (STEPS + 1))  # not t / STEPS: warm-up starts at a rate of 0
@@ -141,9 +141,9 @@ def test_forward_is_pure(method: Method) -> None:
     assert torch.equal(first_step(method).loss, loss)
 
 
-def test_every_view_has_a_recipe_and_matters(session: Session) -> None:
+def test_every_view_has_a_recipe_and_matters(stage: Stage) -> None:
     """Oracle: one recipe for each view that the method declares; another view gives another loss."""
-    method, recipes = session.method()
+    method, recipes = stage.method()
     assert len(recipes) == method.n_views
     views = batch(method)
     for k in range(method.n_views):
@@ -151,7 +151,7 @@ def test_every_view_has_a_recipe_and_matters(session: Session) -> None:
         assert not torch.equal(method(others, Draws(0, 0, BATCH)).loss, method(views, Draws(0, 0, BATCH)).loss)
 
 
-def test_momentum_copies_are_weighted_sums_of_the_past(session: Session, method: Method) -> None:
+def test_momentum_copies_are_weighted_sums_of_the_past(stage: Stage, method: Method) -> None:
     """Oracle: the closed form of the moving average of encoder and projector, with one fitted momentum a step.
 
     The copy follows the weights after the optimiser's step; neither gradient nor statistics of the originals reach it.
@@ -161,7 +161,7 @@ def test_momentum_copies_are_weighted_sums_of_the_past(session: Session, method:
         pytest.skip("no momentum copy")
     siamese = method.base if isinstance(method, Container) else method
     followed = nn.ModuleList([siamese.encoder, siamese.projector])
-    inner = optimiser(session, method)
+    inner = optimiser(stage, method)
     for copy in copies:
         assert torch.equal(weights(copy), weights(followed))
     expected = weights(followed)
@@ -187,7 +187,7 @@ def weights(module: nn.Module) -> Tensor:
     return torch.cat([p.detach().double().flatten() for p in module.parameters()])
 
 
-def test_queues_hold_the_last_keys_in_order(session: Session, method: Method) -> None:
+def test_queues_hold_the_last_keys_in_order(stage: Stage, method: Method) -> None:
     """Oracle: a list of all keys pushed, after what the queue began with; it starts near its end, so that it wraps."""
     queues = [part for part in method.modules() if isinstance(part, KeyQueue)]
     if not queues:
@@ -197,7 +197,7 @@ def test_queues_hold_the_last_keys_in_order(session: Session, method: Method) ->
         queue.position.fill_(len(queue.keys) - BATCH // 2)
         pushed[queue] = list(queue.keys.roll(-int(queue.position), 0))
         queue.push = record(queue.push, pushed[queue])
-    inner = optimiser(session, method)
+    inner = optimiser(stage, method)
     for t in range(STEPS):
         counts = [len(keys) for keys in pushed.values()]
         before = [queue.keys.clone() for queue in queues]
@@ -250,27 +250,27 @@ def test_order_of_the_batch_is_irrelevant(method: Method) -> None:
         assert (mismatched - loss).abs() > 1e-6 * loss.abs()
 
 
-def test_seed_and_state_decide_every_bit(session: Session, method: Method) -> None:
+def test_seed_and_state_decide_every_bit(stage: Stage, method: Method) -> None:
     """Oracle: the digest of all state after three steps, which the same seed has again though its state passes a file
     after two of them into a method of another seed; that seed has another. A checkpoint holds parameters and buffers
     alone, so attributes are as before."""
     written = attributes(method)
-    whole = optimiser(session, method)
-    train(session, method, whole)
+    whole = optimiser(stage, method)
+    train(stage, method, whole)
     method.after_step(0.999)
     assert attributes(method) == written, "keep what after_backward and after_step change in a registered buffer"
 
-    cut, others = session.method()[0].train(), replace(session, experiment=replace(session.experiment, seed=1))
-    inner = optimiser(session, cut)
-    train(session, cut, inner, stop=2)
+    cut, others = stage.method()[0].train(), replace(stage, experiment=replace(stage.experiment, seed=1))
+    inner = optimiser(stage, cut)
+    train(stage, cut, inner, stop=2)
     file = io.BytesIO()
     torch.save([cut.state_dict(), inner.inner.state_dict()], file)
     other = others.method()[0].train()
-    resumed = optimiser(session, other)
+    resumed = optimiser(stage, other)
     state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
     other.load_state_dict(state[0])
     resumed.inner.load_state_dict(state[1])
-    train(session, other, resumed, start=2)
+    train(stage, other, resumed, start=2)
     other.after_step(0.999)
     assert identity(other, resumed) == identity(method, whole)
 
@@ -281,9 +281,9 @@ def test_seed_and_state_decide_every_bit(session: Session, method: Method) -> No
     assert identity(other, inner) != identity(method, whole)
 
 
-def test_a_step_has_one_price(session: Session) -> None:
+def test_a_step_has_one_price(stage: Stage) -> None:
     """Oracle: the count itself, which refuses a step that needs values, or that costs more or less on the way."""
-    assert count_step(lambda: session.method()[0], BATCH, session.dataset.size) > 0
+    assert count_step(lambda: stage.method()[0], BATCH, stage.dataset.size) > 0
 
 
 def test_loss_has_full_precision_under_autocast(method: Method) -> None:

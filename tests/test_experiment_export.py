@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
 
 from benchmark.config import load as configuration
-from benchmark.experiment.session import Examination
+from benchmark.experiment.session import Session
 from benchmark.experiment.trained import Subject, configure
 from benchmark.export import main
 from benchmark.nets.encoders import Encoder
@@ -43,7 +43,7 @@ def run(request: pytest.FixtureRequest, out: Path) -> Path:
 
 def encoder_of(run: Path) -> Encoder:
     subject = Subject.of_run(run)
-    encoder = Examination.open(configure(subject, (), (), allow_imports=False), run.parent).encoder()
+    encoder = Session.open(configure(subject, (), (), allow_imports=False), run.parent).encoder()
     encoder.net.load_state_dict(load_file(run / "encoder.safetensors"))
     return encoder.eval()
 

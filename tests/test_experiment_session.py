@@ -13,7 +13,7 @@ from benchmark.errors import ConfigError
 from benchmark.evals.knn import KNN
 from benchmark.experiment import run
 from benchmark.experiment.session import without_test
-from benchmark.experiment.stage import Session
+from benchmark.experiment.stage import Stage
 from benchmark.report.tuning import fingerprint_without_test
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -24,8 +24,8 @@ def digits() -> Dataset:
     return Images(name="digits", source="sklearn:digits", size=8)()
 
 
-def session(tmp_path: Path, *settings: str, gin: str = "gin/simclr.gin") -> Session:
-    return Session.open(configuration.load([gin], (*SMALL, "Budget.amount=3200", *settings)), tmp_path)
+def stage(tmp_path: Path, *settings: str, gin: str = "gin/simclr.gin") -> Stage:
+    return Stage.open(configuration.load([gin], (*SMALL, "Budget.amount=3200", *settings)), tmp_path)
 
 
 def test_the_form_for_choices_has_no_test_image(digits: Dataset) -> None:
@@ -63,23 +63,21 @@ def test_impossible_parts_are_refused(tmp_path: Path) -> None:
         ("experiment.budget_share = 1.5", "above 0 and up to 1"),
     ):
         with pytest.raises(ConfigError, match=message):
-            session(tmp_path, setting)
+            stage(tmp_path, setting)
 
 
 def test_a_share_of_the_budget_buys_its_part(tmp_path: Path) -> None:
     """Oracle: 3,200 images are 100 steps of 32; a quarter is 25, of which a teacher's half is 12."""
-    assert session(tmp_path).steps == 100
-    assert session(tmp_path, "experiment.budget_share = 0.25").steps == 25
-    taught = session(tmp_path, "experiment.budget_share = 0.25", gin="gin/mimco.gin")
+    assert stage(tmp_path).steps == 100
+    assert stage(tmp_path, "experiment.budget_share = 0.25").steps == 25
+    taught = stage(tmp_path, "experiment.budget_share = 0.25", gin="gin/mimco.gin")
     assert taught.teacher is not None
     assert (taught.teacher.steps, taught.steps) == (12, 13)
 
 
 def test_every_stage_trains_at_the_factor(tmp_path: Path) -> None:
     """Oracle: the peak rates of the recipe times the factor, for the method and for its teacher."""
-    whole, half = (
-        session(tmp_path, f"experiment.rate_factor = {factor}", gin="gin/mimco.gin") for factor in (1.0, 0.5)
-    )
+    whole, half = (stage(tmp_path, f"experiment.rate_factor = {factor}", gin="gin/mimco.gin") for factor in (1.0, 0.5))
     assert whole.teacher is not None
     assert half.teacher is not None
     for ours, theirs in ((whole, half), (whole.teacher, half.teacher)):
@@ -93,7 +91,7 @@ def test_every_stage_trains_at_the_factor(tmp_path: Path) -> None:
 
 def test_a_recipe_is_what_trials_and_runs_share(tmp_path: Path) -> None:
     """Oracle: the parts in which they differ change nothing, any other does."""
-    own = session(tmp_path).recipe
+    own = stage(tmp_path).recipe
     trial = (
         "experiment.is_trial = True",
         "experiment.rate_factor = 2.0",
@@ -101,10 +99,10 @@ def test_a_recipe_is_what_trials_and_runs_share(tmp_path: Path) -> None:
         "experiment.evaluations = (@Linear,)",
         "experiment.seed = 1000",
     )
-    assert session(tmp_path, *trial).recipe == own
-    assert session(tmp_path, "AdamW.base_rate = 1.0").recipe != own
-    assert session(tmp_path, "Budget.amount = 6400").recipe != own
-    assert session(tmp_path, gin="gin/moco_v3.gin").recipe != own
+    assert stage(tmp_path, *trial).recipe == own
+    assert stage(tmp_path, "AdamW.base_rate = 1.0").recipe != own
+    assert stage(tmp_path, "Budget.amount = 6400").recipe != own
+    assert stage(tmp_path, gin="gin/moco_v3.gin").recipe != own
 
 
 def test_a_trial_by_changed_code_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,10 +113,10 @@ def test_a_trial_by_changed_code_is_another(tmp_path: Path, monkeypatch: pytest.
         ("experiment.is_trial = False", "2.0", True),
     ):
         with monkeypatch.context() as later:
-            before = session(tmp_path, setting)
+            before = stage(tmp_path, setting)
             folder, key = before.folder, before.key
             later.setattr(KNN, "version", version)
-            after = session(tmp_path, setting)
+            after = stage(tmp_path, setting)
             assert (after.folder == folder) == is_same
             assert after.key == key
 

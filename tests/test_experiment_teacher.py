@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
 
 from benchmark.config import load as configuration
-from benchmark.experiment.stage import Session
+from benchmark.experiment.stage import Stage
 from benchmark.report import record as records
 from benchmark.report.record import Record
 from benchmark.run import main
@@ -88,26 +88,24 @@ def test_the_student_learns_from_the_trained_teacher(out: Path, whole: Record) -
 
 def test_both_stages_read_the_images_that_the_device_holds_once(tmp_path: Path) -> None:
     """Oracle: one copy, on a device that always copies."""
-    session = Session.open(configuration.load([GIN], SMALL), tmp_path)
-    assert session.teacher is not None
+    stage = Stage.open(configuration.load([GIN], SMALL), tmp_path)
+    assert stage.teacher is not None
     copies = []
-    for stage in (session, session.teacher, session):
-        object.__setattr__(stage, "device", torch.device("meta"))
-        copies.append(stage.dataset.pretrain_on(stage.device))
+    for each in (stage, stage.teacher, stage):
+        object.__setattr__(each, "device", torch.device("meta"))
+        copies.append(each.dataset.pretrain_on(each.device))
     assert all(copy is copies[0] for copy in copies)
-    assert session.dataset.pretrain_on(torch.device("cpu")) is session.dataset.pretrain
-    object.__setattr__(session, "device", torch.device("cpu"))
-    assert session.scratch(0).data.images is session.dataset.pretrain
+    assert stage.dataset.pretrain_on(torch.device("cpu")) is stage.dataset.pretrain
+    object.__setattr__(stage, "device", torch.device("cpu"))
+    assert stage.scratch(0).data.images is stage.dataset.pretrain
 
 
 def test_the_teacher_starts_from_weights_of_its_own(tmp_path: Path) -> None:
     """Oracle: first weights of equal shapes in one experiment: another seed draws others, the same seed the same."""
     settings = [f"experiment.seed={seed}" for seed in (0, 0, 1)]
-    opened = [
-        Session.open(configuration.load([GIN], [*SMALL, "Budget.amount=256", each]), tmp_path) for each in settings
-    ]
-    students = [session.method()[0].encoder.net.patch_embed.proj.weight for session in opened]
-    taught = [session.teacher.method()[0].encoder for session in opened if session.teacher]
+    opened = [Stage.open(configuration.load([GIN], [*SMALL, "Budget.amount=256", each]), tmp_path) for each in settings]
+    students = [stage.method()[0].encoder.net.patch_embed.proj.weight for stage in opened]
+    taught = [stage.teacher.method()[0].encoder for stage in opened if stage.teacher]
     teachers = [encoder.net.patch_embed.proj.weight for encoder in taught]
     assert torch.equal(teachers[0], teachers[1])
     for other in (students[0], students[2], teachers[2]):
@@ -170,9 +168,9 @@ def test_what_a_teacher_depends_on_is_in_its_key(tmp_path: Path) -> None:
     """Oracle: another temperature, share or encoder is another teacher; a student's setting is not."""
 
     def key(*settings: str) -> str:
-        session = Session.open(configuration.load([GIN], [*SMALL, "Budget.amount=256", *settings]), tmp_path)
-        assert session.teacher is not None
-        return session.teacher.key
+        stage = Stage.open(configuration.load([GIN], [*SMALL, "Budget.amount=256", *settings]), tmp_path)
+        assert stage.teacher is not None
+        return stage.teacher.key
 
     assert key("MimCo.mask_ratio=0.5") == key()
     others = [key(setting) for setting in ("MoCoV3.temperature=0.4", "experiment.teacher_share=0.25", "ViT.width=16")]

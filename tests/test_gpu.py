@@ -60,7 +60,7 @@ def plan() -> Plan:
 def test_every_method_steps_on_a_gpu(name: str, tmp_path: Path) -> None:
     """Oracle: the loss in float32, and torch's own alarm for whatever makes the host wait."""
     try:
-        run = METHODS[name].session(CUDA, tmp_path).scratch(0)
+        run = METHODS[name].stage(CUDA, tmp_path).scratch(0)
     except ConfigError:
         pytest.skip("this method needs patches")
     for held, figure in (facts.half_precision(run), facts.free_of_waits(run)):
@@ -87,9 +87,7 @@ def test_runs_on_a_gpu_repeat_and_resume(place: int, plan: Plan, tmp_path: Path)
 def test_compiled_on_a_gpu_equals_eager(files: tuple[str, ...], settings: tuple[str, ...], tmp_path: Path) -> None:
     """Oracle: the eager step."""
     subject = Subject("", files, (*settings, "Pretraining.precision=float32"))
-    runs = [
-        subject.session(CUDA, tmp_path, f"Pretraining.compiled={compiled}").scratch(0) for compiled in (False, True)
-    ]
+    runs = [subject.stage(CUDA, tmp_path, f"Pretraining.compiled={compiled}").scratch(0) for compiled in (False, True)]
     held, figure = facts.compiles(*runs)
     assert held, figure
 
@@ -113,7 +111,7 @@ def test_a_gpu_has_a_meter_that_moves(plan: Plan) -> None:
 def test_a_gpu_keeps_a_budget_in_seconds(plan: Plan, tmp_path: Path) -> None:
     """Oracle: the budget, within 3 %."""
     budget = Budget(kind="device_seconds", amount=plan.seconds)
-    held, figure = facts.keeps_seconds(plan.repeated[0].session(CUDA, tmp_path, budget=budget))
+    held, figure = facts.keeps_seconds(plan.repeated[0].stage(CUDA, tmp_path, budget=budget))
     assert held, figure
 
 
@@ -121,7 +119,7 @@ def test_a_gpu_keeps_a_budget_in_seconds(plan: Plan, tmp_path: Path) -> None:
 @pytest.mark.parametrize("frees", [facts.frees_teacher, facts.frees_calibration])
 def test_stages_on_a_gpu_leave_no_memory(frees: Callable[..., facts.Outcome], plan: Plan, tmp_path: Path) -> None:
     """Oracle: the allocator's account."""
-    build = partial(plan.taught.session, CUDA, budget=Budget(kind="samples", amount=8 * 32))
+    build = partial(plan.taught.stage, CUDA, budget=Budget(kind="samples", amount=8 * 32))
     held, figure = frees(build, tmp_path)
     assert held, figure
 
@@ -220,7 +218,7 @@ def test_no_step_makes_the_host_wait(name: str, tmp_path: Path, meta: None) -> N
 
     Fused AdamW refuses the meta device; the step of LARS takes its place.
     """
-    run = METHODS[name].session(META, tmp_path).scratch(0)
+    run = METHODS[name].stage(META, tmp_path).scratch(0)
     run.optimiser = LARS(base_rate=0.1, weight_decay=0.1).build(run.method.param_groups(), 32)
     with Watch() as watch:
         run._take()
@@ -315,16 +313,16 @@ def make(folder: Path) -> Path:
 
 def test_memory_that_stays_is_counted(tmp_path: Path) -> None:
     """Oracle: 4 MiB that somebody keeps, beside a network that may stay."""
-    session = SimpleNamespace(device=CPU, dataset=SimpleNamespace(pretrain_on=lambda device: None))
+    stage = SimpleNamespace(device=CPU, dataset=SimpleNamespace(pretrain_on=lambda device: None))
     kept: list[Tensor] = []
     network = torch.nn.Linear(1024, 2048, bias=False)
 
-    def leak(session: Any) -> torch.nn.Module:
+    def leak(stage: Any) -> torch.nn.Module:
         kept.append(torch.zeros(2**20))
         return copy.deepcopy(network)
 
-    assert facts._left(lambda folder: session, tmp_path, leak) == (False, "4.00 MiB")
-    assert facts._left(lambda folder: session, tmp_path, lambda session: copy.deepcopy(network)) == (True, "0.00 MiB")
+    assert facts._left(lambda folder: stage, tmp_path, leak) == (False, "4.00 MiB")
+    assert facts._left(lambda folder: stage, tmp_path, lambda stage: copy.deepcopy(network)) == (True, "0.00 MiB")
 
 
 def test_the_meter_is_read_around_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,7 +163,7 @@ def test_figures_show_what_they_say(scene: Scene) -> None:
 def test_neighbours_are_the_nearest_train_images(scene: Scene) -> None:
     """Oracle: cosines of all pairs; the mark and the colour of the frame tell whether the labels are equal."""
     figure = figures.neighbours(scene)["neighbours"]
-    data, bank = scene.session.dataset, scene.bank
+    data, bank = scene.stage.dataset, scene.bank
     queries = spread(data.test.labels, data.name, 10)
     near = F.normalize(bank.test[scene.feature][queries]) @ F.normalize(bank.train[scene.feature]).T
     for place, ids in enumerate(near.argsort(descending=True)[:, :8].T, start=1):
@@ -372,7 +372,7 @@ def test_maps_show_what_speaks_for_the_class(resnet_run: Path) -> None:
         layers = scene.encoder.net.forward_features(view)
     probe = fit(scene.bank.train["pooled"], scene.bank.labels, 3, figures.STRENGTH)
     labels = probe.scores(layers.mean((2, 3))).argmax(1)
-    assert classes == [scene.session.dataset.classes[label] for label in labels]
+    assert classes == [scene.stage.dataset.classes[label] for label in labels]
     without = torch.empty(len(view), 2, 2)
     for row, column in np.ndindex(2, 2):
         rest = layers.clone()

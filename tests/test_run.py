@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 from tiny import command
 
 from benchmark.evals.knn import KNN
-from benchmark.experiment import session
 from benchmark.export import main as export
 from benchmark.report import record as records
 from benchmark.report.audit import audit
@@ -306,7 +305,7 @@ def test_an_unfinished_run_is_neither_lost_nor_taken(
         "holds an unfinished run of this configuration and seed. Continue it with --resume" in capsys.readouterr().err
     )
     with monkeypatch.context() as patch:  # a state of other code is refused
-        patch.setattr(session, "PRETRAINING_VERSION", "1.1")
+        patch.setattr("benchmark.experiment.session.PRETRAINING_VERSION", "1.1")
         assert main([*arguments, "--resume"]) == 1
         assert "belongs to another configuration or code" in capsys.readouterr().err
     monkeypatch.setattr(KNN, "version", "1.1")  # that of another evaluation trains alike

@@ -9,7 +9,7 @@ import torch
 from benchmark.config import load as configuration
 from benchmark.errors import CheckError, ConfigError
 from benchmark.experiment.environment import native_precision
-from benchmark.experiment.stage import Session
+from benchmark.experiment.stage import Stage
 from benchmark.report import cells
 from benchmark.report.insertion import marks
 from benchmark.speed import main
@@ -70,15 +70,15 @@ def test_the_command_prints_ratios(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 def test_costs_are_what_runs_are_charged(tmp_path: Path) -> None:
-    """Oracle: the price of a session's step; with a teacher, a budget spent on both stages, to a step of each."""
+    """Oracle: the price of a stage's step; with a teacher, a budget spent on both stages, to a step of each."""
     for name in ("simclr", "mae"):
-        session = Session.open(configuration.load([f"gin/{name}.gin"]), tmp_path)
-        expected = session.price.flops / session.price.images
+        stage = Stage.open(configuration.load([f"gin/{name}.gin"]), tmp_path)
+        expected = stage.price.flops / stage.price.images
         assert costs.flops_per_image(f"gin/{name}.gin", "gin/protocol/digits_vit_micro.gin") == expected
     whole = ("Budget.kind=flops", "Budget.amount=1e15")
-    session = Session.open(configuration.load(["gin/mimco.gin"], whole), tmp_path)
-    assert session.teacher is not None
-    images = session.steps * session.price.images + session.teacher.steps * session.teacher.price.images
+    stage = Stage.open(configuration.load(["gin/mimco.gin"], whole), tmp_path)
+    assert stage.teacher is not None
+    images = stage.steps * stage.price.images + stage.teacher.steps * stage.teacher.price.images
     found = costs.flops_per_image("gin/mimco.gin", "gin/protocol/digits_vit_micro.gin")
     assert found == pytest.approx(1e15 / images, rel=1e-3)
 
@@ -188,8 +188,8 @@ def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.Captur
     work of a turn is that of two steps, of one product of 64 x 64 matrices, and of one convolution."""
     steps = ("Pretraining.batch_size=32", "ViT.depth=1")
     loaded = configuration.load(["gin/simclr.gin", "gin/protocol/digits_vit_micro.gin"], steps)
-    session = workloads.session(loaded, configuration.build(loaded))
-    count = count_step(lambda: session.method()[0], workloads.COUNTED, 16)
+    stage = workloads.stage(loaded, configuration.build(loaded))
+    count = count_step(lambda: stage.method()[0], workloads.COUNTED, 16)
     file = race(tmp_path, "PeerOfSteps", steps=3, count=count)
     out = tmp_path / "speed"
     for _ in range(2):
@@ -200,7 +200,7 @@ def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.Captur
     (steps_of_methods,) = (kept for title, kept in first["measured"].items() if title != "a race")
     assert steps_of_methods["seconds"].keys() == {"simclr", "convolution", "matrix product"}
     whole = configuration.load(["gin/simclr.gin", "gin/protocol/digits_vit_micro.gin"])
-    step = workloads.session(whole, configuration.build(whole)).price.flops
+    step = workloads.stage(whole, configuration.build(whole)).price.flops
     assert steps_of_methods["work"] == {
         "simclr": 2 * step,
         "matrix product": 2 * 64**3,
@@ -238,7 +238,7 @@ def test_masking_is_measured_by_time_and_by_flops(small: None, capsys: pytest.Ca
 def test_races_against_lightly_are_at_equal_work(name: str) -> None:
     """Oracle: our count of FLOPs on the meta device, theirs of a real step; or the number of batches of a turn."""
     pytest.importorskip("lightly", reason="lightly is an extra: pip install -e '.[test]'")
-    made, session = workloads.race(Path(f"results/speed/{name}.gin"))
-    peers = made.entrants(session, 2)
+    made, stage = workloads.race(Path(f"results/speed/{name}.gin"))
+    peers = made.entrants(stage, 2)
     assert peers
     assert all((peer.flops(2) is None) == (name == "lightly_views") for peer in peers)

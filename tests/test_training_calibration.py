@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from tiny import SMALL, command, training
 
-from benchmark.experiment import session
 from benchmark.report import record as records
 from benchmark.report.record import Record
 from benchmark.run import main
@@ -122,7 +121,7 @@ def test_a_calibration_serves_runs_of_equal_steps(tmp_path: Path, monkeypatch: p
     assert calibrated("experiment.rate_factor=2.0") == 1
     assert calibrated("experiment.budget_share=0.5") == 1
     assert calibrated("Pretraining.batch_size=64") == 2
-    monkeypatch.setattr(session, "PRETRAINING_VERSION", "1.1")
+    monkeypatch.setattr("benchmark.experiment.session.PRETRAINING_VERSION", "1.1")
     assert calibrated("experiment.rate_factor=4.0") == 3
 
 

@@ -80,7 +80,7 @@ class Board:
         """
         standing = self.standing()
         runs = [*suite.trials(), *suite.tuned(standing)] if tuned else list(suite.runs())
-        return replace(self, runs=[*runs, *suite.examinations(runs, standing)])
+        return replace(self, runs=[*runs, *suite.evaluations(runs, standing)])
 
     def selected(self, pattern: str) -> "Board":
         """Return the board with the runs whose label has a part that matches the pattern."""

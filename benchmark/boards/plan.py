@@ -22,7 +22,7 @@ from benchmark.config.load import Config
 from benchmark.config.parse import Import, locate, read, shipped_folder, value_of
 from benchmark.errors import ConfigError
 from benchmark.experiment.setup import Experiment
-from benchmark.experiment.stage import Session
+from benchmark.experiment.stage import Stage
 from benchmark.experiment.trained import Subject, configure
 from benchmark.report.cells import by_age, files_outside
 from benchmark.report.code import HERE, classes
@@ -168,7 +168,7 @@ class Suite:
             if entry in chosen:
                 yield self._planned("tuned", entry, seed, f"experiment.rate_factor = {chosen[entry]!r}")
 
-    def examinations(self, runs: Sequence["Planned"], records: Sequence[Record]) -> Iterator["Examination"]:
+    def evaluations(self, runs: Sequence["Planned"], records: Sequence[Record]) -> Iterator["PlannedEvaluation"]:
         """Yield what is to be scored of those of the runs that the records have.
 
         Raises ConfigError where a run has other data or another encoder than the files by which it would be examined.
@@ -176,9 +176,9 @@ class Suite:
         for run in runs:
             made = [record for record in records if run.owns(record) and run.is_by(record)]
             if made and run.seed in self.examined_seeds and run.division != "trial":
-                yield self._examination(run, by_age(made)[-1])
+                yield self._evaluation(run, by_age(made)[-1])
 
-    def _examination(self, run: "Planned", record: Record) -> "Examination":
+    def _evaluation(self, run: "Planned", record: Record) -> "PlannedEvaluation":
         files = (_file(run.entry.protocol, "protocol"), self.preset)
         subject = Subject(run=record)
         text = configure(subject, files, (), allow_imports=self.allow_imports).text
@@ -194,7 +194,7 @@ class Suite:
                     f"not by a macro in suite.settings or suite.sweep."
                 )
         label = f"{run.label}/{_stem(str(self.examined_by))}"
-        return Examination(
+        return PlannedEvaluation(
             label, run.division, run.entry, files, settings, run.seed, config, run.made_by, self.allow_imports, record
         )
 
@@ -294,7 +294,7 @@ def _build(files: tuple[str, ...], settings: tuple[str, ...], allow_imports: boo
         untrained = (*settings, "Timm.pretrained = False")
         return _build(files, untrained, allow_imports) if any(Path(file).is_absolute() for file in files) else None
     with torch.device("meta"):
-        return Session(config, experiment, experiment.data(), torch.device("meta"), Path()).made_by
+        return Stage(config, experiment, experiment.data(), torch.device("meta"), Path()).made_by
 
 
 @dataclass(frozen=True)
@@ -356,7 +356,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Examination(Planned):
+class PlannedEvaluation(Planned):
     """An evaluation to come, of the encoder of a finished run."""
 
     of: Record

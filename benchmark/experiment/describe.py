@@ -16,7 +16,7 @@ from torch import nn
 
 from benchmark.data.images import Dataset
 from benchmark.experiment.environment import environment
-from benchmark.experiment.session import Examination
+from benchmark.experiment.session import Session
 from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
 from benchmark.report import fields
@@ -44,7 +44,7 @@ UNTRAINED: fields.Training = {
 
 
 def record(
-    examination: Examination,
+    session: Session,
     net: Encoder,
     versions: Mapping[str, str],
     *,
@@ -59,21 +59,21 @@ def record(
     `precision` is that of pretraining. `values` always are `method` and `cost`, and what else a record says; what is
     not given does not exist. Floors leave out where files lie, since a board takes them as they are.
     """
-    text = examination.config.text
+    text = session.config.text
     content = {
         "schema": records.SCHEMA,
         "created_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "status": "ok",
         "division": division,
         "board": None,
-        "dataset": dataset(examination.dataset),
+        "dataset": dataset(session.dataset),
         "encoder": encoder(net),
-        "seed": examination.experiment.seed,
+        "seed": session.experiment.seed,
         "config": {"key": key, "text": without_paths(text) if division == "floor" else text, "varied": list(varied)},
         "tuning": None,
         "code": code(versions),
         "budget": None,
-        "environment": environment(examination.device, precision),
+        "environment": environment(session.device, precision),
         "training": UNTRAINED,
         "metrics": {},
         "predictions": None,

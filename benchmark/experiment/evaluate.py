@@ -8,7 +8,7 @@ from benchmark.config.load import Config
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
 from benchmark.experiment import describe, floors
-from benchmark.experiment.session import Examination
+from benchmark.experiment.session import Session
 from benchmark.experiment.trained import Subject
 from benchmark.nets import pretrained
 from benchmark.report.cells import FIRST_VERSION, PRETRAINING, files_outside, key_of, versions_of
@@ -27,11 +27,11 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
     What can be refused is refused before an image is decoded.
     """
     check_folders(out, publish)
-    examination = Examination.open(config, out)
-    if not examination.evaluations:
+    session = Session.open(config, out)
+    if not session.evaluations:
         raise ConfigError("experiment.evaluations is empty: name what to evaluate, for instance (@KNN, @Linear).")
     with progress.doing("building the encoder"):  # timm may fetch its weights
-        encoder = examination.encoder()
+        encoder = session.encoder()
     if subject.weights:
         pretrained.load(encoder, str(subject.weights), subject.layout)
     folder = out / "evaluations"
@@ -40,8 +40,8 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
     for place in (folder, publish):
         if place:
             make_folder(place)
-    encoder.to(examination.device)
-    below = floors.measure(examination)  # first, since random weights take as long as those of the subject
+    encoder.to(session.device)
+    below = floors.measure(session)  # first, since random weights take as long as those of the subject
     if below:
         print(f"about {progress.duration(below[0]['cost']['evaluation_seconds'])} of evaluation")
     name = subject.title(encoder.name)
@@ -49,10 +49,10 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
     with progress.doing(f"evaluating {name}"):
         results = harness.evaluate_encoder(
             encoder,
-            examination.dataset,
-            examination.evaluations,
-            examination.device,
-            limits=examination.experiment.limits(),
+            session.dataset,
+            session.evaluations,
+            session.device,
+            limits=session.experiment.limits(),
             statistics=pretrained.statistics(subject.layout) if subject.weights else encoder.statistics,
             cache=out / "features" / built,
             folder=folder / built,
@@ -64,18 +64,18 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
     trained: dict[str, Any] = {name: value for name, value in run.items() if name in OF_TRAINING} if run else {}
     outside = files_outside(run) if run else None
     origin = key_of(run) if run else weights["sha256"] if weights else ""  # seeds of a run share a line
-    key = config.key(examination.dataset.fingerprint, origin)
+    key = config.key(session.dataset.fingerprint, origin)
     record = describe.record(
-        examination,
+        session,
         encoder,
-        examination.versions | (_trained_by(run) if run else {}),
+        session.versions | (_trained_by(run) if run else {}),
         division="open",
         method={**(run["method"] if run else describe.method(name)), "name": name, "module_sha256": outside},
         key=key,
         varied=run["config"]["varied"] if run else (),
         cost={**(run["cost"] if run else describe.cost(Ledger(), 0, 0.0)), "evaluation_seconds": seconds},
         metrics=results.metrics,
-        predictions=results.save(folder / f"{key[:16]}-s{examination.experiment.seed}.safetensors"),
+        predictions=results.save(folder / f"{key[:16]}-s{session.experiment.seed}.safetensors"),
         floors=[floor["id"] for floor in below],
         checkpoint=weights,
         **trained,

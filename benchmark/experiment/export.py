@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.experiment.describe import SMOKE
-from benchmark.experiment.session import Examination
+from benchmark.experiment.session import Session
 from benchmark.experiment.trained import Subject, configure
 from benchmark.nets import pretrained
 from benchmark.nets.encoders import Encoder, Recipe
@@ -77,8 +77,8 @@ def export(
     assert subject.weights is not None
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty. Give --to a folder that does not exist yet.")
-    examination = Examination.open(configure(subject, (), (), allow_imports=allow_imports), run.parent)
-    encoder = examination.encoder()
+    session = Session.open(configure(subject, (), (), allow_imports=allow_imports), run.parent)
+    encoder = session.encoder()
     pretrained.load(encoder, str(subject.weights), subject.layout)
     recipe = encoder.recipe
     make_folder(folder)

@@ -12,7 +12,7 @@ from benchmark.evals import harness
 from benchmark.evals.harness import Results
 from benchmark.evals.linear import rank
 from benchmark.experiment import describe
-from benchmark.experiment.session import Examination
+from benchmark.experiment.session import Session
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
 from benchmark.report.cells import OF_RANDOM_INIT, OF_RAW_PIXELS, RANDOM_INIT, versions_of
@@ -26,36 +26,36 @@ MOST_BYTES = 3 * 2**28  # of raw pixels as features: 60,000 images of 32 px take
 MOST_SIDE = 4096  # of the matrix that the linear probe decomposes: 2 minutes of one core; 3,072 for images of 32 px
 
 
-def measure(examination: Examination) -> list[Record]:
+def measure(session: Session) -> list[Record]:
     """Return the records of the floors under the same rules, from disk where they were measured before.
 
     Raw pixels are features as wide as an image, which every evaluation holds as a whole, and the linear probe
     decomposes a square matrix of as many rows as there are pixels or, if that is less than half, images. They are left
     out past 0.75 GiB or 4,096 rows: 2,000 images of 96 px are measured.
     """
-    if not examination.evaluations or examination.experiment.is_trial:
+    if not session.evaluations or session.experiment.is_trial:
         return []
-    encoder, limits = _untrained(examination).to(examination.device), examination.experiment.limits()
+    encoder, limits = _untrained(session).to(session.device), session.experiment.limits()
 
     def random_init() -> Results:
         return harness.evaluate_encoder(
             encoder,
-            examination.dataset,
-            examination.evaluations,
-            examination.device,
+            session.dataset,
+            session.evaluations,
+            session.device,
             limits=limits,
-            folder=examination.out / "floors" / "evaluations",
+            folder=session.out / "floors" / "evaluations",
         )
 
     def raw_pixels() -> Results:
-        return harness.evaluate_pixels(examination.dataset, examination.evaluations, limits=limits)
+        return harness.evaluate_pixels(session.dataset, session.evaluations, limits=limits)
 
-    seed = examination.experiment.seed
-    floors = [_floor(examination, RANDOM_INIT, encoder, seed, OF_RANDOM_INIT, random_init)]
-    if reason := _too_large(examination.dataset):
+    seed = session.experiment.seed
+    floors = [_floor(session, RANDOM_INIT, encoder, seed, OF_RANDOM_INIT, random_init)]
+    if reason := _too_large(session.dataset):
         print(f"raw pixels left out: {reason}")
         return floors
-    return [*floors, _floor(examination, "raw pixels", encoder, 0, OF_RAW_PIXELS, raw_pixels)]
+    return [*floors, _floor(session, "raw pixels", encoder, 0, OF_RAW_PIXELS, raw_pixels)]
 
 
 def _too_large(data: Dataset) -> str:
@@ -73,25 +73,25 @@ def _too_large(data: Dataset) -> str:
     return ""
 
 
-def _untrained(examination: Examination) -> Encoder:
+def _untrained(session: Session) -> Encoder:
     """Build the encoder with random weights, also where its configuration fetches those that others trained."""
-    encoder = examination.encoder()
+    encoder = session.encoder()
     if encoder.statistics is not None:
         encoder.net = create_model(encoder.recipe.architecture, **encoder.recipe.arguments)
     return encoder
 
 
 def _floor(
-    examination: Examination,
+    session: Session,
     name: str,
     encoder: Encoder,
     seed: int,
     depends_on: Sequence[str],
     evaluate: Callable[[], Results],
 ) -> Record:
-    key = digest(examination.config.canonical.part(depends_on), examination.dataset.fingerprint)
-    made_by = examination.versions, str(torch.__version__)
-    folder = examination.out / "floors"
+    key = digest(session.config.canonical.part(depends_on), session.dataset.fingerprint)
+    made_by = session.versions, str(torch.__version__)
+    folder = session.out / "floors"
     with alone(folder / f"{key[:8]}-s{seed}"):
         for path in sorted(folder.glob(f"*-s{seed}-{key[:8]}-*.json")):
             known = records.read(path)
@@ -103,9 +103,9 @@ def _floor(
             results = evaluate()
         seconds = time.perf_counter() - begin
         floor = describe.record(
-            examination,
+            session,
             encoder,
-            examination.versions,
+            session.versions,
             division="floor",
             method=describe.method(name),
             key=key,

@@ -14,7 +14,7 @@ from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MethodErr
 from benchmark.evals import harness
 from benchmark.experiment import describe, floors
 from benchmark.experiment.environment import warning_of_emulation, warning_of_load
-from benchmark.experiment.stage import Session
+from benchmark.experiment.stage import Stage
 from benchmark.experiment.teacher import foreign, teach
 from benchmark.report import record as records
 from benchmark.report.cells import UNDONE, files_outside, load, of_run
@@ -31,13 +31,13 @@ def dry_run(config: Config, out: Path) -> str:
 
     For a budget in device seconds the step is calibrated, and the result kept in `out` for the run.
     """
-    session = Session.open(config, out)
-    session.check()
-    foreign(session)
-    flops, steps = session.flops, session.steps
+    stage = Stage.open(config, out)
+    stage.check()
+    foreign(stage)
+    flops, steps = stage.flops, stage.steps
     with torch.device("meta"):
-        method, _ = session.method()
-    data, batch = session.dataset, session.stage.batch_size
+        method, _ = stage.method()
+    data, batch = stage.dataset, stage.pretraining.batch_size
     images = steps * batch
     facts = {
         "data": f"{data.name}, {len(data.pretrain):,} images to pretrain on, {len(data.train.images):,} train, "
@@ -45,27 +45,27 @@ def dry_run(config: Config, out: Path) -> str:
         f"fingerprint {data.fingerprint[:16]}",
         "encoder": f"{method.encoder.name}, {describe.parameters(method.encoder):,} parameters, "
         f"{method.encoder.width} features",
-        "method": f"{session.stage.name}, {describe.parameters(method):,} parameters, {method.n_views} view(s)",
-        "teacher": _teacher_stage(session),
+        "method": f"{stage.pretraining.name}, {describe.parameters(method):,} parameters, {method.n_views} view(s)",
+        "teacher": _teacher_stage(stage),
         "step": f"{batch} images, {flops:,} FLOPs",
-        "budget": f"{session.budget.amount:g} {session.budget.kind} buys {steps:,} steps, "
+        "budget": f"{stage.budget.amount:g} {stage.budget.kind} buys {steps:,} steps, "
         f"{images:,} images, {images / len(data.pretrain):.1f} epochs, {steps * flops / 1e12:.3f} TFLOPs",
-        "device": f"{session.device}, {torch.get_num_threads()} threads, {session.stage.precision}",
-        "key": session.key,
+        "device": f"{stage.device}, {torch.get_num_threads()} threads, {stage.pretraining.precision}",
+        "key": stage.key,
     }
     facts = {name: fact for name, fact in facts.items() if fact}
     width = max(map(len, facts))
     return config.text + "\n" + "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())
 
 
-def _teacher_stage(session: Session) -> str:
+def _teacher_stage(stage: Stage) -> str:
     """Say what comes before the stage of the method; empty where nothing does."""
-    if session.experiment.teacher_weights is not None:
-        return f"weights of {session.experiment.teacher_weights}"
-    if session.teacher is None:
+    if stage.experiment.teacher_weights is not None:
+        return f"weights of {stage.experiment.teacher_weights}"
+    if stage.teacher is None:
         return ""
-    flops, steps = session.teacher.flops, session.teacher.steps
-    return f"{session.teacher.stage.name}, {steps:,} steps first, {steps * flops / 1e12:.3f} TFLOPs of the budget"
+    flops, steps = stage.teacher.flops, stage.teacher.steps
+    return f"{stage.teacher.pretraining.name}, {steps:,} steps first, {steps * flops / 1e12:.3f} TFLOPs of the budget"
 
 
 def stands(record: Record) -> bool:
@@ -98,62 +98,62 @@ def run(
     if resume and fresh:
         raise ConfigError("--resume continues a run and --fresh starts it over; give one of them.")
     check_folders(out, publish)
-    session = Session.open(config, out)
-    session.check()
-    teacher = foreign(session)
-    division, tuning = _entered(session, trials)
-    folder = session.folder
+    stage = Stage.open(config, out)
+    stage.check()
+    teacher = foreign(stage)
+    division, tuning = _entered(stage, trials)
+    folder = stage.folder
 
     def repeated() -> Record | None:
         finished = [] if fresh else of_run(folder)
-        standing = [record for record in finished if stands(record) and files_outside(record) == session.made_by]
+        standing = [record for record in finished if stands(record) and files_outside(record) == stage.made_by]
         if not standing:
             return None
         print(f"This run is finished, in {folder}; it is not repeated. --fresh repeats it.")
         newest = standing[-1]
         named = newest["config"] | {"varied": list(varied)}  # a sweep may pass through a recipe
-        below = floors.measure(session)
+        below = floors.measure(stage)
         own = {"division": division, "tuning": tuning, "config": named, "floors": [floor["id"] for floor in below]}
         return _closing(records.seal(newest | own), below, folder, publish)
 
     if record := repeated():
         return record
-    flops, steps = session.flops, session.steps
-    training = session.training(checkpoint_seconds)  # before anything is written, as it refuses what cannot be built
+    flops, steps = stage.flops, stage.steps
+    training = stage.training(checkpoint_seconds)  # before anything is written, as it refuses what cannot be built
     if publish:
         make_folder(publish)
-    with alone(folder), _told(*[stage.folder for stage in (session, session.teacher) if stage]):
+    with alone(folder), _told(*[each.folder for each in (stage, stage.teacher) if each]):
         if record := repeated():  # by a process that was at work on it
             return record
         finished = of_run(folder)
         if finished and not fresh:
-            _set_aside(folder, finished[-1], session.made_by)
-        session.claim(resume=resume, fresh=fresh, finished=bool(finished))
-        print(_opening(session, flops, steps))
-        for warning in filter(None, (warning_of_emulation(session.precision), warning_of_load())):
+            _set_aside(folder, finished[-1], stage.made_by)
+        stage.claim(resume=resume, fresh=fresh, finished=bool(finished))
+        print(_opening(stage, flops, steps))
+        for warning in filter(None, (warning_of_emulation(stage.precision), warning_of_load())):
             print(f"warning: {warning}", file=sys.stderr)
         (folder / "config.gin").write_text(config.text)
-        below = floors.measure(session)  # first, since what fails here fails after hours of training too
-        teacher = teacher or teach(session, resume=resume, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
+        below = floors.measure(stage)  # first, since what fails here fails after hours of training too
+        teacher = teacher or teach(stage, resume=resume, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
         if teacher:
-            training = session.training(checkpoint_seconds, teacher.encoder)
-        encoder, budget = training.method.encoder, session.whole_budget
+            training = stage.training(checkpoint_seconds, teacher.encoder)
+        encoder, budget = training.method.encoder, stage.whole_budget
         stages = [training.method, *([teacher.method] if teacher and teacher.method else [])]
         run_record = partial(
             describe.record,
-            session,
+            stage,
             encoder,
-            session.all_versions,
+            stage.all_versions,
             division=division,
-            method=describe.method(session.stage.name, *stages),
-            key=session.key,
+            method=describe.method(stage.pretraining.name, *stages),
+            key=stage.key,
             varied=varied,
-            precision=session.precision,
+            precision=stage.precision,
             budget={
                 "kind": budget.kind,
                 "amount": float(budget.amount),
                 "steps": steps,
-                "batch_size": session.stage.batch_size,
+                "batch_size": stage.pretraining.batch_size,
             },
             tuning=tuning,
             teacher=teacher.record if teacher else None,
@@ -166,13 +166,13 @@ def run(
             training.evaluation_seconds = below[0]["cost"]["evaluation_seconds"] if below else None
             outcome = training.run(resume)
             begin = time.perf_counter()
-            with progress.doing(f"evaluating {session.stage.name}"):
+            with progress.doing(f"evaluating {stage.pretraining.name}"):
                 results = harness.evaluate_encoder(
                     encoder,
-                    session.dataset,
-                    session.evaluations,
-                    session.device,
-                    limits=session.experiment.limits(),
+                    stage.dataset,
+                    stage.evaluations,
+                    stage.device,
+                    limits=stage.experiment.limits(),
                     projector=training.method.projection_head(),
                     folder=folder / "evaluations",
                     diverged=outcome.status == "diverged",
@@ -185,7 +185,7 @@ def run(
                 failure = describe.public(run_record(status="failed", cost=spent(0.0)), publish)
                 print(f"The run failed; record: {records.write(failure, publish)}")
             raise
-        weights = session.export(encoder)
+        weights = stage.export(encoder)
         cost = spent(seconds)
         record = run_record(
             status=budget.verdict(cost["train_seconds"]) if outcome.status == "ok" else outcome.status,
@@ -225,14 +225,14 @@ def _set_aside(folder: Path, record: Record, now: str | None) -> None:
     print(f"This run was finished {why}: it is made again, and {aside} keeps what it left.")
 
 
-def _entered(session: Session, trials: Path | None) -> tuple[str, Tuning | None]:
+def _entered(stage: Stage, trials: Path | None) -> tuple[str, Tuning | None]:
     """Return the division that a run enters, and how its rate was chosen."""
-    experiment = session.experiment
+    experiment = stage.experiment
     if experiment.is_trial:
         if trials:
             raise ConfigError("experiment.is_trial: a trial does not follow from other trials; leave --trials out.")
         return "trial", {
-            "recipe": session.recipe,
+            "recipe": stage.recipe,
             "factor": experiment.rate_factor,
             "trials": [],
             "flops": 0.0,
@@ -242,10 +242,10 @@ def _entered(session: Session, trials: Path | None) -> tuple[str, Tuning | None]
         return ("open" if experiment.teacher_weights else "closed"), None
     if experiment.teacher_weights:
         raise ConfigError("--trials: with teacher_weights a run is of the division open, whatever its rate.")
-    seen = fingerprint_without_test(session.dataset.fingerprint)
-    of_now = (record for record in load(trials) if stands(record) and files_outside(record) == session.made_by)
+    seen = fingerprint_without_test(stage.dataset.fingerprint)
+    of_now = (record for record in load(trials) if stands(record) and files_outside(record) == stage.made_by)
     found = contests(record for record in of_now if record["dataset"]["fingerprint"] == seen)
-    contest = found.get(session.recipe, Contest(()))
+    contest = found.get(stage.recipe, Contest(()))
     chosen = contest.tuning
     if chosen["factor"] != experiment.rate_factor:
         raise ConfigError(
@@ -254,8 +254,8 @@ def _entered(session: Session, trials: Path | None) -> tuple[str, Tuning | None]
         )
     if contest.is_tied:
         print(
-            f"warning: all trials of {session.stage.name} have the same score, so that they chose nothing and the rate "
-            f"is the recipe's. Give a budget on which trials are long enough to differ.",
+            f"warning: all trials of {stage.pretraining.name} have the same score, so that they chose nothing and the "
+            f"rate is the recipe's. Give a budget on which trials are long enough to differ.",
             file=sys.stderr,
         )
     return "tuned", chosen
@@ -286,10 +286,10 @@ def _closing(record: Record, floors: list[Record], folder: Path, publish: Path |
     )
 
 
-def _opening(session: Session, flops: int, steps: int) -> str:
-    images = steps * session.stage.batch_size
+def _opening(stage: Stage, flops: int, steps: int) -> str:
+    images = steps * stage.pretraining.batch_size
     return (
-        f"{session.stage.name} on {session.dataset.name}, seed {session.experiment.seed}: the budget buys {steps:,} "
-        f"steps of {session.stage.batch_size} images, {images / len(session.dataset.pretrain):.1f} epochs, "
-        f"{steps * flops / 1e12:.3f} TFLOPs, in {session.precision}; writing to {session.folder}"
+        f"{stage.pretraining.name} on {stage.dataset.name}, seed {stage.experiment.seed}: the budget buys {steps:,} "
+        f"steps of {stage.pretraining.batch_size} images, {images / len(stage.dataset.pretrain):.1f} epochs, "
+        f"{steps * flops / 1e12:.3f} TFLOPs, in {stage.precision}; writing to {stage.folder}"
     )

@@ -27,7 +27,7 @@ Data = TypeVar("Data", bound=Outline)
 
 
 @dataclass(frozen=True)
-class Examination:
+class Session:
     """An encoder and what it is scored on: the configuration, the data, and where results go."""
 
     config: Config

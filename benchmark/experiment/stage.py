@@ -16,7 +16,7 @@ from benchmark.data.streaming import batches
 from benchmark.errors import ConfigError, blamed
 from benchmark.experiment import describe
 from benchmark.experiment.environment import environment
-from benchmark.experiment.session import Examination
+from benchmark.experiment.session import Session
 from benchmark.experiment.setup import Pretraining
 from benchmark.method import Method
 from benchmark.nets.attention import choose_attention
@@ -35,11 +35,11 @@ TEACHERS = ("experiment.teacher", "experiment.encoder", "experiment.limits", "ex
 
 
 @dataclass(frozen=True)
-class Session(Examination):
-    """One stage of pretraining on its way, and the examination at its end."""
+class Stage(Session):
+    """One stage of pretraining, priced and planned, and the evaluation at its end."""
 
     @cached_property
-    def stage(self) -> Pretraining:
+    def pretraining(self) -> Pretraining:
         """What this stage trains, and how."""
         if self.experiment.pretraining is None:
             raise ConfigError("experiment.pretraining is None: there is nothing to train. Give the file of a method.")
@@ -48,7 +48,7 @@ class Session(Examination):
     @property
     def precision(self) -> str:
         """The precision in which the encoder is trained."""
-        return self.stage.precision
+        return self.pretraining.precision
 
     @cached_property
     def key(self) -> str:
@@ -72,7 +72,7 @@ class Session(Examination):
         key = self.key
         if self.experiment.is_trial:
             key = _hash(key, {name: major(version) for name, version in self.all_versions.items()}, self.made_by)
-        return self.out / _name(self.stage, self.dataset, self.experiment.seed, key)
+        return self.out / _name(self.pretraining, self.dataset, self.experiment.seed, key)
 
     @cached_property
     def all_versions(self) -> dict[str, str]:
@@ -87,17 +87,17 @@ class Session(Examination):
     @cached_property
     def made_by(self) -> str | None:
         """The hash of the files of method and teacher that lie outside this project; None where there are none."""
-        return describe.method(self.stage.name, *self._methods)["module_sha256"]
+        return describe.method(self.pretraining.name, *self._methods)["module_sha256"]
 
     @property
     def _methods(self) -> list[Method]:
         """The method and its teacher's, as they are built, without values."""
-        stages: list[Session] = [self, *([self.teacher] if self.teacher else [])]
+        stages: list[Stage] = [self, *([self.teacher] if self.teacher else [])]
         with torch.device("meta"):
-            return [stage.method()[0] for stage in stages]
+            return [each.method()[0] for each in stages]
 
     @cached_property
-    def teacher(self) -> "TeacherSession | None":
+    def teacher(self) -> "TeacherStage | None":
         """The stage that comes first, with its part of the budget and a seed of its own; None where there is none."""
         root = self.experiment
         if root.teacher is None or root.teacher_weights is not None:
@@ -112,7 +112,7 @@ class Session(Examination):
             budget_share=1.0,
             evaluations=(),
         )
-        return TeacherSession(self.config, own, self.images, self.device, self.out, self)
+        return TeacherStage(self.config, own, self.images, self.device, self.out, self)
 
     @property
     def whole_budget(self) -> Budget:
@@ -140,11 +140,11 @@ class Session(Examination):
             self.teacher.check()
         with torch.device("meta"):
             method, _ = self.method()
-        with blamed(f"{self.stage.name} cannot be trained", type(method)):
+        with blamed(f"{self.pretraining.name} cannot be trained", type(method)):
             method.param_groups()
             method.projection_head()
-        self.stage.optimiser()
-        batches(self.outline.pretrain, self.stage.batch_size, self.experiment.seed, "cpu")
+        self.pretraining.optimiser()
+        batches(self.outline.pretrain, self.pretraining.batch_size, self.experiment.seed, "cpu")
         if self.whole_budget.kind == "device_seconds":  # to calibrate a step takes images
             self.flops  # noqa: B018
         else:
@@ -153,17 +153,23 @@ class Session(Examination):
     @cached_property
     def flops(self) -> int:
         """The FLOPs of a step, counted."""
-        return count_step(lambda: self.method()[0], self.stage.batch_size, self.images.size)
+        return count_step(lambda: self.method()[0], self.pretraining.batch_size, self.images.size)
 
     @cached_property
     def price(self) -> Price:
         """What a step costs: its FLOPs counted and, for a budget in seconds, its seconds calibrated on this device."""
-        batch, flops = self.stage.batch_size, self.flops
+        batch, flops = self.pretraining.batch_size, self.flops
         if self.whole_budget.kind != "device_seconds":
             return Price(batch, flops)
         machine = environment(self.device, self.precision)
         names = [machine[name] for name in ("gpu", "driver", "processor", "threads", "torch", "timm", "deterministic")]
-        names += [self.stage.name, self._step, self.made_by, self.dataset.fingerprint, repr(self.training_versions)]
+        names += [
+            self.pretraining.name,
+            self._step,
+            self.made_by,
+            self.dataset.fingerprint,
+            repr(self.training_versions),
+        ]
         names += [type(self.dataset.pretrain).__name__]  # resident or streamed
         file = hashlib.sha256(repr(names).encode()).hexdigest()[:32]
         path = self.out / "calibrations" / f"{file}.json"
@@ -183,20 +189,20 @@ class Session(Examination):
     def method(self, teacher: Encoder | None = None) -> tuple[Method, tuple[View, ...]]:
         """Build the method on a fresh encoder, and the recipe of its views; an untrained teacher if none is given."""
         given = self.experiment.teacher is not None or self.experiment.teacher_weights is not None
-        if given != self.stage.is_taught:
+        if given != self.pretraining.is_taught:
             need, remedy = ("no", "Leave both None.") if given else ("a", "Bind experiment.teacher to a Pretraining.")
             raise ConfigError(
-                f"{self.stage.name} learns from {need} teacher, but experiment.teacher and "
+                f"{self.pretraining.name} learns from {need} teacher, but experiment.teacher and "
                 f"experiment.teacher_weights give {'one' if given else 'none'}. {remedy}"
             )
-        with blamed(f"{self.stage.name} cannot be built", self.stage.method):
+        with blamed(f"{self.pretraining.name} cannot be built", self.pretraining.method):
             encoder = self.encoder()
             teachers = [teacher or self.experiment.encoder(self.images.size)] if given else []
             torch.manual_seed(derive(self.experiment.seed, "method"))
-            method = self.stage.method(encoder, *teachers)
+            method = self.pretraining.method(encoder, *teachers)
             if not isinstance(getattr(method, "encoder", None), Encoder):
                 raise ConfigError(f"{type(method).__name__} has no encoder: have __init__ set self.encoder = encoder.")
-            return method, self.stage.recipe(self.experiment.limits(), method)
+            return method, self.pretraining.recipe(self.experiment.limits(), method)
 
     def training(self, checkpoint_seconds: float, teacher: Encoder | None = None) -> Training:
         """Build the whole state of this stage, on its device.
@@ -205,7 +211,7 @@ class Session(Examination):
         kernels, is then paid off the clock by each run, and not only by the one that calibrates. A state that still
         waits for its teacher takes none.
         """
-        is_complete = teacher is not None or not self.stage.is_taught
+        is_complete = teacher is not None or not self.pretraining.is_taught
         if is_complete and self.whole_budget.kind == "device_seconds":
             self.scratch(self.price.flops).advance(calibration.WARMUP)
             if self.device.type == "cuda":
@@ -220,13 +226,15 @@ class Session(Examination):
         self, steps: int, flops: int, checkpoint_seconds: float, most_seconds: float, teacher: Encoder | None
     ) -> Training:
         method, views = self.method(teacher)
-        data = batches(self.dataset.pretrain_on(self.device), self.stage.batch_size, self.experiment.seed, self.device)
-        recipe = self.stage.optimiser()
+        data = batches(
+            self.dataset.pretrain_on(self.device), self.pretraining.batch_size, self.experiment.seed, self.device
+        )
+        recipe = self.pretraining.optimiser()
         method.to(self.device)
-        choose_attention(method, self.device, self.stage.precision)
+        choose_attention(method, self.device, self.pretraining.precision)
         if method.encoder.n_tokens is None:
             method.to(memory_format=torch.channels_last)
-        optimiser = recipe.build(method.param_groups(), self.stage.batch_size)
+        optimiser = recipe.build(method.param_groups(), self.pretraining.batch_size)
         optimiser.scale(self.experiment.rate_factor)
         return Training(
             method=method,
@@ -238,13 +246,13 @@ class Session(Examination):
             steps=steps,
             flops_per_step=flops,
             seed=self.experiment.seed,
-            precision=self.stage.precision,
+            precision=self.pretraining.precision,
             device=self.device,
             folder=self.folder,
             key=self.checkpoint_key,
             checkpoint_seconds=checkpoint_seconds,
             most_seconds=most_seconds,
-            compiled=self.stage.compiled,
+            compiled=self.pretraining.compiled,
         )
 
     def claim(self, *, resume: bool, fresh: bool, finished: bool) -> None:
@@ -273,10 +281,10 @@ class Session(Examination):
 
 
 @dataclass(frozen=True)
-class TeacherSession(Session):
+class TeacherStage(Stage):
     """The stage of a teacher; its folder is named by all that its weights depend on, so that experiments share it."""
 
-    student: Session
+    student: Stage
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -300,15 +308,15 @@ class TeacherSession(Session):
     @cached_property
     def folder(self) -> Path:
         """Where the teacher is kept."""
-        return self.out / "teachers" / _name(self.stage, self.dataset, self.student.experiment.seed, self.key)
+        return self.out / "teachers" / _name(self.pretraining, self.dataset, self.student.experiment.seed, self.key)
 
 
 def _hash(*names: object) -> str:
     return hashlib.sha256(repr(names).encode()).hexdigest()
 
 
-def _name(stage: Pretraining, dataset: Dataset, seed: int, key: str) -> str:
-    parts = (stage.name, dataset.name, f"s{seed}", key[:8])
+def _name(pretraining: Pretraining, dataset: Dataset, seed: int, key: str) -> str:
+    parts = (pretraining.name, dataset.name, f"s{seed}", key[:8])
     return "-".join(re.sub(r"[^a-z0-9_]+", "_", part.lower()) for part in parts)
 
 

@@ -1,4 +1,4 @@
-"""The stage before: a teacher that is pretrained under the same budget, or weights that come from elsewhere."""
+"""The first before: a teacher that is pretrained under the same budget, or weights that come from elsewhere."""
 
 import sys
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from benchmark.errors import ConfigError
-from benchmark.experiment.stage import Session, digest_of
+from benchmark.experiment.stage import Stage, digest_of
 from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
 from benchmark.report import fields
@@ -26,47 +26,48 @@ class Teacher:
     record: fields.Teacher
 
 
-def teach(session: Session, *, resume: bool, fresh: bool, checkpoint_seconds: float) -> Teacher | None:
-    """Pretrain the teacher of a session; None where none is trained.
+def teach(student: Stage, *, resume: bool, fresh: bool, checkpoint_seconds: float) -> Teacher | None:
+    """Pretrain the teacher of a stage; None where none is trained.
 
     A teacher that is finished is used again, which saves its time but not its charge.
     """
-    stage = session.teacher
-    if stage is None:
+    first = student.teacher
+    if first is None:
         return None
-    with alone(stage.folder), progress.doing("teacher"):
-        return _taught(session, stage, resume=resume, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
+    with alone(first.folder), progress.doing("teacher"):
+        return _taught(student, first, resume=resume, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
 
 
-def _taught(session: Session, stage: Session, *, resume: bool, fresh: bool, checkpoint_seconds: float) -> Teacher:
-    finished = stage.weights.is_file()
-    stage.claim(resume=resume or finished, fresh=fresh, finished=finished)
-    flops, steps = stage.price.flops, stage.steps
-    print(f"teacher: {stage.stage.name}, {steps:,} steps, {steps * flops / 1e12:.3f} TFLOPs; writing to {stage.folder}")
-    training = stage.training(checkpoint_seconds)
+def _taught(student: Stage, first: Stage, *, resume: bool, fresh: bool, checkpoint_seconds: float) -> Teacher:
+    finished = first.weights.is_file()
+    first.claim(resume=resume or finished, fresh=fresh, finished=finished)
+    flops, steps = first.price.flops, first.steps
+    name, tera = first.pretraining.name, steps * flops / 1e12
+    print(f"teacher: {name}, {steps:,} steps, {tera:.3f} TFLOPs; writing to {first.folder}")
+    training = first.training(checkpoint_seconds)
     outcome = training.run(resume or finished)
     if outcome.status != "ok":
         print(
             f"warning: the teacher ended at step {training.step} of {steps} with the status {outcome.status!r}, and "
-            f"the student learns from what it was then; look at {stage.folder / 'metrics.jsonl'}.",
+            f"the student learns from what it was then; look at {first.folder / 'metrics.jsonl'}.",
             file=sys.stderr,
         )
-    weights = stage.export(training.method.encoder)
+    weights = first.export(training.method.encoder)
     facts: fields.Teacher = {
-        "key": stage.key,
-        "share": session.experiment.teacher_share,
+        "key": first.key,
+        "share": student.experiment.teacher_share,
         "digest": sha256_of(weights),
     }
     return Teacher(training.method.encoder, training.method, training.ledger, facts)
 
 
-def foreign(session: Session) -> Teacher | None:
+def foreign(student: Stage) -> Teacher | None:
     """Read the teacher's weights from elsewhere into an encoder of the experiment's; None where none are given."""
-    file = session.experiment.teacher_weights
+    file = student.experiment.teacher_weights
     if file is None:
         return None
     digest = digest_of(file)
-    encoder = session.encoder().to(session.device)
+    encoder = student.encoder().to(student.device)
     try:
         encoder.net.load_state_dict(load_file(file))
     except (SafetensorError, RuntimeError) as problem:

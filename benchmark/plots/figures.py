@@ -61,7 +61,7 @@ def draw(run: Path, folder: Path, *, allow_imports: bool = False) -> Iterator[st
 
 def tsne(scene: Scene) -> dict[str, Figure]:
     """Map test features to the plane."""
-    labels, data = scene.labels, scene.session.dataset
+    labels, data = scene.labels, scene.stage.dataset
     ids = spread(labels, data.name, POINTS)
     features, classes = F.normalize(scene.bank.test[scene.feature][ids], dim=1), labels[ids]
     if float(features.std(0).max()) < 1e-6:
@@ -78,7 +78,7 @@ def tsne(scene: Scene) -> dict[str, Figure]:
 
 def neighbours(scene: Scene) -> dict[str, Figure]:
     """Show test images and the train images that are nearest to them."""
-    data, bank = scene.session.dataset, scene.bank
+    data, bank = scene.stage.dataset, scene.bank
     queries = spread(scene.labels, data.name, COLUMNS)
     _, train_ids = nearest(bank.test[scene.feature][queries], bank.train[scene.feature], NEIGHBOURS)
     classes = [data.classes[label] for label in scene.labels[queries].tolist()]
@@ -151,13 +151,13 @@ def class_maps(scene: Scene, view: Tensor, pooled: Tensor) -> tuple[Tensor, list
     predicted = probe.scores(pooled.cpu()).argmax(1)
     added = torch.einsum("nchw,cn->nhw", maps.cpu(), probe.weight[:, predicted])
     return added - added.amin((1, 2), keepdim=True), [
-        scene.session.dataset.classes[label] for label in predicted.tolist()
+        scene.stage.dataset.classes[label] for label in predicted.tolist()
     ]
 
 
 def views(scene: Scene) -> dict[str, Figure]:
     """Show what the recipe of the run turns images into before the method sees them."""
-    _, recipe = scene.session.method()
+    _, recipe = scene.stage.method()
     images, names = scene.shown
     rows = {"image": tiles(images)}
     for number, view in enumerate(recipe):
@@ -177,7 +177,7 @@ def pictures(scene: Scene) -> dict[str, Figure]:
     method = scene.method()
     images, names = scene.shown
     view = scene.prepared(images)
-    data = scene.session.dataset
+    data = scene.stage.dataset
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
     grids: dict[str, dict[str, list[Tile]]] = {}
     with blamed(f"{type(method).__name__} makes no pictures", type(method)):

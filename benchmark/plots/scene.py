@@ -13,7 +13,7 @@ from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness
 from benchmark.evals.features import Bank
 from benchmark.evals.knn import KNN
-from benchmark.experiment.stage import Session
+from benchmark.experiment.stage import Stage
 from benchmark.experiment.trained import Subject
 from benchmark.method import Method
 from benchmark.nets import pretrained
@@ -36,7 +36,7 @@ class Scene:
 
     run: Path
     record: Record
-    session: Session
+    stage: Stage
     encoder: Encoder
 
     @classmethod
@@ -48,15 +48,15 @@ class Scene:
         if record["status"] == "diverged":
             raise ConfigError(f"The run in {run} diverged: its weights show nothing. Draw another run.")
         config = configuration.load((), (), allow_imports=allow_imports, stored=record["config"]["text"])
-        session = Session.open(config, run.parent)
-        encoder = session.encoder()
+        stage = Stage.open(config, run.parent)
+        encoder = stage.encoder()
         pretrained.load(encoder, str(subject.weights), subject.layout)
-        return cls(run, record, session, encoder.to(session.device).eval())
+        return cls(run, record, stage, encoder.to(stage.device).eval())
 
     @cached_property
     def labels(self) -> Tensor:
         """The labels of the test images."""
-        data = self.session.dataset
+        data = self.stage.dataset
         if data.test.labels is None or data.train.labels is None or len(data.classes) < 2:
             raise LeftOut(f"it needs train and test images of several classes, which {data.name} has not")
         return data.test.labels
@@ -64,7 +64,7 @@ class Scene:
     @cached_property
     def shown(self) -> tuple[Tensor, list[str]]:
         """Images to show, uint8 `(n, 3, size, size)`, of the test split where there is one, and their classes."""
-        data = self.session.dataset
+        data = self.stage.dataset
         if data.test.labels is None:
             ids = spread(torch.zeros(len(data.pretrain), dtype=torch.int64), data.name, COLUMNS)
             return data.pretrain[ids], [""] * len(ids)
@@ -75,9 +75,9 @@ class Scene:
     def bank(self) -> Bank:
         """The features of all images as evaluations see them."""
         if len(self.labels) < FEWEST:
-            raise LeftOut(f"it needs {FEWEST} test images, and {self.session.dataset.name} has {len(self.labels)}")
-        looker, limits = _Looker(), self.session.experiment.limits()
-        harness.evaluate_encoder(self.encoder, self.session.dataset, (looker,), self.session.device, limits=limits)
+            raise LeftOut(f"it needs {FEWEST} test images, and {self.stage.dataset.name} has {len(self.labels)}")
+        looker, limits = _Looker(), self.stage.experiment.limits()
+        harness.evaluate_encoder(self.encoder, self.stage.dataset, (looker,), self.stage.device, limits=limits)
         return looker.banks[0]
 
     @cached_property
@@ -89,22 +89,22 @@ class Scene:
         """Return the method as it was when the run ended, with its heads and decoders."""
         folder = self.run / "checkpoints"
         try:
-            state, _ = checkpoint.newest(folder, self.session.checkpoint_key)
+            state, _ = checkpoint.newest(folder, self.stage.checkpoint_key)
         except BenchmarkError as problem:
             raise LeftOut(f"no checkpoint in {folder} is sound and of this run") from problem
         if state is None:
             raise LeftOut(f"no checkpoint is left in {folder}")
-        method, _ = self.session.method()
+        method, _ = self.stage.method()
         try:
             method.load_state_dict(state["method"])
         except RuntimeError as problem:
             raise LeftOut(f"the checkpoint in {folder} does not fit the code any more: {problem}") from problem
-        return method.to(self.session.device).eval()
+        return method.to(self.stage.device).eval()
 
     def prepared(self, images: Tensor) -> Tensor:
         """Return uint8 images as the encoder sees them."""
-        data = self.session.dataset
-        return normalise(images.to(self.session.device).float() / 255, data.mean, data.std)
+        data = self.stage.dataset
+        return normalise(images.to(self.stage.device).float() / 255, data.mean, data.std)
 
     def title(self, what: str) -> str:
         """Return a title that names the run."""
@@ -116,7 +116,7 @@ class Scene:
 
     def caption(self, text: str) -> str:
         """Return a caption that ends with how the images were chosen."""
-        labelled = self.session.dataset.test.labels is not None
+        labelled = self.stage.dataset.test.labels is not None
         return f"{text} Test labels choose the images, each class in turn.".lstrip() if labelled else text
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmark.data.resident import Resident
 from benchmark.data.streaming import Prefetched, Streamed
-from benchmark.experiment.stage import Session
+from benchmark.experiment.stage import Stage
 from benchmark.experiment.teacher import teach
 from benchmark.training import calibration, energy
 from benchmark.training.loop import Training
@@ -117,45 +117,45 @@ def meters(device: torch.device, work: Callable[[], object]) -> Outcome:
     return joules > 0, f"{joules:.1f} J"
 
 
-def keeps_seconds(session: Session) -> Outcome:
+def keeps_seconds(stage: Stage) -> Outcome:
     """Calibrate a run whose budget is in seconds, make it, and hold its seconds against the budget."""
-    training = session.training(math.inf)
-    session.folder.mkdir(parents=True)
+    training = stage.training(math.inf)
+    stage.folder.mkdir(parents=True)
     training.run(resume=False)
     seconds = training.ledger.train_seconds
-    return session.budget.verdict(seconds) == "ok", f"{seconds:.2f} s, {training.steps:,} steps"
+    return stage.budget.verdict(seconds) == "ok", f"{seconds:.2f} s, {training.steps:,} steps"
 
 
-def frees_teacher(build: Callable[[Path], Session], folder: Path) -> Outcome:
+def frees_teacher(build: Callable[[Path], Stage], folder: Path) -> Outcome:
     """Train a teacher, and see that nothing but its network stays."""
 
-    def act(session: Session) -> nn.Module | None:
+    def act(stage: Stage) -> nn.Module | None:
         with contextlib.redirect_stdout(io.StringIO()):
-            teacher = teach(session, resume=False, fresh=True, checkpoint_seconds=math.inf)
+            teacher = teach(stage, resume=False, fresh=True, checkpoint_seconds=math.inf)
         return teacher.method if teacher else None
 
     return _left(build, folder / "taught", act)
 
 
-def frees_calibration(build: Callable[[Path], Session], folder: Path) -> Outcome:
+def frees_calibration(build: Callable[[Path], Stage], folder: Path) -> Outcome:
     """Calibrate a step, and see that nothing stays."""
 
-    def act(session: Session) -> None:
-        calibration.stored(session.out / "calibration.json", partial(session.scratch, 0), 0.0)
+    def act(stage: Stage) -> None:
+        calibration.stored(stage.out / "calibration.json", partial(stage.scratch, 0), 0.0)
 
     return _left(build, folder / "calibrated", act)
 
 
-def _left(build: Callable[[Path], Session], folder: Path, act: Callable[[Session], nn.Module | None]) -> Outcome:
+def _left(build: Callable[[Path], Stage], folder: Path, act: Callable[[Stage], nn.Module | None]) -> Outcome:
     """Count the bytes that stay when something is done a second time: the first time libraries take workspaces."""
     act(build(folder / "first"))
-    session = build(folder / "second")
-    session.dataset.pretrain_on(session.device)
+    stage = build(folder / "second")
+    stage.dataset.pretrain_on(stage.device)
     gc.collect()
-    before = held(session.device)
-    kept = act(session)
+    before = held(stage.device)
+    kept = act(stage)
     tensors = [*kept.parameters(), *kept.buffers()] if kept else []
-    left = held(session.device) - before - sum(map(count_bytes, tensors))
+    left = held(stage.device) - before - sum(map(count_bytes, tensors))
     return left <= SLACK, f"{left / 2**20:.2f} MiB"
 
 

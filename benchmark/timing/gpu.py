@@ -19,7 +19,7 @@ from benchmark.config import load as configuration
 from benchmark.config.parse import shipped_folder
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MissingError
 from benchmark.experiment.environment import set_deterministic
-from benchmark.experiment.stage import Session
+from benchmark.experiment.stage import Stage
 from benchmark.timing.costs import shipped_methods
 from benchmark.timing.facts import (
     STEPS,
@@ -43,7 +43,7 @@ from benchmark.timing.inputs import make_views, share
 from benchmark.timing.measurement import Measurement, cell
 from benchmark.timing.rounds import take_turns, timed
 from benchmark.timing.training import TURNS, Turn, peaks, shares
-from benchmark.timing.workloads import session as opened
+from benchmark.timing.workloads import stage as opened
 from benchmark.training.budget import Budget
 from benchmark.training.loop import Training
 
@@ -68,7 +68,7 @@ class Subject:
     files: tuple[str, ...]
     settings: tuple[str, ...] = ()
 
-    def session(self, device: torch.device, out: Path, *settings: str, budget: Budget | None = None) -> Session:
+    def stage(self, device: torch.device, out: Path, *settings: str, budget: Budget | None = None) -> Stage:
         """Open it on a device, with more settings and, where one is given, another budget than an endless one."""
         loaded = configuration.load(self.files, (*self.settings, *settings))
         made = opened(loaded, configuration.build(loaded))
@@ -153,7 +153,7 @@ def _facts(plan: Plan, folder: Path) -> Iterator[Fact]:
     halves, waits = {}, {}
     for subject in plan.methods:
         try:
-            training = subject.session(device, folder).scratch(0)
+            training = subject.stage(device, folder).scratch(0)
         except ConfigError:  # a method that needs patches, on a network without
             continue
         halves[subject.name] = _tried(partial(half_precision, training))
@@ -169,11 +169,11 @@ def _facts(plan: Plan, folder: Path) -> Iterator[Fact]:
     yield Fact("streamed images equal resident ones", *_tried(partial(streams, device)))
     busy = partial(work, plan)
     yield Fact("the meter of energy moves", *_tried(partial(meters, device, busy)))
-    taught = partial(plan.taught.session, device, budget=Budget(kind="samples", amount=8 * 32))
+    taught = partial(plan.taught.stage, device, budget=Budget(kind="samples", amount=8 * 32))
     yield Fact("a teacher leaves no memory to its student", *_tried(partial(frees_teacher, taught, folder)))
     yield Fact("a calibration leaves no memory to its run", *_tried(partial(frees_calibration, taught, folder)))
     budget = Budget(kind="device_seconds", amount=plan.seconds)
-    timed = plan.repeated[0].session(device, folder / "seconds", budget=budget)
+    timed = plan.repeated[0].stage(device, folder / "seconds", budget=budget)
     yield Fact(f"a budget of {plan.seconds:g} seconds is kept", *_tried(partial(keeps_seconds, timed)))
 
 
@@ -200,17 +200,17 @@ def _together(outcomes: Mapping[str, Outcome]) -> Outcome:
 
 def short_run(subject: Subject, device: torch.device, out: Path) -> Training:
     """Build a run of some steps that writes to a folder."""
-    session = subject.session(device, out)
-    budget = Budget(kind="samples", amount=STEPS * session.stage.batch_size)
-    session = replace(session, experiment=replace(session.experiment, budget=lambda: budget))
-    session.folder.mkdir(parents=True, exist_ok=True)
-    return session.training(math.inf)
+    stage = subject.stage(device, out)
+    budget = Budget(kind="samples", amount=STEPS * stage.pretraining.batch_size)
+    stage = replace(stage, experiment=replace(stage.experiment, budget=lambda: budget))
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    return stage.training(math.inf)
 
 
 def _timed(found: Measurement, plan: Plan, subject: Subject, rounds: int) -> Outcome:
     """Time a subject's step in three ways; return how its compiled step compares with its eager one."""
-    session = subject.session(plan.device, Path())
-    eager, compiling = session.training(math.inf), subject.session(plan.device, Path(), "Pretraining.compiled=True")
+    stage = subject.stage(plan.device, Path())
+    eager, compiling = stage.training(math.inf), subject.stage(plan.device, Path(), "Pretraining.compiled=True")
     ways = {"repeatable kernels": (True, eager), "any kernels": (False, eager)}
     seconds = [math.nan]
 

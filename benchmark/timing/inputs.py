@@ -26,14 +26,14 @@ def measure(files: Sequence[Path], rounds: int) -> Measurement:
 
 
 def _race(found: Measurement, file: Path, rounds: int) -> None:
-    made, session = race(file)
-    training = session.training(math.inf)
-    peers = {peer.name: peer for peer in made.entrants(session, STEPS)}
+    made, stage = race(file)
+    training = stage.training(math.inf)
+    peers = {peer.name: peer for peer in made.entrants(stage, STEPS)}
     ours = timed(partial(make_views, training, STEPS))
     times = take_turns({"ours": ours} | {name: as_shipped(peer) for name, peer in peers.items()}, rounds)
     views = STEPS * training.data.batch_size * training.method.n_views
     libraries = {"ours": ""} | {name: peer.library for name, peer in peers.items()}
-    title = f"{made.name}: views of {session.dataset.size} px"
+    title = f"{made.name}: views of {stage.dataset.size} px"
     found.add(
         title,
         f"{views:,} views a turn, in batches of {training.data.batch_size} images.",

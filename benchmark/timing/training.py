@@ -111,10 +111,10 @@ def _methods(found: Measurement, protocol: str, rounds: int) -> None:
 
 
 def _race(found: Measurement, file: Path, rounds: int) -> None:
-    made, session = race(file)
-    training = session.training(math.inf)
+    made, stage = race(file)
+    training = stage.training(math.inf)
     steps = TURNS[training.device.type].raced
-    peers = {peer.name: peer for peer in made.entrants(session, steps)}
+    peers = {peer.name: peer for peer in made.entrants(stage, steps)}
     times = take_turns(
         {"ours": lambda: training.advance(steps)} | {name: as_shipped(peer) for name, peer in peers.items()}, rounds
     )

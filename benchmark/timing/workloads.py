@@ -19,7 +19,7 @@ from benchmark.data.images import Images, Outline, Split
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.experiment.environment import use_device
 from benchmark.experiment.setup import Experiment
-from benchmark.experiment.stage import Session
+from benchmark.experiment.stage import Stage
 from benchmark.timing.costs import shipped_methods
 from benchmark.training.budget import Budget
 from benchmark.training.flops import count_step
@@ -57,10 +57,10 @@ class Race:
     ours: Callable[[], Experiment]
     peers: tuple[Callable[[Tensor, int, int], Peer], ...]
 
-    def entrants(self, session: Session, steps: int) -> list[Peer]:
+    def entrants(self, stage: Stage, steps: int) -> list[Peer]:
         """Build the peers. Raises BenchmarkError for one whose step costs other FLOPs than ours."""
-        found = [peer(session.dataset.pretrain[:], session.stage.batch_size, steps) for peer in self.peers]
-        expected = count_step(lambda: session.method()[0], COUNTED, session.dataset.size)
+        found = [peer(stage.dataset.pretrain[:], stage.pretraining.batch_size, steps) for peer in self.peers]
+        expected = count_step(lambda: stage.method()[0], COUNTED, stage.dataset.size)
         for peer in found:
             flops = peer.flops(COUNTED)
             if flops is not None and abs(flops / expected - 1) > TOLERANCE:
@@ -97,21 +97,21 @@ class Noise(Images):
         return Outline(self.name, (), self.size, pixels, Split(pixels, None), Split(pixels[:0], None))
 
 
-def race(file: Path) -> tuple[Race, Session]:
+def race(file: Path) -> tuple[Race, Stage]:
     """Read a race, and open our side of it. Executes what the file imports."""
     loaded = configuration.load([str(file)], allow_imports=True, root="race")
     made: Race = configuration.build(loaded)
-    return made, session(loaded, made.ours())
+    return made, stage(loaded, made.ours())
 
 
-def session(config: Config, experiment: Experiment) -> Session:
+def stage(config: Config, experiment: Experiment) -> Stage:
     """Open an experiment on random images of its data's size and on a budget that does not end."""
     if experiment.pretraining is None:
         raise ConfigError("experiment.pretraining is None: there is nothing to time. Give the file of a method.")
     data, batch = experiment.data(), experiment.pretraining().batch_size
     images = Noise(name=data.name, source="random", size=data.size, n=BATCHES * batch)
     endless = Budget(kind="samples", amount=STEPS * batch)
-    return Session(config, replace(experiment, budget=lambda: endless), images, use_device(), Path())
+    return Stage(config, replace(experiment, budget=lambda: endless), images, use_device(), Path())
 
 
 def shipped_trainings(protocol: str) -> dict[str, Training]:
@@ -120,7 +120,7 @@ def shipped_trainings(protocol: str) -> dict[str, Training]:
     for path in shipped_methods():
         loaded = configuration.load((str(path), protocol))
         try:
-            found[path.stem] = session(loaded, configuration.build(loaded)).training(math.inf)
+            found[path.stem] = stage(loaded, configuration.build(loaded)).training(math.inf)
         except ConfigError:
             continue
     return found
