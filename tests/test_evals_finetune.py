@@ -23,7 +23,7 @@ from benchmark.evals import supervised
 from benchmark.evals.features import Ranking
 from benchmark.evals.finetune import ConvNetTuning, FineTune, Tuning, ViTTuning, speed
 from benchmark.evals.semi_finetune import TwoRates
-from benchmark.evals.supervised import Classifier, Recipe, Trainer, _Run, drop_paths_
+from benchmark.evals.supervised import Classifier, SupervisedSettings, Trainer, _Run, drop_paths_
 from benchmark.experiment.setup import Experiment
 from benchmark.nets.encoders import ResNet, ViT
 from benchmark.storage.digest import digest
@@ -41,9 +41,9 @@ def ranked(toy: Toy, evaluation: FineTune = SHORT) -> Ranking:
     return ranking
 
 
-def run_of(toy: Toy, recipe: Recipe, rows: Tensor, steps: int = 4, batch_size: int = 16) -> _Run:
+def run_of(toy: Toy, settings: SupervisedSettings, rows: Tensor, steps: int = 4, batch_size: int = 16) -> _Run:
     assert toy.bank.network is not None
-    return _Run(Trainer("test", recipe, toy.bank, toy.bank.network), recipe, rows, steps, batch_size, 5)
+    return _Run(Trainer("test", settings, toy.bank, toy.bank.network), settings, rows, steps, batch_size, 5)
 
 
 def test_layers_have_their_rates() -> None:
@@ -80,9 +80,9 @@ def test_all_weights_of_a_convolutional_network_have_one_rate() -> None:
         (TwoRates(0.02, 5.0), (2.5, 0.01, 0.01, 0.01)),
     ],
 )
-def test_groups_train_at_their_own_rates(recipe: Recipe, rates: tuple[float, ...]) -> None:
+def test_groups_train_at_their_own_rates(settings: SupervisedSettings, rates: tuple[float, ...]) -> None:
     """Oracle: by hand: half the peak in the second of two steps; the peak is 0.01 for a batch of 16, or 0.02 and 5."""
-    run = run_of(Toy(vit()), recipe, torch.arange(120), steps=2)
+    run = run_of(Toy(vit()), settings, torch.arange(120), steps=2)
     for _ in range(2):
         run.take()
     found = {id(p): group["lr"] for group in run.optimiser.param_groups for p in group["params"]}
@@ -333,7 +333,7 @@ def test_interrupted_is_uninterrupted(encoder: Any, tmp_path: Path, monkeypatch:
 
 
 def test_state_of_other_settings_is_not_continued(tmp_path: Path) -> None:
-    """Oracle: the key differs with the recipe, the weights, the labels and the data set, and else does not."""
+    """Oracle: the key differs with the settings, the weights, the labels and the data set, and else does not."""
 
     def key(toy: Toy, settings: object = PLAIN, **changes: Any) -> str:
         bank = replace(toy.bank, **changes)
@@ -389,8 +389,8 @@ def test_targets_are_smoothed_once(scored: list[tuple[Tensor, float]]) -> None:
 def test_images_are_mixed_as_timm_does(scored: list[tuple[Tensor, float]]) -> None:
     """Oracle: timm's Mixup, its arguments named, on the batch of each step; both kinds of mixture occur."""
     theirs = Mixup(mixup_alpha=0.3, cutmix_alpha=1.0, num_classes=4, label_smoothing=0.2)
-    recipe = ViTTuning(mixup=0.3, cutmix=1.0, smoothing=0.2, drop_path=0.0)
-    run = run_of(Toy(vit()), recipe, torch.arange(120))
+    settings = ViTTuning(mixup=0.3, cutmix=1.0, smoothing=0.2, drop_path=0.0)
+    run = run_of(Toy(vit()), settings, torch.arange(120))
     seen: list[Tensor] = []
     run.classifier.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
     pasted = []

@@ -91,7 +91,7 @@ def test_every_stage_trains_at_the_factor(tmp_path: Path) -> None:
 
 def test_a_recipe_is_what_trials_and_runs_share(tmp_path: Path) -> None:
     """Oracle: the parts in which they differ change nothing, any other does."""
-    own = stage(tmp_path).recipe
+    own = stage(tmp_path).tuning_key
     trial = (
         "experiment.is_trial = True",
         "experiment.rate_factor = 2.0",
@@ -99,10 +99,10 @@ def test_a_recipe_is_what_trials_and_runs_share(tmp_path: Path) -> None:
         "experiment.evaluations = (@Linear,)",
         "experiment.seed = 1000",
     )
-    assert stage(tmp_path, *trial).recipe == own
-    assert stage(tmp_path, "AdamW.base_rate = 1.0").recipe != own
-    assert stage(tmp_path, "Budget.amount = 6400").recipe != own
-    assert stage(tmp_path, gin="gin/moco_v3.gin").recipe != own
+    assert stage(tmp_path, *trial).tuning_key == own
+    assert stage(tmp_path, "AdamW.base_rate = 1.0").tuning_key != own
+    assert stage(tmp_path, "Budget.amount = 6400").tuning_key != own
+    assert stage(tmp_path, gin="gin/moco_v3.gin").tuning_key != own
 
 
 def test_a_trial_by_changed_code_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

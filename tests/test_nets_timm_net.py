@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import ConfigError, MissingError
-from benchmark.nets.encoders import Recipe, ViT
+from benchmark.nets.encoders import TimmSpec, ViT
 from benchmark.nets.timm_net import Timm
 
 NARROW = "vit_tiny_patch16_224"
@@ -85,10 +85,10 @@ def test_building_leaves_the_network_as_built() -> None:
     [("resnet18", {"num_classes": 0}), (NARROW + ".augreg_in21k", {"num_classes": 0, "img_size": 32})],
 )
 def test_recipe(name: str, arguments: dict[str, int]) -> None:
-    """Oracle: timm's network from the recipe, which takes the encoder's weights strictly."""
+    """Oracle: timm's network from the spec, which takes the encoder's weights strictly."""
     encoder = Timm(32, name=name)
-    assert encoder.recipe == Recipe(name.partition(".")[0], arguments)
-    timm.create_model(encoder.recipe.architecture, **arguments).load_state_dict(encoder.net.state_dict())
+    assert encoder.spec == TimmSpec(name.partition(".")[0], arguments)
+    timm.create_model(encoder.spec.architecture, **arguments).load_state_dict(encoder.net.state_dict())
 
 
 @pytest.mark.parametrize("name", ["resnet18", NARROW])

@@ -9,7 +9,7 @@ from benchmark.boards.launcher import Board
 from benchmark.boards.plan import Suite
 from benchmark.config import load as configuration
 from benchmark.config import registry
-from benchmark.report.cells import key_of, load, recipe
+from benchmark.report.cells import key_of, load, tuning_key
 from benchmark.report.identity import canonical, digest, without_paths
 from benchmark.report.record import Record
 
@@ -51,8 +51,10 @@ def test_a_text_says_what_counts() -> None:
     assert digest(canonical(TEXT.replace("seed = 3", "seed = 4")).identity, "data") == own
     assert digest(canonical(TEXT.replace("width = 64", "width = 65")).identity, "data") != own
     assert digest(text.identity, "other data") != own
-    assert recipe(TEXT) == recipe(TEXT.replace("KNN.k = 3", "KNN.k = 4").replace("factor = 2.0", "factor = 4.0"))
-    assert recipe(TEXT) != recipe(TEXT.replace("width = 64", "width = 65"))
+    assert tuning_key(TEXT) == tuning_key(
+        TEXT.replace("KNN.k = 3", "KNN.k = 4").replace("factor = 2.0", "factor = 4.0")
+    )
+    assert tuning_key(TEXT) != tuning_key(TEXT.replace("width = 64", "width = 65"))
 
 
 def test_absolute_paths_are_cut() -> None:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
 from benchmark.method import ParamGroup
-from benchmark.training.optim import LARS, SGD, AdamW, Recipe, schedule
+from benchmark.training.optim import LARS, SGD, AdamW, OptimiserSpec, schedule
 
-ALL: tuple[Callable[..., Recipe], ...] = (AdamW, SGD, LARS)
+ALL: tuple[Callable[..., OptimiserSpec], ...] = (AdamW, SGD, LARS)
 
 
 def parameters(*shapes: tuple[int, ...]) -> list[nn.Parameter]:
@@ -32,7 +32,7 @@ def test_schedule_is_a_line_and_half_a_cosine() -> None:
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_rate_of_each_group(kind: Callable[..., Recipe]) -> None:
+def test_rate_of_each_group(kind: Callable[..., OptimiserSpec]) -> None:
     """Oracle: base_rate * batch / 256 * rate_scale * share by hand; a group that is not scheduled has no share."""
     free, scaled, constant = parameters((2, 2), (2, 2), (2, 2))
     groups = [ParamGroup([free]), ParamGroup([scaled], rate_scale=0.1), ParamGroup([constant], scheduled=False)]
@@ -61,7 +61,7 @@ def test_rate_of_each_group(kind: Callable[..., Recipe]) -> None:
     ids=["AdamW", "SGD"],
 )
 def test_step_is_that_of_torch(
-    recipe: Recipe, reference: Callable[[list[nn.Parameter]], torch.optim.Optimizer], shape: tuple[int, ...]
+    recipe: OptimiserSpec, reference: Callable[[list[nn.Parameter]], torch.optim.Optimizer], shape: tuple[int, ...]
 ) -> None:
     """Oracle: torch's optimiser in float64 with the same rate, over three steps; the first of them at rate 0."""
     (ours,) = parameters(shape)
@@ -156,7 +156,7 @@ def test_lars_leaves_what_has_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_saved_state_continues_identically(kind: Callable[..., Recipe]) -> None:
+def test_saved_state_continues_identically(kind: Callable[..., OptimiserSpec]) -> None:
     """Oracle: the bits of a run without interruption; the state passes a file."""
 
     def train(values: list[nn.Parameter], optimiser: object, steps: range) -> None:
@@ -182,7 +182,7 @@ def test_saved_state_continues_identically(kind: Callable[..., Recipe]) -> None:
 
 @pytest.mark.parametrize("kind", [AdamW, SGD])
 @pytest.mark.parametrize("decay", ["weights", "all"])
-def test_decay_spares_vectors_unless_it_is_for_all(kind: Callable[..., Recipe], decay: str) -> None:
+def test_decay_spares_vectors_unless_it_is_for_all(kind: Callable[..., OptimiserSpec], decay: str) -> None:
     """Oracle: without gradients only decay moves a tensor: by 1 - rate * decay, with a group's own where it has one."""
     shapes = ((2, 2), (2, 2, 1, 1), (2,), ())
     default, own = parameters(*shapes), parameters(*shapes)
@@ -200,7 +200,7 @@ def test_decay_spares_vectors_unless_it_is_for_all(kind: Callable[..., Recipe], 
 
 def test_impossible_numbers_are_refused() -> None:
     """Oracle: the message names the setting, what it may be and what came."""
-    refused: list[tuple[Callable[..., Recipe], dict[str, object], str]] = [
+    refused: list[tuple[Callable[..., OptimiserSpec], dict[str, object], str]] = [
         (AdamW, {"betas": (0.9, 1.0)}, r"AdamW needs betas in \[0, 1\)"),
         (SGD, {"momentum": 1.0}, r"SGD needs a momentum in \[0, 1\); got 1.0"),
         (LARS, {"momentum": -0.1}, r"LARS needs a momentum in \[0, 1\)"),

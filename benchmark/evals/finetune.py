@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmark.annotations import NonNegative, Positive, Range, Share
 from benchmark.errors import ConfigError
 from benchmark.evals.features import Bank, Ranking, at_edge
-from benchmark.evals.supervised import Classifier, Recipe, Trained, Trainer
+from benchmark.evals.supervised import Classifier, SupervisedSettings, Trained, Trainer
 from benchmark.randomness import derive
 
 FACTORS = (1.0, 1 / 3, 3.0)  # of the rate; of equally good ones the first
@@ -21,7 +21,7 @@ Fraction = Annotated[float, Range(0, 1, below=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuning(Recipe):
+class Tuning(SupervisedSettings):
     """What the recipes of both kinds of encoder have, and its ranges."""
 
     rate: Positive
@@ -113,8 +113,8 @@ class FineTune:
     version = "1.0"
 
     def __post_init__(self) -> None:
-        for recipe in (self.vit, self.convnet):
-            recipe()  # which refuses what it cannot train by, before an encoder is pretrained
+        for tuning in (self.vit, self.convnet):
+            tuning()  # which refuses what it cannot train by, before an encoder is pretrained
         if not 1 <= self.select_epochs <= self.epochs:
             raise ConfigError(
                 f"FineTune needs select_epochs from 1 to the epochs; got {self.select_epochs} and {self.epochs}."
@@ -128,16 +128,16 @@ class FineTune:
         """Choose the rate on the hold-out, train on all of train; None for raw pixels."""
         if bank.network is None:
             return None
-        recipe = (self.vit if "mean" in bank.train else self.convnet)()
-        settings = (self.version, recipe, self.epochs, self.select_epochs, self.batch_size)
-        trainer = Trainer(self.name, settings, bank, bank.network)
+        settings = (self.vit if "mean" in bank.train else self.convnet)()
+        terms = (self.version, settings, self.epochs, self.select_epochs, self.batch_size)
+        trainer = Trainer(self.name, terms, bank, bank.network)
         hits = {FACTORS[0]: 0}
         for factor in FACTORS if len(bank.held) else ():
-            tried = replace(recipe, rate=factor * recipe.rate)
+            tried = replace(settings, rate=factor * settings.rate)
             ranked = self._train(trainer, f"rate {factor}", tried, bank.fit, bank.held, self.select_epochs).classes[-1]
             hits[factor] = int((ranked[:, 0] == bank.labels[bank.held]).sum())
         factor = max(hits, key=lambda factor: hits[factor])
-        chosen = replace(recipe, rate=factor * recipe.rate)
+        chosen = replace(settings, rate=factor * settings.rate)
         accuracy, measures = [], {}
         if self.curve and len(bank.held):
             looks = self._train(trainer, "curve", chosen, bank.fit, bank.held, self.epochs, curve=True)
@@ -161,7 +161,7 @@ class FineTune:
         self,
         trainer: Trainer,
         part: str,
-        recipe: Recipe,
+        settings: SupervisedSettings,
         rows: Tensor,
         asked: Tensor | None,
         epochs: int,
@@ -171,7 +171,7 @@ class FineTune:
         per_epoch = len(rows) // batch_size
         return trainer.train(
             part,
-            recipe,
+            settings,
             rows,
             asked,
             steps=epochs * per_epoch,

@@ -135,29 +135,29 @@ class Heads:
     random start would add a seed and nothing else.
     """
 
-    def __init__(self, recipe: LinearSGD, bank: Bank, name: str, rows: Tensor, rates: tuple[float, ...]) -> None:
-        self.recipe, self.bank, self.name, self.rows, self.rates = recipe, bank, name, rows, rates
+    def __init__(self, settings: LinearSGD, bank: Bank, name: str, rows: Tensor, rates: tuple[float, ...]) -> None:
+        self.settings, self.bank, self.name, self.rows, self.rates = settings, bank, name, rows, rates
         features = bank.train[name][rows]
-        self.normalise = _normaliser(recipe.normalise, features)
-        self.peaks = features.new_tensor(rates)[:, None] * recipe.batch_size / 256
+        self.normalise = _normaliser(settings.normalise, features)
+        self.peaks = features.new_tensor(rates)[:, None] * settings.batch_size / 256
         self.weight = features.new_zeros(features.shape[1], len(rates), bank.classes)
         self.bias = features.new_zeros(len(rates), bank.classes)
         self.buffers = [torch.zeros_like(self.weight), torch.zeros_like(self.bias)]
 
     def train(self, features: Tensor, epoch: int) -> None:
         """Train one epoch on the features `(n, dim)` of train, in an order that depends on the epoch alone."""
-        generator = torch.Generator().manual_seed(derive(self.recipe.name, epoch))
+        generator = torch.Generator().manual_seed(derive(self.settings.name, epoch))
         order = self.rows[torch.randperm(len(self.rows), generator=generator)]
-        batches = order.split(self.recipe.batch_size)
+        batches = order.split(self.settings.batch_size)
         for step, ids in enumerate(batches):
             inputs = self.normalise(features[ids], True)
-            self._step(inputs, self.bank.labels[ids], self.recipe.share(epoch + step / len(batches)))
+            self._step(inputs, self.bank.labels[ids], self.settings.share(epoch + step / len(batches)))
 
     def rank(self, features: Tensor, rate: float) -> Tensor:
         """Return the best classes of features `(n, dim)` by the classifier of a rate."""
         head = self.rates.index(rate)
         weight, bias = self.weight[:, head], self.bias[head]
-        chunks = features.split(self.recipe.batch_size)
+        chunks = features.split(self.settings.batch_size)
         return torch.cat([best_classes(self.normalise(chunk, False) @ weight + bias) for chunk in chunks])
 
     def hits(self, rows: Tensor, rate: float) -> int:
@@ -173,10 +173,10 @@ class Heads:
         slope = (inputs.T @ excess.flatten(1)).view_as(self.weight)
         parameters = (self.weight, self.bias)
         for parameter, gradient, buffer in zip(parameters, (slope, excess.sum(0)), self.buffers, strict=True):
-            gradient.add_(parameter, alpha=self.recipe.weight_decay)
-            if self.recipe.optimiser == "lars" and parameter is self.weight:
+            gradient.add_(parameter, alpha=self.settings.weight_decay)
+            if self.settings.optimiser == "lars" and parameter is self.weight:
                 gradient.mul_(_trust(parameter, gradient))
-            buffer.mul_(self.recipe.momentum).add_(gradient)
+            buffer.mul_(self.settings.momentum).add_(gradient)
             parameter.addcmul_(buffer, self.peaks, value=-share)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmark.annotations import Count, Positive, Share
 from benchmark.data.subsets import holdout, labelled
 from benchmark.evals.features import Bank, Ranking, at_edge
-from benchmark.evals.supervised import Classifier, Recipe, Trainer
+from benchmark.evals.supervised import Classifier, SupervisedSettings, Trainer
 from benchmark.randomness import derive
 
 FACTORS = (1.0, 0.1, 10.0)
@@ -18,7 +18,7 @@ GRID = [(trunk, head) for trunk in FACTORS for head in FACTORS]  # of equally go
 
 
 @dataclass(frozen=True)
-class TwoRates(Recipe):
+class TwoRates(SupervisedSettings):
     """SGD with momentum at a rate of the encoder's and one of the head's, crops and flips, whatever the batch size.
 
     (Caron et al. 2020, arXiv:2006.09882, authors' code.)
@@ -70,9 +70,9 @@ class SemiFineTune:
         trainer = Trainer(self.name, self, bank, network)
 
         def ranked(part: str, factors: tuple[float, float], draw: int, rows: Tensor, asked: Tensor | None) -> Tensor:
-            recipe = TwoRates(factors[0] * self.trunk_rate, factors[1] * self.head_rate)
+            rates = TwoRates(factors[0] * self.trunk_rate, factors[1] * self.head_rate)
             size, seed = min(self.batch_size, len(rows)), derive(self.name, draw)
-            trained = trainer.train(part, recipe, rows, asked, steps=self.steps, batch_size=size, seed=seed)
+            trained = trainer.train(part, rates, rows, asked, steps=self.steps, batch_size=size, seed=seed)
             return trained.classes[-1]
 
         rows = labelled(bank.labels, bank.dataset, self.fraction, 0)

@@ -60,7 +60,7 @@ class Classifier(nn.Module):
         return logits
 
 
-class Recipe(ABC):
+class SupervisedSettings(ABC):
     """How a classifier is trained; by default nothing but random crops and flips regularises it.
 
     `rate` is the peak rate: of the head, unless a group of the optimiser has another `scale`. It rises from 0 over the
@@ -133,7 +133,7 @@ class Trainer:
     def train(
         self,
         part: str,
-        recipe: Recipe,
+        settings: SupervisedSettings,
         rows: Tensor,
         asked: Tensor | None,
         *,
@@ -149,7 +149,7 @@ class Trainer:
         the number of rows; the incomplete batch of an epoch is left out.
         """
         if part not in self.results:
-            run = _Run(self, recipe, rows, steps, batch_size, seed)
+            run = _Run(self, settings, rows, steps, batch_size, seed)
             if self.present and self.present["part"] == part:
                 run.load(self.present)
             saved = time.monotonic()
@@ -182,18 +182,20 @@ class Trainer:
 class _Run:
     """One training of a classifier and its whole state."""
 
-    def __init__(self, trainer: Trainer, recipe: Recipe, rows: Tensor, steps: int, batch_size: int, seed: int) -> None:
-        self.bank, self.network, self.recipe, self.rows = trainer.bank, trainer.network, recipe, rows
+    def __init__(
+        self, trainer: Trainer, settings: SupervisedSettings, rows: Tensor, steps: int, batch_size: int, seed: int
+    ) -> None:
+        self.bank, self.network, self.settings, self.rows = trainer.bank, trainer.network, settings, rows
         self.steps, self.batch_size, self.seed = steps, batch_size, seed
-        self.view = self.network.limits.apply(View(crop_scale=recipe.crop_scale))
-        self.mix = _mixer(recipe, self.bank.classes)
+        self.view = self.network.limits.apply(View(crop_scale=settings.crop_scale))
+        self.mix = _mixer(settings, self.bank.classes)
         width = self.bank.train[trainer.feature].shape[1]
         self.classifier = Classifier(self.network.copy(), width, self.bank.classes).to(self.network.device)
         choose_attention(self.classifier, self.network.device, "float32")
         if trainer.feature == "pooled":
             self.classifier.to(memory_format=torch.channels_last)
-        drop_paths_(self.classifier.encoder, recipe.drop_path)
-        self.optimiser = recipe.optimiser(self.classifier)
+        drop_paths_(self.classifier.encoder, settings.drop_path)
+        self.optimiser = settings.optimiser(self.classifier)
         self.step, self.seconds = 0, 0.0
         self.looks: list[Tensor] = []
         self.times: list[float] = []
@@ -207,9 +209,9 @@ class _Run:
         self.classifier.train()
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = self.classifier(images)
-        smoothing = 0.0 if self.mix else self.recipe.smoothing  # mixed targets are smooth already
+        smoothing = 0.0 if self.mix else self.settings.smoothing  # mixed targets are smooth already
         F.cross_entropy(logits.float(), targets, label_smoothing=smoothing).backward()
-        rate = self.recipe.rate_at(self.step / self.steps, self.batch_size)
+        rate = self.settings.rate_at(self.step / self.steps, self.batch_size)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["scale"]
         self.optimiser.step()
@@ -262,7 +264,7 @@ class _Run:
         images = self.view(images, images.shape[-1], lambda name, *shape: draws.rows(("view", name), *shape))
         images = rand_augment(
             images,
-            self.recipe.magnitude,
+            self.settings.magnitude,
             self.network.mean,
             lambda name, *shape: draws.rows(("randaugment", name), *shape),
         )
@@ -280,8 +282,8 @@ def drop_paths_(encoder: Encoder, rate: float) -> None:
         block.drop_path1, block.drop_path2 = DropPath(probability), DropPath(probability)
 
 
-def _mixer(recipe: Recipe, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+def _mixer(settings: SupervisedSettings, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
     """Return timm's mixer, which draws from numpy's generator; None where nothing is mixed."""
-    if not (recipe.mixup or recipe.cutmix):
+    if not (settings.mixup or settings.cutmix):
         return None
-    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.smoothing, num_classes=classes)
+    return Mixup(settings.mixup, settings.cutmix, label_smoothing=settings.smoothing, num_classes=classes)

@@ -15,7 +15,7 @@ from benchmark.experiment.describe import SMOKE
 from benchmark.experiment.session import Session
 from benchmark.experiment.trained import Subject, configure
 from benchmark.nets import pretrained
-from benchmark.nets.encoders import Encoder, Recipe
+from benchmark.nets.encoders import Encoder, TimmSpec
 from benchmark.report.identity import without_paths
 from benchmark.report.markdown import row
 from benchmark.report.record import Record
@@ -80,24 +80,24 @@ def export(
     session = Session.open(configure(subject, (), (), allow_imports=allow_imports), run.parent)
     encoder = session.encoder()
     pretrained.load(encoder, str(subject.weights), subject.layout)
-    recipe = encoder.recipe
+    spec = encoder.spec
     make_folder(folder)
     save_file(
         {name: value.contiguous() for name, value in encoder.net.state_dict().items()}, folder / "model.safetensors"
     )
-    if not recipe.changes:
-        (folder / "config.json").write_text(json.dumps(_config(record, recipe, license), indent=2) + "\n")
-    (folder / "README.md").write_text(_card(record, recipe, folder, license))
-    _compare(encoder, recipe, folder)
+    if not spec.changes:
+        (folder / "config.json").write_text(json.dumps(_config(record, spec, license), indent=2) + "\n")
+    (folder / "README.md").write_text(_card(record, spec, folder, license))
+    _compare(encoder, spec, folder)
     return folder
 
 
-def _config(record: Record, recipe: Recipe, license: str) -> dict[str, Any]:  # noqa: A002
+def _config(record: Record, spec: TimmSpec, license: str) -> dict[str, Any]:  # noqa: A002
     data = record["dataset"]
     return {
-        "architecture": recipe.architecture,
+        "architecture": spec.architecture,
         "num_classes": 0,
-        "model_args": {name: value for name, value in recipe.arguments.items() if name != "num_classes"},
+        "model_args": {name: value for name, value in spec.arguments.items() if name != "num_classes"},
         "pretrained_cfg": {
             "tag": f"{record['method']['name']}_{data['name']}_s{record['seed']}_{record['config']['key'][:8]}",
             "input_size": [3, data["size"], data["size"]],
@@ -112,7 +112,7 @@ def _config(record: Record, recipe: Recipe, license: str) -> dict[str, Any]:  # 
     }
 
 
-def _card(record: Record, recipe: Recipe, folder: Path, license: str) -> str:  # noqa: A002
+def _card(record: Record, spec: TimmSpec, folder: Path, license: str) -> str:  # noqa: A002
     data, encoder, budget = record["dataset"], record["encoder"], record["budget"]
     deviations = "\n".join(f"- {text}" for text in record["method"]["deviations"])
     spent = BUDGET.format(**budget, flops=record["cost"]["flops"] / 1e12) if budget else ""
@@ -128,7 +128,7 @@ def _card(record: Record, recipe: Recipe, folder: Path, license: str) -> str:  #
         seed=record["seed"],
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
-        loading="\n".join(_loading(recipe, folder.name)),
+        loading="\n".join(_loading(spec, folder.name)),
         budget=spent,
         row=row(record, []),
         smoke="\n" + SMOKE[data["name"]] + "\n" if data["name"] in SMOKE else "",
@@ -140,24 +140,24 @@ def _card(record: Record, recipe: Recipe, folder: Path, license: str) -> str:  #
     )
 
 
-def _loading(recipe: Recipe, folder: str) -> list[str]:
+def _loading(spec: TimmSpec, folder: str) -> list[str]:
     """Return the lines of Python that load the folder."""
-    if not recipe.changes:
+    if not spec.changes:
         return ["import timm", "", f'model = timm.create_model("local-dir:{folder}", pretrained=True).eval()']
-    arguments = ", ".join(f"{name}={value!r}" for name, value in recipe.arguments.items())
+    arguments = ", ".join(f"{name}={value!r}" for name, value in spec.arguments.items())
     return [
         "import timm",
         "import torch",
         "from safetensors.torch import load_file",
         "",
-        f'model = timm.create_model("{recipe.architecture}", {arguments})',
-        *recipe.changes,
+        f'model = timm.create_model("{spec.architecture}", {arguments})',
+        *spec.changes,
         f'model.load_state_dict(load_file("{folder}/model.safetensors"))',
         "model.eval()",
     ]
 
 
-def _compare(encoder: Encoder, recipe: Recipe, folder: Path) -> None:
+def _compare(encoder: Encoder, spec: TimmSpec, folder: Path) -> None:
     """Raise BenchmarkError unless what the model card's lines load gives the encoder's outputs, without this project.
 
     That happens in a process of its own, which sees neither the working directory nor the user's paths.
@@ -166,7 +166,7 @@ def _compare(encoder: Encoder, recipe: Recipe, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
         save_file({"images": images}, Path(scratch) / "images")
         lines = [
-            *_loading(recipe, str(folder.resolve())),
+            *_loading(spec, str(folder.resolve())),
             "import torch",
             "from safetensors.torch import load_file, save_file",
             f"torch.set_num_threads({torch.get_num_threads()})",

@@ -77,7 +77,7 @@ def _untrained(session: Session) -> Encoder:
     """Build the encoder with random weights, also where its configuration fetches those that others trained."""
     encoder = session.encoder()
     if encoder.statistics is not None:
-        encoder.net = create_model(encoder.recipe.architecture, **encoder.recipe.arguments)
+        encoder.net = create_model(encoder.spec.architecture, **encoder.spec.arguments)
     return encoder
 
 

@@ -232,7 +232,7 @@ def _entered(stage: Stage, trials: Path | None) -> tuple[str, Tuning | None]:
         if trials:
             raise ConfigError("experiment.is_trial: a trial does not follow from other trials; leave --trials out.")
         return "trial", {
-            "recipe": stage.recipe,
+            "recipe": stage.tuning_key,
             "factor": experiment.rate_factor,
             "trials": [],
             "flops": 0.0,
@@ -245,7 +245,7 @@ def _entered(stage: Stage, trials: Path | None) -> tuple[str, Tuning | None]:
     seen = fingerprint_without_test(stage.dataset.fingerprint)
     of_now = (record for record in load(trials) if stands(record) and files_outside(record) == stage.made_by)
     found = contests(record for record in of_now if record["dataset"]["fingerprint"] == seen)
-    contest = found.get(stage.recipe, Contest(()))
+    contest = found.get(stage.tuning_key, Contest(()))
     chosen = contest.tuning
     if chosen["factor"] != experiment.rate_factor:
         raise ConfigError(

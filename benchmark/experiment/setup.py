@@ -18,7 +18,7 @@ from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.timm_net import Timm
 from benchmark.training.budget import Budget
-from benchmark.training.optim import Recipe
+from benchmark.training.optim import OptimiserSpec
 from benchmark.views.recipes import View, ViewLimits
 
 __all__ = ["Experiment", "PixelDecoder", "Pretraining", "Timm", "evals"]  # with what gin files may name
@@ -40,7 +40,7 @@ class Pretraining:
     name: str
     method: Callable[..., Method]
     views: Callable[[ViewLimits], tuple[View, ...]]
-    optimiser: Callable[[], Recipe]
+    optimiser: Callable[[], OptimiserSpec]
     batch_size: int
     precision: Annotated[Literal["float32", "bfloat16"], Decided(native_precision)]
     compiled: bool = False

@@ -22,7 +22,7 @@ from benchmark.method import Method
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
 from benchmark.randomness import derive
-from benchmark.report.cells import PRETRAINING, major, recipe
+from benchmark.report.cells import PRETRAINING, major, tuning_key
 from benchmark.report.identity import digest
 from benchmark.storage.files import make_folder, sha256_of
 from benchmark.training import calibration
@@ -57,9 +57,9 @@ class Stage(Session):
         return self.config.key(self.dataset.fingerprint, *([] if taught is None else [digest_of(taught)]))
 
     @cached_property
-    def recipe(self) -> str:
+    def tuning_key(self) -> str:
         """What this run has in common with the trials from which its rate is chosen."""
-        return recipe(self.config.text)
+        return tuning_key(self.config.text)
 
     @cached_property
     def checkpoint_key(self) -> str:
@@ -179,7 +179,7 @@ class Stage(Session):
     @property
     def _step(self) -> str:
         """What a step's seconds depend on in the configuration: neither the rate nor the size of the budget."""
-        return self.recipe
+        return self.tuning_key
 
     @cached_property
     def steps(self) -> int:

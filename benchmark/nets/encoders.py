@@ -32,7 +32,7 @@ Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TimmSpec:
     """A timm network: its architecture, the arguments of `create_model`, and lines of Python that change `model`."""
 
     architecture: str
@@ -45,7 +45,7 @@ class Encoder(nn.Module, ABC):
 
     `n_tokens` and `patch` are None for a convolutional network, which cannot drop tokens. `stem` names the first
     layers where they depend on the image size. `statistics` are the mean and deviation of the inputs that published
-    weights expect; None where the data set's are used. `recipe` builds `net` anew in timm.
+    weights expect; None where the data set's are used. `spec` builds `net` anew in timm.
     """
 
     net: Any  # a timm module: its parts are typed as tensor or module, which no arithmetic accepts
@@ -56,7 +56,7 @@ class Encoder(nn.Module, ABC):
     patch: int | None = None
     stem: str | None = None
     statistics: Statistics | None = None
-    recipe: Recipe
+    spec: TimmSpec
 
     @abstractmethod
     def forward(
@@ -119,7 +119,7 @@ class ViT(Encoder):
             "global_pool": "token",
         }
         self.net = VisionTransformer(**shape)
-        self.recipe = Recipe("vit_base_patch16_224", shape)
+        self.spec = TimmSpec("vit_base_patch16_224", shape)
         self.name, self.image_size = f"{name}_patch{patch}", image_size
         self.width, self.patch, self.n_tokens = width, patch, (image_size // patch) ** 2
         xavier_(self.net)
@@ -205,7 +205,7 @@ class ResNet(Encoder):
             self.net.maxpool = nn.Identity()
             self.stem = "3x3"
             changes.append("model.maxpool = torch.nn.Identity()")
-        self.recipe = Recipe(name, {"num_classes": 0}, tuple(changes))
+        self.spec = TimmSpec(name, {"num_classes": 0}, tuple(changes))
         self.name, self.image_size, self.width = f"{name}_stem{self.stem}", image_size, self.net.num_features
 
     def forward(

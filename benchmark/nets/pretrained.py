@@ -268,7 +268,7 @@ def _advice(encoder: Encoder, file: str, contents: Mapping[str, Any], layout: st
     elif isinstance(net, ResNet) and all(problem.startswith("conv1.") for problem in found.misshapen):
         return (
             f"Its first convolution is not the one for images of {encoder.image_size} px. To keep the network as it "
-            f"was trained: --set experiment.encoder=@Timm --set Timm.name={encoder.recipe.architecture}"
+            f"was trained: --set experiment.encoder=@Timm --set Timm.name={encoder.spec.architecture}"
         )
     return (
         "Build the encoder with the architecture, patch and image size that the weights were trained with"

@@ -8,7 +8,7 @@ from timm.models import create_model, get_pretrained_cfg, is_model, list_models
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError, MissingError, suggest
-from benchmark.nets.encoders import Encoder, Features, Recipe
+from benchmark.nets.encoders import Encoder, Features, TimmSpec
 
 
 @gin.register
@@ -45,7 +45,7 @@ class Timm(Encoder):
                 f"{problem} Choose another network or image size.{fitting}"
             ) from problem
         self.name, self.image_size = name, image_size
-        self.recipe = Recipe(name.partition(".")[0], arguments)  # a tag names weights
+        self.spec = TimmSpec(name.partition(".")[0], arguments)  # a tag names weights
         if pretrained:
             self.statistics = self.net.pretrained_cfg["mean"], self.net.pretrained_cfg["std"]
 

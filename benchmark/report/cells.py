@@ -172,11 +172,11 @@ def tuning_of(record: Record) -> Tuning | None:
     tuning = record["tuning"]
     if tuning is None or record["schema"] > 1:
         return tuning
-    return {**tuning, "recipe": recipe(record["config"]["text"])}
+    return {**tuning, "recipe": tuning_key(record["config"]["text"])}
 
 
 @cache
-def recipe(text: str) -> str:
+def tuning_key(text: str) -> str:
     """Return what a configuration has in common with the trials from which its rate is chosen."""
     return digest(canonical(text).part_without(NOT_OF_A_RECIPE))
 

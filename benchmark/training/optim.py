@@ -12,7 +12,7 @@ from benchmark.method import ParamGroup
 from benchmark.nets.schedules import half_cosine
 
 
-class Recipe(Protocol):
+class OptimiserSpec(Protocol):
     """What a configuration chooses to train by: settings that become an optimiser once the parameters exist."""
 
     def build(self, groups: Sequence[ParamGroup], batch_size: int) -> "Optimiser":
