@@ -1,4 +1,27 @@
-"""Self-supervised vision methods, pretrained under one compute budget and scored by one evaluation harness."""
+"""Self-supervised vision methods, pretrained under one compute budget and scored by one evaluation harness.
+
+Read in this order: `method.py` (what a method is), `baselines/simclr.py` (one of them), `training/budget.py` (what a
+run may spend), `training/loop.py` (the run), `evals/harness.py` (how an encoder is scored), `experiment/run.py` (from
+seed to record), `report/record.py` (the record), `report/leaderboard.py` (what the tables claim).
+
+The modules here are the commands, `python -m benchmark.NAME` (run, suite, evaluate, tables, results, list, export,
+figures, speed), and what the author of a method imports (method, losses, annotations, randomness, errors). All else has
+a room. Imports run downward in this list, never up:
+
+    boards/      many runs: what a suite plans, how its runs are started, what `list` finds
+    plots/       figures of a run
+    timing/      how fast it is: the measurements of `speed`
+    experiment/  one run from seed to record: data and encoder, stages, teacher, floors, evaluation, record
+    training/    the loop, budget, FLOP count, calibration, optimisers and learning rates
+    evals/       the harness and its evaluations: kNN, linear probes, fine-tuning, retrieval
+    nets/        encoders, heads, momentum copy, queue, masks, decoder, layouts of others' weights
+    data/        images from a source, decoded or streamed, hold-out and subsets of labels
+    views/       crops, colour, RandAugment: the views of an image
+    config/      gin files: parsed, looked up, checked, resolved to one canonical text
+    report/      records, and tables from them: identity, versions and staleness, statistics, audit
+    storage/     files written at once and whole, locks, checkpoints, digests
+    runtime/     lines of progress, and copies to the device
+"""
 
 __version__ = "0.1.0"
 PRETRAINING_VERSION = "1.0"

@@ -18,9 +18,9 @@ def parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 done, 1 failed, 2 configuration or weights refused, 3 data or package missing, 130 "
         "stopped by a signal. The record is of the division 'open'.",
     )
-    subject = made.add_mutually_exclusive_group()
-    subject.add_argument("--run", type=Path, metavar="DIR", help="the folder of a finished run: its data and encoder")
-    subject.add_argument("--weights", type=Path, metavar="FILE", help="weights for the encoder that gin files build")
+    trained = made.add_mutually_exclusive_group()
+    trained.add_argument("--run", type=Path, metavar="DIR", help="the folder of a finished run: its data and encoder")
+    trained.add_argument("--weights", type=Path, metavar="FILE", help="weights for the encoder that gin files build")
     made.add_argument("--layout", help="how the weights are laid out; a wrong name lists all (timm)")
     made.add_argument("--name", help="what tables call it (the run's method, the file, or the encoder)")
     made.add_argument(
@@ -56,18 +56,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluate(given: argparse.Namespace) -> int:
     """Do what the arguments ask for; torch is imported after the files are read, so that refusals are quick."""
-    from benchmark.experiment.trained import Subject, configure
+    from benchmark.experiment.trained import TrainedEncoder, configure
 
     if given.run:
-        subject = Subject.of_run(given.run, given.name)
+        trained = TrainedEncoder.of_run(given.run, given.name)
     else:
-        subject = Subject(given.name, given.weights, given.layout or "timm")
+        trained = TrainedEncoder(given.name, given.weights, given.layout or "timm")
     with progress.doing("reading the configuration"):
-        config = configure(subject, given.gin, given.set, allow_imports=given.allow_imports)
+        config = configure(trained, given.gin, given.set, allow_imports=given.allow_imports)
         from benchmark.experiment import evaluate
     for note in config.notes:
         print(f"note: {note}")
-    evaluate.examine(config, subject, out=given.out, publish=given.publish)
+    evaluate.evaluate(config, trained, out=given.out, publish=given.publish)
     return 0
 
 

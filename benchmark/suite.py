@@ -58,10 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     suite = planner.located(locate(given.gin, Path()).parent, allow_imports=given.allow_imports)
     if given.seeds:
         suite = suite.of_seeds(given.seeds)
-    whole = launcher.Board(Path(given.gin).stem, [], given.out, given.results)
+    whole = launcher.Launcher(Path(given.gin).stem, [], given.out, given.results)
     whole.known = frozenset(record["id"] for record in whole.records())
 
-    def planned() -> launcher.Board:
+    def planned() -> launcher.Launcher:
         return whole.planned(suite, tuned=given.tune).selected(given.only or "*")
 
     chosen = planned()

@@ -18,9 +18,9 @@ from benchmark.report import provenance, published
 from benchmark.report.cells import load
 from benchmark.report.code import changed
 from benchmark.report.formats import FORMATS
-from benchmark.report.insertion import inserted, marks
 from benchmark.report.markdown import render, summary
 from benchmark.report.provenance import Bound, GinFile
+from benchmark.report.text import inserted, marks
 
 PLACE = ("board", "python -m benchmark.tables")
 

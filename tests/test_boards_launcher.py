@@ -15,7 +15,7 @@ from report_records import make, trial
 from tiny import SMALL
 
 from benchmark.boards.inventory import take
-from benchmark.boards.launcher import Board
+from benchmark.boards.launcher import Launcher
 from benchmark.boards.plan import Suite
 from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
@@ -192,7 +192,7 @@ def test_a_tuned_board_chooses_rates_first(
     Runs are made in this process by the commands of the plan; another rate, and a trial on top of trials, is refused.
     """
     plan = suite(methods=("simclr",), seeds=(0,), settings=(*SETTINGS[:-2], "Budget.amount=1024"), chosen_by="@KNN")
-    board = Board("small", [], tmp_path / "runs", tmp_path / "results").planned(plan, tuned=True)
+    board = Launcher("small", [], tmp_path / "runs", tmp_path / "results").planned(plan, tuned=True)
     assert [run.label.rpartition("/")[2] for run in board.runs] == [
         f"rate_factor = {factor}" for factor in (0.25, 0.5, 1.0, 2.0, 4.0)
     ]
@@ -241,7 +241,7 @@ def test_trials_choose_while_their_code_is_the_same(tmp_path: Path, monkeypatch:
     trials of a suite that chooses by another evaluation are others."""
     own = {"methods": ("simclr",), "seeds": (0,), "settings": SETTINGS[:-1]}
     plan = suite(**own, chosen_by="@KNN")
-    board = Board("small", [], tmp_path / "runs", tmp_path / "results")
+    board = Launcher("small", [], tmp_path / "runs", tmp_path / "results")
     for run, each in zip(plan.trials(), FACTORS, strict=True):
         write(trial(each, 0.5, config__text=run.config.text), board.folder)
     monkeypatch.setattr("benchmark.experiment.run.changed", lambda record: ())
@@ -272,7 +272,7 @@ def test_what_stands_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("done", [{"status": "failed", "metrics": {}}, {}]),
     ]
     plan = suite(methods=("simclr",), seeds=tuple(range(len(ways))), chosen_by="@KNN")
-    board = Board("small", [], tmp_path / "runs", tmp_path / "results").planned(plan, tuned=False)
+    board = Launcher("small", [], tmp_path / "runs", tmp_path / "results").planned(plan, tuned=False)
     for run, (_, records) in zip(board.runs, ways, strict=True):
         for day, changes in enumerate(records, 1):
             write(make(config__text=run.config.text, created_utc=f"2026-01-0{day}T00:00:00Z", **changes), board.folder)
@@ -287,7 +287,9 @@ def test_a_finished_run_of_other_code_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Oracle: what the first run left, byte for byte, beside its successor, which is gone on with after a stop."""
-    board = Board("small", list(suite(methods=("simclr",), seeds=(0,)).runs()), tmp_path / "runs", tmp_path / "results")
+    board = Launcher(
+        "small", list(suite(methods=("simclr",), seeds=(0,)).runs()), tmp_path / "runs", tmp_path / "results"
+    )
     command = board.runs[0].command(board.out, board.folder)[3:]
     assert run_one(command) == 0
     (folder,) = board.out.glob("simclr-*")
@@ -354,7 +356,7 @@ def test_a_missed_budget_is_tried_again_by_the_next_command(
     monkeypatch.setattr("benchmark.report.code._pretraining", lambda root: "2.0")
     assert main([*arguments, "--dry-run"]) == 0
     assert "stale    digits_vit_micro/simclr/seed 0\n" in capfd.readouterr().out
-    monkeypatch.setattr(Board, "carry_out", lambda self, deadline: ([], []))
+    monkeypatch.setattr(Launcher, "carry_out", lambda self, deadline: ([], []))
     assert main(arguments) == 0
     assert "stale (pretraining 1.0, now 2.0)" in capfd.readouterr().out
 
@@ -419,7 +421,7 @@ def test_an_examination_of_another_encoder_is_refused(tmp_path: Path, monkeypatc
     """Oracle: the message, where a macro gives the runs patches that the protocol's file does not have."""
     monkeypatch.setattr("benchmark.experiment.run.changed", lambda record: ())
     plan = suite(methods=("simclr",), seeds=(0,), settings=("PATCH = 2",), examined_by="frozen", examined_seeds=(0,))
-    board = Board("small", [], tmp_path / "runs", tmp_path / "results")
+    board = Launcher("small", [], tmp_path / "runs", tmp_path / "results")
     (run,) = board.planned(plan, tuned=False).runs
     write(make(config__text=run.config.text), board.folder)
     with pytest.raises(ConfigError, match=r"seed 0 has another encoder than gin/protocol/digits_vit_micro\.gin"):
@@ -487,7 +489,7 @@ def test_what_another_process_failed_at_is_not_tried_again(tmp_path: Path, monke
     """Oracle: a record that came after the command was given, of a run that is missing nevertheless: nothing starts."""
     monkeypatch.setattr("benchmark.boards.launcher.changed", lambda record: {})
     monkeypatch.setattr("benchmark.experiment.run.changed", lambda record: {})
-    board = Board("b", list(suite(methods=("simclr",), seeds=(0,)).runs()), tmp_path / "runs", tmp_path)
+    board = Launcher("b", list(suite(methods=("simclr",), seeds=(0,)).runs()), tmp_path / "runs", tmp_path)
     missed = make(status="budget_miss", config__text=board.runs[0].config.text)
     write(missed, board.folder)
     started = []
@@ -506,7 +508,7 @@ def test_what_another_process_failed_at_is_not_tried_again(tmp_path: Path, monke
     assert len(started) == 1
     board.known = frozenset()
     done = make(config__text=board.runs[0].config.text)
-    monkeypatch.setattr(Board, "missing", lambda self: write(done, self.folder) and self.runs)
+    monkeypatch.setattr(Launcher, "missing", lambda self: write(done, self.folder) and self.runs)
     assert board.carry_out(None) == ([], [])
     assert len(started) == 1
 
@@ -521,7 +523,7 @@ def test_a_run_that_is_stopped_stops_the_board(tmp_path: Path, monkeypatch: pyte
             "benchmark.boards.launcher.subprocess", SimpleNamespace(Popen=popen, TimeoutExpired=TimeoutError)
         )
         with pytest.raises(KeyboardInterrupt):
-            Board("small", list(suite().runs()), tmp_path / "runs", tmp_path / "results").carry_out(None)
+            Launcher("small", list(suite().runs()), tmp_path / "runs", tmp_path / "results").carry_out(None)
         assert started == [0]
 
 
@@ -532,7 +534,7 @@ def test_waiting_ends_at_the_time_limit(
     arguments = written()
     (run,) = suite(methods=("simclr",), seeds=(0,)).runs()
     begin = time.monotonic()
-    with Board("small", [], tmp_path / "runs", tmp_path / "results")._lock(run):
+    with Launcher("small", [], tmp_path / "runs", tmp_path / "results")._lock(run):
         assert main([*arguments, "--time-limit", "1"]) == 75
     assert time.monotonic() - begin < 50
     printed = capfd.readouterr()
@@ -561,7 +563,9 @@ def test_estimate_is_what_budgets_cost(tmp_path: Path) -> None:
     """Oracle: by hand, from images and seconds of records that are none of the plan's; each spent 1e9 FLOPs, and a
     floor nothing. Of a ladder the smallest rung was measured: 1 s and 2 s of 6 images, of 96 the whole."""
     for place, (changes, measured, expected) in enumerate(ESTIMATES):
-        board = Board("b", [], tmp_path, tmp_path / str(place)).planned(suite(**changes), tuned="chosen_by" in changes)
+        board = Launcher("b", [], tmp_path, tmp_path / str(place)).planned(
+            suite(**changes), tuned="chosen_by" in changes
+        )
         for seed, (method, images, seconds) in enumerate(measured):
             cost = {"cost__images": images, "cost__train_seconds": seconds, "cost__flops": 1e9}
             write(make(method__name=method, seed=seed, **cost), board.folder)

@@ -13,7 +13,7 @@ from tiny import SMALL, command
 
 from benchmark.config import load as configuration
 from benchmark.experiment.session import Session
-from benchmark.experiment.trained import Subject, configure
+from benchmark.experiment.trained import TrainedEncoder, configure
 from benchmark.export import main
 from benchmark.nets.encoders import Encoder
 from benchmark.report.markdown import row
@@ -42,8 +42,8 @@ def run(request: pytest.FixtureRequest, out: Path) -> Path:
 
 
 def encoder_of(run: Path) -> Encoder:
-    subject = Subject.of_run(run)
-    encoder = Session.open(configure(subject, (), (), allow_imports=False), run.parent).encoder()
+    trained = TrainedEncoder.of_run(run)
+    encoder = Session.open(configure(trained, (), (), allow_imports=False), run.parent).encoder()
     encoder.net.load_state_dict(load_file(run / "encoder.safetensors"))
     return encoder.eval()
 
@@ -70,7 +70,7 @@ def test_a_stranger_gets_the_same_outputs(run: Path, tmp_path: Path) -> None:
         expected = encoder_of(run)(images).pooled
     assert torch.equal(load_file(tmp_path / "outputs")["outputs"], expected)
 
-    record = Subject.of_run(run).run
+    record = TrainedEncoder.of_run(run).run
     assert record is not None
     assert "license: cc-by-4.0\n" in card
     assert row(record, []) in card

@@ -23,7 +23,7 @@ from benchmark.method import Draws, Step, Views
 from benchmark.runtime.transfer import packed, send
 from benchmark.speed import main
 from benchmark.timing import facts, gpu
-from benchmark.timing.gpu import Plan, Subject
+from benchmark.timing.gpu import Plan, Workload
 from benchmark.timing.training import Turn
 from benchmark.training import energy
 from benchmark.training.budget import Budget
@@ -34,7 +34,7 @@ from benchmark.views.randaugment import OPERATIONS, rand_augment
 from benchmark.views.recipes import ViewLimits, blur_solarize
 
 CPU, CUDA, META = (torch.device(name) for name in ("cpu", "cuda", "meta"))
-METHODS = {subject.name: subject for subject in Plan(CUDA).methods}
+METHODS = {workload.name: workload for workload in Plan(CUDA).methods}
 ON_CPU = [name for name in METHODS if "(ViT)" in name or name == "moco (ResNet)"]
 TINY = ("ViT.width=32", "ViT.depth=1", "ViT.heads=2", "Pretraining.batch_size=32")
 
@@ -86,8 +86,8 @@ def test_runs_on_a_gpu_repeat_and_resume(place: int, plan: Plan, tmp_path: Path)
 )
 def test_compiled_on_a_gpu_equals_eager(files: tuple[str, ...], settings: tuple[str, ...], tmp_path: Path) -> None:
     """Oracle: the eager step."""
-    subject = Subject("", files, (*settings, "Pretraining.precision=float32"))
-    runs = [subject.stage(CUDA, tmp_path, f"Pretraining.compiled={compiled}").scratch(0) for compiled in (False, True)]
+    workload = Workload("", files, (*settings, "Pretraining.precision=float32"))
+    runs = [workload.stage(CUDA, tmp_path, f"Pretraining.compiled={compiled}").scratch(0) for compiled in (False, True)]
     held, figure = facts.compiles(*runs)
     assert held, figure
 
@@ -138,14 +138,14 @@ def test_tensors_arrive_on_a_gpu(pinned: bool) -> None:
 
 
 def tiny_plan() -> Plan:
-    refusing = Subject("mae", ("gin/mae.gin", "gin/protocol/digits_resnet18.gin"), TINY[-1:])  # refuses its encoder
+    refusing = Workload("mae", ("gin/mae.gin", "gin/protocol/digits_resnet18.gin"), TINY[-1:])  # refuses its encoder
     return Plan(
         CPU,
-        methods=(Subject("simclr", ("gin/simclr.gin",), TINY), refusing),
-        repeated=(Subject("mae", ("gin/mae.gin",), TINY),),
-        taught=Subject("mimco", ("gin/mimco.gin",), TINY),
+        methods=(Workload("simclr", ("gin/simclr.gin",), TINY), refusing),
+        repeated=(Workload("mae", ("gin/mae.gin",), TINY),),
+        taught=Workload("mimco", ("gin/mimco.gin",), TINY),
         seconds=0.2,
-        timed=(Subject("simclr", ("gin/simclr.gin",), TINY),),
+        timed=(Workload("simclr", ("gin/simclr.gin",), TINY),),
         turn=Turn(steps=1, raced=1, repeats=1, side=64, images=1),
     )
 

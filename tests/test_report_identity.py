@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.boards.launcher import Board
+from benchmark.boards.launcher import Launcher
 from benchmark.boards.plan import Suite
 from benchmark.config import load as configuration
 from benchmark.config import registry
@@ -51,9 +51,8 @@ def test_a_text_says_what_counts() -> None:
     assert digest(canonical(TEXT.replace("seed = 3", "seed = 4")).identity, "data") == own
     assert digest(canonical(TEXT.replace("width = 64", "width = 65")).identity, "data") != own
     assert digest(text.identity, "other data") != own
-    assert tuning_key(TEXT) == tuning_key(
-        TEXT.replace("KNN.k = 3", "KNN.k = 4").replace("factor = 2.0", "factor = 4.0")
-    )
+    same = TEXT.replace("KNN.k = 3", "KNN.k = 4").replace("factor = 2.0", "factor = 4.0")
+    assert tuning_key(TEXT) == tuning_key(same)
     assert tuning_key(TEXT) != tuning_key(TEXT.replace("width = 64", "width = 65"))
 
 
@@ -103,7 +102,7 @@ def test_a_new_option_disturbs_no_board(name: str, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(registry, "parameters", more)
     monkeypatch.setattr("benchmark.boards.plan._build", lambda *arguments: None)  # which the suite's own test does
     suite: Suite = configuration.build(configuration.load([f"gin/suites/{name}.gin"], root="suite", defaults={}))
-    board = Board(name, [], tmp_path, ROOT / "results").planned(suite, tuned=True)
+    board = Launcher(name, [], tmp_path, ROOT / "results").planned(suite, tuned=True)
     assert "KNN.option = 7" in board.runs[-1].config.text
     assert set(board.states()) == {"done"}
     assert len(board.runs) > 60

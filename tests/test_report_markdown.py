@@ -9,9 +9,9 @@ from report_records import floor, make, metrics, run
 
 from benchmark.report.code import changed
 from benchmark.report.identity import DEFAULTS, PLACES
-from benchmark.report.insertion import marks
 from benchmark.report.markdown import render, row, summary
 from benchmark.report.record import Record, write
+from benchmark.report.text import marks
 from benchmark.tables import main
 
 FLOORS = [floor(0, 0.3), floor(1, 0.32)]

@@ -11,7 +11,7 @@ from benchmark.errors import CheckError, ConfigError
 from benchmark.experiment.environment import native_precision
 from benchmark.experiment.stage import Stage
 from benchmark.report import cells
-from benchmark.report.insertion import marks
+from benchmark.report.text import marks
 from benchmark.speed import main
 from benchmark.timing import costs, evaluation, inputs, masking, training, workloads
 from benchmark.timing.evaluation import Size, bank, ours_knn, published_knn

@@ -36,7 +36,7 @@ State = Literal["done", "missing", "stale", "missed", "failed"]
 
 
 @dataclass
-class Board:
+class Launcher:
     """The runs of a suite, and the folders of their state and of their records.
 
     `known` are the ids of the records that the board had when the command was given.
@@ -73,7 +73,7 @@ class Board:
         """Return the runs that are to be made, for the first time or again."""
         return [run for run, state in zip(self.runs, self.states(), strict=True) if state != "done"]
 
-    def planned(self, suite: Suite, *, tuned: bool) -> "Board":
+    def planned(self, suite: Suite, *, tuned: bool) -> "Launcher":
         """Return the board with the runs of a suite, and with what follows from those that are done.
 
         In the division `tuned` these are the trials and what follows from them.
@@ -82,7 +82,7 @@ class Board:
         runs = [*suite.trials(), *suite.tuned(standing)] if tuned else list(suite.runs())
         return replace(self, runs=[*runs, *suite.evaluations(runs, standing)])
 
-    def selected(self, pattern: str) -> "Board":
+    def selected(self, pattern: str) -> "Launcher":
         """Return the board with the runs whose label has a part that matches the pattern."""
         kept = [run for run in self.runs if fnmatch.fnmatch(run.label, f"*{pattern}*")]
         if not kept:

@@ -23,7 +23,7 @@ from benchmark.config.parse import Import, locate, read, shipped_folder, value_o
 from benchmark.errors import ConfigError
 from benchmark.experiment.setup import Experiment
 from benchmark.experiment.stage import Stage
-from benchmark.experiment.trained import Subject, configure
+from benchmark.experiment.trained import TrainedEncoder, configure
 from benchmark.report.cells import by_age, files_outside
 from benchmark.report.code import HERE, classes
 from benchmark.report.identity import SEED, canonical, digest
@@ -180,12 +180,12 @@ class Suite:
 
     def _evaluation(self, run: "Planned", record: Record) -> "PlannedEvaluation":
         files = (_file(run.entry.protocol, "protocol"), self.preset)
-        subject = Subject(run=record)
-        text = configure(subject, files, (), allow_imports=self.allow_imports).text
+        trained = TrainedEncoder(run=record)
+        text = configure(trained, files, (), allow_imports=self.allow_imports).text
         bound = {line.partition(" = ")[0] for line in text.splitlines()} - {"experiment.evaluations"}
         own = (*self.settings, *run.entry.point)
         settings = tuple(setting for setting in own if setting.partition("=")[0].strip() in bound)
-        config = configure(subject, files, settings, allow_imports=self.allow_imports)
+        config = configure(trained, files, settings, allow_imports=self.allow_imports)
         for part in ("data", "encoder"):
             root = [f"experiment.{part}"]
             if config.canonical.part(root) != run.config.canonical.part(root):

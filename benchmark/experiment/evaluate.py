@@ -9,7 +9,7 @@ from benchmark.errors import ConfigError
 from benchmark.evals import harness
 from benchmark.experiment import describe, floors
 from benchmark.experiment.session import Session
-from benchmark.experiment.trained import Subject
+from benchmark.experiment.trained import TrainedEncoder
 from benchmark.nets import pretrained
 from benchmark.report.cells import FIRST_VERSION, PRETRAINING, files_outside, key_of, versions_of
 from benchmark.report.identity import canonical, digest, references
@@ -21,7 +21,7 @@ from benchmark.training.budget import Ledger
 OF_TRAINING = ("status", "budget", "training", "teacher")  # what a record of evaluation takes from that of its run
 
 
-def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None = None) -> Record:
+def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Path | None = None) -> Record:
     """Evaluate, record in the division `open`, print the row beside its floors, and return the record.
 
     What can be refused is refused before an image is decoded.
@@ -32,8 +32,8 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
         raise ConfigError("experiment.evaluations is empty: name what to evaluate, for instance (@KNN, @Linear).")
     with progress.doing("building the encoder"):  # timm may fetch its weights
         encoder = session.encoder()
-    if subject.weights:
-        pretrained.load(encoder, str(subject.weights), subject.layout)
+    if trained.weights:
+        pretrained.load(encoder, str(trained.weights), trained.layout)
     folder = out / "evaluations"
     # equal weights are not equal features: an encoder may split them into another number of heads
     built = digest(config.canonical.part(["experiment.encoder"]))[:16]
@@ -41,10 +41,10 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
         if place:
             make_folder(place)
     encoder.to(session.device)
-    below = floors.measure(session)  # first, since random weights take as long as those of the subject
+    below = floors.measure(session)  # first, since random weights take as long as those of the encoder
     if below:
         print(f"about {progress.duration(below[0]['cost']['evaluation_seconds'])} of evaluation")
-    name = subject.title(encoder.name)
+    name = trained.title(encoder.name)
     begin = time.perf_counter()
     with progress.doing(f"evaluating {name}"):
         results = harness.evaluate_encoder(
@@ -53,15 +53,15 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
             session.evaluations,
             session.device,
             limits=session.experiment.limits(),
-            statistics=pretrained.statistics(subject.layout) if subject.weights else encoder.statistics,
+            statistics=pretrained.statistics(trained.layout) if trained.weights else encoder.statistics,
             cache=out / "features" / built,
             folder=folder / built,
-            diverged=subject.run is not None and subject.run["status"] == "diverged",
+            diverged=trained.run is not None and trained.run["status"] == "diverged",
         )
     seconds = time.perf_counter() - begin
-    weights = describe.weights(subject.weights) if subject.weights else None
-    run = subject.run
-    trained: dict[str, Any] = {name: value for name, value in run.items() if name in OF_TRAINING} if run else {}
+    weights = describe.weights(trained.weights) if trained.weights else None
+    run = trained.run
+    of_training: dict[str, Any] = {name: value for name, value in run.items() if name in OF_TRAINING} if run else {}
     outside = files_outside(run) if run else None
     origin = key_of(run) if run else weights["sha256"] if weights else ""  # seeds of a run share a line
     key = config.key(session.dataset.fingerprint, origin)
@@ -78,7 +78,7 @@ def examine(config: Config, subject: Subject, *, out: Path, publish: Path | None
         predictions=results.save(folder / f"{key[:16]}-s{session.experiment.seed}.safetensors"),
         floors=[floor["id"] for floor in below],
         checkpoint=weights,
-        **trained,
+        **of_training,
     )
     return describe.conclude(record, below, folder, publish)
 

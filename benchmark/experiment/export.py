@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.experiment.describe import SMOKE
 from benchmark.experiment.session import Session
-from benchmark.experiment.trained import Subject, configure
+from benchmark.experiment.trained import TrainedEncoder, configure
 from benchmark.nets import pretrained
 from benchmark.nets.encoders import Encoder, TimmSpec
 from benchmark.report.identity import without_paths
@@ -71,15 +71,15 @@ def export(
     Raises ConfigError for a run that is not finished or a folder that holds something, BenchmarkError if the copy
     differs.
     """
-    subject = Subject.of_run(run)
-    record = subject.run
+    trained = TrainedEncoder.of_run(run)
+    record = trained.run
     assert record is not None
-    assert subject.weights is not None
+    assert trained.weights is not None
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty. Give --to a folder that does not exist yet.")
-    session = Session.open(configure(subject, (), (), allow_imports=allow_imports), run.parent)
+    session = Session.open(configure(trained, (), (), allow_imports=allow_imports), run.parent)
     encoder = session.encoder()
-    pretrained.load(encoder, str(subject.weights), subject.layout)
+    pretrained.load(encoder, str(trained.weights), trained.layout)
     spec = encoder.spec
     make_folder(folder)
     save_file(

@@ -16,7 +16,7 @@ NO_PRETRAINING = ("experiment.pretraining = None", "experiment.budget = None", "
 
 
 @dataclass(frozen=True)
-class Subject:
+class TrainedEncoder:
     """Whose encoder is evaluated: its name in tables, its weights, how they are laid out, and the run they are of.
 
     Without weights the encoder is as its configuration builds it, for instance with the weights that timm fetches.
@@ -64,7 +64,7 @@ class Subject:
         return self.name or (f"{self.layout}: {self.weights.stem}" if self.weights else encoder)
 
 
-def configure(subject: Subject, files: Sequence[str], settings: Sequence[str], *, allow_imports: bool) -> Config:
+def configure(trained: TrainedEncoder, files: Sequence[str], settings: Sequence[str], *, allow_imports: bool) -> Config:
     """Return the configuration of the evaluation: that of the run, or of the files, without any pretraining."""
-    stored = subject.run["config"]["text"] if subject.run else ""
+    stored = trained.run["config"]["text"] if trained.run else ""
     return configuration.load(files, (*NO_PRETRAINING, *settings), allow_imports=allow_imports, stored=stored)

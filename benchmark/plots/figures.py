@@ -49,14 +49,14 @@ def draw(run: Path, folder: Path, *, allow_imports: bool = False) -> Iterator[st
         raise ConfigError(f"{folder} is not empty. Give --to a folder that does not exist yet.")
     scene = Scene.of(run, allow_imports)
     make_folder(folder)
-    for subject, figures_of in FIGURES.items():
+    for name, figures_of in FIGURES.items():
         try:
             for name, figure in figures_of(scene).items():
                 path = folder / f"{name}.png"
                 figure.savefig(path, dpi=DOTS, bbox_inches="tight", pad_inches=0.15)
                 yield str(path)
         except LeftOut as reason:
-            yield f"{subject} left out: {reason}"
+            yield f"{name} left out: {reason}"
 
 
 def tsne(scene: Scene) -> dict[str, Figure]:

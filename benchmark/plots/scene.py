@@ -14,7 +14,7 @@ from benchmark.evals import harness
 from benchmark.evals.features import Bank
 from benchmark.evals.knn import KNN
 from benchmark.experiment.stage import Stage
-from benchmark.experiment.trained import Subject
+from benchmark.experiment.trained import TrainedEncoder
 from benchmark.method import Method
 from benchmark.nets import pretrained
 from benchmark.nets.encoders import Encoder
@@ -42,15 +42,15 @@ class Scene:
     @classmethod
     def of(cls, run: Path, allow_imports: bool) -> "Scene":
         """Rebuild the run in a folder."""
-        subject = Subject.of_run(run)
-        record = subject.run
+        trained = TrainedEncoder.of_run(run)
+        record = trained.run
         assert record is not None
         if record["status"] == "diverged":
             raise ConfigError(f"The run in {run} diverged: its weights show nothing. Draw another run.")
         config = configuration.load((), (), allow_imports=allow_imports, stored=record["config"]["text"])
         stage = Stage.open(config, run.parent)
         encoder = stage.encoder()
-        pretrained.load(encoder, str(subject.weights), subject.layout)
+        pretrained.load(encoder, str(trained.weights), trained.layout)
         return cls(run, record, stage, encoder.to(stage.device).eval())
 
     @cached_property

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from benchmark.report import published
-from benchmark.report.block import Block
 from benchmark.report.leaderboard import Section
 from benchmark.report.published import Result
 from benchmark.report.scaling import ladders
+from benchmark.report.text import Block
 from benchmark.report.time_to_target import targets
 from benchmark.report.tuning import trials
 

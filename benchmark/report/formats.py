@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from benchmark.report.block import Block
 from benchmark.report.contents import contents
 from benchmark.report.leaderboard import Changed, Column, Section, Value, sections, unchanged
 from benchmark.report.markdown import costs, notes, printable, rank, rate, title
 from benchmark.report.published import Result, select
 from benchmark.report.record import Record
-from benchmark.report.text import flops_unit, spread
+from benchmark.report.text import Block, flops_unit, spread
 
 LATEX = {  # what LaTeX would read as a command
     "\\": r"\textbackslash{}",

@@ -10,7 +10,6 @@ from itertools import groupby, product
 
 from tabulate import tabulate
 
-from benchmark.report.block import Block, markdown
 from benchmark.report.cells import Setting, hardware
 from benchmark.report.contents import contents
 from benchmark.report.leaderboard import (
@@ -28,7 +27,7 @@ from benchmark.report.leaderboard import (
 from benchmark.report.overall import standings
 from benchmark.report.published import Result
 from benchmark.report.record import Record
-from benchmark.report.text import TERA, amount, flops_unit, percent, spread
+from benchmark.report.text import TERA, Block, amount, flops_unit, markdown, percent, spread
 
 ESCAPED = {ord(character): f"\\{character}" for character in "\\`*_[]|~$"} | {
     ord("&"): "&amp;",

@@ -11,8 +11,8 @@ from itertools import takewhile
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError
-from benchmark.report.block import Block
 from benchmark.report.leaderboard import Section
+from benchmark.report.text import Block
 
 FILE = "published.csv"
 PROTOCOLS: Mapping[str, str | None] = {  # of a published result: the evaluation of a record that comes nearest

@@ -6,11 +6,10 @@ Each value is of a run whose schedule ends at its budget; the accuracy in the mi
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from benchmark.report.block import Block
 from benchmark.report.cells import Setting
 from benchmark.report.leaderboard import Line, Section
 from benchmark.report.statistics import Summary
-from benchmark.report.text import amount, spread
+from benchmark.report.text import Block, amount, spread
 
 BUDGETS = ("Budget.", "experiment.budget_share")  # bindings that say how much is spent
 RUNGS = 3  # budgets from which on a method has a line

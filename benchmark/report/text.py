@@ -1,7 +1,9 @@
-"""Numbers as tables print them."""
+"""What pages are made of: numbers as tables print them, tables, and places in pages that people write."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
+from benchmark.errors import ConfigError
 from benchmark.report.cells import Setting
 from benchmark.report.statistics import Summary
 
@@ -38,3 +40,35 @@ def spread(summary: Summary) -> str:
     if summary.half_width is None:
         return f"{percent(summary.mean)} (1 seed)"
     return f"{percent(summary.mean)} ± {percent(summary.half_width)}"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Title, a paragraph that says how to read it, and a table; `alignment` has "l" or "r" for each column."""
+
+    title: str
+    caption: str
+    alignment: str
+    headings: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+
+def markdown(headings: Sequence[str], alignment: str, lines: Iterable[Sequence[str]]) -> str:
+    """Return a table of cells that are Markdown already; `alignment` has "l" or "r" for each column."""
+    ruler = [{"l": ":--", "r": "--:"}[side] for side in alignment]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ruler, *lines])
+
+
+def marks(name: str, command: str) -> tuple[str, str]:
+    """Return the lines before and after what a command writes."""
+    return f"<!-- {name}: written by {command} -->", f"<!-- end of {name} -->"
+
+
+def inserted(page: str, name: str, command: str, text: str) -> str:
+    """Return the page with the text between its marks. Raises ConfigError for a page without them."""
+    begin, end = marks(name, command)
+    before, opened, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not opened or not closed:
+        raise ConfigError(f"The page has no place for the {name}: expected the lines {begin} and {end}.")
+    return f"{before}{opened}\n{text}\n{closed}{after}"

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from benchmark.report.block import Block
 from benchmark.report.fields import Metrics
 from benchmark.report.leaderboard import Column, Line, Section, result
-from benchmark.report.text import percent
+from benchmark.report.text import Block, percent
 
 SHARE = 0.95  # of the best final accuracy
 CAPTION = """\

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from benchmark.errors import BenchmarkError
-from benchmark.report.block import Block
 from benchmark.report.cells import by_age, files_outside, hardware, majors, tuning_of
 from benchmark.report.fields import Tuning
 from benchmark.report.leaderboard import Section, columns_of
 from benchmark.report.record import Record
-from benchmark.report.text import flops_unit, percent
+from benchmark.report.text import Block, flops_unit, percent
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the rate of the recipe
 SHARE = 1 / 16  # of the budget, for each trial

@@ -8,8 +8,7 @@ from benchmark.config.parse import shipped_folder
 from benchmark.errors import CheckError, ConfigError
 from benchmark.experiment.setup import Experiment, Pretraining
 from benchmark.method import Method
-from benchmark.report.block import markdown
-from benchmark.report.insertion import inserted
+from benchmark.report.text import inserted, markdown
 from benchmark.training.flops import count_step
 
 BUDGET = 1e16  # FLOPs

@@ -61,7 +61,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Workload:
     """An experiment on random images: the files and settings of its configuration."""
 
     name: str
@@ -77,17 +77,17 @@ class Subject:
         return replace(made, device=device, out=out)
 
 
-def _every_method() -> tuple[Subject, ...]:
+def _every_method() -> tuple[Workload, ...]:
     """Return all shipped methods on a small transformer and, where they take one, on a convolutional network."""
-    small = [Subject(f"{path.stem} (ViT)", (str(path),), SMALL) for path in shipped_methods()]
+    small = [Workload(f"{path.stem} (ViT)", (str(path),), SMALL) for path in shipped_methods()]
     files = [(path, "gin/protocol/digits_resnet18.gin") for path in shipped_methods()]
-    return (*small, *(Subject(f"{path.stem} (ResNet)", (str(path), other), SMALL[-1:]) for path, other in files))
+    return (*small, *(Workload(f"{path.stem} (ResNet)", (str(path), other), SMALL[-1:]) for path, other in files))
 
 
-def _listed(part: str) -> tuple[Subject, ...]:
+def _listed(part: str) -> tuple[Workload, ...]:
     """Return the subjects that `gin/gpu.toml` lists for a part: the harness itself names no method."""
     entries = tomllib.loads((shipped_folder() / "gpu.toml").read_text(encoding="utf-8"))[part]
-    return tuple(Subject(entry["name"], tuple(entry["files"]), tuple(entry["settings"])) for entry in entries)
+    return tuple(Workload(entry["name"], tuple(entry["files"]), tuple(entry["settings"])) for entry in entries)
 
 
 TURN = replace(TURNS["cuda"], steps=10)
@@ -98,11 +98,11 @@ class Plan:
     """What is looked at, and on which device: the defaults take less than four minutes of a GPU of a data centre."""
 
     device: torch.device
-    methods: tuple[Subject, ...] = field(default_factory=_every_method)
-    repeated: tuple[Subject, ...] = field(default_factory=partial(_listed, "repeated"))
-    taught: Subject = field(default_factory=lambda: _listed("taught")[0])
+    methods: tuple[Workload, ...] = field(default_factory=_every_method)
+    repeated: tuple[Workload, ...] = field(default_factory=partial(_listed, "repeated"))
+    taught: Workload = field(default_factory=lambda: _listed("taught")[0])
     seconds: float = 20.0
-    timed: tuple[Subject, ...] = field(default_factory=partial(_listed, "timed"))
+    timed: tuple[Workload, ...] = field(default_factory=partial(_listed, "timed"))
     turn: Turn = TURN
 
 
@@ -122,9 +122,9 @@ def examine(plan: Plan, rounds: int) -> Measurement:
     deterministic = torch.are_deterministic_algorithms_enabled()
     with tempfile.TemporaryDirectory() as folder:
         facts = list(_facts(plan, Path(folder)))
-    for subject in plan.timed:
-        compared = _tried(partial(_timed, tables, plan, subject, rounds))
-        facts.append(Fact(f"compiled equals eager: {subject.name}", *compared))
+    for workload in plan.timed:
+        compared = _tried(partial(_timed, tables, plan, workload, rounds))
+        facts.append(Fact(f"compiled equals eager: {workload.name}", *compared))
         torch.compiler.reset()
         if plan.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -151,21 +151,21 @@ def require(found: Measurement) -> None:
 def _facts(plan: Plan, folder: Path) -> Iterator[Fact]:
     device = plan.device
     halves, waits = {}, {}
-    for subject in plan.methods:
+    for workload in plan.methods:
         try:
-            training = subject.stage(device, folder).scratch(0)
+            training = workload.stage(device, folder).scratch(0)
         except ConfigError:  # a method that needs patches, on a network without
             continue
-        halves[subject.name] = _tried(partial(half_precision, training))
-        waits[subject.name] = _tried(partial(free_of_waits, training))
+        halves[workload.name] = _tried(partial(half_precision, training))
+        waits[workload.name] = _tried(partial(free_of_waits, training))
     yield Fact("a step in bfloat16 is close to one in float32", *_together(halves))
     yield Fact(f"the host waits for nothing in {WATCHED} steps", *_together(waits))
-    for subject in plan.repeated:
-        build = partial(short_run, subject, device)
-        same = _tried(partial(same_bits, build, folder / subject.name / "same"))
-        yield Fact(f"the same seed gives the same bits: {subject.name}", *same)
-        resumed = _tried(partial(resumes, build, folder / subject.name / "resumed"))
-        yield Fact(f"resumed equals uninterrupted: {subject.name}", *resumed)
+    for workload in plan.repeated:
+        build = partial(short_run, workload, device)
+        same = _tried(partial(same_bits, build, folder / workload.name / "same"))
+        yield Fact(f"the same seed gives the same bits: {workload.name}", *same)
+        resumed = _tried(partial(resumes, build, folder / workload.name / "resumed"))
+        yield Fact(f"resumed equals uninterrupted: {workload.name}", *resumed)
     yield Fact("streamed images equal resident ones", *_tried(partial(streams, device)))
     busy = partial(work, plan)
     yield Fact("the meter of energy moves", *_tried(partial(meters, device, busy)))
@@ -198,19 +198,19 @@ def _together(outcomes: Mapping[str, Outcome]) -> Outcome:
     return not failed, "; ".join(failed) or f"{len(outcomes)} methods and encoders, at most {largest}"
 
 
-def short_run(subject: Subject, device: torch.device, out: Path) -> Training:
+def short_run(workload: Workload, device: torch.device, out: Path) -> Training:
     """Build a run of some steps that writes to a folder."""
-    stage = subject.stage(device, out)
+    stage = workload.stage(device, out)
     budget = Budget(kind="samples", amount=STEPS * stage.pretraining.batch_size)
     stage = replace(stage, experiment=replace(stage.experiment, budget=lambda: budget))
     stage.folder.mkdir(parents=True, exist_ok=True)
     return stage.training(math.inf)
 
 
-def _timed(found: Measurement, plan: Plan, subject: Subject, rounds: int) -> Outcome:
-    """Time a subject's step in three ways; return how its compiled step compares with its eager one."""
-    stage = subject.stage(plan.device, Path())
-    eager, compiling = stage.training(math.inf), subject.stage(plan.device, Path(), "Pretraining.compiled=True")
+def _timed(found: Measurement, plan: Plan, workload: Workload, rounds: int) -> Outcome:
+    """Time a workload's step in three ways; return how its compiled step compares with its eager one."""
+    stage = workload.stage(plan.device, Path())
+    eager, compiling = stage.training(math.inf), workload.stage(plan.device, Path(), "Pretraining.compiled=True")
     ways = {"repeatable kernels": (True, eager), "any kernels": (False, eager)}
     seconds = [math.nan]
 
@@ -235,7 +235,7 @@ def _timed(found: Measurement, plan: Plan, subject: Subject, rounds: int) -> Out
     best = cell(times.rate(product, work[product] / 1e12), ",.3g")
     batch = eager.data.batch_size
     found.add(
-        subject.name,
+        workload.name,
         f"Batches of {batch} images, {eager.precision}, {eager.flops_per_step / 1e9:,.1f} GFLOPs a step. The matrix "
         f"product reaches {best} TFLOP/s. Compilation took {seconds[0]:.0f} s. Memory is that of a step and the state.",
         ["", "images/s", f"% of the {product}", "input alone, % of a step", "memory, GiB"],
@@ -250,7 +250,7 @@ def _timed(found: Measurement, plan: Plan, subject: Subject, rounds: int) -> Out
             for name in ways
         ],
     )
-    found.keep(subject.name, times, work, precision=eager.precision, batch_size=batch, memory_bytes=memory)
+    found.keep(workload.name, times, work, precision=eager.precision, batch_size=batch, memory_bytes=memory)
     return outcome
 
 

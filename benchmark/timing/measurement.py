@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from benchmark.experiment.environment import environment
-from benchmark.report.block import markdown
 from benchmark.report.code import code, versions
+from benchmark.report.text import markdown
 from benchmark.timing.rounds import Rounds
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmark.errors import ConfigError
-from benchmark.report.insertion import inserted, marks
+from benchmark.report.text import inserted, marks
 
 PLACE = ("board", "python -m benchmark.tables")
 
