@@ -1,10 +1,6 @@
-"""What a GPU has to prove, and that what can be tried of it on a processor works; `pytest -m gpu` where there is one.
-
-The facts themselves are functions in `benchmark.timing.facts`, which `python -m benchmark.speed gpu` calls too.
-"""
+"""The facts that a GPU has to prove: with `pytest -m gpu` on a GPU, and as far as possible on a processor."""
 
 import contextlib
-import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmark.errors import BenchmarkError, ConfigError
-from benchmark.method import Draws, Step, Views
+from benchmark.method import Step, Views
+from benchmark.randomness import Draws
 from benchmark.runtime.transfer import packed, send
 from benchmark.speed import main
 from benchmark.timing import facts, gpu
@@ -34,7 +31,8 @@ from benchmark.views.randaugment import OPERATIONS, rand_augment
 from benchmark.views.recipes import ViewLimits, blur_solarize
 
 CPU, CUDA, META = (torch.device(name) for name in ("cpu", "cuda", "meta"))
-METHODS = {workload.name: workload for workload in Plan(CUDA).methods}
+PLAN = Plan(CUDA)
+METHODS = {workload.name: workload for workload in PLAN.methods}
 ON_CPU = [name for name in METHODS if "(ViT)" in name or name == "moco (ResNet)"]
 TINY = ("ViT.width=32", "ViT.depth=1", "ViT.heads=2", "Pretraining.batch_size=32")
 
@@ -44,12 +42,6 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is n
 
 def on_gpu(test: Callable[..., None]) -> Callable[..., None]:
     return pytest.mark.gpu(needs_gpu(test))
-
-
-@pytest.fixture
-def plan() -> Plan:
-    """What the command looks at, on a GPU."""
-    return Plan(CUDA)
 
 
 # On a GPU
@@ -68,10 +60,10 @@ def test_every_method_steps_on_a_gpu(name: str, tmp_path: Path) -> None:
 
 
 @on_gpu
-@pytest.mark.parametrize("place", range(len(Plan(CUDA).repeated)))
-def test_runs_on_a_gpu_repeat_and_resume(place: int, plan: Plan, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", range(len(PLAN.repeated)))
+def test_runs_on_a_gpu_repeat_and_resume(place: int, tmp_path: Path) -> None:
     """Oracle: the digest of the same run, undisturbed."""
-    build = partial(gpu.short_run, plan.repeated[place], CUDA)
+    build = partial(PLAN.repeated[place].short_run, CUDA)
     for held, figure in (facts.same_bits(build, tmp_path / "a"), facts.resumes(build, tmp_path / "b")):
         assert held, figure
 
@@ -99,27 +91,27 @@ def test_streamed_images_on_a_gpu_equal_resident_ones() -> None:
 
 
 @on_gpu
-def test_a_gpu_has_a_meter_that_moves(plan: Plan) -> None:
+def test_a_gpu_has_a_meter_that_moves() -> None:
     """Oracle: joules are taken."""
-    held, figure = facts.meters(CUDA, partial(gpu.work, plan))
+    held, figure = facts.meters(CUDA, partial(gpu.work, PLAN))
     if held is None:
         pytest.skip(figure)
     assert held, figure
 
 
 @on_gpu
-def test_a_gpu_keeps_a_budget_in_seconds(plan: Plan, tmp_path: Path) -> None:
+def test_a_gpu_keeps_a_budget_in_seconds(tmp_path: Path) -> None:
     """Oracle: the budget, within 3 %."""
-    budget = Budget(kind="device_seconds", amount=plan.seconds)
-    held, figure = facts.keeps_seconds(plan.repeated[0].stage(CUDA, tmp_path, budget=budget))
+    budget = Budget(kind="device_seconds", amount=PLAN.seconds)
+    held, figure = facts.keeps_seconds(PLAN.repeated[0].stage(CUDA, tmp_path, budget=budget))
     assert held, figure
 
 
 @on_gpu
 @pytest.mark.parametrize("frees", [facts.frees_teacher, facts.frees_calibration])
-def test_stages_on_a_gpu_leave_no_memory(frees: Callable[..., facts.Outcome], plan: Plan, tmp_path: Path) -> None:
+def test_stages_on_a_gpu_leave_no_memory(frees: Callable[..., facts.Outcome], tmp_path: Path) -> None:
     """Oracle: the allocator's account."""
-    build = partial(plan.taught.stage, CUDA, budget=Budget(kind="samples", amount=8 * 32))
+    build = partial(PLAN.with_teacher.stage, CUDA, budget=Budget(kind="samples", amount=8 * 32))
     held, figure = frees(build, tmp_path)
     assert held, figure
 
@@ -139,13 +131,14 @@ def test_tensors_arrive_on_a_gpu(pinned: bool) -> None:
 
 def tiny_plan() -> Plan:
     refusing = Workload("mae", ("gin/mae.gin", "gin/protocol/digits_resnet18.gin"), TINY[-1:])  # refuses its encoder
+    simclr, mae, mimco = (Workload(name, (f"gin/{name}.gin",), TINY) for name in ("simclr", "mae", "mimco"))
     return Plan(
         CPU,
-        methods=(Workload("simclr", ("gin/simclr.gin",), TINY), refusing),
-        repeated=(Workload("mae", ("gin/mae.gin",), TINY),),
-        taught=Workload("mimco", ("gin/mimco.gin",), TINY),
+        methods=(simclr, refusing),
+        repeated=(mae,),
+        with_teacher=mimco,
         seconds=0.2,
-        timed=(Workload("simclr", ("gin/simclr.gin",), TINY),),
+        timed=(simclr,),
         turn=Turn(steps=1, raced=1, repeats=1, side=64, images=1),
     )
 
@@ -181,8 +174,8 @@ def test_without_a_gpu_the_command_says_so(capsys: pytest.CaptureFixture[str], m
 class Watch(TorchDispatchMode):
     """Notes operations for which the host would wait if the meta device were a GPU.
 
-    On the meta device values cannot be read and devices cannot be mixed: torch itself raises an error. What is left are
-    copies to the device, other than those of `send`, and tensors that are made there from numbers of the host.
+    These are copies to the device, other than those of `send`, and tensors that are made there from numbers of the
+    host. torch itself raises an error where values are read or devices mixed.
     """
 
     def __init__(self) -> None:
@@ -192,13 +185,19 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = call(*args, **kwargs)
-        given, made = (
+        inputs, outputs = (
             {t.device.type for t in tree_leaves(tree) if isinstance(t, Tensor)} for tree in ((args, kwargs), result)
         )
-        copied = "cpu" in given and "meta" in made and not kwargs.get("non_blocking")
-        if copied or (call is torch.ops.aten.lift_fresh.default and "meta" in made):
+        copied = "cpu" in inputs and not kwargs.get("non_blocking")
+        if "meta" in outputs and (copied or call is torch.ops.aten.lift_fresh.default):
             self.waits.add(str(call))
         return result
+
+
+def waits(act: Callable[[], object]) -> set[str]:
+    with Watch() as watch:
+        act()
+    return watch.waits
 
 
 @pytest.fixture
@@ -220,9 +219,7 @@ def test_no_step_makes_the_host_wait(name: str, tmp_path: Path, meta: None) -> N
     """
     run = METHODS[name].stage(META, tmp_path).scratch(0)
     run.optimiser = LARS(base_rate=0.1, weight_decay=0.1).build(run.method.param_groups(), 32)
-    with Watch() as watch:
-        run._take()
-    assert watch.waits == set()
+    assert waits(run._take) == set()
 
 
 def test_waits_are_noticed(meta: None) -> None:
@@ -235,30 +232,18 @@ def test_waits_are_noticed(meta: None) -> None:
         lambda: send("meta", numbers),
         lambda: normalise(images, *send("meta", numbers, numbers)),
     ]
-    waits = []
-    for act in acts:
-        with Watch() as watch:
-            act()
-        waits.append(bool(watch.waits))
-    assert waits == [True, True, True, False, False]
+    assert [bool(waits(act)) for act in acts] == [True, True, True, False, False]
 
 
-def test_every_part_of_a_view_makes_nobody_wait() -> None:
-    """Oracle: the operations on the meta device of views that are jittered, grey, blurred and solarized."""
-    with Watch() as watch:
-        for view in blur_solarize(ViewLimits()):
-            view(torch.empty(32, 3, 16, 16, dtype=torch.uint8, device="meta"), 16, Draws(0, 0, 32).rows)
-    assert watch.waits == set()
-
-
-def test_augmentations_of_fine_tuning_make_nobody_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: the operations on the meta device, but for one of torchvision's, which makes its kernel of numbers."""
+def test_views_and_augmentations_make_nobody_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the operations of views that are jittered, grey, blurred and solarized, and of RandAugment, but for one
+    of torchvision's, which makes its kernel of numbers."""
     usual = {name: operation for name, operation in OPERATIONS.items() if name != "SharpnessIncreasing"}
     monkeypatch.setattr(randaugment, "OPERATIONS", usual)
-    draws = Draws(0, 0, 64)
-    with Watch() as watch:
-        rand_augment(torch.empty(64, 3, 16, 16, device="meta"), 9.0, (0.5, 0.5, 0.5), draws.rows)
-    assert watch.waits == set()
+    images, rows = torch.empty(64, 3, 16, 16, device="meta"), Draws(0, 0, 64).rows
+    for view in blur_solarize(ViewLimits()):
+        assert waits(partial(view, images.to(torch.uint8), 16, rows)) == set()
+    assert waits(partial(rand_augment, images, 9.0, (0.5, 0.5, 0.5), rows)) == set()
 
 
 def several() -> tuple[Tensor, ...]:
@@ -298,31 +283,30 @@ def test_facts_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return training(folder, steps=facts.STEPS, seed=next(seeds))
 
     assert facts.half_precision(training(tmp_path / "a", Coarse))[0] is False
-    assert facts.same_bits(another, make(tmp_path / "b"))[0] is False
-    assert facts.resumes(another, make(tmp_path / "c"))[0] is False
+    for fact in (facts.same_bits, facts.resumes):
+        folder = tmp_path / fact.__name__
+        folder.mkdir()
+        assert fact(another, folder)[0] is False
     assert facts.compiles(training(tmp_path / "d"), training(tmp_path / "d", seed=1))[0] is False
     assert facts.compiles(training(tmp_path / "d"), training(tmp_path / "d"))[0] is True
     monkeypatch.setattr(facts.Streamed, "begin", lambda images, ids: lambda: torch.zeros(len(ids), 3, 24, 24))
     assert facts.streams(CPU) == (False, "0 of 30 batches")
 
 
-def make(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
-
-
 def test_memory_that_stays_is_counted(tmp_path: Path) -> None:
     """Oracle: 4 MiB that somebody keeps, beside a network that may stay."""
     stage = SimpleNamespace(device=CPU, dataset=SimpleNamespace(pretrain_on=lambda device: None))
     kept: list[Tensor] = []
-    network = torch.nn.Linear(1024, 2048, bias=False)
+
+    def build(stage: Any) -> torch.nn.Module:
+        return torch.nn.Linear(1024, 2048, bias=False)
 
     def leak(stage: Any) -> torch.nn.Module:
         kept.append(torch.zeros(2**20))
-        return copy.deepcopy(network)
+        return build(stage)
 
     assert facts._left(lambda folder: stage, tmp_path, leak) == (False, "4.00 MiB")
-    assert facts._left(lambda folder: stage, tmp_path, lambda stage: copy.deepcopy(network)) == (True, "0.00 MiB")
+    assert facts._left(lambda folder: stage, tmp_path, build) == (True, "0.00 MiB")
 
 
 def test_the_meter_is_read_around_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,28 +317,34 @@ def test_the_meter_is_read_around_the_work(monkeypatch: pytest.MonkeyPatch) -> N
     assert facts.meters(CUDA, lambda: None) == (False, "0.0 J")
 
 
-def test_what_breaks_down_is_told_and_the_rest_goes_on() -> None:
+def test_a_fact_that_breaks_down_is_reported() -> None:
     """Oracle: the error with its line in the project, what is missing, and the names of the methods that failed."""
 
     def broken() -> facts.Outcome:
         raise RuntimeError("called a synchronizing CUDA operation\nand more")
 
-    held, figure = gpu._tried(broken)
+    held, figure = gpu._attempt(broken)
     assert held is False
     assert figure.startswith("RuntimeError at test_gpu.py:")
     assert figure.endswith("called a synchronizing CUDA operation")
-    assert gpu._together({"a": (True, "fine"), "b": (held, "bad")}) == (False, "b: bad")
-    assert gpu._together({"a": (True, "0.1%"), "b": (True, "0.2%")})[1].endswith("at most 0.2%")
-    found = gpu.Measurement("gpu", 1)
-    found.measured["facts"] = {"x": {"held": False}, "y": {"held": None}, "z": {"held": True}}
+    assert gpu._combine({"a": (True, "fine"), "b": (held, "bad")}) == (False, "b: bad")
+    assert gpu._combine({"a": (True, "0.1%"), "b": (True, "0.2%")})[1].endswith("at most 0.2%")
+    measurement = gpu.Measurement("gpu", 1)
+    measurement.measured["facts"] = {"x": {"held": False}, "y": {"held": None}, "z": {"held": True}}
     with pytest.raises(BenchmarkError, match=r"does not keep what runs rely on: x\. The"):
-        gpu.require(found)
+        gpu.require(measurement)
 
 
 def test_the_watch_over_waits_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: torch's mode inside, after it, and after an error inside."""
-    modes: list[str] = []
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
-    with contextlib.suppress(RuntimeError), facts._without_waits(CUDA):
-        raise RuntimeError
-    assert modes == ["error", "default"]
+    """Oracle: torch's mode before the watched steps, and after an error in them."""
+    calls: list[object] = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", calls.append)
+
+    def advance(steps: int) -> None:
+        calls.append(steps)
+        if steps == facts.WATCHED:
+            raise RuntimeError
+
+    with contextlib.suppress(RuntimeError):
+        facts.free_of_waits(SimpleNamespace(device=CUDA, advance=advance))
+    assert calls == [facts.UNWATCHED, "error", facts.WATCHED, "default"]

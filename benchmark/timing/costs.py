@@ -18,7 +18,7 @@ PROTOCOLS = ("gin/protocol/cifar10_vit_tiny.gin", "gin/protocol/cifar10_resnet18
 def update(page: Path, *, check: bool) -> None:
     """Write the table of all shipped methods between the marks of a page, or raise CheckError where it is stale.
 
-    Raises ConfigError for a page that is not there or has no marks.
+    Raises ConfigError for a page that does not exist or has no marks.
     """
     if not page.is_file():
         raise ConfigError(f"There is no page {page}. Give the one with the table of costs by --page.")
@@ -38,20 +38,27 @@ def shipped_methods() -> list[Path]:
 def flops_per_image(method: str, protocol: str) -> float | None:
     """Return the training FLOPs per image that a method's file spends, None where it refuses the encoder.
 
-    With a teacher: of the images of both stages, which share the budget as configured.
+    With a teacher, the images of both stages count, which share the budget as configured.
     """
-    loaded = configuration.load((method, protocol))
-    experiment: Experiment = configuration.build(loaded)
-    size = loaded.tree["params"]["data"]["params"]["size"]
+    config = configuration.load((method, protocol))
+    experiment: Experiment = configuration.build(config)
+    size = config.tree["params"]["data"]["params"]["size"]
     assert experiment.pretraining is not None
     try:
-        own = _of_stage(experiment, experiment.pretraining(), size, taught=experiment.teacher is not None)
         if experiment.teacher is None:
-            return own
-        teachers = _of_stage(experiment, experiment.teacher(), size, taught=False)
+            return _flops_of_stage(experiment, experiment.pretraining(), size, encoders=1)
+        student = _flops_of_stage(experiment, experiment.pretraining(), size, encoders=2)
+        teacher = _flops_of_stage(experiment, experiment.teacher(), size, encoders=1)
     except ConfigError:
         return None
-    return 1 / (experiment.teacher_share / teachers + (1 - experiment.teacher_share) / own)
+    return 1 / (experiment.teacher_share / teacher + (1 - experiment.teacher_share) / student)
+
+
+def _flops_of_stage(experiment: Experiment, stage: Pretraining, size: int, *, encoders: int) -> float:
+    def build() -> Method:
+        return stage.method(*(experiment.encoder(size) for _ in range(encoders)))
+
+    return count_step(build, stage.batch_size, size) / stage.batch_size
 
 
 def table(methods: Iterable[Path], protocols: Sequence[str]) -> str:
@@ -59,17 +66,9 @@ def table(methods: Iterable[Path], protocols: Sequence[str]) -> str:
     costs = {path.stem: [flops_per_image(str(path), protocol) for protocol in protocols] for path in methods}
     names = [Path(protocol).stem for protocol in protocols]
     heads = [head for name in names for head in (f"GFLOPs an image, {name}", "images for 10 PFLOPs")]
-    ordered = sorted(costs.items(), key=lambda item: [value or 0.0 for value in item[1]])
-    lines = [[f"`{name}`", *(cell for value in values for cell in _cells(value))] for name, values in ordered]
+    cheapest_first = sorted(costs.items(), key=lambda item: [value or 0.0 for value in item[1]])
+    lines = [[f"`{name}`", *(cell for value in values for cell in _cells(value))] for name, values in cheapest_first]
     return markdown(["method", *heads], "l" + "r" * len(heads), lines)
-
-
-def _of_stage(experiment: Experiment, stage: Pretraining, size: int, *, taught: bool) -> float:
-    def build() -> Method:
-        encoders = [experiment.encoder(size) for _ in range(1 + taught)]
-        return stage.method(*encoders)
-
-    return count_step(build, stage.batch_size, size) / stage.batch_size
 
 
 def _cells(value: float | None) -> tuple[str, str]:

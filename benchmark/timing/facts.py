@@ -1,4 +1,4 @@
-"""Facts that a device has to prove, each a function of a run or a device, so that a processor can be tried too.
+"""Facts that a device has to prove, each a function of a run or a device, so that tests can try it on a processor.
 
 Each returns whether the fact held, None where it could not be seen, and the figure behind it.
 """
@@ -8,13 +8,14 @@ import copy
 import gc
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.data.resident import Resident
@@ -24,8 +25,8 @@ from benchmark.experiment.teacher import teach
 from benchmark.training import calibration, energy
 from benchmark.training.loop import Training
 
-CLOSE = 0.02  # by which losses in bfloat16 may differ
-ALIKE = 0.99  # cosine of two gradients in bfloat16 that should be the same
+LOSS_TOLERANCE = 0.02  # relative, of losses in bfloat16
+LEAST_COSINE = 0.99  # of two gradients in bfloat16 that should be the same
 SLACK = 2**20  # bytes that a stage may leave: allocators round
 STEPS = 6  # of a run that is made twice
 UNWATCHED, WATCHED = 2, 10  # steps that load kernels, and those in which the host must not wait
@@ -35,42 +36,32 @@ Outcome = tuple[bool | None, str]
 
 
 def half_precision(training: Training) -> Outcome:
-    """Hold the loss of one step in bfloat16 against that in float32; losses below 1 by their difference."""
+    """Compare the loss of one step in bfloat16 with that in float32."""
     losses = []
     precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     for precision in precisions:
-        losses.append(float(_in_precision(training, precision).differentiate().loss.detach()))
+        run = copy.copy(training)
+        run.precision = precision
+        losses.append(float(run.differentiate().loss.detach()))
         training.method.zero_grad()
-    whole, half = losses
-    difference = abs(half - whole) / max(abs(whole), 1.0)
-    return math.isfinite(half) and difference <= CLOSE, f"{difference:.3%}"
+    difference = _difference(*losses)
+    return difference <= LOSS_TOLERANCE, f"{difference:.3%}"
 
 
-def _in_precision(training: Training, precision: Literal["float32", "bfloat16"]) -> Training:
-    """Return a run of the same method in another precision."""
-    other = copy.copy(training)
-    other.precision = precision
-    return other
+def _difference(expected: float, loss: float) -> float:
+    """Return the relative difference of two losses, absolute below 1; NaN or infinite where one is not finite."""
+    return abs(loss - expected) / max(abs(expected), 1.0)
 
 
 def free_of_waits(training: Training) -> Outcome:
     """Take steps in which torch raises an error for whatever makes the host wait for the GPU."""
     training.advance(UNWATCHED)
-    with _without_waits(training.device):
+    with contextlib.ExitStack() as stack:
+        if training.device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
+            stack.callback(torch.cuda.set_sync_debug_mode, "default")
         training.advance(WATCHED)
     return True, "0 waits"
-
-
-@contextlib.contextmanager
-def _without_waits(device: torch.device) -> Iterator[None]:
-    if device.type != "cuda":
-        yield
-        return
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def same_bits(build: Callable[[Path], Training], folder: Path) -> Outcome:
@@ -80,14 +71,14 @@ def same_bits(build: Callable[[Path], Training], folder: Path) -> Outcome:
 
 
 def resumes(build: Callable[[Path], Training], folder: Path) -> Outcome:
-    """Make a run, and once more in two parts by way of a checkpoint."""
+    """Make a run, and once more in two parts with a checkpoint between them."""
     whole = build(folder / "whole").run(resume=False).digest
     part = build(folder / "parts")
     part.advance(STEPS // 2)
     part.save()
-    again = build(folder / "parts")
-    resumed = again.run(resume=True).digest
-    return whole == resumed and again.ledger.resumes == 1, f"{whole[:8]}, {resumed[:8]}"
+    rest = build(folder / "parts")
+    resumed = rest.run(resume=True).digest
+    return whole == resumed and rest.ledger.resumes == 1, f"{whole[:8]}, {resumed[:8]}"
 
 
 def streams(device: torch.device) -> Outcome:
@@ -118,7 +109,7 @@ def meters(device: torch.device, work: Callable[[], object]) -> Outcome:
 
 
 def keeps_seconds(stage: Stage) -> Outcome:
-    """Calibrate a run whose budget is in seconds, make it, and hold its seconds against the budget."""
+    """Calibrate and make a run whose budget is in seconds, and compare its seconds with the budget."""
     training = stage.training(math.inf)
     stage.folder.mkdir(parents=True)
     training.run(resume=False)
@@ -134,7 +125,7 @@ def frees_teacher(build: Callable[[Path], Stage], folder: Path) -> Outcome:
             teacher = teach(stage, resume=False, fresh=True, checkpoint_seconds=math.inf)
         return teacher.method if teacher else None
 
-    return _left(build, folder / "taught", act)
+    return _left(build, folder / "teacher", act)
 
 
 def frees_calibration(build: Callable[[Path], Stage], folder: Path) -> Outcome:
@@ -143,7 +134,7 @@ def frees_calibration(build: Callable[[Path], Stage], folder: Path) -> Outcome:
     def act(stage: Stage) -> None:
         calibration.stored(stage.out / "calibration.json", partial(stage.scratch, 0), 0.0)
 
-    return _left(build, folder / "calibrated", act)
+    return _left(build, folder / "calibration", act)
 
 
 def _left(build: Callable[[Path], Stage], folder: Path, act: Callable[[Stage], nn.Module | None]) -> Outcome:
@@ -152,22 +143,18 @@ def _left(build: Callable[[Path], Stage], folder: Path, act: Callable[[Stage], n
     stage = build(folder / "second")
     stage.dataset.pretrain_on(stage.device)
     gc.collect()
-    before = held(stage.device)
+    before = tensor_bytes(stage.device)
     kept = act(stage)
     tensors = [*kept.parameters(), *kept.buffers()] if kept else []
-    left = held(stage.device) - before - sum(map(count_bytes, tensors))
+    left = tensor_bytes(stage.device) - before - sum(tensor.nbytes for tensor in tensors)
     return left <= SLACK, f"{left / 2**20:.2f} MiB"
 
 
-def held(device: torch.device) -> int:
+def tensor_bytes(device: torch.device) -> int:
     """Return the bytes of all tensors on a device; on the host views count as tensors."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
-    return sum(count_bytes(found) for found in gc.get_objects() if type(found) in (Tensor, nn.Parameter))
-
-
-def count_bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    return sum(item.nbytes for item in gc.get_objects() if type(item) in (Tensor, nn.Parameter))
 
 
 def compiles(eager: Training, compiled: Training) -> Outcome:
@@ -175,14 +162,9 @@ def compiles(eager: Training, compiled: Training) -> Outcome:
     losses, gradients = [], []
     for training in (eager, compiled):
         losses.append(float(training.differentiate().loss.detach()))
-        gradients.append([p.grad.double().clone() for p in training.method.parameters() if p.grad is not None])
+        parameters = training.method.parameters()
+        gradients.append(torch.cat([p.grad.double().flatten() for p in parameters if p.grad is not None]))
         training.method.zero_grad()
-    difference = abs(losses[1] - losses[0]) / max(abs(losses[0]), 1.0)
-    products = [sum(float((a * b).sum()) for a, b in zip(*pair, strict=True)) for pair in _pairs(gradients)]
-    cosine = products[1] / math.sqrt(products[0] * products[2])
-    return difference <= CLOSE and cosine >= ALIKE, f"loss {difference:.3%} apart, cosine of gradients {cosine:.5f}"
-
-
-def _pairs(both: Sequence[list[Tensor]]) -> list[tuple[list[Tensor], list[Tensor]]]:
-    a, b = both
-    return [(a, a), (a, b), (b, b)]
+    difference, cosine = _difference(*losses), float(F.cosine_similarity(gradients[0], gradients[1], dim=0))
+    held = difference <= LOSS_TOLERANCE and cosine >= LEAST_COSINE
+    return held, f"loss {difference:.3%} apart, cosine of gradients {cosine:.5f}"

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from benchmark.timing.measurement import Measurement, cell
-from benchmark.timing.rounds import Rounds, interleave, spread, take_turns, timed
-from benchmark.timing.workloads import as_shipped, race, shipped_trainings
+from benchmark.timing.rounds import interleave, take_turns, timed
+from benchmark.timing.workloads import as_shipped, open_race, shipped_trainings
 from benchmark.training.loop import Training
 
 PROTOCOL = "gin/protocol/cifar10_resnet18.gin"
@@ -18,23 +18,23 @@ STEPS = 20  # batches a turn of a race
 
 def measure(files: Sequence[Path], rounds: int) -> Measurement:
     """Run the races, then time the views and the whole step of every shipped method."""
-    found = Measurement("inputs", rounds)
+    measurement = Measurement("inputs", rounds)
     for file in files:
-        _race(found, file, rounds)
-    _shares(found, rounds)
-    return found
+        _race(measurement, file, rounds)
+    _compare_with_steps(measurement, rounds)
+    return measurement
 
 
-def _race(found: Measurement, file: Path, rounds: int) -> None:
-    made, stage = race(file)
+def _race(measurement: Measurement, file: Path, rounds: int) -> None:
+    race, stage = open_race(file)
     training = stage.training(math.inf)
-    peers = {peer.name: peer for peer in made.entrants(stage, STEPS)}
+    peers = race.build_peers(stage, STEPS)
     ours = timed(partial(make_views, training, STEPS))
-    times = take_turns({"ours": ours} | {name: as_shipped(peer) for name, peer in peers.items()}, rounds)
+    times = take_turns({"ours": ours} | {peer.name: as_shipped(peer) for peer in peers}, rounds)
+    libraries = {"ours": ""} | {peer.name: peer.library for peer in peers}
     views = STEPS * training.data.batch_size * training.method.n_views
-    libraries = {"ours": ""} | {name: peer.library for name, peer in peers.items()}
-    title = f"{made.name}: views of {stage.dataset.size} px"
-    found.add(
+    title = f"{race.name}: views of {stage.dataset.size} px"
+    measurement.add(
         title,
         f"{views:,} views a turn, in batches of {training.data.batch_size} images.",
         ["", "library", "views/s", "ours is faster by"],
@@ -43,23 +43,19 @@ def _race(found: Measurement, file: Path, rounds: int) -> None:
             for name in times.seconds
         ],
     )
-    found.keep(title, times, dict.fromkeys(times.seconds, views), libraries=libraries, precision="float32")
+    measurement.keep(title, times, dict.fromkeys(times.seconds, views), libraries=libraries, precision="float32")
 
 
-def _shares(found: Measurement, rounds: int) -> None:
+def _compare_with_steps(measurement: Measurement, rounds: int) -> None:
     title = f"Indexing and views in a step, {Path(PROTOCOL).stem}"
     rows = []
     for name, training in shipped_trainings(PROTOCOL).items():
         times = interleave({"views": partial(make_views, training, 1), "step": partial(training.advance, 1)}, rounds)
-        part_of = share(times, "views", "step")
-        rows.append([f"`{name}`", *(cell(times.rate(part, 1), ".2f") for part in times.seconds), cell(part_of, ".2f")])
-        found.keep(f"{title}: {name}", times, {"views": 1, "step": 1}, precision=training.precision)
-    found.add(title, "Steps of the protocol's batch.", ["method", "batches of views/s", "steps/s", "share, %"], rows)
-
-
-def share(times: Rounds, part: str, whole: str) -> tuple[float, float, float]:
-    """Return the percentage that a candidate takes of another's seconds: over the rounds, as `spread` does."""
-    return spread([100 * a / b for a, b in zip(times.seconds[part], times.seconds[whole], strict=True)])
+        cells = [cell(values, ".2f") for values in (times.rate("views", 1), times.rate("step", 1))]
+        rows.append([f"`{name}`", *cells, cell(times.ratio("views", "step", 100), ".2f")])
+        measurement.keep(f"{title}: {name}", times, {"views": 1, "step": 1}, precision=training.precision)
+    heads = ["method", "batches of views/s", "steps/s", "share, %"]
+    measurement.add(title, "Steps of the protocol's batch.", heads, rows)
 
 
 def make_views(training: Training, steps: int) -> None:

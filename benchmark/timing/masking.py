@@ -1,4 +1,4 @@
-"""What dropping tokens buys: an encoder forward and backward with a quarter of its tokens, and with all."""
+"""What dropping tokens saves: an encoder forward and backward with a quarter of its tokens, and with all."""
 
 import time
 from functools import partial
@@ -22,9 +22,8 @@ RATIO = 0.75
 
 
 def measure(rounds: int) -> Measurement:
-    """Time both on the CPU in float32, by the CPU's time, which others on the machine disturb least."""
-    loaded = configuration.load((PROTOCOL,), NO_PRETRAINING)
-    experiment: Experiment = configuration.build(loaded)
+    """Time both in float32 by the CPU's time, which other processes disturb least."""
+    experiment: Experiment = configuration.build(configuration.load((PROTOCOL,), NO_PRETRAINING))
     encoder = experiment.encoder(SIZE).train()
     tokens, _ = encoder.patch_grid()
     ratios = {"all tokens": 0.0, f"{RATIO:.0%} masked": RATIO}
@@ -34,16 +33,16 @@ def measure(rounds: int) -> Measurement:
     candidates = {name: partial(_pass, encoder, ratio, tokens) for name, ratio in ratios.items()}
     times = interleave(candidates, rounds, time.process_time)
     whole, masked = ratios
-    found = Measurement("masking", rounds)
+    measurement = Measurement("masking", rounds)
     title = f"{encoder.name}, {tokens} tokens, {BATCH} images forward and backward"
-    found.add(
+    measurement.add(
         title,
         f"CPU seconds. By counted FLOPs the masked pass is cheaper by {flops[whole] / flops[masked]:.2f}.",
         ["", "images per CPU second", "cheaper by"],
         [[name, cell(times.rate(name, BATCH), ",.1f"), cell(times.faster(name, whole), ".2f")] for name in ratios],
     )
-    found.keep(title, times, flops, precision="float32")
-    return found
+    measurement.keep(title, times, flops, precision="float32")
+    return measurement
 
 
 def _pass(encoder: Encoder, ratio: float, tokens: int, device: str = "cpu") -> None:

@@ -1,4 +1,4 @@
-"""What a measurement found: as Markdown to read, and as a line of JSON with the seconds of every round."""
+"""The result of a measurement: as Markdown to read, and as a line of JSON with the seconds of every round."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ import torch
 from benchmark.experiment.environment import environment
 from benchmark.report.code import code, versions
 from benchmark.report.text import markdown
-from benchmark.timing.rounds import Rounds
+from benchmark.timing.rounds import Rounds, Spread
 
 
 @dataclass
 class Measurement:
-    """Tables, and beside them what they were made of, by what was measured."""
+    """Tables as Markdown, and by title what they were made of."""
 
     part: str
     rounds: int
@@ -26,16 +26,17 @@ class Measurement:
 
     def add(self, title: str, note: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Add a table; its first column is text."""
-        self.text += [f"### {title}", note, markdown(heads, "l" + "r" * (len(heads) - 1), rows)]
+        table = markdown(heads, "l" + "r" * (len(heads) - 1), rows)
+        self.text.append(f"### {title}\n\n{note}\n\n{table}")
 
     def keep(self, title: str, times: Rounds, work: Mapping[str, float], **facts: Any) -> None:
-        """Keep the seconds behind a table, and the work of a turn that they were spent on."""
+        """Keep the seconds behind a table, and the work of a turn of each candidate."""
         self.measured[title] = {"seconds": times.seconds, "work": dict(work), **facts}
 
     def markdown(self) -> str:
         """Return the page: machine and versions, then the tables."""
-        machine, here = self._environment(), code(versions())
-        commit = (here["commit"] or "unknown")[:12] + (" with changes" if here["dirty"] else "")
+        machine, source = self._environment(), code(versions())
+        commit = (source["commit"] or "unknown")[:12] + (" with changes" if source["dirty"] else "")
         head = (
             f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, commit "
             f"{commit}. {self.rounds} interleaved rounds: median (least to most); ratios and shares are taken within a "
@@ -44,7 +45,7 @@ class Measurement:
         return "\n\n".join([head, *self.text]) + "\n"
 
     def save(self, folder: Path) -> None:
-        """Write the page into a folder, and add a line to the measurements beside it, which are never rewritten."""
+        """Write the page into a folder, and append a line to the measurements there, which are never rewritten."""
         folder.mkdir(parents=True, exist_ok=True)
         line = {
             "part": self.part,
@@ -61,12 +62,12 @@ class Measurement:
 
     @staticmethod
     def _environment() -> dict[str, Any]:
-        """Return what all that was measured ran on; the precision may differ from one to the next."""
-        found = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"), "")
-        return {name: value for name, value in found.items() if name != "precision"}
+        """Return the environment without the precision, which differs between the entries of `measured`."""
+        fields = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"), "")
+        return {name: value for name, value in fields.items() if name != "precision"}
 
 
-def cell(values: tuple[float, float, float], form: str = ",.0f") -> str:
+def cell(values: Spread, form: str = ",.0f") -> str:
     """Return median (least to most) in a format."""
     middle, least, most = (format(value, form) for value in values)
     return f"{middle} ({least} to {most})"

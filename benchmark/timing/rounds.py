@@ -1,9 +1,12 @@
-"""Timing on a machine that is never quiet: all candidates take turns, and ratios are taken within a turn."""
+"""Timing on a machine that is never quiet: all candidates take turns, and ratios are taken within a round."""
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
+
+Spread = tuple[float, float, float]
+"""The median over the rounds, the least and the most."""
 
 
 @dataclass(frozen=True)
@@ -12,17 +15,25 @@ class Rounds:
 
     seconds: dict[str, list[float]]
 
-    def typical(self, name: str) -> tuple[float, float, float]:
-        """Return the median of a candidate's seconds, the least and the most."""
-        return spread(self.seconds[name])
+    def typical(self, name: str) -> Spread:
+        """Return the seconds of a candidate."""
+        return _spread(self.seconds[name])
 
-    def faster(self, name: str, than: str) -> tuple[float, float, float]:
-        """Return by how much a candidate is faster than another: the median over rounds, the least and the most."""
-        return spread([b / a for a, b in zip(self.seconds[name], self.seconds[than], strict=True)])
+    def rate(self, name: str, work: float) -> Spread:
+        """Return the work of a turn over its seconds."""
+        return _spread([work / seconds for seconds in self.seconds[name]])
 
-    def rate(self, name: str, work: float) -> tuple[float, float, float]:
-        """Return the work of a turn over its seconds: the median over rounds, the least and the most."""
-        return spread([work / seconds for seconds in self.seconds[name]])
+    def ratio(self, name: str, other: str, scale: float = 1.0) -> Spread:
+        """Return the seconds of a candidate over those of another, times `scale`."""
+        return _spread([scale * a / b for a, b in zip(self.seconds[name], self.seconds[other], strict=True)])
+
+    def faster(self, name: str, than: str) -> Spread:
+        """Return how many times as fast as another a candidate is."""
+        return self.ratio(than, name)
+
+    def percent_of_peak(self, name: str, peak: str, work: Mapping[str, float]) -> Spread:
+        """Return the percentage of a peak's speed that a candidate reaches; `work` has what each does in a turn."""
+        return self.ratio(peak, name, 100 * work[name] / work[peak])
 
 
 def interleave(
@@ -45,11 +56,6 @@ def take_turns(candidates: Mapping[str, Callable[[], float]], rounds: int) -> Ro
     return Rounds(seconds)
 
 
-def spread(values: list[float]) -> tuple[float, float, float]:
-    """Return the median of the values, the least and the most."""
-    return median(values), min(values), max(values)
-
-
 def timed(act: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> Callable[[], float]:
     """Return a candidate that does `act` and returns the seconds."""
 
@@ -59,3 +65,7 @@ def timed(act: Callable[[], object], clock: Callable[[], float] = time.perf_coun
         return clock() - begin
 
     return turn
+
+
+def _spread(values: list[float]) -> Spread:
+    return median(values), min(values), max(values)

@@ -57,32 +57,18 @@ class Race:
     ours: Callable[[], Experiment]
     peers: tuple[Callable[[Tensor, int, int], Peer], ...]
 
-    def entrants(self, stage: Stage, steps: int) -> list[Peer]:
+    def build_peers(self, stage: Stage, steps: int) -> list[Peer]:
         """Build the peers. Raises BenchmarkError for one whose step costs other FLOPs than ours."""
-        found = [peer(stage.dataset.pretrain[:], stage.pretraining.batch_size, steps) for peer in self.peers]
+        peers = [build(stage.dataset.pretrain[:], stage.pretraining.batch_size, steps) for build in self.peers]
         expected = count_step(lambda: stage.method()[0], COUNTED, stage.dataset.size)
-        for peer in found:
+        for peer in peers:
             flops = peer.flops(COUNTED)
             if flops is not None and abs(flops / expected - 1) > TOLERANCE:
                 raise BenchmarkError(
                     f"{peer.name} spends {flops:,} FLOPs on {COUNTED} images and ours {expected:,}; a race is at equal "
                     f"FLOPs, within {TOLERANCE:.1%}. Give both the same architecture."
                 )
-        return found
-
-
-def as_shipped(peer: Peer) -> Callable[[], float]:
-    """Return the turn of a peer, free of the restriction to repeatable kernels that holds for ours."""
-
-    def turn() -> float:
-        repeatable = torch.are_deterministic_algorithms_enabled()
-        torch.use_deterministic_algorithms(False)
-        try:
-            return peer()
-        finally:
-            torch.use_deterministic_algorithms(repeatable)
-
-    return turn
+        return peers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,14 +83,28 @@ class Noise(Images):
         return Outline(self.name, (), self.size, pixels, Split(pixels, None), Split(pixels[:0], None))
 
 
-def race(file: Path) -> tuple[Race, Stage]:
+def as_shipped(peer: Peer) -> Callable[[], float]:
+    """Return the turn of a peer, which may use kernels that do not repeat their bits; ours may not."""
+
+    def turn() -> float:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(False)
+        try:
+            return peer()
+        finally:
+            torch.use_deterministic_algorithms(deterministic)
+
+    return turn
+
+
+def open_race(file: Path) -> tuple[Race, Stage]:
     """Read a race, and open our side of it. Executes what the file imports."""
-    loaded = configuration.load([str(file)], allow_imports=True, root="race")
-    made: Race = configuration.build(loaded)
-    return made, stage(loaded, made.ours())
+    config = configuration.load([str(file)], allow_imports=True, root="race")
+    race: Race = configuration.build(config)
+    return race, open_stage(config, race.ours())
 
 
-def stage(config: Config, experiment: Experiment) -> Stage:
+def open_stage(config: Config, experiment: Experiment) -> Stage:
     """Open an experiment on random images of its data's size and on a budget that does not end."""
     if experiment.pretraining is None:
         raise ConfigError("experiment.pretraining is None: there is nothing to time. Give the file of a method.")
@@ -116,11 +116,11 @@ def stage(config: Config, experiment: Experiment) -> Stage:
 
 def shipped_trainings(protocol: str) -> dict[str, Training]:
     """Build a run of each shipped method under a protocol's file, without those that refuse its encoder."""
-    found = {}
+    trainings = {}
     for path in shipped_methods():
-        loaded = configuration.load((str(path), protocol))
+        config = configuration.load((str(path), protocol))
         try:
-            found[path.stem] = stage(loaded, configuration.build(loaded)).training(math.inf)
+            trainings[path.stem] = open_stage(config, configuration.build(config)).training(math.inf)
         except ConfigError:
             continue
-    return found
+    return trainings
