@@ -59,60 +59,44 @@ def test_every_method_steps_on_a_gpu(name: str, tmp_path: Path) -> None:
         assert held, figure
 
 
-@on_gpu
-@pytest.mark.parametrize("place", range(len(PLAN.repeated)))
-def test_runs_on_a_gpu_repeat_and_resume(place: int, tmp_path: Path) -> None:
-    """Oracle: the digest of the same run, undisturbed."""
-    build = partial(PLAN.repeated[place].short_run, CUDA)
-    for held, figure in (facts.same_bits(build, tmp_path / "a"), facts.resumes(build, tmp_path / "b")):
-        assert held, figure
-
-
-@on_gpu
-@pytest.mark.parametrize(
-    ("files", "settings"),
-    [
-        (("gin/simclr.gin", "gin/protocol/cifar10_resnet18.gin"), ("Pretraining.batch_size=64",)),
-        (("gin/mae.gin",), gpu.SMALL),
-    ],
-)
-def test_compiled_on_a_gpu_equals_eager(files: tuple[str, ...], settings: tuple[str, ...], tmp_path: Path) -> None:
-    """Oracle: the eager step."""
+def compiles(folder: Path, files: tuple[str, ...], *settings: str) -> facts.Outcome:
     workload = Workload("", files, (*settings, "Pretraining.precision=float32"))
-    runs = [workload.stage(CUDA, tmp_path, f"Pretraining.compiled={compiled}").scratch(0) for compiled in (False, True)]
-    held, figure = facts.compiles(*runs)
-    assert held, figure
+    eager, compiled = (workload.stage(CUDA, folder, f"Pretraining.compiled={way}") for way in (False, True))
+    return facts.compiles(eager.scratch(0), compiled.scratch(0))
+
+
+def frees(fact: Callable[..., facts.Outcome], folder: Path) -> facts.Outcome:
+    budget = Budget(kind="samples", amount=8 * 32)
+    return fact(partial(PLAN.with_teacher.stage, CUDA, budget=budget), folder)
+
+
+def keeps_seconds(folder: Path) -> facts.Outcome:
+    budget = Budget(kind="device_seconds", amount=PLAN.seconds)
+    return facts.keeps_seconds(PLAN.repeated[0].stage(CUDA, folder, budget=budget))
+
+
+RESNET = ("gin/simclr.gin", "gin/protocol/cifar10_resnet18.gin")
+FACTS: dict[str, Callable[[Path], facts.Outcome]] = {
+    **{f"same bits {run.name}": partial(facts.same_bits, partial(run.short_run, CUDA)) for run in PLAN.repeated},
+    **{f"resumes {run.name}": partial(facts.resumes, partial(run.short_run, CUDA)) for run in PLAN.repeated},
+    "compiles ResNet": lambda folder: compiles(folder, RESNET, "Pretraining.batch_size=64"),
+    "compiles ViT": lambda folder: compiles(folder, ("gin/mae.gin",), *gpu.SMALL),
+    "streams": lambda folder: facts.streams(CUDA),
+    "meters": lambda folder: facts.meters(CUDA, partial(gpu.work, PLAN)),
+    "keeps seconds": keeps_seconds,
+    "frees teacher": partial(frees, facts.frees_teacher),
+    "frees calibration": partial(frees, facts.frees_calibration),
+}
 
 
 @on_gpu
-def test_streamed_images_on_a_gpu_equal_resident_ones() -> None:
-    """Oracle: the resident batches."""
-    assert facts.streams(CUDA) == (True, "30 of 30 batches")
-
-
-@on_gpu
-def test_a_gpu_has_a_meter_that_moves() -> None:
-    """Oracle: joules are taken."""
-    held, figure = facts.meters(CUDA, partial(gpu.work, PLAN))
+@pytest.mark.parametrize("fact", FACTS)
+def test_facts_hold_on_a_gpu(fact: str, tmp_path: Path) -> None:
+    """Oracle: the same run undisturbed, the eager step, resident batches, joules, the budget within 3 %, and the
+    allocator's count of bytes."""
+    held, figure = FACTS[fact](tmp_path)
     if held is None:
         pytest.skip(figure)
-    assert held, figure
-
-
-@on_gpu
-def test_a_gpu_keeps_a_budget_in_seconds(tmp_path: Path) -> None:
-    """Oracle: the budget, within 3 %."""
-    budget = Budget(kind="device_seconds", amount=PLAN.seconds)
-    held, figure = facts.keeps_seconds(PLAN.repeated[0].stage(CUDA, tmp_path, budget=budget))
-    assert held, figure
-
-
-@on_gpu
-@pytest.mark.parametrize("frees", [facts.frees_teacher, facts.frees_calibration])
-def test_stages_on_a_gpu_leave_no_memory(frees: Callable[..., facts.Outcome], tmp_path: Path) -> None:
-    """Oracle: the allocator's account."""
-    build = partial(PLAN.with_teacher.stage, CUDA, budget=Budget(kind="samples", amount=8 * 32))
-    held, figure = frees(build, tmp_path)
     assert held, figure
 
 
