@@ -1,4 +1,4 @@
-"""Figures of a finished run: what is looked at (scene), what is drawn (figures) and how it is laid out (layout)."""
+"""Figures of a finished run: its images and features (scene), what is drawn (figures), and its layout (layout)."""
 
 from benchmark.errors import MissingError
 

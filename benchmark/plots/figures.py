@@ -1,4 +1,4 @@
-"""What a finished run shows of itself: a map of its features, nearest neighbours, what it attends to, and more.
+"""The figures of a finished run: a map of its features, nearest neighbours, attention, views, and the method's own.
 
 Figures illustrate and score nothing. Every draw has a fixed seed, and all encoders are shown the same images: the first
 of a hashed order. Test labels choose the images (each class in turn), colour points and mark hits.
@@ -27,7 +27,7 @@ from benchmark.storage.files import make_folder
 
 DOTS = 150  # per inch
 POINTS = 2000  # of a map
-AROUND = 10  # nearest points that count for the purity of a map
+PURITY_NEIGHBOURS = 10  # of each point, whose labels count for the purity of a map
 NEIGHBOURS = 8  # shown of each test image
 MASS = 0.6  # of a head's attention that is shown (Caron et al. 2021, arXiv:2104.14294)
 STRENGTH = 1e-3  # L2 of the probe whose classes are located; not tuned
@@ -42,21 +42,21 @@ CAPTIONS = {
 def draw(run: Path, folder: Path, *, allow_imports: bool = False) -> Iterator[str]:
     """Draw every figure that a finished run allows into a new folder; yield a line for each, and for each left out.
 
-    Raises ConfigError for a run that is not finished or diverged, and for a folder that is not empty. Nothing is
-    written then.
+    Raises ConfigError for a run that is not finished or diverged, and for a folder that is not empty, before anything
+    is written.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty. Give --to a folder that does not exist yet.")
     scene = Scene.of(run, allow_imports)
     make_folder(folder)
-    for name, figures_of in FIGURES.items():
+    for kind, figures_of in FIGURES.items():
         try:
             for name, figure in figures_of(scene).items():
                 path = folder / f"{name}.png"
                 figure.savefig(path, dpi=DOTS, bbox_inches="tight", pad_inches=0.15)
                 yield str(path)
         except LeftOut as reason:
-            yield f"{name} left out: {reason}"
+            yield f"{kind} left out: {reason}"
 
 
 def tsne(scene: Scene) -> dict[str, Figure]:
@@ -66,11 +66,12 @@ def tsne(scene: Scene) -> dict[str, Figure]:
     features, classes = F.normalize(scene.bank.test[scene.feature][ids], dim=1), labels[ids]
     if float(features.std(0).max()) < 1e-6:
         raise LeftOut("the features of all test images are equal")
+    share, score = purity(features, classes, PURITY_NEIGHBOURS), silhouette(features, classes)
     caption = (
         f"{len(ids):,} test images, feature '{scene.feature}'. Measured on the features, not on the map: of an image's "
-        f"{AROUND} nearest neighbours {purity(features, classes, AROUND):.1%} are of its class, and the silhouette is "
-        f"{silhouette(features, classes):.2f}, both by cosine. The size of groups and the distance between them mean "
-        "nothing. Labels colour the points and have no part in their places."
+        f"{PURITY_NEIGHBOURS} nearest neighbours {share:.1%} are of its class, and the silhouette is {score:.2f}, both "
+        "by cosine. The size of groups and the distance between them mean nothing. Labels colour the points and do not "
+        "place them."
     )
     title = scene.title("t-SNE of test features")
     return {"tsne": class_map(title, scene.caption(caption), planar(features), classes.numpy(), data.classes)}
@@ -83,10 +84,10 @@ def neighbours(scene: Scene) -> dict[str, Figure]:
     _, train_ids = nearest(bank.test[scene.feature][queries], bank.train[scene.feature], NEIGHBOURS)
     classes = [data.classes[label] for label in scene.labels[queries].tolist()]
     rows = {"test image": tiles(data.test.images[queries])}
-    for place, ids in enumerate(train_ids.T, start=1):
+    for rank, ids in enumerate(train_ids.T, start=1):
         names = [data.classes[label] for label in bank.labels[ids].tolist()]
-        correct = [name == wanted for name, wanted in zip(names, classes, strict=True)]
-        rows[f"train {place}"] = tiles(data.train.images[ids], label=names, correct=correct)
+        correct = (bank.labels[ids] == scene.labels[queries]).tolist()
+        rows[f"train {rank}"] = tiles(data.train.images[ids], label=names, correct=correct)
     caption = (
         f"Below each test image are the train images nearest to it by cosine, feature '{scene.feature}'. Green and ✓: "
         "the class is the same; red and ✗: it is another."
@@ -96,7 +97,7 @@ def neighbours(scene: Scene) -> dict[str, Figure]:
 
 @torch.no_grad()
 def attention(scene: Scene) -> dict[str, Figure]:
-    """Show where a transformer looks and how its patches differ, or where a convolutional network sees a class."""
+    """Show attention and patch features of a transformer, or class activation maps of a convolutional network."""
     images, names = scene.shown
     view, net = scene.prepared(images), scene.encoder.net
     features = scene.encoder(view)
@@ -106,8 +107,8 @@ def attention(scene: Scene) -> dict[str, Figure]:
         maps, predicted = class_maps(scene, view, features.pooled)
         rows["predicted class"] = tiles(images, label=predicted, heat=maps.numpy())
         caption = (
-            "Where the last layer speaks for the class named below, which a linear probe of train features predicts: "
-            "yellow most, blue least, on a scale of its own in each map (Zhou et al. 2016, arXiv:1512.04150)."
+            "What each place of the last layer adds to the score of the class named below, which a linear probe of "
+            "train features predicts: yellow most, blue least, each map scaled (Zhou et al. 2016, arXiv:1512.04150)."
         )
     else:
         title = "Patch features and attention"
@@ -140,23 +141,23 @@ def class_attention(net: VisionTransformer, view: Tensor) -> Tensor:
 
 
 def class_maps(scene: Scene, view: Tensor, pooled: Tensor) -> tuple[Tensor, list[str]]:
-    """Return what each place adds to the score of the class that a probe predicts, `(batch, height, width)`, and it.
+    """Return class activation maps `(batch, height, width)`, and the names of the classes that a probe predicts.
 
-    The least is 0 in each map. Raises LeftOut where the feature is not the mean of a map.
+    From activations A `(channels, height, width)` and the probe's weights w `(channels)` for the predicted class:
+    map = sum over channels of w A, less its least value. Raises LeftOut where the feature is not the mean of A.
     """
     maps = scene.encoder.net.forward_features(view)
     if maps.shape[:2] != pooled.shape or not torch.allclose(maps.mean((2, 3)), pooled, rtol=1e-3, atol=1e-4):
         raise LeftOut(f"{scene.encoder.name} has neither patch tokens nor a map whose mean is its feature")
     probe = fit(scene.bank.train["pooled"], scene.bank.labels, scene.bank.classes, STRENGTH)
     predicted = probe.scores(pooled.cpu()).argmax(1)
-    added = torch.einsum("nchw,cn->nhw", maps.cpu(), probe.weight[:, predicted])
-    return added - added.amin((1, 2), keepdim=True), [
-        scene.stage.dataset.classes[label] for label in predicted.tolist()
-    ]
+    evidence = torch.einsum("nchw,cn->nhw", maps.cpu(), probe.weight[:, predicted])
+    classes = [scene.stage.dataset.classes[label] for label in predicted.tolist()]
+    return evidence - evidence.amin((1, 2), keepdim=True), classes
 
 
 def views(scene: Scene) -> dict[str, Figure]:
-    """Show what the recipe of the run turns images into before the method sees them."""
+    """Show the views of images that the method gets, in several draws."""
     _, recipe = scene.stage.method()
     images, names = scene.shown
     rows = {"image": tiles(images)}
@@ -196,7 +197,7 @@ FIGURES: dict[str, Callable[[Scene], dict[str, Figure]]] = {
     "neighbours.png": neighbours,
     "attention.png": attention,
     "views.png": views,
-    "what the method itself makes of images": pictures,
+    "images of the method itself": pictures,
 }
 
 

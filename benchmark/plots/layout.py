@@ -1,4 +1,4 @@
-"""Layouts of figures by matplotlib: a grid of images, and a map of points. They do not know what they show."""
+"""Layouts of figures by matplotlib: a grid of images, and a map of points."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -63,16 +63,16 @@ def class_map(title: str, caption: str, points: Floats, classes: npt.NDArray[np.
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
     axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
-    looks = list(zip(names, COLOURS, MARKERS, strict=False))
-    if len(names) > len(looks):
-        looks.append((f"{len(names) - len(looks)} others", OTHERS, "o"))
+    styles = list(zip(names, COLOURS, MARKERS, strict=False))
+    if len(names) > len(styles):
+        styles.append((f"{len(names) - len(styles)} others", OTHERS, "o"))
     groups = classes.clip(max=len(COLOURS))
     size = 30 * min(1.0, (500 / len(points)) ** 0.5)
     handles = []
-    for i, (_, colour, marker) in enumerate(looks):
+    for i, (_, colour, marker) in enumerate(styles):
         x, y = points[groups == i].T
-        handles.append(axes.scatter(x, y, s=size, c=colour, marker=marker, linewidths=0, zorder=len(looks) - i))
-    labels = [textwrap.fill(name, 2 * LETTERS) for name, _, _ in looks]
+        handles.append(axes.scatter(x, y, s=size, c=colour, marker=marker, linewidths=0, zorder=len(styles) - i))
+    labels = [textwrap.fill(name, 2 * LETTERS) for name, _, _ in styles]
     figure.legend(handles, labels, loc="outside right upper", frameon=False, markerscale=1.5)
     return figure
 

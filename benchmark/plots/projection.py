@@ -1,4 +1,4 @@
-"""What figures compute from features: places in the plane, colours, and how well classes are separated."""
+"""Features in the plane and as colours, and how well they separate classes."""
 
 import numpy as np
 import numpy.typing as npt
@@ -18,18 +18,17 @@ def planar(features: Tensor) -> npt.NDArray[np.float32]:
     t-SNE gets the first 50 principal components and starts from two of them. The wider side of the map is horizontal.
     There must be at least 5 rows, and two of them must differ.
     """
-    points, width = features.shape
-    reduced = PCA(min(COMPONENTS, points, width), svd_solver="full").fit_transform(features.double().numpy())
-    perplexity = min(PERPLEXITY, (points - 1) / 3)
-    placed = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)
-    return np.asarray(placed[:, np.ptp(placed, axis=0).argsort()[::-1]], dtype=np.float32)
+    reduced = PCA(min(COMPONENTS, *features.shape), svd_solver="full").fit_transform(features.double().numpy())
+    perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
+    points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)
+    return np.asarray(points[:, np.ptp(points, axis=0).argsort()[::-1]], dtype=np.float32)
 
 
 def purity(features: Tensor, labels: Tensor, k: int) -> float:
-    """Return the share of the `k` others nearest to each unit row that have its label; the mean over rows."""
+    """Return the share of the `k` nearest neighbours of each unit row that have its label; the mean over rows."""
     cosines = (features @ features.T).fill_diagonal_(-torch.inf)
-    others = cosines.topk(min(k, len(features) - 1)).indices
-    return float((labels[others] == labels[:, None]).double().mean())
+    neighbours = cosines.topk(min(k, len(features) - 1)).indices
+    return float((labels[neighbours] == labels[:, None]).double().mean())
 
 
 def silhouette(features: Tensor, labels: Tensor) -> float:
@@ -46,9 +45,9 @@ def components(tokens: Tensor) -> Tensor:
     """Return the first 3 principal components `(batch, tokens, 3)` of patch features, each scaled to [0, 1]."""
     rows = tokens.double().flatten(0, 1)
     centred = rows - rows.mean(0)
-    parts: Tensor = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:3].T
-    low, high = parts.amin(0), parts.amax(0)
-    return ((parts - low) / (high - low).clamp_min(1e-12)).float().view(*tokens.shape[:2], 3)
+    scores: Tensor = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:3].T
+    low, high = scores.aminmax(dim=0)
+    return ((scores - low) / (high - low).clamp_min(1e-12)).float().view(*tokens.shape[:2], 3)
 
 
 def strongest(attention: Tensor, mass: float) -> Tensor:

@@ -1,5 +1,6 @@
-"""What figures look at: a finished run, the images that are shown and their features."""
+"""The subject of figures: a finished run, the images that are shown and their features."""
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ COLUMNS = 10  # images side by side
 
 
 class LeftOut(Exception):  # noqa: N818, no error: the other figures are drawn
-    """Why a figure cannot be drawn for this run."""
+    """A figure cannot be drawn for this run; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Scene:
         """The labels of the test images."""
         data = self.stage.dataset
         if data.test.labels is None or data.train.labels is None or len(data.classes) < 2:
-            raise LeftOut(f"it needs train and test images of several classes, which {data.name} has not")
+            raise LeftOut(f"it needs train and test images of several classes, and {data.name} has none")
         return data.test.labels
 
     @cached_property
@@ -73,12 +74,12 @@ class Scene:
 
     @cached_property
     def bank(self) -> Bank:
-        """The features of all images as evaluations see them."""
+        """The features of all images, as evaluations get them."""
         if len(self.labels) < FEWEST:
             raise LeftOut(f"it needs {FEWEST} test images, and {self.stage.dataset.name} has {len(self.labels)}")
-        looker, limits = _Looker(), self.stage.experiment.limits()
-        harness.evaluate_encoder(self.encoder, self.stage.dataset, (looker,), self.stage.device, limits=limits)
-        return looker.banks[0]
+        keeper, limits = _BankKeeper(), self.stage.experiment.limits()
+        harness.evaluate_encoder(self.encoder, self.stage.dataset, (keeper,), self.stage.device, limits=limits)
+        return keeper.banks[0]
 
     @cached_property
     def feature(self) -> str:
@@ -91,7 +92,7 @@ class Scene:
         try:
             state, _ = checkpoint.newest(folder, self.stage.checkpoint_key)
         except BenchmarkError as problem:
-            raise LeftOut(f"no checkpoint in {folder} is sound and of this run") from problem
+            raise LeftOut(f"no checkpoint in {folder} is whole and of this run") from problem
         if state is None:
             raise LeftOut(f"no checkpoint is left in {folder}")
         method, _ = self.stage.method()
@@ -120,8 +121,8 @@ class Scene:
         return f"{text} Test labels choose the images, each class in turn.".lstrip() if labelled else text
 
 
-class _Looker:
-    """An evaluation that scores nothing and keeps what evaluations see."""
+class _BankKeeper:
+    """An evaluation that scores nothing and keeps the features."""
 
     name, version = "pictures", "1.0"
 
@@ -134,6 +135,5 @@ class _Looker:
 
 def spread(labels: Tensor, name: str, count: int) -> Tensor:
     """Return the ids of up to `count` images: from each class in turn the next one in its hashed order."""
-    orders = hashed_order(labels, name, "pictures")
-    turns = range(max(map(len, orders)))
-    return torch.stack([order[turn] for turn in turns for order in orders if turn < len(order)][:count])
+    turns = itertools.zip_longest(*hashed_order(labels, name, "pictures"))
+    return torch.stack([image for turn in turns for image in turn if image is not None][:count])
