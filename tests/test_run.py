@@ -443,10 +443,10 @@ def test_kill_at_a_random_moment_does_not_show(out: Path, tmp_path: Path) -> Non
 
 
 def worked_example() -> tuple[str, str]:
-    """Return the module and the gin file of the method that CONTRIBUTING.md adds."""
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    (module,) = re.findall(r"`baselines/toy\.py`:\n\n```python\n(.*?)```\n", text, re.DOTALL)
-    (settings,) = re.findall(r"`gin/toy\.gin`:\n\n```\n(.*?)```\n", text, re.DOTALL)
+    """Return the module and the gin file of the method that the README adds."""
+    text = (ROOT / "README.md").read_text()
+    (module,) = re.findall(r"`toy\.py`:\n\n```python\n(.*?)```\n", text, re.DOTALL)
+    (settings,) = re.findall(r"`toy\.gin`:\n\n```\n(.*?)```\n", text, re.DOTALL)
     return module, settings
 
 
@@ -454,7 +454,7 @@ def test_a_method_outside_of_the_tree_runs(tmp_path: Path, out: Path, capsys: py
     """Oracle: two files in any folder; refused without --allow-imports, since a gin file executes what it imports."""
     module, settings = worked_example()
     (tmp_path / "toy_of_my_own.py").write_text(module)
-    (tmp_path / "toy.gin").write_text(settings.replace("import baselines.toy", "import toy_of_my_own"))
+    (tmp_path / "toy.gin").write_text(settings.replace("import toy", "import toy_of_my_own"))
     arguments = command(out / "toy", 3, gin=str(tmp_path / "toy.gin"))
     assert main(arguments) == 2
     assert "If you trust it, add --allow-imports" in capsys.readouterr().err
@@ -477,7 +477,7 @@ def test_a_method_outside_of_the_tree_runs(tmp_path: Path, out: Path, capsys: py
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the tracked tree is known in a git checkout only")
 def test_a_method_is_two_new_files(tmp_path: Path) -> None:
-    """Oracle: CONTRIBUTING's files in a copy of what a commit of everything would hold, else untouched: the battery
+    """Oracle: the README's files in a copy of what a commit of everything would hold, else untouched: the battery
     that it names passes."""
     listed = subprocess.check_output(["git", "ls-files", "--cached", "--others", "--exclude-standard"], text=True)
     for name in filter(lambda name: Path(name).is_file(), listed.splitlines()):
@@ -485,7 +485,7 @@ def test_a_method_is_two_new_files(tmp_path: Path) -> None:
         shutil.copy(name, tmp_path / name)
     module, settings = worked_example()
     (tmp_path / "baselines" / "toy.py").write_text(module)
-    (tmp_path / "gin" / "toy.gin").write_text(settings)
+    (tmp_path / "gin" / "toy.gin").write_text(settings.replace("import toy", "import baselines.toy"))
     battery = [sys.executable, "-m", "pytest", "tests/test_battery.py", "-k", "toy", "-p", "no:cacheprovider"]
     ended = subprocess.run(battery, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""}, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout
