@@ -1,4 +1,4 @@
-"""Figures of a run: what they show against what they are made of."""
+"""Figures of a run: what they show, compared with the images and features of the run."""
 
 import shutil
 import sys

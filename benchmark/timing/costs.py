@@ -31,7 +31,7 @@ def update(page: Path, *, check: bool) -> None:
 
 
 def shipped_methods() -> list[Path]:
-    """Return the files of all methods; the report's are those of others, on an encoder of their own."""
+    """Return the files of all methods, without `report_*`: these are two of them in the recipes of others."""
     return [path for path in sorted(shipped_folder().glob("*.gin")) if not path.stem.startswith("report_")]
 
 

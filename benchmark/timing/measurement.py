@@ -17,7 +17,7 @@ from benchmark.timing.rounds import Rounds, Spread
 
 @dataclass
 class Measurement:
-    """Tables as Markdown, and by title what they were made of."""
+    """Tables as Markdown, and by title the seconds behind them."""
 
     part: str
     rounds: int
