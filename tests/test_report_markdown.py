@@ -163,7 +163,7 @@ def test_remarks_on_the_choice_of_runs() -> None:
     """Oracle: the seeds in common, and the floor that no record holds."""
     records = [run("alpha", seed, 0.9, floors=["0" * 16]) for seed in range(4)] + [run("beta", s, 0.8) for s in (1, 3)]
     page = render(records)
-    assert "Ranks compare the seeds that all share: 1, 3." in page
+    assert "Ranks compare the seeds that all methods have: 1, 3." in page
     assert f"Floors named but not found: {'0' * 16}." in page
 
 

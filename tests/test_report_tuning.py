@@ -96,7 +96,7 @@ def test_the_page_leads_with_the_tuned_division_and_shows_the_trials() -> None:
     records = board()
     assert all(validate(record) == [] for record in records)
     page = render(records)
-    assert page.index(", tuned division\n") < page.index(", trials of the rate") < page.rindex("\n### digits")
+    assert page.index(", tuned division\n") < page.index(", learning rate trials") < page.rindex("\n### digits")
     assert "| 1 | alpha | 2 | **80.50 " in page
     assert "| alpha | 50.00 | 60.00 | 70.00 | 80.00 | 50.00 | 2 |" in page
     assert "10.00 TFLOPs and 7.5 device minutes" in page
@@ -105,7 +105,7 @@ def test_the_page_leads_with_the_tuned_division_and_shows_the_trials() -> None:
     factors = {line["division"]: line["rate_factor"] for line in json.loads(as_json(records))}
     assert factors == {"tuned": 2.0, "closed": None}
     lines = [line.split(" & ") for line in latex(records).splitlines() if " & " in line]
-    assert [line[2] for line in lines if line[0] == ""] == ["rate x", "linear v1"]
+    assert [line[2] for line in lines if line[0] == ""] == ["LR x", "linear v1"]
     assert [line[2] for line in lines if line[0] == "1"] == ["2", r"\textbf{70.50 $\pm$ 6.35}"]
 
 

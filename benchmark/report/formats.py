@@ -3,50 +3,37 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from benchmark.report.contents import contents
-from benchmark.report.leaderboard import Changed, Column, Section, Value, sections, unchanged
-from benchmark.report.markdown import costs, notes, printable, rank, rate, title
+from benchmark.report.leaderboard import Changed, Column, Line, Section, Value, sections, unchanged
+from benchmark.report.markdown import printable, table, title
 from benchmark.report.published import Result, select
 from benchmark.report.record import Record
-from benchmark.report.text import Block, flops_unit, spread
+from benchmark.report.text import Block, alignment, spread
 
-LATEX = {  # what LaTeX would read as a command
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "|": r"\textbar{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "\u00b1": r"$\pm$",
-}
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "|": r"\textbar{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "\u00b1": r"$\pm$",
+    }
+)
+SHORT = {"rank": "", "device minutes": "min.", "peak GiB": "GiB"}  # headings in LaTeX
 
-NO_SCORE = {  # of a method all of whose runs broke down
-    "evaluation": None,
-    "version": None,
-    "mean": None,
-    "std": None,
-    "half_width": None,
-    "macro_f1": None,
-    "seeds": 0,
-    "standing": None,
-    "is_uneven": False,
-    "flags": "",
-}
+SCORE = ("evaluation", "version", "mean", "std", "half_width", "macro_f1", "seeds", "standing", "is_uneven", "flags")
+NO_SCORE = dict.fromkeys(SCORE) | {"seeds": 0, "is_uneven": False, "flags": ""}  # of a method whose runs all failed
 
 
 def latex(records: Sequence[Record], published: Sequence[Result] = (), changed: Changed = unchanged) -> str:
-    """Return a table for each setting, for the package booktabs: bold is the best, underlined what is tied with it."""
+    """Return a table for each setting, for the package booktabs: the best is bold, what is tied with it underlined."""
     return "\n".join(
         _latex_block(shown) if isinstance(shown, Block) else _latex_table(shown)
         for _, board in groupby(sections(records, changed), key=lambda section: section.setting.board)
@@ -55,27 +42,24 @@ def latex(records: Sequence[Record], published: Sequence[Result] = (), changed: 
 
 
 def comma_separated(records: Sequence[Record], published: Sequence[Result] = (), changed: Changed = unchanged) -> str:
-    """Return a line for each method, or floor, and evaluation; numbers are fractions, FLOPs, seconds and bytes.
+    """Return a line for each method or floor and evaluation, as CSV; numbers are fractions, FLOPs, seconds and bytes.
 
-    A method without any score has a line too, whose `endings` say what became of its runs.
     `mean`, `std` and `half_width` are those of top-1 over seeds, `macro_f1` is a mean over seeds, and `flags` are the
-    warnings of the evaluation.
-
-    Published results are of the division "published"; they alone have epochs and a source, and they have no rank.
+    warnings of the evaluation. A method without any score has one line; its `endings` say how its runs ended.
+    Published results have the division "published"; only they have epochs and a source, and they have no rank.
     """
-    found = _all_entries(records, published, changed)
+    entries = _all_entries(records, published, changed)
     text = io.StringIO()
-    names = [name for name in found[0] if name != "deviations"] if found else ["board"]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    names = [name for name in entries[0] if name != "deviations"] if entries else ["board"]
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _harmless(entry[name]) for name in names} for entry in found)
+    writer.writerows({name: _harmless(value) for name, value in entry.items()} for entry in entries)
     return text.getvalue()
 
 
 def as_json(records: Sequence[Record], published: Sequence[Result] = (), changed: Changed = unchanged) -> str:
     """Return the lines of `comma_separated` as a list of objects, with the method's deviations from its paper."""
-    found = _all_entries(records, published, changed)
-    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(_all_entries(records, published, changed), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 FORMATS: Mapping[str, Callable[[Sequence[Record], Sequence[Result], Changed], str]] = {
@@ -87,14 +71,12 @@ FORMATS: Mapping[str, Callable[[Sequence[Record], Sequence[Result], Changed], st
 
 def _all_entries(records: Sequence[Record], published: Sequence[Result], changed: Changed) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
-    for (board, dataset), alike in groupby(
-        sections(records, changed), lambda table: (table.setting.board, table.setting.dataset)
-    ):
-        tables = list(alike)
+    by_dataset = groupby(sections(records, changed), lambda table: (table.setting.board, table.setting.dataset))
+    for (board, dataset), of_dataset in by_dataset:
+        tables = list(of_dataset)
         entries += [entry | {"epochs": None, "source": None} for table in tables for entry in _entries(table)]
-        blank = dict.fromkeys(entries[-1]) if entries else {}
         entries += [
-            blank
+            dict.fromkeys(entries[0])
             | {
                 "board": board or None,
                 "dataset": dataset,
@@ -112,20 +94,15 @@ def _all_entries(records: Sequence[Record], published: Sequence[Result], changed
     return entries
 
 
-def _entries(section: Section) -> list[dict[str, Any]]:
-    """Return an entry for each score of a section, and one without a score for a line that has none."""
-    shared = {name: value or None for name, value in section.setting._asdict().items()}
-    entries = []
+def _entries(section: Section) -> Iterator[dict[str, Any]]:
+    """Yield an entry for each score of a section, and one without a score for a line that has none."""
+    setting = {name: value or None for name, value in section.setting._asdict().items()}
     for line in section.lines:
         first, last = line.rank or (None, None)
-        scores = [
-            _score(column, value)
-            for column, value in zip(section.columns, line.values, strict=True)
-            if value is not None
-        ]
-        entries += [
-            {
-                **shared,
+        scores = [_score(column, value) for column, value in zip(section.columns, line.values, strict=True) if value]
+        for score in scores or [NO_SCORE]:
+            yield {
+                **setting,
                 "method": line.cell.method,
                 "varied": line.cell.varied,
                 "key": line.cell.key,
@@ -142,65 +119,48 @@ def _entries(section: Section) -> list[dict[str, Any]]:
                 "stale": ", ".join(line.stale),
                 "deviations": line.deviations,
             }
-            for score in scores or [NO_SCORE]
-        ]
-    return entries
 
 
 def _score(column: Column, value: Value) -> dict[str, Any]:
     summary = value.summary
-    return {
-        "evaluation": column.evaluation,
-        "version": column.version,
-        "mean": summary.mean,
-        "std": summary.std,
-        "half_width": summary.half_width,
-        "macro_f1": value.macro_f1,
-        "seeds": summary.n,
-        "standing": value.standing or None,
-        "is_uneven": value.is_uneven,
-        "flags": "; ".join(value.flags),
-    }
+    of_seeds = (summary.mean, summary.std, summary.half_width, value.macro_f1, summary.n)
+    marks = (value.standing or None, value.is_uneven, "; ".join(value.flags))
+    return dict(zip(SCORE, (column.evaluation, column.version, *of_seeds, *marks), strict=True))
 
 
 def _harmless(value: Any) -> Any:
-    """Keep a spreadsheet from taking a name for a formula."""
+    """Return the value so that no spreadsheet takes it for a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def _latex_table(section: Section) -> str:
-    unit, divisor = flops_unit(run["cost"]["flops"] for run in section.runs)
-    is_tuned = section.setting.division == "tuned"
-    headings = ["", "method", *["rate x"] * is_tuned, *(column.heading for column in section.columns)]
-    headings += ["images", unit, "min.", "GiB", "seeds"]
-    has_notes = any(notes(line) for line in section.lines)
-    alignment = f"rl{'r' * (len(headings) - 2)}{'l' * has_notes}"
-    headings += ["notes"] * has_notes
-    floors_begin = next((place for place, line in enumerate(section.lines) if line.is_floor), None)
-    lines = []
-    for place, line in enumerate(section.lines):
-        if place == floors_begin:
-            lines.append(r"\midrule")
-        cells = [rank(line), _tex(line.name), *[rate(line)] * is_tuned, *(_tex_value(value) for value in line.values)]
-        cells += [""] * 4 if line.is_floor else costs(line, divisor)
-        cells += [str(len(line.cell.runs)), *([_tex(notes(line))] if has_notes else [])]
-        lines.append(" & ".join(cells) + r" \\")
-    heading = " & ".join(map(_tex, headings)) + r" \\"
-    return _tabular([title(section.setting)], alignment, heading, *lines)
-
-
-def _tabular(comments: Sequence[str], alignment: str, heading: str, *lines: str) -> str:
-    above = [f"% {printable(text)}" for text in comments]
-    rules = [r"\toprule", heading, r"\midrule", *lines, r"\bottomrule"]
-    return "\n".join([*above, rf"\begin{{tabular}}{{{alignment}}}", *rules, r"\end{tabular}", ""])
+    headings, lines = table(section, lambda line: _tex(line.name), _tex_value)
+    columns = len(headings) if any(line[-1] for line in lines) else -1  # no column of notes where there are none
+    rows = [[*cells, _tex(notes)][:columns] for *cells, notes in lines]
+    floors = next((place for place, line in enumerate(section.lines) if line.is_floor), len(rows))
+    rules = [r"\midrule"] * (floors < len(rows))
+    short = [_tex(SHORT.get(heading, heading)) for heading in headings[:columns]]
+    written = [_tex_line(row) for row in rows]
+    body = [_tex_line(short), r"\midrule", *written[:floors], *rules, *written[floors:]]
+    return _tabular([title(section.setting)], alignment(headings[:columns]), body)
 
 
 def _latex_block(block: Block) -> str:
-    lines = (" & ".join(map(_tex, line)) + r" \\" for line in [block.headings, *block.lines])
-    return _tabular([block.title, block.caption], block.alignment, *lines)
+    heading, *lines = (_tex_line(map(_tex, line)) for line in [block.headings, *block.lines])
+    return _tabular([block.title, block.caption], alignment(block.headings), [heading, r"\midrule", *lines])
 
 
-def _tex_value(value: Value | None) -> str:
+def _tabular(comments: Sequence[str], sides: str, body: Sequence[str]) -> str:
+    above = [f"% {printable(text)}" for text in comments]
+    rules = [r"\toprule", *body, r"\bottomrule"]
+    return "\n".join([*above, rf"\begin{{tabular}}{{{sides}}}", *rules, r"\end{tabular}", ""])
+
+
+def _tex_line(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _tex_value(line: Line, column: Column, value: Value | None) -> str:
     if value is None:
         return ""
     text = _tex(spread(value.summary))
@@ -208,4 +168,4 @@ def _tex_value(value: Value | None) -> str:
 
 
 def _tex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in printable(text))
+    return printable(text).translate(LATEX)

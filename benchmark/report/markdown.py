@@ -1,11 +1,10 @@
 """Leaderboards in Markdown, and the plain-text table that a finished run prints, as pure functions of records.
 
-The same records give the same bytes, so that a stale page can be found by comparison. For that reason the Markdown
-tables are joined here: the widths that tabulate pads to depend on its version and on optional packages.
+The same records give the same bytes, so that a stale page can be found by comparison.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby, product
 
 from tabulate import tabulate
@@ -27,13 +26,11 @@ from benchmark.report.leaderboard import (
 from benchmark.report.overall import standings
 from benchmark.report.published import Result
 from benchmark.report.record import Record
-from benchmark.report.text import TERA, Block, amount, flops_unit, markdown, percent, spread
+from benchmark.report.text import TERA, Block, alignment, amount, flops_unit, markdown, percent, spread, terms
 
-ESCAPED = {ord(character): f"\\{character}" for character in "\\`*_[]|~$"} | {
-    ord("&"): "&amp;",
-    ord("<"): "&lt;",
-    ord(">"): "&gt;",
-}
+ESCAPED = str.maketrans(
+    {character: f"\\{character}" for character in "\\`*_[]|~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+)
 INTRODUCTION = """\
 <!-- Written by `python -m benchmark.tables` from the records in this folder: do not edit. -->
 # Results
@@ -41,10 +38,11 @@ INTRODUCTION = """\
 """
 OVERALL = """\
 Mean rank and mean gap to the best of each data set, over all tables above, with 95 % intervals from resampled seeds;
-data sets are fixed. The columns of methods count the tables in which the line's method is better, tied and worse."""
+data sets are fixed. The columns named after methods count the tables in which the line's method is better, tied and
+worse."""
 EMPTY = """\
 There are no records yet. A run that is published writes its record, and those of its floors, into the folder of a
-board; then the tables are made from the records:
+board. The tables are made from the records:
 
 ```
 python -m benchmark.run --gin gin/<method>.gin --publish results/<board>
@@ -52,66 +50,68 @@ python -m benchmark.tables
 ```
 """
 READING = """\
-Top-1 accuracy on the test set in %, as mean ± half width of the 95 % t interval over seeds; a single seed has no
-interval. Each column head names the version of the evaluation. The best mean is **bold**; <u>underlined</u> means are
-not distinguishable from it (Tukey's range test at 5 %, seeds as blocks), and ranks are given as the range that this
-leaves; methods that do not share two seeds cannot be told apart. Runs that diverged or collapsed count as they are. A
-method is not ranked if a run lacks the ranking evaluation or missed the budget. Floors, in italics, are encoders
-without pretraining. In the tuned division the rate of each method was chosen from the same multiples of its recipe's,
-by short trials on a hold-out of train. The open division has encoders that were scored once more after their run,
-encoders from elsewhere, and runs whose teacher is from elsewhere; a table without a name is of the closed division,
-where the rates are the recipes'. The name of a method leads to how it differs from its paper. Device minutes are wall
-time, whatever else the machine did meanwhile; on a CPU the peak memory is that of the whole process. Stale lines were
-made by code that has changed since.
+Scores are top-1 accuracy on the test set in %, as mean ± half width of the 95 % t interval over seeds; a single seed
+has no interval. The heading of a column names the version of the evaluation. The best mean is **bold**. Means that are
+<u>underlined</u> cannot be distinguished from it (Tukey's range test at 5 %, seeds as blocks); for the same reason
+ranks are ranges. Methods that share fewer than two seeds cannot be distinguished. Runs that diverged or collapsed count
+like all others. A method is not ranked if one of its runs lacks the ranking evaluation or missed the budget. Floors, in
+italics, are encoders without pretraining.
+
+A table that names no division is closed: the learning rates are those of the recipes. In the tuned division the
+learning rate of each method was chosen from the same multiples of its recipe's learning rate ("LR x" is the multiple),
+by short trials on a hold-out of the training images. The open division holds encoders that were evaluated again after
+their run, encoders from elsewhere, and runs whose teacher is from elsewhere.
+
+The name of a method links to how it differs from its paper. Device minutes are wall time, including the time that other
+processes took; on a CPU the peak memory is that of the whole process. Stale lines were made by code that has changed
+since.
 """
 
 
 def render(records: Sequence[Record], published: Sequence[Result] = (), changed: Changed = unchanged) -> str:
-    """Return the page with one table for each setting and what stands beside, or with the way to the first record."""
-    found = sections(records, changed)
-    if not found:
+    """Return the page with all tables of all boards, or how to make the first record where there are none."""
+    tables = sections(records, changed)
+    if not tables:
         return INTRODUCTION + EMPTY
     parts = [INTRODUCTION + READING]
-    for board, of_board in groupby(found, key=lambda section: section.setting.board):
-        parts.append(f"## {_escape(board or 'Single runs')}\n")
-        tables = list(of_board)
-        parts.extend(
-            _block(shown) if isinstance(shown, Block) else _section(shown) for shown in contents(tables, published)
-        )
-        for division, precision in product(DIVISIONS, sorted({table.setting.precision for table in tables})):
-            alike = [
-                table for table in tables if (table.setting.division, table.setting.precision) == (division, precision)
-            ]
-            parts.extend(_overall(alike, division, precision))
-    return "\n".join([*parts, *_deviations(found)])
+    for name, of_board in groupby(tables, key=lambda section: section.setting.board):
+        parts.append(f"## {_escape(name or 'Single runs')}\n")
+        board = list(of_board)
+        parts += [
+            _block(shown) if isinstance(shown, Block) else _section(shown) for shown in contents(board, published)
+        ]
+        for terms_of_table in product(DIVISIONS, sorted({section.setting.precision for section in board})):
+            parts += _overall(
+                [
+                    section
+                    for section in board
+                    if (section.setting.division, section.setting.precision) == terms_of_table
+                ]
+            )
+    return "\n".join([*parts, *_deviations(tables)])
 
 
 def summary(records: Sequence[Record], changed: Changed = unchanged) -> str:
     """Return the table that leads all boards, without costs and notes; a sentence if there is none.
 
-    It is the one of most FLOPs, of its divisions the first, among those that compare two methods or more over seeds;
-    where no table does, among the first of each board.
+    It is the table of the most FLOPs among those that compare two methods or more over seeds, and of its divisions the
+    first. If no table compares methods, it is the table of the most FLOPs among the first of each board.
     """
-    found = sections(records, changed)
-    if not found:
+    tables = sections(records, changed)
+    if not tables:
         return "There are no records yet."
-    comparing = [section for section in found if _compares(section)]
+    comparing = [section for section in tables if _compares(section)]
     leading: dict[object, Section] = {}
-    for table in comparing or found:
-        setting = table.setting
-        leading.setdefault(setting._replace(division="") if comparing else setting.board, table)
-    section = max(leading.values(), key=lambda table: max(line.cost.flops for line in table.lines))
+    for section in comparing or tables:
+        setting = section.setting
+        leading.setdefault(setting._replace(division="") if comparing else setting.board, section)
+    section = max(leading.values(), key=lambda section: max(line.cost.flops for line in section.lines))
     headings = ["rank", "method", *(_escape(column.heading) for column in section.columns), "seeds"]
     lines = [
-        [
-            rank(line),
-            f"*{_escape(line.name)}*" if line.is_floor else _escape(line.name),
-            *(_value(value, line) for value in line.values),
-            str(len(line.cell.runs)),
-        ]
+        [rank(line), _name(line), *(_value(value, line) for value in line.values), str(len(line.cell.runs))]
         for line in section.lines
     ]
-    return f"{_escape(title(section.setting))}:\n\n{_markdown(headings, lines)}"
+    return f"{_escape(title(section.setting))}:\n\n{markdown(headings, alignment(headings), lines)}"
 
 
 def _compares(section: Section) -> bool:
@@ -123,57 +123,69 @@ def row(record: Record, floors: Sequence[Record]) -> str:
     """Return a plain-text table with a line for the run and one for each floor: top-1 and macro-F1 in %, and cost."""
     columns = columns_of([record, *floors])
     headings = ["method", *(column.heading for column in columns)]
-    if columns:
-        headings.append(f"{columns[0].heading} macro-F1")
+    headings += [f"{column.heading} macro-F1" for column in columns[:1]]
     lines = []
     for run in [record, *floors]:
         results = [result(run, column) for column in columns]
         lines.append(
             [
                 printable(run["method"]["name"]),
-                *(percent(found and found["top1"]) for found in results),
-                *(percent(found and found["macro_f1"]) for found in results[:1]),
+                *(percent(metrics and metrics["top1"]) for metrics in results),
+                *(percent(metrics and metrics["macro_f1"]) for metrics in results[:1]),
                 f"{run['cost']['images']:,}",
                 f"{run['cost']['flops'] / TERA:,.3f}",
                 f"{run['cost']['train_seconds']:,.1f}",
             ]
         )
     headings = [printable(heading) for heading in [*headings, "images", "TFLOPs", "seconds"]]
-    alignment = ["left"] + ["right"] * (len(headings) - 1)
-    return tabulate(lines, headings, tablefmt="simple", disable_numparse=True, colalign=alignment)
+    sides = ["left"] + ["right"] * (len(headings) - 1)
+    return tabulate(lines, headings, tablefmt="simple", disable_numparse=True, colalign=sides)
+
+
+def table(
+    section: Section, name: Callable[[Line], str], value: Callable[[Line, Column, Value | None], str]
+) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and lines of a section; `name` and `value` mark up names of lines and scores."""
+    unit, divisor = flops_unit(run["cost"]["flops"] for run in section.runs)
+    is_tuned = section.setting.division == "tuned"
+    headings = ["rank", "method", *["LR x"] * is_tuned, *(column.heading for column in section.columns)]
+    headings += ["images", unit, "device minutes", "peak GiB", "seeds", "notes"]
+    lines = []
+    for line in section.lines:
+        factor = "" if line.rate_factor is None else f"{line.rate_factor:g}"
+        scores = [value(line, *score) for score in zip(section.columns, line.values, strict=True)]
+        start = [rank(line), name(line), *[factor] * is_tuned]
+        lines.append([*start, *scores, *_costs(line, divisor), str(len(line.cell.runs)), _notes(line)])
+    return headings, lines
 
 
 def _section(section: Section) -> str:
-    """Return heading, caption, table and notes of one setting."""
-    unit, divisor = flops_unit(run["cost"]["flops"] for run in section.runs)
+    """Return heading, caption, table, footnotes and remarks of one setting."""
     footnotes: dict[str, int] = {}
-    is_tuned = section.setting.division == "tuned"
-    lines = []
-    for line in section.lines:
-        name = _escape(line.name)
-        if line.deviations:
-            name = f"[{name}](#{_anchor(line)})"
-        values = [
-            _value(value, line)
-            + _marks((f"{column.heading}: {flag}" for flag in (value.flags if value else ())), footnotes)
-            for column, value in zip(section.columns, line.values, strict=True)
-        ]
-        spent = [""] * 4 if line.is_floor else costs(line, divisor)
-        start = [rank(line), f"*{name}*" if line.is_floor else name, *[rate(line)] * is_tuned]
-        lines.append([*start, *values, *spent, str(len(line.cell.runs)), notes(line)])
-    headings = ["rank", "method", *["rate x"] * is_tuned, *(_escape(column.heading) for column in section.columns)]
-    headings += ["images", unit, "device minutes", "peak GiB", "seeds", "notes"]
-    numbered = [f"{number}. {text}" for text, number in footnotes.items()]
-    table = _markdown(headings, lines)
-    caption = _escape(_caption(section.runs, section.columns))
-    blocks = [f"### {_escape(title(section.setting))}", caption, table, "\n".join(numbered), _remarks(section)]
+
+    def name(line: Line) -> str:
+        return _name(line, f"#{_anchor(line)}" if line.deviations else "")
+
+    def score(line: Line, column: Column, value: Value | None) -> str:
+        texts = [f"{column.heading}: {flag}" for flag in (value.flags if value else ())]
+        return _value(value, line) + _superscript(texts, footnotes)
+
+    headings, lines = table(section, name, score)
+    headings = [_escape(heading) for heading in headings]
+    blocks = [
+        f"### {_escape(title(section.setting))}",
+        _escape(_caption(section.runs, section.columns)),
+        markdown(headings, alignment(headings), lines),
+        "\n".join(f"{number}. {text}" for text, number in footnotes.items()),
+        _remarks(section),
+    ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _deviations(found: Sequence[Section]) -> list[str]:
-    """Return a list for each method of how it differs from its paper, to which the tables lead."""
+def _deviations(tables: Sequence[Section]) -> list[str]:
+    """Return a list for each method of how it differs from its paper, to which the tables link."""
     methods: dict[str, tuple[str, dict[str, None]]] = {}
-    for line in (line for section in found for line in section.lines if line.deviations):
+    for line in (line for section in tables for line in section.lines if line.deviations):
         _, sentences = methods.setdefault(_anchor(line), (line.cell.method, {}))
         sentences.update(dict.fromkeys(line.deviations))
     lists = [
@@ -189,29 +201,39 @@ def _anchor(line: Line) -> str:
 
 def _block(block: Block) -> str:
     headings, *lines = ([_escape(cell) for cell in line] for line in [block.headings, *block.lines])
-    table = markdown(headings, block.alignment, lines)
-    return f"### {_escape(block.title)}\n\n{_escape(block.caption)}\n\n{table}\n"
+    return (
+        f"### {_escape(block.title)}\n\n{_escape(block.caption)}\n\n{markdown(headings, alignment(headings), lines)}\n"
+    )
 
 
-def _overall(alike: Sequence[Section], division: str, precision: str) -> list[str]:
+def _overall(tables: Sequence[Section]) -> list[str]:
     """Return the table over the data sets of a board in one division and precision, if there are several."""
-    found = standings(alike) if len({section.setting.dataset for section in alike}) > 1 else []
-    if not found:
+    datasets = {section.setting.dataset for section in tables}
+    methods = standings(tables) if len(datasets) > 1 else []
+    if not methods:
         return []
-    names = [standing.name for standing in found]
-    lines = []
-    for standing in found:
-        duels = ["-".join(map(str, standing.wins[name])) if name in standing.wins else "" for name in names]
-        ranks = _between(standing.mean_rank, standing.rank_interval)
-        lines.append([_escape(standing.name), ranks, _between(standing.mean_gap, standing.gap_interval), *duels])
-    table = _markdown(["method", "mean rank", "mean gap (points)", *map(_escape, names)], lines)
-    sets = f"{len({section.setting.dataset for section in alike})} data sets"
-    named = ", ".join(filter(None, (sets, precision, "" if division == "closed" else f"{division} division")))
-    return [f"### Over {named}\n\n{OVERALL}\n\n{table}\n"]
+    names = [method.name for method in methods]
+    lines = [
+        [
+            _escape(method.name),
+            _interval(method.mean_rank, method.rank_interval),
+            _interval(method.mean_gap, method.gap_interval),
+            *("-".join(map(str, method.wins[name])) if name in method.wins else "" for name in names),
+        ]
+        for method in methods
+    ]
+    headings = ["method", "mean rank", "mean gap (points)", *map(_escape, names)]
+    over = ", ".join([f"{len(datasets)} data sets", *terms(tables[0].setting)])
+    return [f"### Over {over}\n\n{OVERALL}\n\n{markdown(headings, alignment(headings), lines)}\n"]
 
 
-def _between(value: float, interval: tuple[float, float] | None) -> str:
+def _interval(value: float, interval: tuple[float, float] | None) -> str:
     return f"{value:.2f}" + ("" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})")
+
+
+def _name(line: Line, target: str = "") -> str:
+    name = f"[{_escape(line.name)}]({target})" if target else _escape(line.name)
+    return f"*{name}*" if line.is_floor else name
 
 
 def _value(value: Value | None, line: Line) -> str:
@@ -224,27 +246,24 @@ def _value(value: Value | None, line: Line) -> str:
 
 
 def rank(line: Line) -> str:
-    """Return the rank that a line holds, or the range of ranks that it may hold."""
+    """Return the rank of a line, or the range of ranks that it may have."""
     if line.rank is None:
         return ""
     first, last = line.rank
     return str(first) if first == last else f"{first}-{last}"
 
 
-def rate(line: Line) -> str:
-    """Return how many times its recipe's rate the trials of a method chose, nothing where none was chosen."""
-    return "" if line.rate_factor is None else f"{line.rate_factor:g}"
+def _notes(line: Line) -> str:
+    """Return which runs of a line did not end well, and what has changed in the code since."""
+    stale = [f"stale ({', '.join(line.stale)})"] if line.stale else []
+    return ", ".join([*(f"{count} {status}" for status, count in line.endings.items()), *stale])
 
 
-def notes(line: Line) -> str:
-    """Return what became of the runs of a line that did not end well or were made by other code, in a few words."""
-    endings = [f"{count} {status}" for status, count in line.endings.items()]
-    return ", ".join([*endings, *([f"stale ({', '.join(line.stale)})"] if line.stale else [])])
-
-
-def costs(line: Line, divisor: float) -> list[str]:
-    """Return images, FLOPs in units of the divisor, device minutes and peak GiB."""
+def _costs(line: Line, divisor: float) -> list[str]:
+    """Return images, FLOPs in units of the divisor, device minutes and peak GiB, empty for a floor."""
     cost = line.cost
+    if line.is_floor:
+        return [""] * 4
     return [
         f"{cost.images:,.0f}",
         f"{cost.flops / divisor:.2f}",
@@ -255,65 +274,52 @@ def costs(line: Line, divisor: float) -> list[str]:
 
 def title(setting: Setting) -> str:
     """Return what the lines of a table share, in a few words."""
-    division = "" if setting.division == "closed" else f"{setting.division} division"
-    parts = (setting.dataset, setting.encoder, amount(setting), setting.precision, division)
-    return ", ".join(part for part in parts if part)
+    return ", ".join([setting.dataset, setting.encoder, amount(setting), *terms(setting)])
 
 
 def _caption(runs: Sequence[Record], columns: Sequence[Column]) -> str:
     dataset, encoder = runs[0]["dataset"], runs[0]["encoder"]
     shape = [f"{encoder['image_size']} px"]
-    if encoder["patch"] is not None:
-        shape.append(f"patch {encoder['patch']}")
-    if encoder["stem"] is not None:
-        shape.append(f"stem {encoder['stem']}")
+    shape += [f"{name} {encoder[name]}" for name in ("patch", "stem") if encoder[name] is not None]
     sentences = [
+        *(f"Ranked by {column.heading}." for column in columns[:1]),
         f"Encoder: {', '.join(shape)}, {encoder['parameters']:,} parameters.",
         f"Data: {dataset['classes']} classes, {dataset['sizes']['test']:,} test images, "
         f"fingerprint {dataset['fingerprint'][:8]}.",
         f"Hardware: {'; '.join(sorted({hardware(run) for run in runs}))}.",
     ]
-    if columns:
-        sentences.insert(0, f"Ranked by {columns[0].heading}.")
     return " ".join(sentences)
 
 
 def _remarks(section: Section) -> str:
-    """Return what a reader must know of the comparison: seeds, uneven spreads, runs left out, floors not found."""
+    """Return what a reader must know of the comparison: seeds, uneven spreads, replaced runs, floors not found."""
     sentences = []
     ranking = section.ranking
     if ranking and len(ranking.ranks) > 1:
-        ranked = [line.cell for line in section.lines if line.rank is not None]
+        counts = [len(line.cell.runs) for line in section.lines if line.rank is not None]
         if not ranking.seeds:
-            sentences.append("No method is told from another: they share fewer than two seeds.")
-        elif any(len(cell.runs) != len(ranking.seeds) for cell in ranked):
-            sentences.append(f"Ranks compare the seeds that all share: {', '.join(map(str, ranking.seeds))}.")
+            sentences.append("No methods can be distinguished: they share fewer than two seeds.")
+        elif any(count != len(ranking.seeds) for count in counts):
+            sentences.append(f"Ranks compare the seeds that all methods have: {', '.join(map(str, ranking.seeds))}.")
     for place, column in enumerate(section.columns):
-        uneven = [line.name for line in section.lines if (value := line.values[place]) and value.is_uneven]
-        if uneven:
+        if uneven := [line.name for line in section.lines if (value := line.values[place]) and value.is_uneven]:
             sentences.append(
-                f"{_escape(column.heading)}: the spread of {_escape(', '.join(uneven))} is over twice the median one, "
+                f"{column.heading}: the spread of {', '.join(uneven)} is over twice the median one, "
                 f"so ties are less certain than 5 %."
             )
-    superseded = sorted(run["id"] for line in section.lines for run in line.cell.superseded)
-    if superseded:
-        names = ", ".join(superseded)
-        sentences.append(f"Replaced by other runs of the same seed, newer trials or newer code: {names}.")
+    if superseded := sorted(run["id"] for line in section.lines for run in line.cell.superseded):
+        sentences.append(
+            f"Replaced by other runs of the same seed, newer trials or newer code: {', '.join(superseded)}."
+        )
     if section.missing_floors:
-        names = ", ".join(_escape(identity) for identity in section.missing_floors)
-        sentences.append(f"Floors named but not found: {names}.")
-    return " ".join(sentences)
+        sentences.append(f"Floors named but not found: {', '.join(section.missing_floors)}.")
+    return _escape(" ".join(sentences))
 
 
-def _marks(texts: Iterable[str], footnotes: dict[str, int]) -> str:
-    """Return superscript numbers of the texts, adding those that are new to the footnotes."""
-    unique = dict.fromkeys(_escape(text) for text in texts)
-    numbers = sorted(footnotes.setdefault(text, len(footnotes) + 1) for text in unique)
+def _superscript(texts: Iterable[str], footnotes: dict[str, int]) -> str:
+    """Return the superscript numbers of the texts; new texts are added to the footnotes."""
+    numbers = sorted({footnotes.setdefault(_escape(text), len(footnotes) + 1) for text in texts})
     return f" <sup>{', '.join(map(str, numbers))}</sup>" if numbers else ""
-
-
-def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return markdown(headings, "".join("l" if heading in ("method", "notes") else "r" for heading in headings), lines)
 
 
 def printable(text: str) -> str:
@@ -322,5 +328,5 @@ def printable(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """Make any text inert in a cell, heading or paragraph of Markdown."""
+    """Return the text with all Markdown in it escaped."""
     return printable(text).translate(ESCAPED)

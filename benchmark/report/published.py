@@ -1,6 +1,6 @@
-"""Published results beside a board: other budgets and other code, hence never ranked with its runs.
+"""Published results beside a board: other budgets and other code, so they are never ranked with its runs.
 
-They lie in `published.csv` in the folder of the boards, a row for each value with its source.
+They are in `published.csv` in the folder of the boards, a row for each value with its source.
 """
 
 import csv
@@ -15,7 +15,7 @@ from benchmark.report.leaderboard import Section
 from benchmark.report.text import Block
 
 FILE = "published.csv"
-PROTOCOLS: Mapping[str, str | None] = {  # of a published result: the evaluation of a record that comes nearest
+PROTOCOLS: Mapping[str, str | None] = {  # protocol of a published result: the nearest evaluation of a record
     "linear": "linear",
     "online_linear": "linear",
     "knn": "knn",
@@ -32,8 +32,8 @@ PROTOCOLS: Mapping[str, str | None] = {  # of a published result: the evaluation
 METRICS = ("top1", "top5", "box_ap", "box_ap50", "box_ap75", "mask_ap", "miou")
 EPOCHS = re.compile(r"(\d+( of \d+|-\d+)?)?")
 CAPTION = """\
-Top-1 in % by the protocols nearest to the ranking one, on the same data set and family of encoders: the highest value
-of each method, encoder and protocol after a whole schedule of pretraining."""
+Top-1 in % by the protocols nearest to the ranking evaluation, on the same data set and encoder family: the highest
+value of each method, encoder and protocol after a complete pretraining schedule."""
 
 
 @dataclass(frozen=True, order=True)
@@ -42,8 +42,9 @@ class Result:
 
     Attributes:
         epochs: of pretraining; "20 of 1000" inside a longer schedule, "300-800" a range, empty if not stated.
-        protocol: one of `PROTOCOLS`; `setting` is how the source describes it, empty where that says no more.
-        doubt: why the value is not to be relied on, empty if nothing speaks against it.
+        protocol: one of `PROTOCOLS`.
+        setting: how the source describes the protocol, empty where that adds nothing.
+        doubt: why the value is unreliable, empty if nothing speaks against it.
     """
 
     dataset: str
@@ -63,7 +64,7 @@ def load(path: Path) -> list[Result]:
     if not path.is_file():
         return []
     names = [field.name for field in fields(Result)]
-    found: dict[Result, int] = {}
+    lines: dict[Result, int] = {}
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.reader(file, strict=True)
         try:
@@ -75,60 +76,54 @@ def load(path: Path) -> list[Result]:
             for row in rows:
                 where = f"{path}:{rows.line_num}"
                 result = _result(dict(zip(names, row, strict=True)), where)
-                if result in found:
-                    raise BenchmarkError(f"{where}: the row of line {found[result]} again. Remove one.")
-                found[result] = rows.line_num
+                if result in lines:
+                    raise BenchmarkError(f"{where}: the row of line {lines[result]} again. Remove one.")
+                lines[result] = rows.line_num
         except (csv.Error, ValueError) as error:
             raise BenchmarkError(f"{path}:{rows.line_num}: expected {len(names)} values: {error}.") from None
-    return list(found)
+    return list(lines)
 
 
 def select(sections: Sequence[Section], results: Sequence[Result]) -> list[Result]:
     """Return the results that belong beside the tables of one data set, sorted by method."""
-    wanted = {(section.setting.dataset, section.columns[0].evaluation) for section in sections if section.columns}
+    evaluations = {(section.setting.dataset, section.columns[0].evaluation) for section in sections if section.columns}
     families = {"", *(_family(section.setting.encoder) for section in sections)}
     best: dict[tuple[str, str, str], Result] = {}
-    for result in sorted(results):
-        comparable = (result.dataset, PROTOCOLS[result.protocol]) in wanted and _family(result.backbone) in families
-        whole = " of " not in result.epochs and result.epochs != "0"
-        if comparable and whole and result.metric == "top1" and not result.doubt:
-            place = (result.method, result.backbone, result.protocol)
-            if place not in best or result.value > best[place].value:
-                best[place] = result
+    for result in sorted(results, key=lambda result: (-result.value, result)):
+        same_task = (result.dataset, PROTOCOLS[result.protocol]) in evaluations
+        complete = " of " not in result.epochs and result.epochs != "0"
+        comparable = same_task and _family(result.backbone) in families and result.metric == "top1"
+        if comparable and complete and not result.doubt:
+            best.setdefault((result.method, result.backbone, result.protocol), result)
     return sorted(best.values(), key=lambda result: (result.method.casefold(), result))
 
 
-def beside(sections: Sequence[Section], results: Sequence[Result]) -> Iterator[Block]:
-    """Yield the block of published results of one data set, nothing where there are none."""
-    found = select(sections, results)
-    if found:
-        yield Block(
-            title=f"{sections[0].setting.dataset}, published elsewhere (not ranked: other budgets, other code)",
-            caption=CAPTION,
-            alignment="llrlrl",
-            headings=("method", "encoder", "epochs", "protocol", "top-1", "source"),
-            lines=tuple(
-                (
-                    result.method,
-                    result.backbone,
-                    result.epochs,
-                    f"{result.protocol.replace('_', ' ')}: {result.setting}".removesuffix(": "),
-                    f"{result.value:g}",
-                    result.source,
-                )
-                for result in found
-            ),
+def published_table(sections: Sequence[Section], results: Sequence[Result]) -> Iterator[Block]:
+    """Yield the table of published results of one data set, nothing where there are none."""
+    lines = tuple(
+        (
+            result.method,
+            result.backbone,
+            result.epochs,
+            f"{result.protocol.replace('_', ' ')}: {result.setting}".removesuffix(": "),
+            f"{result.value:g}",
+            result.source,
         )
+        for result in select(sections, results)
+    )
+    if lines:
+        title = f"{sections[0].setting.dataset}, published elsewhere (not ranked: other budgets, other code)"
+        yield Block(title, CAPTION, ("method", "encoder", "epochs", "protocol", "top-1", "source"), lines)
 
 
 def _result(row: Mapping[str, str], where: str) -> Result:
-    """Return the result of a row whose values are plausible."""
+    """Return the result of a row, or raise BenchmarkError where a value is not plausible."""
     for name in ("dataset", "method", "source"):
         if not row[name].strip():
             raise BenchmarkError(f"{where}: {name} is empty. Every value needs a {name}.")
-    for name, known in (("protocol", tuple(PROTOCOLS)), ("metric", METRICS)):
-        if row[name] not in known:
-            raise BenchmarkError(f"{where}: {name}: expected one of {', '.join(known)}, got {row[name]!r}.")
+    for name, choices in (("protocol", tuple(PROTOCOLS)), ("metric", METRICS)):
+        if row[name] not in choices:
+            raise BenchmarkError(f"{where}: {name}: expected one of {', '.join(choices)}, got {row[name]!r}.")
     if not EPOCHS.fullmatch(row["epochs"]):
         raise BenchmarkError(
             f"{where}: epochs: expected '800', '20 of 800', '300-800' or nothing, got {row['epochs']!r}."
@@ -143,5 +138,5 @@ def _result(row: Mapping[str, str], where: str) -> Result:
 
 
 def _family(encoder: str) -> str:
-    """Return the letters that an encoder's name begins with: "vit" of "vit_micro" and of "ViT-B/16"."""
+    """Return the letters that the name of an encoder starts with: "vit" of "vit_micro" and of "ViT-B/16"."""
     return "".join(takewhile(str.isalpha, encoder.lower()))

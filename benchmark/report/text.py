@@ -1,4 +1,4 @@
-"""What pages are made of: numbers as tables print them, tables, and places in pages that people write."""
+"""Parts of pages: numbers as tables print them, Markdown tables, and generated parts of hand-written pages."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from benchmark.report.cells import Setting
 from benchmark.report.statistics import Summary
 
 TERA = 1e12
+WORDS = ("method", "encoder", "protocol", "source", "notes")  # headings of columns that are aligned to the left
 
 
 def amount(setting: Setting) -> str:
@@ -19,6 +20,12 @@ def amount(setting: Setting) -> str:
         number = f"{setting.amount:,.2f}".removesuffix("0").removesuffix(".0")
         return f"{number} {'images' if setting.budget == 'samples' else 'device seconds'}"
     return "unknown budgets"
+
+
+def terms(setting: Setting) -> list[str]:
+    """Return the precision and the division of a setting for a title; the closed division goes without saying."""
+    division = "" if setting.division == "closed" else f"{setting.division} division"
+    return [part for part in (setting.precision, division) if part]
 
 
 def flops_unit(amounts: Iterable[float]) -> tuple[str, float]:
@@ -44,31 +51,42 @@ def spread(summary: Summary) -> str:
 
 @dataclass(frozen=True)
 class Block:
-    """Title, a paragraph that says how to read it, and a table; `alignment` has "l" or "r" for each column."""
+    """A table that is not ranked: its title, a caption that says how to read it, and its cells as plain text."""
 
     title: str
     caption: str
-    alignment: str
     headings: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
 
 
+def alignment(headings: Iterable[str]) -> str:
+    """Return "l" for each column of words and "r" for each column of numbers."""
+    return "".join("l" if heading in WORDS else "r" for heading in headings)
+
+
 def markdown(headings: Sequence[str], alignment: str, lines: Iterable[Sequence[str]]) -> str:
-    """Return a table of cells that are Markdown already; `alignment` has "l" or "r" for each column."""
+    """Return a table of cells that are already Markdown; `alignment` has "l" or "r" for each column.
+
+    Cells are not padded: tabulate's padding depends on its version, and the same records must give the same bytes.
+    """
     ruler = [{"l": ":--", "r": "--:"}[side] for side in alignment]
     return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ruler, *lines])
 
 
 def marks(name: str, command: str) -> tuple[str, str]:
-    """Return the lines before and after what a command writes."""
+    """Return the two lines between which a command writes its text."""
     return f"<!-- {name}: written by {command} -->", f"<!-- end of {name} -->"
 
 
 def inserted(page: str, name: str, command: str, text: str) -> str:
-    """Return the page with the text between its marks. Raises ConfigError for a page without them."""
+    """Return the page with the text between its marks.
+
+    Raises:
+        ConfigError: the page does not have both marks, in order.
+    """
     begin, end = marks(name, command)
-    before, opened, rest = page.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not opened or not closed:
+    before, _, rest = page.partition(begin)
+    _, closing, after = rest.partition(end)
+    if not closing:
         raise ConfigError(f"The page has no place for the {name}: expected the lines {begin} and {end}.")
-    return f"{before}{opened}\n{text}\n{closed}{after}"
+    return f"{before}{begin}\n{text}\n{end}{after}"

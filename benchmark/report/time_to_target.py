@@ -1,12 +1,11 @@
 """Time to target: how long an evaluation that trains takes until it is nearly as good as the best method of its table.
 
-The target is fixed by rule, so that nobody picks it after the fact, and is looked for on the hold-out: test images are
-ranked once, after the last epoch.
+The target is fixed by a rule, so that nobody picks it afterwards. It is measured on the hold-out, because test images
+are ranked only once, after the last epoch.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from statistics import fmean
 
 from benchmark.report.fields import Metrics
@@ -15,72 +14,56 @@ from benchmark.report.text import Block, percent
 
 SHARE = 0.95  # of the best final accuracy
 CAPTION = """\
-Training until the hold-out accuracy is {target} %, {share:.0f} % of what the best method ends with: means over seeds,
-and the ratio of epochs to the fewest. Seconds are in proportion to epochs and compare on one kind of hardware alone."""
+Training until the hold-out accuracy is {target} %, {share:.0f} % of the best method's final accuracy: means over seeds,
+and the ratio of epochs to the fewest. Seconds are proportional to epochs and compare only on the same hardware."""
 
 
-@dataclass(frozen=True)
-class _Climber:
-    """A method and the results of its runs, which all have a curve."""
-
-    name: str
-    results: tuple[Metrics, ...]
-
-    @property
-    def final(self) -> float:
-        return fmean(found["curve"][-1] for found in self.results)
-
-    def epochs(self, target: float) -> float:
-        """Return the mean first epoch, from 1, at the target; infinity where a run does not reach it."""
-        return fmean(
-            next((epoch for epoch, top1 in enumerate(found["curve"], 1) if top1 >= target), math.inf)
-            for found in self.results
-        )
-
-    @property
-    def pace(self) -> float:
-        """The mean seconds of an epoch; not a number where an evaluation did not note them."""
-        return fmean(
-            found["details"].get("seconds_to_99", math.nan) / found["details"].get("epochs_to_99", math.nan)
-            for found in self.results
-        )
-
-
-def targets(section: Section) -> Iterator[Block]:
-    """Yield a table for each evaluation of which at least two methods have curves."""
+def time_to_target(section: Section) -> Iterator[Block]:
+    """Yield a table for each evaluation in which at least two methods have curves."""
     for column in section.columns:
-        climbers = [_Climber(line.name, found) for line in section.lines if (found := _results(line, column))]
-        if len(climbers) > 1:
-            yield _block(section, column, climbers)
+        by_name = {line.name: results for line in section.lines if (results := _results(line, column))}
+        if len(by_name) > 1:
+            yield _block(section, column, by_name)
 
 
-def _results(line: Line, column: Column) -> tuple[Metrics, ...]:
-    """Return the results of a method's runs in a column, none unless every run has a curve."""
-    found = tuple(known for run in line.cell.runs if (known := result(run, column)) and known["curve"])
-    return found if len(found) == len(line.cell.runs) and not line.is_floor else ()
+def _results(line: Line, column: Column) -> list[Metrics]:
+    """Return the results of a method's runs in a column; none unless every run has a curve."""
+    results = [metrics for run in line.cell.runs if (metrics := result(run, column)) and metrics["curve"]]
+    return results if len(results) == len(line.cell.runs) and not line.is_floor else []
 
 
-def _block(section: Section, column: Column, climbers: Sequence[_Climber]) -> Block:
-    target = SHARE * max(climber.final for climber in climbers)
-    epochs = {climber.name: climber.epochs(target) for climber in climbers}
+def _block(section: Section, column: Column, by_name: dict[str, list[Metrics]]) -> Block:
+    finals = {name: fmean(each["curve"][-1] for each in results) for name, results in by_name.items()}
+    target = SHARE * max(finals.values())
+    epochs = {name: fmean(_first_epoch(each, target) for each in results) for name, results in by_name.items()}
     fewest = min(epochs.values())
     return Block(
         title=f"{section.setting.dataset}, {section.setting.encoder}, {column.heading}: time to target",
         caption=CAPTION.format(target=percent(target), share=100 * SHARE),
-        alignment="lrrrrr",
         headings=("method", "final hold-out", "epochs", "seconds", "ratio", "seeds"),
         lines=tuple(
             (
-                climber.name,
-                percent(climber.final),
-                _number(epochs[climber.name]) or "not reached",
-                _number(epochs[climber.name] * climber.pace),
-                _number(epochs[climber.name] / fewest, 2),
-                str(len(climber.results)),
+                name,
+                percent(finals[name]),
+                _number(epochs[name]) or "not reached",
+                _number(epochs[name] * fmean(map(_seconds_per_epoch, by_name[name]))),
+                _number(epochs[name] / fewest, 2),
+                str(len(by_name[name])),
             )
-            for climber in sorted(climbers, key=lambda climber: (epochs[climber.name], climber.name))
+            for name in sorted(by_name, key=lambda name: (epochs[name], name))
         ),
     )
+
+
+def _first_epoch(metrics: Metrics, target: float) -> float:
+    """Return the first epoch, from 1, that reaches the target; infinity where none does."""
+    return next((epoch for epoch, top1 in enumerate(metrics["curve"], 1) if top1 >= target), math.inf)
+
+
+def _seconds_per_epoch(metrics: Metrics) -> float:
+    """Return NaN where the evaluation did not record the time."""
+    details = metrics["details"]
+    return details.get("seconds_to_99", math.nan) / details.get("epochs_to_99", math.nan)
 
 
 def _number(value: float, digits: int = 1) -> str:

@@ -1,4 +1,4 @@
-"""How rates are chosen: the same five for every method, each tried on a part of the budget, without the test set."""
+"""How learning rates are chosen: every method tries the same five factors on a part of the budget, without test set."""
 
 import hashlib
 import math
@@ -13,42 +13,46 @@ from benchmark.report.leaderboard import Section, columns_of
 from benchmark.report.record import Record
 from benchmark.report.text import Block, flops_unit, percent
 
-FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the rate of the recipe
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the learning rate of the recipe
 SHARE = 1 / 16  # of the budget, for each trial
 CAPTION = """\
-{evaluation} top-1 in % on a hold-out of {n:,} images of train after {share:g} of the budget, one seed, at multiples of
-the recipe's rate. The trials took {flops} and {minutes:,.1f} device minutes, which the table above leaves out."""
+{evaluation} top-1 in % on a hold-out of {n:,} training images after {share:g} of the budget, one seed, at multiples of
+the recipe's learning rate. The trials took {flops} and {minutes:,.1f} device minutes, which are not in the table
+above."""
 
 
 @dataclass(frozen=True)
 class Contest:
-    """The trials of one recipe in the order of their factors, the newest of each."""
+    """The trials of one recipe, the newest of each factor, in the order of the factors."""
 
     trials: tuple[Record, ...]
 
     @property
     def is_complete(self) -> bool:
-        """Whether every factor was tried."""
         return tuple(map(factor, self.trials)) == FACTORS
 
     @property
     def is_tied(self) -> bool:
-        """Whether all trials have one score, as those have that are too short to move a weight."""
+        """Whether all trials have the same score, as trials have that are too short to move a weight."""
         return len({score(trial) for trial in self.trials}) == 1
 
     @property
     def winner(self) -> Record:
-        """The trial with the best score; of equals the one nearest to the recipe, then the slower rate."""
+        """The trial with the best score; of equal ones the nearest to the recipe, then the lower learning rate."""
         return max(self.trials, key=lambda trial: (score(trial), -abs(math.log(factor(trial))), -factor(trial)))
 
     @property
     def tuning(self) -> Tuning:
-        """What the record of a run with the chosen rate says. Raises BenchmarkError where trials are missing."""
+        """What the record of a run with the chosen learning rate stores.
+
+        Raises:
+            BenchmarkError: some factors have not been tried.
+        """
         if not self.is_complete:
             tried = ", ".join(f"{factor(trial):g}" for trial in self.trials) or "none"
             raise BenchmarkError(
-                f"A rate is chosen from trials at {', '.join(f'{each:g}' for each in FACTORS)} times the recipe's, but "
-                f"there are: {tried}. Make them with python -m benchmark.suite --tune."
+                f"A learning rate is chosen from trials at {', '.join(f'{each:g}' for each in FACTORS)} times the "
+                f"recipe's, but there are: {tried}. Make them with python -m benchmark.suite --tune."
             )
         return {
             "recipe": _tuning(self.winner)["recipe"],
@@ -62,38 +66,36 @@ class Contest:
 def contests(records: Iterable[Record]) -> dict[str, Contest]:
     """Return the contests among the records by their recipe.
 
-    Trials are held against each other on the same terms alone: of those of one recipe, on the terms of the newest.
+    Only trials on the same terms are compared: for each recipe, those on the terms of its newest trial.
     """
-    known: dict[str, list[Record]] = defaultdict(list)
+    by_recipe: dict[str, list[Record]] = defaultdict(list)
     for record in by_age(records):
         if record["division"] == "trial" and record["metrics"]:
-            known[_tuning(record)["recipe"]].append(record)
-    return {recipe: _contest(found) for recipe, found in sorted(known.items())}
+            by_recipe[_tuning(record)["recipe"]].append(record)
+    contests_by_recipe = {}
+    for recipe, trials in sorted(by_recipe.items()):
+        newest = {factor(trial): trial for trial in trials if _terms(trial) == _terms(trials[-1])}
+        contests_by_recipe[recipe] = Contest(tuple(newest[each] for each in sorted(newest)))
+    return contests_by_recipe
 
 
 def fingerprint_without_test(fingerprint: str) -> str:
-    """Return the fingerprint of a data set's form for choices."""
+    """Return the fingerprint of a data set that has a hold-out in place of its test set."""
     return hashlib.sha256(f"{fingerprint} without test".encode()).hexdigest()
 
 
 def factor(record: Record) -> float:
-    """Return how many times the rate of its recipe a trial or a tuned run was trained at."""
+    """Return the learning rate of a trial or a tuned run as a multiple of its recipe's."""
     return _tuning(record)["factor"]
 
 
 def score(trial: Record) -> float:
-    """Return the top-1 on the hold-out by which a trial is judged."""
+    """Return the top-1 of a trial on the hold-out, in its leading evaluation."""
     return trial["metrics"][columns_of([trial])[0].evaluation]["top1"]
 
 
-def _contest(found: list[Record]) -> Contest:
-    terms = _terms(found[-1])
-    newest = {factor(trial): trial for trial in found if _terms(trial) == terms}
-    return Contest(tuple(newest[each] for each in sorted(newest)))
-
-
 def _terms(trial: Record) -> tuple[object, ...]:
-    """Return what the recipe leaves open and all trials of a contest must share."""
+    """Return what all trials of a contest must share beside their recipe."""
     budget = trial["budget"]
     assert budget is not None
     return (
@@ -112,23 +114,22 @@ def _tuning(record: Record) -> Tuning:
     return tuning
 
 
-def trials(section: Section) -> Iterator[Block]:
-    """Yield the table of the trials behind a table of the division tuned, nothing for another."""
-    known = {trial["id"]: trial for trial in section.trials}
-    shown: dict[str, Contest] = {}
+def trials_table(section: Section) -> Iterator[Block]:
+    """Yield the table of the trials behind a table of the tuned division, nothing for another."""
+    by_id = {trial["id"]: trial for trial in section.trials}
+    by_name: dict[str, Contest] = {}
     for line in section.lines:
         if tuning := tuning_of(line.cell.runs[0]):
-            named = contests(known[identity] for identity in tuning["trials"] if identity in known)
-            contest = named.get(tuning["recipe"], Contest(()))
-            if contest.is_complete:
-                shown[line.name] = contest
-    if not shown:
+            named = contests(by_id[identity] for identity in tuning["trials"] if identity in by_id)
+            if (contest := named.get(tuning["recipe"])) and contest.is_complete:
+                by_name[line.name] = contest
+    if not by_name:
         return
     flops = math.fsum(trial["cost"]["flops"] for trial in section.trials)
     unit, divisor = flops_unit([flops])
-    first = next(iter(shown.values())).winner
+    first = next(iter(by_name.values())).winner
     yield Block(
-        title=f"{section.setting.dataset}, {section.setting.encoder}, trials of the rate",
+        title=f"{section.setting.dataset}, {section.setting.encoder}, learning rate trials",
         caption=CAPTION.format(
             evaluation=columns_of([first])[0].heading,
             n=first["dataset"]["sizes"]["test"],
@@ -136,10 +137,9 @@ def trials(section: Section) -> Iterator[Block]:
             flops=f"{flops / divisor:.2f} {unit}",
             minutes=math.fsum(trial["cost"]["train_seconds"] for trial in section.trials) / 60,
         ),
-        alignment="l" + "r" * (len(FACTORS) + 1),
         headings=("method", *(f"{each:g}" for each in FACTORS), "chosen"),
         lines=tuple(
             (name, *(percent(score(trial)) for trial in contest.trials), f"{factor(contest.winner):g}")
-            for name, contest in sorted(shown.items())
+            for name, contest in sorted(by_name.items())
         ),
     )
