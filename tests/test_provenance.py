@@ -62,7 +62,7 @@ class A:
 }
 PAGE = """\
 | file | stated | inferred | our choice |
-| --- | --- | --- | --- |
+| :-- | --: | --: | --: |
 | `toy.gin` | 2 | 1 | 1 |
 | `protocol/data.gin` | 1 | 0 | 0 |
 | all | 3 | 1 | 1 |
@@ -78,13 +78,13 @@ Includes `base.gin`.
 `Base` differs from the paper: nothing | at all.
 
 | name | value | status | source |
-| --- | --- | --- | --- |
+| :-- | :-- | :-- | :-- |
 | `Pretraining.views` | `@crop_flip` | stated | section 2 |
 | `Toy.weights` | `(1, 0.5)` | our choice | small, and why |
 | `Toy.symmetric` | `False` | stated | Eq. 1: \\|a\\| |
 
 | decision | choice | status | source |
-| --- | --- | --- | --- |
+| :-- | :-- | :-- | :-- |
 | pooling | the class token; not the mean | inferred | another paper |
 
 ## `gin/protocol`
@@ -96,7 +96,7 @@ Data of a kind, ten images (arXiv:1111.11111).
 No more.
 
 | name | value | status | source |
-| --- | --- | --- | --- |
+| :-- | :-- | :-- | :-- |
 | `RATE` | `1e-06` | stated | Table 3 |
 """
 

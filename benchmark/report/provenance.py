@@ -1,7 +1,7 @@
-"""The page of where the numbers of the gin files come from, made of what these files and the docstrings say.
+"""The page of where the numbers of the gin files come from, written from their comments and the docstrings.
 
-The line of a number ends with `# stated: where`, `# inferred: from what` or `# our choice: why`, which may go on in
-indented comments below it. A decision that is no number has a comment of its own, which goes on behind `#   `:
+The line of a number ends with `# stated: where`, `# inferred: from what` or `# our choice: why`, which may continue in
+indented comments below it. A decision that is not a number has a comment of its own, which continues after `#   `:
 
     # - joint forward: both views pass the network in one forward; stated: authors' code
 """
@@ -16,6 +16,7 @@ from itertools import chain, groupby, takewhile
 from pathlib import Path
 
 from benchmark.errors import CheckError
+from benchmark.report.text import markdown
 
 STATUSES = ("stated", "inferred", "our choice")
 ORIGIN = re.compile(rf"({'|'.join(STATUSES)}): (\S.*)")
@@ -26,10 +27,10 @@ INTRODUCTION = """\
 <!-- Written by `python -m benchmark.tables` from the comments in gin/ and docstrings in baselines/: do not edit. -->
 # Where the numbers come from
 
-Every number, switch and view recipe that a gin file binds is one of three: *stated*, for the very thing that it
-configures, by its paper or its authors' code; *inferred*, from another source, which is named; or *our choice*, for a
-reason that is given. The same holds for decisions that are no number. A section number without a paper is that of the
-paper in the file's title. The methods are in `gin/`; folders below it hold what is laid over them.
+Every number, switch and view recipe that a gin file binds is one of three: *stated* by the paper or the authors' code
+for exactly what the file configures; *inferred* from another source, which is named; or *our choice*, for a reason that
+is given. The same holds for decisions that are not numbers. A section number without a paper is that of the paper in
+the file's title. The methods are in `gin/`; files in folders below it are combined with them.
 """
 
 Row = tuple[str, ...]  # what, how, status and source
@@ -37,7 +38,7 @@ Row = tuple[str, ...]  # what, how, status and source
 
 @dataclass(frozen=True)
 class Bound:
-    """One binding or macro: its name, its value as gin reads it, and the number of its line, from 1."""
+    """A binding or macro: its name, its value as gin reads it, and the number of its line, from 1."""
 
     name: str
     value: object
@@ -62,7 +63,7 @@ class GinFile:
 def render(files: Sequence[GinFile], deviations: Mapping[str, str]) -> str:
     """Return the page: counts by status, then for each file its deviations, its numbers and its decisions.
 
-    `deviations` are those of the classes that a file may name, as `read_deviations` gives them.
+    `deviations` are those of the classes that a file may name, as `read_deviations` returns them.
 
     Raises:
         CheckError: with all lines that lack a status or a source, and what to write there.
@@ -72,18 +73,19 @@ def render(files: Sequence[GinFile], deviations: Mapping[str, str]) -> str:
     rows = {file: (list(_numbers(file, problems)), list(_decisions(file, problems))) for file in files}
     if problems:
         raise CheckError("\n".join(problems))
-    rows = {file: (numbers, decisions) for file, (numbers, decisions) in rows.items() if numbers or decisions}
+    rows = {file: tables for file, tables in rows.items() if any(tables)}
     counts = {f"`{file.name}`": Counter(row[2] for row in chain(*tables)) for file, tables in rows.items()}
     counts["all"] = sum(counts.values(), Counter[str]())
     lines = [(name, *(str(count[status]) for status in STATUSES)) for name, count in counts.items()]
-    parts = [INTRODUCTION, _markdown(("file", *STATUSES), lines)]
+    parts = [INTRODUCTION, markdown(("file", *STATUSES), "lrrr", lines) + "\n"]
     for folder, of_folder in groupby(rows, key=_folder):
         parts.append(f"## `{folder}`\n")
         for file in of_folder:
             parts += _introduction(file, deviations)
             for heading, table in zip((("name", "value"), ("decision", "choice")), rows[file], strict=True):
                 if table:
-                    parts.append(_markdown((*heading, "status", "source"), table))
+                    cells = [[cell.replace("|", "\\|") for cell in row] for row in table]
+                    parts.append(markdown((*heading, "status", "source"), "llll", cells) + "\n")
     return "\n".join(parts)
 
 
@@ -100,9 +102,8 @@ def read_deviations(folder: Path) -> dict[str, str]:
 
 
 def _numbers(file: GinFile, problems: list[str]) -> Iterator[Row]:
-    lines = file.text.splitlines()
     for bound in (bound for bound in file.bindings if bound.needs_origin):
-        comment = _comment(lines, bound.line, r"\s+#")
+        comment = _comment(file, bound.line, r"\s+#")
         if match := ORIGIN.fullmatch(comment):
             yield (f"`{bound.name}`", f"`{bound.value}`", *match.groups())
         else:
@@ -113,9 +114,10 @@ def _numbers(file: GinFile, problems: list[str]) -> Iterator[Row]:
 
 
 def _decisions(file: GinFile, problems: list[str]) -> Iterator[Row]:
-    lines = file.text.splitlines()
-    for number in (number for number, line in enumerate(lines, 1) if line.startswith("# - ")):
-        comment = _comment(lines, number, "#   ")
+    for number, line in enumerate(file.text.splitlines(), 1):
+        if not line.startswith("# - "):
+            continue
+        comment = _comment(file, number, "#   ")
         if match := DECISION.fullmatch(comment.removeprefix("- ")):
             yield match.groups()
         else:
@@ -125,8 +127,9 @@ def _decisions(file: GinFile, problems: list[str]) -> Iterator[Row]:
             )
 
 
-def _comment(lines: Sequence[str], number: int, continuation: str) -> str:
+def _comment(file: GinFile, number: int, continuation: str) -> str:
     """Return the comment of a line, counted from 1, and of those below it that begin with `continuation`."""
+    lines = file.text.splitlines()
     below = takewhile(re.compile(continuation).match, lines[number:])
     return " ".join(line.partition("#")[2].strip() for line in (lines[number - 1], *below))
 
@@ -152,12 +155,7 @@ def _introduction(file: GinFile, deviations: Mapping[str, str]) -> Iterator[str]
 
 
 def _prose(text: str) -> str:
-    """Return the paragraphs of a head comment, without the indented commands between them and their announcements."""
+    """Return the paragraphs of a head comment, without indented commands and the sentences that introduce them."""
     head = [line[2:] for line in takewhile(lambda line: line.startswith("#"), text.splitlines())]
     parts = [" ".join(lines) for command, lines in groupby(head, lambda line: line.startswith(" ")) if not command]
     return "\n\n".join(re.sub(r" [^.]*:$", "", part) for part in parts)
-
-
-def _markdown(headings: Row, lines: Sequence[Row]) -> str:
-    escaped = [[cell.replace("|", "\\|") for cell in line] for line in (headings, ["---"] * len(headings), *lines)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
