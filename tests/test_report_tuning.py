@@ -132,10 +132,10 @@ def test_a_method_that_was_tuned_twice_shows_the_newer_trials() -> None:
 
 def test_a_record_says_how_its_rate_was_chosen_if_it_was() -> None:
     """Oracle: the schema's sentence for each contradiction, and for a division that lacks it."""
-    for division, named, problem in (("closed", ["0"], "alone"), ("tuned", [], "some"), ("trial", ["0"], "none for")):
+    for division, named, problem in (("closed", ["0"], "only"), ("tuned", [], "some"), ("trial", ["0"], "none for")):
         tuning = {"recipe": RECIPE, "factor": 1.0, "trials": named, "flops": 0.0, "seconds": 0.0}
         assert problem in validate(run("alpha", 0, 0.5, division=division, tuning=tuning))[0]
-    assert "alone" in validate(run("alpha", 0, 0.5, division="tuned"))[0]
+    assert "only" in validate(run("alpha", 0, 0.5, division="tuned"))[0]
 
 
 def test_lines_of_changed_code_are_marked() -> None:

@@ -12,13 +12,13 @@ from benchmark.report.fields import Tuning
 from benchmark.report.identity import canonical, digest
 from benchmark.report.record import Record, file_name, pretrained, read
 
-UNRANKED = ("overtime", "budget_miss")  # runs that spent another budget than the rest of their table
-UNDONE = (*UNRANKED, "failed")  # runs that are to be made again
+UNRANKED = ("overtime", "budget_miss")  # status of runs that spent another budget than the rest of their table
+UNDONE = (*UNRANKED, "failed")  # status of runs that have to be repeated
 MACHINE = ("processor", "processor_flags", "gpu", "driver", "threads")
 LIBRARIES = ("python", "torch", "torchvision", "timm", "cuda", "cudnn")
-PRETRAINING = "pretraining"  # what stands for all code but the classes that have versions of their own
-FIRST_VERSION = "1.0"  # of all code that says no other, and of all that made records of schema 1
-NOT_OF_A_RECIPE = ("rate_factor", "budget_share", "is_trial", "evaluations")
+PRETRAINING = "pretraining"  # the name in versions of all code but the classes that have versions of their own
+FIRST_VERSION = "1.0"  # of code that states none, and of all code that made records of schema 1
+NOT_OF_A_RECIPE = [f"experiment.{name}" for name in ("rate_factor", "budget_share", "is_trial", "evaluations")]
 RANDOM_INIT = "random init"
 OF_RAW_PIXELS = ("experiment.evaluations", "experiment.limits")
 OF_RANDOM_INIT = ("experiment.encoder", *OF_RAW_PIXELS)
@@ -27,8 +27,8 @@ OF_RANDOM_INIT = ("experiment.encoder", *OF_RAW_PIXELS)
 class Setting(NamedTuple):
     """What runs must have in common to be ranked together; an absent text is empty, an absent number 0.
 
-    `hardware` is empty unless the budget is in device seconds: only then does the result depend on it. `precision` is
-    that of pretraining, and empty where nothing was pretrained.
+    `hardware` is empty unless the budget is in device seconds, because only then does the result depend on it.
+    `precision` is that of pretraining, and empty where nothing was pretrained.
     """
 
     board: str
@@ -47,9 +47,9 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of one method with one configuration in one setting, by the trials and the Major versions of the newest.
+    """The runs of one method with one configuration in one setting, with the trials and Major versions of the newest.
 
-    `runs` are in the order of their seeds, one for each; `superseded` are other runs of the same seeds, and those
+    `runs` has one run for each seed, in the order of the seeds. `superseded` are other runs of the same seeds, and runs
     of other code or other trials.
     """
 
@@ -61,17 +61,17 @@ class Cell:
 
     @property
     def varied(self) -> str:
-        """The bindings by which its runs differ from others of their method on purpose."""
+        """The bindings in which its runs differ from others of their method on purpose."""
         return ", ".join(self.runs[0]["config"]["varied"])
 
     @property
     def entry(self) -> tuple[str, str]:
-        """What tells the cell apart within its setting: method and configuration."""
+        """The method and the configuration, which identify the cell within its setting."""
         return self.method, self.key
 
 
 def load(folder: Path) -> list[Record]:
-    """Read all records below the folder, in the order of their ids and each once, wherever the files lie.
+    """Read all records below the folder, each once, in the order of their ids.
 
     Raises:
         MissingError: the folder does not exist.
@@ -89,70 +89,82 @@ def load(folder: Path) -> list[Record]:
 
 
 def of_run(folder: Path) -> list[Record]:
-    """Read the records in the folder of a run, the newest last; none where it is not finished."""
+    """Read the records in the folder of a run, the newest last; none where the run is not finished."""
     return by_age(map(read, folder.glob("*-s*-*-*.json")))
 
 
 def by_age(records: Iterable[Record]) -> list[Record]:
-    """Return records in the order in which they were made, the newest last; ids part those of one second."""
+    """Return records in the order in which they were made, the newest last; ids order those of one second."""
     return sorted(records, key=lambda record: (record["created_utc"], record["id"]))
 
 
 def group(records: Iterable[Record]) -> list[Cell]:
     """Group records into cells, sorted by setting, method and configuration.
 
-    Of several runs with the same configuration and seed the newest counts, one that is `UNDONE` only where all are, and
-    none of other code than the newest of all. A method whose rate was chosen again, even another rate, has one cell.
+    Of several runs with the same configuration and seed the newest counts; one that is `UNDONE` counts only where all
+    are. Runs of other code or other trials than the newest of all do not count. A method whose learning rate was tuned
+    again has one cell, even if another rate was chosen.
     """
-    cells: dict[tuple[Setting, str, str], list[Record]] = defaultdict(list)
-    for record in records:
+    by_cell: dict[tuple[Setting, str, str], list[Record]] = defaultdict(list)
+    for record in by_age(records):
         tuning = tuning_of(record)
         configuration = tuning["recipe"] if tuning else key_of(record)
-        cells[_setting(record), record["method"]["name"], configuration].append(record)
-    made = [_cell(setting, method, found) for (setting, method, _), found in cells.items()]
-    return sorted(made, key=lambda cell: (cell.setting, cell.entry))
+        by_cell[_setting(record), record["method"]["name"], configuration].append(record)
+    cells = []
+    for (setting, method, _), of_cell in by_cell.items():
+        terms = _terms(of_cell[-1])
+        alike = [record for record in of_cell if _terms(record) == terms]
+        by_seed = {record["seed"]: record for record in sorted(alike, key=lambda run: run["status"] not in UNDONE)}
+        runs = tuple(by_seed[seed] for seed in sorted(by_seed))
+        counted = {run["id"] for run in runs}
+        superseded = tuple(record for record in of_cell if record["id"] not in counted)
+        cells.append(Cell(setting, method, key_of(of_cell[-1]), runs, superseded))
+    return sorted(cells, key=lambda cell: (cell.setting, cell.entry))
+
+
+def _terms(record: Record) -> tuple[object, ...]:
+    return tuning_of(record), majors(record), files_outside(record)
 
 
 def hardware(record: Record) -> str:
     """Return the accelerators of a run, or its processor and threads where it had none."""
     environment, count = record["environment"], record["cost"]["devices"]
     threads = environment["threads"]
-    own = f"{environment['processor']}, {threads} thread{'s' * (threads > 1)}"
-    device = environment["gpu"] or own
+    device = environment["gpu"] or f"{environment['processor']}, {threads} thread{'s' * (threads > 1)}"
     return f"{count} x {device}" if count > 1 else device
 
 
 def platform(record: Record) -> dict[str, object]:
-    """Return the part of a run's environment in which runs must agree to be the same to the bit, by name."""
+    """Return the machine and the libraries of a run, by name: runs that agree in them are equal to the bit."""
     environment: Mapping[str, object] = record["environment"]
     return {name: environment[name] for name in (*MACHINE, *LIBRARIES)}
 
 
 def versions_of(record: Record) -> dict[str, str]:
-    """Return the versions of the code that made a record, by name; what has none there is of the first."""
+    """Return the versions of the code that made a record, by name; code that is not named has the first version."""
     return record["code"]["versions"] if record["schema"] > 1 else {}
 
 
 def files_outside(record: Record) -> str | None:
-    """Return the hash of those files of a method that lie outside this project; None where there are none."""
+    """Return the hash of the files of a method that lie outside this project; None where there are none."""
     return record["method"]["module_sha256"] if record["schema"] > 1 else None
 
 
 def major(version: str) -> int:
-    """Return the first number of a version such as 2.1."""
+    """Return the first number of a version, 2 of 2.1."""
     return int(version.partition(".")[0])
 
 
 def majors(record: Record) -> frozenset[tuple[str, int]]:
-    """Return the Major versions, past the first, of the code that made a record: equal ones give comparable numbers."""
+    """Return the Major versions above 1 of the code that made a record; records with equal ones are comparable."""
     return frozenset((name, major(each)) for name, each in versions_of(record).items() if major(each) > 1)
 
 
 def key_of(record: Record) -> str:
-    """Return what tells a configuration on its data from others, whatever the seed: that of the present schema.
+    """Return the key that identifies a configuration on its data, whatever the seed, as the present schema has it.
 
-    That of an early record follows from its text, but for encoders that were evaluated alone, whose keys also follow
-    from the weights: they keep theirs.
+    The key of a record of schema 1 follows from its text. Encoders that were only evaluated keep their key, which also
+    depends on their weights.
     """
     if record["schema"] > 1:
         return record["config"]["key"]
@@ -168,7 +180,7 @@ def key_of(record: Record) -> str:
 
 
 def tuning_of(record: Record) -> Tuning | None:
-    """Return how the rate of a run was chosen, with the recipe as the present schema knows it."""
+    """Return how the learning rate of a run was chosen, with the recipe's key as the present schema has it."""
     tuning = record["tuning"]
     if tuning is None or record["schema"] > 1:
         return tuning
@@ -177,8 +189,10 @@ def tuning_of(record: Record) -> Tuning | None:
 
 @cache
 def tuning_key(text: str) -> str:
-    """Return what a configuration has in common with the trials from which its rate is chosen."""
-    return digest(canonical(text).part_without(NOT_OF_A_RECIPE))
+    """Return the key that a configuration shares with the trials that choose its learning rate."""
+    configuration = canonical(text)
+    reached = configuration.reached_without(NOT_OF_A_RECIPE)
+    return digest({name: value for name, value in configuration.identity.items() if name in reached})
 
 
 def _setting(record: Record) -> Setting:
@@ -197,19 +211,3 @@ def _setting(record: Record) -> Setting:
         hardware=hardware(record) if budget and budget["kind"] == "device_seconds" else "",
         precision=record["environment"]["precision"] if pretrained(record) else "",
     )
-
-
-def _terms(record: Record) -> tuple[object, ...]:
-    return tuning_of(record), majors(record), files_outside(record)
-
-
-def _cell(setting: Setting, method: str, records: Iterable[Record]) -> Cell:
-    """Return the cell of what counts of each seed, by code and trials of the newest of all, and of the rest."""
-    ordered = by_age(records)
-    terms = _terms(ordered[-1])
-    alike = [record for record in ordered if _terms(record) == terms]
-    counting = {record["seed"]: record for record in sorted(alike, key=lambda record: record["status"] not in UNDONE)}
-    runs = tuple(counting[seed] for seed in sorted(counting))
-    known = {run["id"] for run in runs}
-    superseded = tuple(record for record in ordered if record["id"] not in known)
-    return Cell(setting, method, key_of(ordered[-1]), runs, superseded)

@@ -1,8 +1,8 @@
-"""The code that runs: what a record says of it, and whether it still is the code that made a record.
+"""The code that runs: its description in a record, and whether it has changed since a record was made.
 
-Code is known by versions that people raise, Major.Minor: one of pretraining as a whole, and one of each class of a
-method and of an evaluation. A new Major means other numbers: the lines that the old one made are stale. A new Minor
-means differences of rounding: lines stay valid. Whether a version had to be raised, `tests/behaviour.py` finds out.
+Code is identified by versions that people raise, Major.Minor: one of pretraining as a whole, and one of each class of a
+method or an evaluation. A new Major means other numbers: lines that the old one made are stale. A new Minor means
+differences of rounding: lines stay valid. `tests/behaviour.py` checks that versions are raised where they must be.
 """
 
 import ast
@@ -22,11 +22,11 @@ from benchmark.storage.files import sha256_of
 
 HERE = Path(__file__).parents[1]
 VERSIONED = ("baselines", "benchmark/evals")  # folders whose classes have versions of their own
-RUNS = ("*.py", "*.gin", "pyproject.toml")  # of a checkout: the records and pages that are written into it do not run
+RUNS = ("*.py", "*.gin", "pyproject.toml")  # files of a checkout that can change a run; records and pages cannot
 
 
 class VersionedClass(NamedTuple):
-    """A class of a method or an evaluation as its source states it: its own version, its bases by name, its file."""
+    """A class of a method or an evaluation, read from its source: its own version, the names of its bases, its file."""
 
     version: str
     bases: tuple[str, ...]
@@ -41,11 +41,10 @@ def code(versions: Mapping[str, str]) -> Code:
         status = _git("status", "--porcelain", "--untracked-files=all", "--", *RUNS)
         dirty = bool(status)
         if dirty:
-            new = _git("ls-files", "--others", "--exclude-standard", "-z", "--", *RUNS).split("\0")[:-1]
-            contents = [sha256_of(root / name) for name in new]
-            changes = hashlib.sha256(
-                "\n".join([status, *contents, _git("diff", "HEAD", "--", *RUNS)]).encode()
-            ).hexdigest()
+            untracked = _git("ls-files", "--others", "--exclude-standard", "-z", "--", *RUNS).split("\0")[:-1]
+            hashes = [sha256_of(root / name) for name in untracked]
+            content = "\n".join([status, *hashes, _git("diff", "HEAD", "--", *RUNS)])
+            changes = hashlib.sha256(content.encode()).hexdigest()
     return {
         "version": benchmark.__version__,
         "commit": commit,
@@ -57,42 +56,42 @@ def code(versions: Mapping[str, str]) -> Code:
 
 def versions(root: Path = HERE.parent) -> dict[str, str]:
     """Read the versions of a checkout from its source: of pretraining, and of the classes by their names."""
-    return {PRETRAINING: _pretraining(root), **{name: found.version for name, found in classes(root).items()}}
+    return {PRETRAINING: _pretraining(root), **{name: kind.version for name, kind in classes(root).items()}}
 
 
 def changed(record: Record) -> list[str]:
-    """Return what has had a new Major version since the record, with both versions; mostly nothing.
+    """Return what has had a new Major version since the record, with both versions.
 
-    Classes that do not lie in this package, as those of a method outside the tree, are not judged.
+    Classes outside this package, such as those of a method outside the tree, are not compared.
     """
-    then, now = versions_of(record), versions()
-    used = {PRETRAINING, *then, *_used(record)} & now.keys()
-    pairs = ((name, then.get(name, FIRST_VERSION), now[name]) for name in sorted(used))
-    return [f"{name} {old}, now {new}" for name, old, new in pairs if major(old) != major(new)]
+    old, new = versions_of(record), versions()
+    used = {PRETRAINING, *old, *_used(record)} & new.keys()
+    pairs = ((name, old.get(name, FIRST_VERSION), new[name]) for name in sorted(used))
+    return [f"{name} {then}, now {now}" for name, then, now in pairs if major(then) != major(now)]
 
 
 def _used(record: Record) -> Iterator[str]:
-    """Yield the classes that a configuration names, and those that they extend."""
-    lines, known = canonical(record["config"]["text"]).lines, classes(HERE.parent)
+    """Yield the classes of this package that a configuration names, and those that they extend."""
+    lines, kinds = canonical(record["config"]["text"]).lines, classes(HERE.parent)
     pending = [name.rpartition("/")[2].rpartition(".")[2] for name in references(lines, lines)]
     while pending:
         name = pending.pop()
-        if name in known:
+        if name in kinds:
             yield name
-            pending += known[name].bases
+            pending += kinds[name].bases
 
 
 @cache
 def classes(root: Path) -> Mapping[str, VersionedClass]:
     """Read the classes of methods and evaluations of a checkout from its source, by name."""
-    found = {}
+    kinds = {}
     for file in sorted(file for folder in VERSIONED for file in (root / folder).rglob("*.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef):
                 bases = tuple(ast.unparse(base).rpartition(".")[2] for base in node.bases)
                 version = _stated(node.body, "version") or FIRST_VERSION
-                found[node.name] = VersionedClass(version, bases, file.relative_to(root).as_posix())
-    return found
+                kinds[node.name] = VersionedClass(version, bases, file.relative_to(root).as_posix())
+    return kinds
 
 
 @cache
@@ -102,11 +101,11 @@ def _pretraining(root: Path) -> str:
 
 
 def _stated(body: list[ast.stmt], name: str) -> str | None:
-    """Return the text or number that a body assigns to a name; None where it assigns none."""
+    """Return the version that a body assigns to a name, 2 as 2.0; None where it assigns none."""
     for node in body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         value = getattr(node, "value", None)
-        if isinstance(value, ast.Constant) and any(isinstance(each, ast.Name) and each.id == name for each in targets):
+        if isinstance(value, ast.Constant) and name in (getattr(target, "id", None) for target in targets):
             return f"{value.value}.0" if isinstance(value.value, int) else str(value.value)
     return None
 

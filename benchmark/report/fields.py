@@ -33,7 +33,7 @@ class Sizes(TypedDict):
 
 
 class Dataset(TypedDict):
-    """The data: fingerprint of its content, image size in pixels, channel mean and deviation, images not readable."""
+    """The data: fingerprint of its content, image size in pixels, channel means and deviations, unreadable images."""
 
     name: str
     fingerprint: str
@@ -57,9 +57,9 @@ class Encoder(TypedDict):
 
 
 class Config(TypedDict):
-    """The complete configuration and its key, which leaves out the seed and where files lie.
+    """The complete configuration and its key, which does not depend on the seed and on locations.
 
-    `varied` are the bindings by which the run differs from others of its method on purpose, as in a sweep.
+    `varied` are the bindings in which the run differs from others of its method on purpose, as in a sweep.
     """
 
     key: Annotated[str, re.compile(r"[0-9a-f]{8,64}", re.ASCII)]
@@ -68,10 +68,10 @@ class Config(TypedDict):
 
 
 class Tuning(TypedDict):
-    """How the rate of a run was chosen: `factor` times the rate of the recipe.
+    """How the learning rate of a run was chosen: it is `factor` times that of the recipe.
 
-    `recipe` is what a run has in common with its trials, which have themselves no `trials`. `flops` and `seconds` are
-    what all of them cost, beyond the budget of the run.
+    `recipe` is the key that a run shares with its trials; `trials` has their ids, and is empty in a trial itself.
+    `flops` and `seconds` are what all trials cost, in addition to the budget of the run.
     """
 
     recipe: Sha256
@@ -82,7 +82,7 @@ class Tuning(TypedDict):
 
 
 class Checkout(TypedDict):
-    """The state of the checkout that ran; all but the version are null outside one. `dirty` is not as committed."""
+    """The state of the checkout; all but the version are null outside one. `dirty` says that files were changed."""
 
     version: str
     commit: str | None
@@ -97,7 +97,7 @@ class Code(Checkout):
 
 
 class Budget(TypedDict):
-    """What the run might spend, in units of its kind, and the optimiser steps that this was frozen to."""
+    """What the run may spend, in units of its kind, and the optimiser steps that this was converted to."""
 
     kind: Literal["samples", "flops", "device_seconds"]
     amount: Amount
@@ -106,9 +106,9 @@ class Budget(TypedDict):
 
 
 class Cost(TypedDict):
-    """What the run spent, its teacher included; `teacher_flops` is the teacher's part of `flops`.
+    """What the run spent, including its teacher; `teacher_flops` is the teacher's part of `flops`.
 
-    `train_seconds` is the wall time charged to the budget on each of `devices`; compilation and evaluation are not.
+    `train_seconds` is the wall time charged to the budget on each of `devices`, without compilation and evaluation.
     """
 
     images: Count
@@ -148,7 +148,7 @@ class Environment(TypedDict):
 
 
 class Training(TypedDict):
-    """The end of pretraining: last loss and logs, digest of the final state, and signs of collapsed features."""
+    """The end of pretraining: last loss and logs, digest of the final state, and measures of collapsed features."""
 
     loss: float | None
     logs: dict[str, float]
@@ -159,11 +159,11 @@ class Training(TypedDict):
 
 
 class Metrics(TypedDict):
-    """One evaluation on `n` test images by `version` of its protocol, what it chose on held-out data, and warnings.
+    """One evaluation on `n` test images by its `version`, its choices on held-out data, and its warnings (`flags`).
 
-    Where it was done on several draws of its training data, `draws` has the top-1 of each, and the others are means.
-    `details` are figures beside the result, for instance top-1 under other settings; none of them ranks. `curve` is
-    the accuracy on held-out train images after each epoch of an evaluation that trains, and empty for others.
+    If it used several draws of its training data, `draws` has the top-1 of each, and the other scores are means.
+    `details` are further figures, for instance top-1 under other settings; none of them ranks. `curve` is the accuracy
+    on held-out training images after each epoch of an evaluation that trains, and empty for others.
     """
 
     version: Count
@@ -187,7 +187,7 @@ class Predictions(TypedDict):
 
 
 class Teacher(TypedDict):
-    """A teacher pretrained on `share` of the budget; `key` is null for weights from elsewhere, whose share is 0."""
+    """A teacher pretrained on `share` of the budget; for weights from elsewhere `key` is null and `share` is 0."""
 
     key: str | None
     share: Fraction
@@ -205,10 +205,10 @@ class Checkpoint(TypedDict):
 class Common(TypedDict):
     """The fields that the record of a run has in all schemas.
 
-    Every field is required, null only where the type says so. `created_utc` has whole seconds, such as
+    Every field is required, and null only where the type says so. `created_utc` has whole seconds, such as
     2026-01-31T12:00:00Z, so that its order as text is its order in time. `board` is null for a run that is not
-    published, `budget` for a floor (an encoder without pretraining) and for an encoder of others, and `floors` has the
-    ids of the floors' records. A `trial` was scored on a hold-out of train in place of the test set.
+    published, `budget` for a floor (an encoder without pretraining) and for an encoder from elsewhere. `floors` has the
+    ids of the floors' records. A `trial` was evaluated on a hold-out of the training images, not on the test set.
     """
 
     id: Annotated[str, re.compile(r"[0-9a-f]{16}", re.ASCII)]

@@ -1,8 +1,8 @@
-"""What makes two runs the same: their configuration without seed, places, and values that equal their default.
+"""What identifies a run: its configuration without the seed, locations, and values that equal their default.
 
-A new option with a default therefore disturbs no record. A canonical text has three sections: the lines that count,
-those that equal their default, and the seed with the places where things lie. Texts of before (records of schema 1)
-have one section; what was a default and a place then is kept in `schema_1`.
+A new option with a default therefore changes no identity. A canonical text has three sections: the lines that count,
+those that equal their default, and the seed with the locations. Texts of records of schema 1 have one section; which
+of their lines were defaults or locations is kept in `schema_1`.
 """
 
 import hashlib
@@ -18,35 +18,30 @@ DEFAULTS = "# equal to their defaults"
 PLACES = "# the seed, and where things lie"
 ROOT = "experiment"
 SEED = f"{ROOT}.seed"
-REFERENCE = re.compile(r"'[^']*'|\"[^\"]*\"|@([\w./]+)")  # in quotes it is none
+REFERENCE = re.compile(r"'[^']*'|\"[^\"]*\"|@([\w./]+)")  # quoted text holds no references
 ABSOLUTE = re.compile(r"""(['"])((?:\w{2,}:)?)(?:[/~\\]|[A-Za-z]:[\\/])(?:(?!\1).)*?((?:(?!\1)[^/\\])+)[/\\]*\1""")
 
 
 @dataclass(frozen=True)
 class Canonical:
-    """A canonical configuration: all its values by parameter, and the names of those that make up its identity."""
+    """A canonical configuration: all its values by parameter, and the names of those that identify it."""
 
     lines: Mapping[str, str]
     counting: frozenset[str]
 
     @property
     def identity(self) -> dict[str, str]:
-        """The values that tell this configuration from others, by parameter."""
+        """The values that distinguish this configuration from others, by parameter."""
         return {name: value for name, value in self.lines.items() if name in self.counting}
 
     def part(self, roots: Iterable[str]) -> dict[str, str]:
-        """Return the identity of some parameters and of all that their values refer to."""
+        """Return the part of the identity that some parameters reach: their values, and all that these refer to."""
         roots = list(roots)
         reached = {*roots, *within(self.lines, references(self.lines, roots))}
         return {name: value for name, value in self.identity.items() if name in reached}
 
-    def part_without(self, parameters: Collection[str]) -> dict[str, str]:
-        """Return the identity of the root without some of its parameters, and without what these alone refer to."""
-        reached = self.reached_without(f"{ROOT}.{name}" for name in parameters)
-        return {name: value for name, value in self.identity.items() if name in reached}
-
     def reached_without(self, parameters: Iterable[str]) -> set[str]:
-        """Return all parameters but some, and but those of what these alone refer to."""
+        """Return all parameters that the root reaches without some of them, and so without what only these refer to."""
         excluded = set(parameters)
         lines = {name: value for name, value in self.lines.items() if name not in excluded}
         roots = {name for name in lines if name.rpartition(".")[0] == ROOT}
@@ -55,7 +50,6 @@ class Canonical:
 
 @cache
 def canonical(text: str) -> Canonical:
-    """Read a canonical text."""
     count, _, rest = text.partition(f"\n{DEFAULTS}\n")
     defaults, _, places = rest.partition(f"\n{PLACES}\n")
     counting, others = _values(count), _values(defaults) | _values(places)
@@ -65,21 +59,21 @@ def canonical(text: str) -> Canonical:
 
 
 def digest(values: Mapping[str, str], *more: object) -> str:
-    """Return the SHA-256 (64 hex digits) of some values and of what else tells runs apart, such as the data."""
+    """Return the SHA-256 (64 hex digits) of some values and of what else distinguishes runs, such as the data."""
     parts = [sorted(values.items()), *map(str, more)]
     return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
 
 
 def references(lines: Mapping[str, str], roots: Iterable[str]) -> set[str]:
     """Return the configurables that the values of some parameters reference, and what theirs reference in turn."""
-    known: set[str] = set()
+    names: set[str] = set()
     pending = list(roots)
     while pending:
         for name in filter(None, REFERENCE.findall(lines.get(pending.pop(), ""))):
-            if name not in known:
-                known.add(name)
+            if name not in names:
+                names.add(name)
                 pending += within(lines, {name})
-    return known
+    return names
 
 
 def within(lines: Mapping[str, str], configurables: Collection[str]) -> set[str]:
@@ -88,7 +82,7 @@ def within(lines: Mapping[str, str], configurables: Collection[str]) -> set[str]
 
 
 def without_paths(text: str) -> str:
-    """Return a canonical text whose absolute paths are cut to their last part: where files lay is nobody's business."""
+    """Return a canonical text whose absolute paths are cut to their last part, to keep a machine's folders private."""
     return ABSOLUTE.sub(r"\1\2\3\1", text)
 
 

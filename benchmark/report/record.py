@@ -1,8 +1,7 @@
 """The record: one immutable JSON file per run, from which every table, plot and page is derived.
 
-`Record`, with its parts in `fields`, is both the type and the schema: `validate` walks its annotations. Records are
-append-only and shared through git, so a file is named by its content, is never rewritten, and any change of a byte is
-found when it is read.
+`Record`, with its parts in `fields`, is both the type and the schema: `validate` checks its annotations. Records are
+shared through git, so a file is named by its content, is never rewritten, and any changed byte is found on reading.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ SLUG_LENGTH = 24  # three slugs, a 63-bit seed and two short hashes stay within 
 
 
 class Record(Common):
-    """The record of a run in its present schema; one of schema 1 has another `code`, see `store.versions_of`."""
+    """The record of a run in the present schema; one of schema 1 has another `code`, see `cells.versions_of`."""
 
     schema: Literal[1, 2]
     code: Code
@@ -39,31 +38,31 @@ def seal(record: Mapping[str, object]) -> Record:
     try:
         return cast(Record, content | {"id": _digest(content)})
     except (TypeError, ValueError) as error:
-        raise BenchmarkError(f"The record is not JSON: {error}. Numbers must be finite, keys strings.") from error
+        raise BenchmarkError(f"The record is not JSON: {error}. Numbers must be finite, and keys strings.") from error
 
 
 def validate(record: object) -> list[str]:
-    """Return what is wrong with a sealed record, one sentence per problem; an empty list if it is valid."""
+    """Return what is wrong with a sealed record, one sentence per problem."""
     return _inspect(record)[0]
 
 
 def write(record: Record, folder: Path) -> Path:
     """Write a sealed record into the folder and return its path.
 
-    The file appears whole or not at all, and is on disk on return. Writing the same record again changes nothing.
+    The file appears complete or not at all, and is on disk on return. Writing the same record again changes nothing.
 
     Raises:
         BenchmarkError: the record is invalid, or a file of that name has other content.
     """
-    problems, text = _inspect(record)
+    problems, content = _inspect(record)
     if problems:
         raise BenchmarkError("\n  ".join(["The record is not a valid record:", *problems]))
     path = folder / file_name(record)
     try:
         with written_whole(path, replaces=False) as partial:
-            partial.write_bytes(text)
+            partial.write_bytes(content)
     except FileExistsError as error:
-        if path.read_bytes() != text:
+        if path.read_bytes() != content:
             raise BenchmarkError(
                 f"{path} exists with other content, and records are never rewritten. "
                 "Restore it from version control, or remove it if it was never published."
@@ -72,24 +71,20 @@ def write(record: Record, folder: Path) -> Path:
 
 
 def read(path: Path) -> Record:
-    """Read a record, certain that it is byte for byte what `write` wrote.
+    """Read a record, which is byte for byte what `write` wrote.
 
     Raises:
         BenchmarkError: the file cannot be read, is not a valid record, or was changed.
     """
+    restore = "If it was one, restore it from version control"
     try:
         content = path.read_bytes()
         record: object = json.loads(content)
-    except OSError as error:
-        raise BenchmarkError(f"{path} cannot be read as a record: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise BenchmarkError(
-            f"{path} cannot be read as a record: {error}. If it was one, restore it from version control."
-        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise BenchmarkError(f"{path} cannot be read as a record: {error}. {restore}.") from error
     problems, expected = _inspect(record)
     if problems:
-        head = f"{path} is not a valid record. If it was one, restore it from version control:"
-        raise BenchmarkError("\n  ".join([head, *problems]))
+        raise BenchmarkError("\n  ".join([f"{path} is not a valid record. {restore}:", *problems]))
     if content != expected:
         raise BenchmarkError(
             f"{path} was changed after it was written (expected JSON with a line for each field, sorted, and one "
@@ -99,12 +94,12 @@ def read(path: Path) -> Record:
 
 
 def pretrained(record: Record) -> bool:
-    """Return whether a record is of pretraining, and not of an encoder that was evaluated alone."""
+    """Return whether a run pretrained its encoder, and did not only evaluate one."""
     return record["division"] != "floor" and "\nexperiment.pretraining = None\n" not in record["config"]["text"]
 
 
 def timeless(metrics: Metrics) -> dict[str, object]:
-    """Return an evaluation without the figures beside it that a clock gave."""
+    """Return the metrics of an evaluation without the measured times in their details."""
     details = {name: value for name, value in metrics["details"].items() if not name.startswith("seconds_")}
     return {**metrics, "details": details}
 
@@ -117,21 +112,22 @@ def file_name(record: Record) -> str:
 
 
 def _inspect(record: object) -> tuple[list[str], bytes]:
-    """Return what is wrong with a record and, where nothing is, the bytes of its file."""
-    schema = record.get("schema", SCHEMA) if isinstance(record, dict) else SCHEMA
+    """Return what is wrong with a record and, if nothing is, the bytes of its file."""
+    schema = record.get("schema") if isinstance(record, dict) else SCHEMA
     _, problems_by_place = CHECKS[schema if schema in CHECKS else SCHEMA](record)
     if problems := [f"record{place}: {text}" for place, text in problems_by_place]:
         return problems, b""
     valid = cast(Record, record)
     problems = list(_contradictions(valid))
     try:
-        contents = _render(valid)
+        # A line for each field: people can read it, and thousands are written fast.
+        lines = [f'  "{name}": {FIELD.encode(value)}' for name, value in sorted(valid.items())]
         expected = _digest({name: value for name, value in valid.items() if name != "id"})
     except (TypeError, ValueError, RecursionError) as error:
         return [*problems, f"record: not JSON: {error}"], b""
     if valid["id"] != expected:
         problems.append(f"record.id: expected {expected} from the content, got {valid['id']}")
-    return problems, contents
+    return problems, ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
 def _digest(content: Mapping[str, object]) -> str:
@@ -139,22 +135,16 @@ def _digest(content: Mapping[str, object]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def _render(record: Record) -> bytes:
-    """Return the bytes of a file: a line for each field, which people can read and thousands are written fast."""
-    lines = [f'  "{name}": {FIELD.encode(value)}' for name, value in sorted(record.items())]
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
-
-
 def _contradictions(record: Record) -> Iterator[str]:
-    """Yield what the types of the fields cannot say."""
-    if record["budget"] is None and record["division"] not in ("floor", "open"):
+    """Yield the problems that the types of the fields cannot express."""
+    budget, division, tuning = record["budget"], record["division"], record["tuning"]
+    if budget is None and division not in ("floor", "open"):
         yield "record.budget: expected a budget; only floors and encoders from elsewhere (division open) have none"
-    if record["budget"] is not None and record["division"] == "floor":
+    if budget is not None and division == "floor":
         yield "record.budget: expected null for a floor"
-    tuning = record["tuning"]
-    if (tuning is not None) != (record["division"] in ("tuned", "trial")):
-        yield f"record.tuning: expected it for the divisions tuned and trial alone, got {record['division']}"
-    elif tuning is not None and bool(tuning["trials"]) != (record["division"] == "tuned"):
+    if (tuning is not None) != (division in ("tuned", "trial")):
+        yield f"record.tuning: expected only for the divisions tuned and trial, got {division}"
+    elif tuning is not None and bool(tuning["trials"]) != (division == "tuned"):
         yield "record.tuning.trials: expected some for the division tuned, none for a trial"
     for name, values in (("mean", record["dataset"]["mean"]), ("std", record["dataset"]["std"])):
         if len(values) != 3:

@@ -1,4 +1,4 @@
-"""The first schema of the record, which is read for ever: its code, and what its configurations leave unsaid."""
+"""Schema 1 of the record, which stays readable: its code, and which lines of its configurations were defaults."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -12,21 +12,21 @@ DEFAULTS = Path(__file__).with_name("defaults_of_schema_1.txt")
 
 
 class CodeOfSchema1(Checkout):
-    """The code of early records, which knew it by hashes of its text."""
+    """The code in records of schema 1, which identified it by hashes of its text."""
 
     protocol_sha256: Sha256
     evaluation_sha256: Sha256
 
 
 class RecordOfSchema1(Common):
-    """The record of a run in its first schema."""
+    """The record of a run in schema 1."""
 
     schema: Literal[1]
     code: CodeOfSchema1
 
 
 def counting(values: Mapping[str, str]) -> frozenset[str]:
-    """Return which parameters of an early text make up its identity: those that were neither default nor place then."""
+    """Return the parameters that identify a configuration of schema 1: neither defaults nor locations at that time."""
     lines = {name: f"{name.rpartition('/')[2]} = {value}" for name, value in values.items()}
     return frozenset(name for name in values if not name.endswith(PLACES) and lines[name] not in _defaults())
 

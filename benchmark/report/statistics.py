@@ -1,7 +1,7 @@
 """Means, intervals and ranks over seeds.
 
-Intervals come from a cell's own variance, because methods differ in spread, and from Student's t, because the
-bootstrap is far too narrow at three seeds. Ranks come with the uncertainty that few seeds leave.
+Intervals use each method's own variance, because methods differ in spread, and Student's t, because the bootstrap is
+far too narrow at three seeds. Ranks are ranges, because few seeds leave them uncertain.
 """
 
 import math
@@ -12,8 +12,8 @@ from statistics import fmean, median, stdev
 from typing import Generic, TypeVar
 
 CONFIDENCE = 0.95
-# Times the median residual variance, by the number of seeds: of tables of up to 20 methods that spread alike, at most
-# one in twenty has a method beyond it, by simulation. Two seeds say too little of a spread; more than 5 count as 6.
+# Bounds in units of the median residual variance, by the number of seeds. In simulations of up to 20 methods with equal
+# spread, at most one table in twenty has a method beyond it. Two seeds say too little; more than 5 count as 6.
 UNEVEN = {2: math.inf, 3: 10.0, 4: 7.0, 5: 5.5, 6: 5.0}
 ROUNDING = 1e-20  # of squared residuals of scores, which are fractions
 
@@ -37,11 +37,11 @@ class Summary:
 class Comparison(Generic[K]):
     """Methods compared on the seeds that all of them have.
 
-    `seeds` are those seeds, or empty where fewer than two are shared: then each mean is over the method's own seeds,
-    and nothing is told apart. `margin` is the largest difference of two means that still counts as a tie. `ranks` has
-    the first and last rank that each method may hold; methods tied with the best are those whose first rank is 1.
-    `uneven` are the methods whose residual variance is more than `UNEVEN` times the median: the test pools variances,
-    so that with such methods equal ones are told apart in more than 5 % of tables.
+    `seeds` are those seeds, or empty where fewer than two are shared: then each mean is over the seeds of its method,
+    and no methods are distinguished. `margin` is the largest difference of two means that still counts as a tie.
+    `ranks` has the first and last rank that each method may have; methods tied with the best have the first rank 1.
+    `uneven` are the methods whose residual variance is more than `UNEVEN` times the median. The test pools variances,
+    so with such methods it distinguishes equal ones in more than 5 % of tables.
     """
 
     seeds: tuple[int, ...]
@@ -81,14 +81,15 @@ def compare(scores: Mapping[K, Mapping[int, float]]) -> Comparison[K]:
         for method, mean in means.items()
     }
     bound = max(ROUNDING, UNEVEN[min(len(shared), max(UNEVEN))] * median(squares)) if shared else 0.0
-    uneven = tuple(method for method, own in zip(scores, squares, strict=True) if own > bound)
+    uneven = tuple(method for method, square in zip(scores, squares, strict=True) if square > bound)
     return Comparison(tuple(shared), margin, means, ranks, uneven)
 
 
 def _residual_squares(table: Sequence[Sequence[float]]) -> list[float]:
     """Return the sum of squared residuals of each row of a (methods, seeds) table with seeds as blocks.
 
-    The model is the additive two-way one: blocks take out what a seed does to all methods alike (data order, subsets).
+    The model is additive: score = method + seed + residual. Blocks remove what a seed does to all methods alike, such
+    as data order and label subsets.
     """
     effects = [fmean(column) for column in zip(*table, strict=True)]
     rows = [[value - effect for value, effect in zip(row, effects, strict=True)] for row in table]
@@ -96,10 +97,11 @@ def _residual_squares(table: Sequence[Sequence[float]]) -> list[float]:
 
 
 def _tukey_margin(squares: Sequence[float], n: int) -> float:
-    """Tukey's honest significant difference of the means of n seeds, from each method's sum of squared residuals.
+    """Return Tukey's honest significant difference of k means over n seeds, from the k sums of squared residuals.
 
-    q(0.95; k, df) sqrt(s2 / n) with the studentised range q, s2 the residual variance and df = (k - 1)(n - 1); infinite
-    for methods without two seeds, of which no difference is significant, and 0 for one method.
+        margin = q(0.95; k, df) sqrt(s2 / n),   s2 = sum(squares) / df,   df = (k - 1)(n - 1)
+
+    with the studentised range q. It is infinite for fewer than two seeds, and 0 for one method.
     """
     k = len(squares)
     if k < 2 or n < 2:

@@ -74,7 +74,8 @@ def contests(records: Iterable[Record]) -> dict[str, Contest]:
             by_recipe[_tuning(record)["recipe"]].append(record)
     contests_by_recipe = {}
     for recipe, trials in sorted(by_recipe.items()):
-        newest = {factor(trial): trial for trial in trials if _terms(trial) == _terms(trials[-1])}
+        terms = _terms(trials[-1])
+        newest = {factor(trial): trial for trial in trials if _terms(trial) == terms}
         contests_by_recipe[recipe] = Contest(tuple(newest[each] for each in sorted(newest)))
     return contests_by_recipe
 
