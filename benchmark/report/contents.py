@@ -1,12 +1,13 @@
-"""What a board shows, in order: the ranking tables, and between them the tables that are not ranked."""
+"""What boards show, whatever the format: their tables in order, and the cells of a ranking table."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
-from benchmark.report.leaderboard import Section
+from benchmark.report.cells import Setting
+from benchmark.report.leaderboard import Column, Line, Section, Value
 from benchmark.report.published import Result, published_table
 from benchmark.report.scaling import scaling_tables
-from benchmark.report.text import Block
+from benchmark.report.text import Block, amount, flops_unit, terms
 from benchmark.report.time_to_target import time_to_target
 from benchmark.report.tuning import trials_table
 
@@ -21,3 +22,44 @@ def contents(board: Sequence[Section], results: Sequence[Result]) -> Iterator[Se
             yield from time_to_target(section)
         yield from published_table(alike, results)
     yield from scaling_tables(board)
+
+
+def title(setting: Setting) -> str:
+    """Return what the lines of a table share, in a few words."""
+    return ", ".join([setting.dataset, setting.encoder, amount(setting), *terms(setting)])
+
+
+def table(
+    section: Section, name: Callable[[Line], str], value: Callable[[Line, Column, Value | None], str]
+) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and lines of a section; `name` and `value` mark up names of lines and scores."""
+    unit, divisor = flops_unit(run["cost"]["flops"] for run in section.runs)
+    is_tuned = section.setting.division == "tuned"
+    headings = ["rank", "method", *["LR x"] * is_tuned, *(column.heading for column in section.columns)]
+    headings += ["images", unit, "device minutes", "peak GiB", "seeds", "notes"]
+    lines = []
+    for line in section.lines:
+        factor = "" if line.rate_factor is None else f"{line.rate_factor:g}"
+        scores = [value(line, *score) for score in zip(section.columns, line.values, strict=True)]
+        start = [line.place, name(line), *[factor] * is_tuned]
+        lines.append([*start, *scores, *_costs(line, divisor), str(len(line.cell.runs)), _notes(line)])
+    return headings, lines
+
+
+def _notes(line: Line) -> str:
+    """Return which runs of a line did not end well, and what has changed in the code since."""
+    stale = [f"stale ({', '.join(line.stale)})"] if line.stale else []
+    return ", ".join([*(f"{count} {status}" for status, count in line.endings.items()), *stale])
+
+
+def _costs(line: Line, divisor: float) -> list[str]:
+    """Return images, FLOPs in units of the divisor, device minutes and peak GiB, empty for a floor."""
+    cost = line.cost
+    if line.is_floor:
+        return [""] * 4
+    return [
+        f"{cost.images:,.0f}",
+        f"{cost.flops / divisor:.2f}",
+        f"{cost.device_seconds / 60:,.1f}",
+        "n/a" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**30:.2f}",
+    ]

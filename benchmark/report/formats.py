@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from benchmark.report.contents import contents
+from benchmark.report.contents import contents, table, title
 from benchmark.report.leaderboard import Changed, Column, Line, Section, Value, sections, unchanged
-from benchmark.report.markdown import printable, table, title
 from benchmark.report.published import Result, select
 from benchmark.report.record import Record
-from benchmark.report.text import Block, alignment, spread
+from benchmark.report.text import Block, alignment, printable, spread
 
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}

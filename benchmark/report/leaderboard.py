@@ -83,6 +83,14 @@ class Line:
     stale: tuple[str, ...]
 
     @property
+    def place(self) -> str:
+        """The rank in words: 2, or 2-4 for a range of ranks, or nothing for a line that is not ranked."""
+        if self.rank is None:
+            return ""
+        first, last = self.rank
+        return str(first) if first == last else f"{first}-{last}"
+
+    @property
     def rate_factor(self) -> float | None:
         """The learning rate that its trials chose, as a multiple of the recipe's; None where none was chosen."""
         tuning = self.cell.runs[0]["tuning"]

@@ -4,13 +4,13 @@ The same records give the same bytes, so that a stale page can be found by compa
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby, product
 
 from tabulate import tabulate
 
-from benchmark.report.cells import Setting, hardware
-from benchmark.report.contents import contents
+from benchmark.report.cells import hardware
+from benchmark.report.contents import contents, table, title
 from benchmark.report.leaderboard import (
     DIVISIONS,
     Changed,
@@ -26,7 +26,7 @@ from benchmark.report.leaderboard import (
 from benchmark.report.overall import standings
 from benchmark.report.published import Result
 from benchmark.report.record import Record
-from benchmark.report.text import TERA, Block, alignment, amount, flops_unit, markdown, percent, spread, terms
+from benchmark.report.text import TERA, Block, alignment, markdown, percent, printable, spread, terms
 
 ESCAPED = str.maketrans(
     {character: f"\\{character}" for character in "\\`*_[]|~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -108,7 +108,7 @@ def summary(records: Sequence[Record], changed: Changed = unchanged) -> str:
     section = max(leading.values(), key=lambda section: max(line.cost.flops for line in section.lines))
     headings = ["rank", "method", *(_escape(column.heading) for column in section.columns), "seeds"]
     lines = [
-        [rank(line), _name(line), *(_value(value, line) for value in line.values), str(len(line.cell.runs))]
+        [line.place, _name(line), *(_value(value, line) for value in line.values), str(len(line.cell.runs))]
         for line in section.lines
     ]
     return f"{_escape(title(section.setting))}:\n\n{markdown(headings, alignment(headings), lines)}"
@@ -140,23 +140,6 @@ def row(record: Record, floors: Sequence[Record]) -> str:
     headings = [printable(heading) for heading in [*headings, "images", "TFLOPs", "seconds"]]
     sides = ["left"] + ["right"] * (len(headings) - 1)
     return tabulate(lines, headings, tablefmt="simple", disable_numparse=True, colalign=sides)
-
-
-def table(
-    section: Section, name: Callable[[Line], str], value: Callable[[Line, Column, Value | None], str]
-) -> tuple[list[str], list[list[str]]]:
-    """Return the headings and lines of a section; `name` and `value` mark up names of lines and scores."""
-    unit, divisor = flops_unit(run["cost"]["flops"] for run in section.runs)
-    is_tuned = section.setting.division == "tuned"
-    headings = ["rank", "method", *["LR x"] * is_tuned, *(column.heading for column in section.columns)]
-    headings += ["images", unit, "device minutes", "peak GiB", "seeds", "notes"]
-    lines = []
-    for line in section.lines:
-        factor = "" if line.rate_factor is None else f"{line.rate_factor:g}"
-        scores = [value(line, *score) for score in zip(section.columns, line.values, strict=True)]
-        start = [rank(line), name(line), *[factor] * is_tuned]
-        lines.append([*start, *scores, *_costs(line, divisor), str(len(line.cell.runs)), _notes(line)])
-    return headings, lines
 
 
 def _section(section: Section) -> str:
@@ -245,38 +228,6 @@ def _value(value: Value | None, line: Line) -> str:
     return {"best": f"**{text}**", "tied": f"<u>{text}</u>", "": text}[value.standing]
 
 
-def rank(line: Line) -> str:
-    """Return the rank of a line, or the range of ranks that it may have."""
-    if line.rank is None:
-        return ""
-    first, last = line.rank
-    return str(first) if first == last else f"{first}-{last}"
-
-
-def _notes(line: Line) -> str:
-    """Return which runs of a line did not end well, and what has changed in the code since."""
-    stale = [f"stale ({', '.join(line.stale)})"] if line.stale else []
-    return ", ".join([*(f"{count} {status}" for status, count in line.endings.items()), *stale])
-
-
-def _costs(line: Line, divisor: float) -> list[str]:
-    """Return images, FLOPs in units of the divisor, device minutes and peak GiB, empty for a floor."""
-    cost = line.cost
-    if line.is_floor:
-        return [""] * 4
-    return [
-        f"{cost.images:,.0f}",
-        f"{cost.flops / divisor:.2f}",
-        f"{cost.device_seconds / 60:,.1f}",
-        "n/a" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**30:.2f}",
-    ]
-
-
-def title(setting: Setting) -> str:
-    """Return what the lines of a table share, in a few words."""
-    return ", ".join([setting.dataset, setting.encoder, amount(setting), *terms(setting)])
-
-
 def _caption(runs: Sequence[Record], columns: Sequence[Column]) -> str:
     dataset, encoder = runs[0]["dataset"], runs[0]["encoder"]
     shape = [f"{encoder['image_size']} px"]
@@ -320,11 +271,6 @@ def _superscript(texts: Iterable[str], footnotes: dict[str, int]) -> str:
     """Return the superscript numbers of the texts; new texts are added to the footnotes."""
     numbers = sorted({footnotes.setdefault(_escape(text), len(footnotes) + 1) for text in texts})
     return f" <sup>{', '.join(map(str, numbers))}</sup>" if numbers else ""
-
-
-def printable(text: str) -> str:
-    """Replace control characters, line ends and marks of writing direction by spaces."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _escape(text: str) -> str:

@@ -49,6 +49,11 @@ def spread(summary: Summary) -> str:
     return f"{percent(summary.mean)} ± {percent(summary.half_width)}"
 
 
+def printable(text: str) -> str:
+    """Replace control characters, line ends and marks of writing direction by spaces."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 @dataclass(frozen=True)
 class Block:
     """A table that is not ranked: its title, a caption that says how to read it, and its cells as plain text."""
