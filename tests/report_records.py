@@ -118,14 +118,17 @@ def floor(seed: int, linear: float) -> Record:
     return run("random init", seed, linear, division="floor", board=None, budget=None)
 
 
-def trial(factor: float, linear: float, **changes: Any) -> Record:
-    """A trial of `RECIPE` by the method alpha."""
-    tuning = {"recipe": RECIPE, "factor": factor, "trials": [], "flops": 0.0, "seconds": 0.0}
-    return run(
-        "alpha",
-        changes.pop("seed", 1000),
-        linear,
-        division="trial",
-        tuning=changes.pop("tuning", tuning),
-        **changes,
-    )
+def tuning(factor: float, *trials: str, recipe: str = RECIPE, flops: float = 0.0) -> dict[str, Any]:
+    """How a learning rate was chosen; a trial names no trials."""
+    return {"recipe": recipe, "factor": factor, "trials": list(trials), "flops": flops, "seconds": flops / 2e10}
+
+
+def trial(factor: float, linear: float, recipe: str = RECIPE, **changes: Any) -> Record:
+    """A trial by the method alpha."""
+    seed = changes.pop("seed", 1000)
+    return run("alpha", seed, linear, **{"division": "trial", "tuning": tuning(factor, recipe=recipe)} | changes)
+
+
+def heads(page: str, prefix: str = "### ") -> list[str]:
+    """The headings of a Markdown page that begin with a prefix."""
+    return [line for line in page.splitlines() if line.startswith(prefix)]

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from report_records import EXAMPLE, RECIPE, floor, make, run
+from report_records import EXAMPLE, floor, make, run, tuning
 
 from benchmark.errors import BenchmarkError, MissingError
 from benchmark.report.cells import group, hardware, load
@@ -66,9 +66,9 @@ def test_newest_trials_of_a_method_count() -> None:
     """Oracle: the dates; a method that was tuned twice has one cell, also while seeds are missing."""
 
     def tuned(seed: int, day: int, factor: float, trials: str) -> Record:
-        tuning = {"recipe": RECIPE, "factor": factor, "trials": [trials], "flops": 1.0, "seconds": 1.0}
         key, day_of = f"{factor:g}".encode().hex().ljust(8, "0"), f"2026-01-0{day}T00:00:00Z"
-        return make(division="tuned", tuning=tuning, seed=seed, config__key=key, created_utc=day_of)
+        chosen = tuning(factor, trials)
+        return make(division="tuned", tuning=chosen, seed=seed, config__key=key, created_utc=day_of)
 
     first = [tuned(seed, 1, 0.25, "a" * 16) for seed in (0, 1, 2)]
     for factor in (0.25, 4.0):

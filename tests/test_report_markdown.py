@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_records import floor, make, metrics, run
+from report_records import floor, make, metrics, run, tuning
 
 from benchmark.report.code import changed
 from benchmark.report.identity import DEFAULTS, PLACES
@@ -245,9 +245,8 @@ def compared(flops: float, **changes: Any) -> list[Record]:
 
 def test_summary_is_the_comparison_of_most_flops() -> None:
     """Oracle: the last rung of the larger board, of it the tuned table, best first, without notes and costs."""
-    tuning = {"recipe": "ab" * 32, "factor": 2.0, "trials": ["0" * 16], "flops": 1.0, "seconds": 1.0}
     ladder = [record for flops in (1e12, 1e13) for record in compared(flops, board="large")]
-    tuned = compared(9.9e12, board="large", division="tuned", tuning=tuning, budget__amount=1e13)
+    tuned = compared(9.9e12, board="large", division="tuned", tuning=tuning(2.0, "0" * 16), budget__amount=1e13)
     found = summary([*compared(2e12, board="small"), *ladder, *tuned])
     assert found.startswith("digits, vit\\_micro, 10.00 TFLOPs, float32, tuned division:")
     lines = [line for line in found.splitlines() if line.startswith("|")]
@@ -259,11 +258,10 @@ def test_summary_is_the_comparison_of_most_flops() -> None:
 
 def test_summary_is_tuned_on_each_hardware() -> None:
     """Oracle: the division by hand, where a budget in seconds has tables of two devices and fixed rates cost more."""
-    tuning = {"recipe": "ab" * 32, "factor": 2.0, "trials": ["0" * 16], "flops": 1.0, "seconds": 1.0}
     records = []
     for gpu in ("H100", "H200"):
         timed = {"budget__kind": "device_seconds", "budget__amount": 60.0, "environment__gpu": gpu}
-        records += [*compared(2e12, **timed), *compared(1e12, division="tuned", tuning=tuning, **timed)]
+        records += [*compared(2e12, **timed), *compared(1e12, division="tuned", tuning=tuning(2.0, "0" * 16), **timed)]
     assert summary(records).startswith("digits, vit\\_micro, 60 device seconds, float32, tuned division:")
 
 

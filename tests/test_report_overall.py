@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from report_records import run
+from report_records import heads, run, tuning
 
 from benchmark.report.leaderboard import sections
 from benchmark.report.markdown import render
@@ -22,9 +22,8 @@ def grid(
         centre = sum(draws) / seeds
         for seed, draw in enumerate(draws):
             where = {"dataset__name": dataset, "dataset__fingerprint": dataset.encode().hex()}
-            tuning = {"recipe": name.encode().hex().ljust(64, "0"), "factor": 1.0, "trials": ["0" * 16]}
-            rate = {"tuning": tuning | {"flops": 1.0, "seconds": 1.0}} if division == "tuned" else {}
-            records.append(run(name, seed, mean + draw - centre, division=division, **where, **rate))
+            rate = tuning(1.0, "0" * 16, recipe=name.encode().hex().ljust(64, "0")) if division == "tuned" else None
+            records.append(run(name, seed, mean + draw - centre, division=division, tuning=rate, **where))
     return records
 
 
@@ -64,8 +63,8 @@ def test_intervals_of_the_gap_cover() -> None:
         records = []
         for place in "ab":
             generator = random.Random(f"{place}{trial}")
+            where = {"dataset__name": place, "dataset__fingerprint": place.encode().hex()}
             for name, mean in (("x", 0.9), ("yy", 0.85)):
-                where = {"dataset__name": place, "dataset__fingerprint": place.encode().hex()}
                 records += [run(name, seed, mean + generator.gauss(0, 0.005), **where) for seed in range(5)]
         (interval,) = (found.gap_interval for found in standings(sections(records)) if found.name == "yy")
         assert interval is not None
@@ -88,5 +87,7 @@ def test_each_division_of_a_board_has_its_own() -> None:
     means = {"x": 0.90, "yy": 0.85}
     records = [*grid("a", means), *grid("b", means), *grid("a", means, division="tuned")]
     records += grid("b", means, division="tuned")
-    heads = [line for line in render(records).splitlines() if line.startswith("### Over")]
-    assert heads == ["### Over 2 data sets, float32, tuned division", "### Over 2 data sets, float32"]
+    assert heads(render(records), "### Over") == [
+        "### Over 2 data sets, float32, tuned division",
+        "### Over 2 data sets, float32",
+    ]

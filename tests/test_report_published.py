@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from report_records import metrics, run
+from report_records import heads, metrics, run
 
 from benchmark.errors import BenchmarkError
 from benchmark.report.code import changed
@@ -40,21 +40,14 @@ def test_every_row_of_the_file() -> None:
     results = load(SHIPPED)
     assert len(results) == 775
     assert sum(bool(result.doubt) for result in results) == 46
+    source = r"(quoted in )?github\.com/[\w.-]+/[\w.-]+|arXiv:\d{4}\.\d{5}\b|pythonawesome\.com"
     for result in results:
         assert 0 < result.value < 100, result
-        assert result.protocol in PROTOCOLS, result
-        assert result.metric in METRICS, result
-        assert re.search(
-            r"^(quoted in )?github\.com/[\w.-]+/[\w.-]+|^arXiv:\d{4}\.\d{5}\b|^pythonawesome\.com", result.source
-        )
+        assert (result.protocol in PROTOCOLS, result.metric in METRICS) == (True, True), result
+        assert re.match(source, result.source), result
         assert re.fullmatch("[a-z0-9_]+", result.dataset), result
-    top5 = {
-        result.method: result.value for result in results if result.metric == "top5" and "CIFAR-10)" in result.source
-    }
-    top1 = {
-        result.method: result.value for result in results if result.metric == "top1" and "CIFAR-10)" in result.source
-    }
-    assert all(top1[method] <= value for method, value in top5.items())
+    cifar = {(result.metric, result.method): result.value for result in results if "CIFAR-10)" in result.source}
+    assert all(cifar["top1", method] <= value for (metric, method), value in cifar.items() if metric == "top5")
     assert Counter(result.dataset for result in results)["cifar10"] == 167
 
 
@@ -129,17 +122,11 @@ def test_the_page_shows_a_block_after_the_tables_of_the_data_set() -> None:
         run("ours", 0, 0.9, dataset__name="other", dataset__fingerprint="0ddc0ffee0"),
     ]
     page = render(records, [ALPHA])
-    heads = [line for line in page.splitlines() if line.startswith("### ")]
-    assert [head.split(", ")[0] + ("*" if "published" in head else "") for head in heads[:4]] == [
-        "### digits",
-        "### digits",
-        "### digits*",
-        "### other",
-    ]
-    assert heads[2].endswith("published elsewhere (not ranked: other budgets, other code)")
+    *tables, block, other = heads(page)[:4]
+    assert [head.split(", ")[0] for head in (*tables, other)] == ["### digits", "### digits", "### other"]
+    assert block == "### digits, published elsewhere (not ranked: other budgets, other code)"
     assert "| Alpha | ViT-S/16 | 800 | linear: 100 epochs | 91.5 | arXiv:0000.00000 Table 1 |" in page
-    start = page.index(heads[2])
-    assert page[:start] + page[page.index(heads[3]) :] == render(records)
+    assert page[: page.index(block)] + page[page.index(other) :] == render(records)
     assert "published" not in render(records, [replace(ALPHA, dataset="cifar10")])
 
 

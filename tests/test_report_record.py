@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from report_records import EXAMPLE, make
+from report_records import EXAMPLE, make, tuning
 
 from benchmark.errors import BenchmarkError
 from benchmark.report.record import Record, file_name, read, seal, validate, write
@@ -33,12 +33,11 @@ def required_fields(kind: Any = Record, path: tuple[str, ...] = ()) -> Iterator[
 
 
 FIELDS = list(required_fields())
-TUNING = {"recipe": "2" * 64, "factor": 0.5, "trials": ["0" * 16], "flops": 1e12, "seconds": 9.0}
 
 
 def with_value(path: tuple[str, ...], value: Any) -> dict[str, Any]:
     """The sealed example with the field set to the value, or removed if the value is `...`."""
-    record: dict[str, Any] = copy.deepcopy(dict(make(division="tuned", tuning=TUNING)))
+    record: dict[str, Any] = copy.deepcopy(dict(make(division="tuned", tuning=tuning(0.5, "0" * 16))))
     place = record
     for name in path[:-1]:
         place = place[name]

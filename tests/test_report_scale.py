@@ -6,12 +6,11 @@ import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from report_records import run, trial
+from report_records import run, trial, tuning
 
-from benchmark.report.record import Record, write
+from benchmark.report.record import write
 from benchmark.report.tuning import FACTORS
 
 RENDERED = """
@@ -22,8 +21,8 @@ from benchmark.report.cells import load
 from benchmark.report.markdown import render
 records = load(Path(sys.argv[1]))
 pages = [render(records), *(form(records) for form in FORMATS.values())]
-found = {"records": len(records), "seconds": time.process_time(), "lengths": list(map(len, pages))}
-print(json.dumps(found | {"torch": "torch" in sys.modules}))
+report = {"records": len(records), "seconds": time.process_time(), "lengths": list(map(len, pages))}
+print(json.dumps(report | {"torch": "torch" in sys.modules}))
 """
 
 
@@ -35,21 +34,13 @@ def board(folder: Path, number: int, rng: random.Random) -> None:
 
     for method in (f"m{place}" for place in range(20)):
         recipe = hashlib.sha256(f"{number} {method}".encode()).hexdigest()
-
-        def tuning(factor: float, trials: list[Record], recipe: str = recipe) -> dict[str, Any]:
-            cost = 2e12 * len(trials)
-            ids = [record["id"] for record in trials]
-            return {"recipe": recipe, "factor": factor, "trials": ids, "flops": cost, "seconds": cost / 2e10}
-
         common = {"board": f"b{number}", "method__name": method}
         trials = [
-            trial(each, score(), tuning=tuning(each, []), config__key=f"{place}{recipe[:15]}", **common)
+            trial(each, score(), recipe, config__key=f"{place}{recipe[:15]}", **common)
             for place, each in enumerate(FACTORS)
         ]
-        runs = [
-            run(method, seed, score(), division="tuned", tuning=tuning(1.0, trials), board=f"b{number}")
-            for seed in range(5)
-        ]
+        chosen = tuning(1.0, *(record["id"] for record in trials), recipe=recipe, flops=1e13)
+        runs = [run(method, seed, score(), division="tuned", tuning=chosen, **common) for seed in range(5)]
         for record in (*trials, *runs):
             write(record, folder / f"b{number}")
 
@@ -62,8 +53,8 @@ def test_ten_thousand_records_take_seconds(tmp_path: Path, monkeypatch: pytest.M
     for number in range(50):
         board(tmp_path, number, rng)
     done = subprocess.run([sys.executable, "-c", RENDERED, tmp_path], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    assert found["records"] == 10_000
-    assert min(found["lengths"]) > 100_000
-    assert not found["torch"]
-    assert found["seconds"] < 5
+    report = json.loads(done.stdout)
+    assert report["records"] == 10_000
+    assert min(report["lengths"]) > 100_000
+    assert not report["torch"]
+    assert report["seconds"] < 5

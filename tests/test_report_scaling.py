@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import pytest
-from report_records import metrics, run
+from report_records import heads, metrics, run
 
 from benchmark.report.formats import latex
 from benchmark.report.leaderboard import sections
@@ -93,6 +93,5 @@ def test_two_configurations_of_one_name_have_no_line() -> None:
 def test_the_page_shows_it_after_the_tables_of_the_board() -> None:
     """Oracle: the last heading of the board, before the next board; LaTeX has the table as well."""
     records = [*climb("alpha", 0.7, 0.8, 0.9), run("alpha", 0, 0.5, board="zoo")]
-    heads = [line for line in render(records).splitlines() if line.startswith("##")]
-    assert heads[4:] == ["### digits, vit\\_micro, accuracy against budget, float32", "## zoo", *heads[6:]]
+    assert heads(render(records), "##")[4:6] == ["### digits, vit\\_micro, accuracy against budget, float32", "## zoo"]
     assert r"alpha & 70.10 $\pm$ 0.25 & 80.10 $\pm$ 0.25 & 90.10 $\pm$ 0.25 \\" in latex(records)

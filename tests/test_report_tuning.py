@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from report_records import RECIPE, metrics, run, trial
+from report_records import RECIPE, metrics, run, trial, tuning
 
 from benchmark.errors import BenchmarkError
 from benchmark.report.formats import as_json, latex
@@ -34,16 +34,11 @@ def test_the_best_trial_wins_and_ties_stay_near_the_recipe() -> None:
 def test_a_contest_adds_up_and_keeps_the_newest_of_each_factor() -> None:
     """Oracle: ids and sums by hand; an older trial with a better score does not count, nor does another recipe."""
     old = trial(0.25, 0.99, created_utc="2025-01-01T00:00:00Z")
-    other = trial(2.0, 0.98, tuning={"recipe": "cd" * 32, "factor": 2.0, "trials": [], "flops": 0.0, "seconds": 0.0})
-    found = trials(0.5, 0.6, 0.7, 0.6, 0.5)
-    contest = contests([*found, old, other, run("alpha", 0, 0.9)])[RECIPE]
-    assert contest.tuning == {
-        "recipe": RECIPE,
-        "factor": 1.0,
-        "trials": [record["id"] for record in found],
-        "flops": 5 * 2e12,
-        "seconds": 5 * 90.0,
-    }
+    other = trial(2.0, 0.98, "cd" * 32)
+    records = trials(0.5, 0.6, 0.7, 0.6, 0.5)
+    contest = contests([*records, old, other, run("alpha", 0, 0.9)])[RECIPE]
+    ids = [record["id"] for record in records]
+    assert contest.tuning == {**tuning(1.0, *ids), "flops": 5 * 2e12, "seconds": 5 * 90.0}
 
 
 def test_trials_on_other_terms_are_not_mixed() -> None:
@@ -85,10 +80,12 @@ def test_missing_trials_are_named() -> None:
 
 
 def board() -> list[Record]:
-    found = trials(0.5, 0.6, 0.7, 0.8, 0.5)
-    tuning = contests(found)[RECIPE].tuning
-    tuned = [run("alpha", seed, 0.8 + seed / 100, division="tuned", tuning=tuning) for seed in (0, 1)]
-    return [*found, *tuned, *(run("alpha", seed, 0.7 + seed / 100) for seed in (0, 1))]
+    tried = trials(0.5, 0.6, 0.7, 0.8, 0.5)
+    chosen = {"division": "tuned", "tuning": contests(tried)[RECIPE].tuning}
+    return [
+        *tried,
+        *(run("alpha", seed, 0.7 + seed / 100 + 0.1 * bool(how), **how) for how in (chosen, {}) for seed in (0, 1)),
+    ]
 
 
 def test_the_page_leads_with_the_tuned_division_and_shows_the_trials() -> None:
@@ -112,8 +109,7 @@ def test_the_page_leads_with_the_tuned_division_and_shows_the_trials() -> None:
 def test_each_line_shows_the_trials_that_its_record_names() -> None:
     """Oracle: two configurations of a method, one tuned to 2.0 and one to 0.25; all ten trials cost."""
     recipe = "cd" * 32
-    base = {"recipe": recipe, "trials": [], "flops": 0.0, "seconds": 0.0}
-    others = [trial(each, 0.9 - each / 10, tuning=base | {"factor": each}) for each in FACTORS]
+    others = [trial(each, 0.9 - each / 10, recipe) for each in FACTORS]
     other = run("alpha", 0, 0.6, division="tuned", config__key="ba5eba11", tuning=contests(others)[recipe].tuning)
     page = render([*board(), *others, other])
     assert "| alpha (616c7068) | 50.00 | 60.00 | 70.00 | 80.00 | 50.00 | 2 |" in page
@@ -133,8 +129,7 @@ def test_a_method_that_was_tuned_twice_shows_the_newer_trials() -> None:
 def test_a_record_says_how_its_rate_was_chosen_if_it_was() -> None:
     """Oracle: the schema's sentence for each contradiction, and for a division that lacks it."""
     for division, named, problem in (("closed", ["0"], "only"), ("tuned", [], "some"), ("trial", ["0"], "none for")):
-        tuning = {"recipe": RECIPE, "factor": 1.0, "trials": named, "flops": 0.0, "seconds": 0.0}
-        assert problem in validate(run("alpha", 0, 0.5, division=division, tuning=tuning))[0]
+        assert problem in validate(run("alpha", 0, 0.5, division=division, tuning=tuning(1.0, *named)))[0]
     assert "only" in validate(run("alpha", 0, 0.5, division="tuned"))[0]
 
 
