@@ -203,8 +203,8 @@ def test_forged_numbers_are_found(case: str, results: Path) -> None:
     record, field, value, problem = FORGED[case]
     (results / "small" / file_name(record)).unlink()
     write(altered(record, field, value), results / "small")
-    found = audit(results)
-    assert any(problem in text for text in found), found
+    problems = audit(results)
+    assert any(problem in text for text in problems), problems
 
 
 ON_EQUAL_TERMS: dict[str, tuple[str, Any]] = {
@@ -256,34 +256,24 @@ def test_a_repeated_run_with_other_weights_is_found(results: Path) -> None:
     assert "ended in different weights" in " ".join(audit(results))
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-20])
-
-
 def touched(path: Path) -> None:
     path.write_text(path.read_text().replace('"top1": 0.9', '"top1": 0.99'))
 
 
-def reordered(path: Path) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()), indent=4) + "\n")
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-20]),
+    "edited by hand": touched,
+    "formatted anew": lambda path: path.write_text(json.dumps(json.loads(path.read_text()), indent=4) + "\n"),
+    "renamed": lambda path: path.rename(path.with_name("best.json")),
+    "moved": lambda path: path.rename(path.parents[1] / path.name),
+}
 
 
-def renamed(path: Path) -> None:
-    path.rename(path.with_name("best.json"))
-
-
-def moved(path: Path) -> None:
-    (path.parents[1] / "other").mkdir()
-    path.rename(path.parents[1] / "other" / path.name)
-
-
-@pytest.mark.parametrize("damage", [cut, touched, reordered, renamed, moved])
-def test_damaged_files_are_found(
-    damage: Callable[[Path], None], results: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Oracle: a file cut short, edited by hand, formatted anew, renamed or moved; exit code 4 and its name."""
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_files_are_found(damage: str, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: exit code 4 and the name of the file."""
     path = results / "small" / file_name(SOUND)
-    damage(path)
+    DAMAGE[damage](path)
     assert main(["--results", str(results)]) == 4
     printed = capsys.readouterr().err
     assert path.name in printed
@@ -299,13 +289,12 @@ def git(folder: Path, *arguments: str) -> None:
 def test_records_are_never_rewritten(change: str, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Oracle: a repository whose first commit has the records; new ones, here or on another branch, are no problem."""
     git(results.parent, "init", "-q")
-    git(results.parent, "add", ".")
-    git(results.parent, "commit", "-qm", "Publish")
-    git(results.parent, "switch", "-qc", "ahead")
-    write(altered(SOUND, "seed", 3), results / "small")
-    git(results.parent, "add", ".")
-    git(results.parent, "commit", "-qm", "Publish more")
-    git(results.parent, "switch", "-q", "-")
+    for branch, seed in (("first", 4), ("ahead", 3)):
+        git(results.parent, "switch", "-qc", branch)
+        write(altered(SOUND, "seed", seed), results / "small")
+        git(results.parent, "add", ".")
+        git(results.parent, "commit", "-qm", "Publish")
+    git(results.parent, "switch", "-q", "first")
     write(altered(SOUND, "seed", 2), results / "small")
     git(results.parent, "add", ".")
     assert main(["--results", str(results), "--base", "ahead"]) == 0

@@ -30,8 +30,8 @@ def test_code_outside_a_checkout_has_no_commit(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "refused" / ".git").mkdir(parents=True)
     for here in (shutil.copytree(HERE, tmp_path / "benchmark"), tmp_path / "refused" / "benchmark"):
         monkeypatch.setattr("benchmark.report.code.HERE", here)
-        found = code({})
-        assert (found["commit"], found["dirty"], found["diff_sha256"]) == (None, None, None)
+        description = code({})
+        assert (description["commit"], description["dirty"], description["diff_sha256"]) == (None, None, None)
 
 
 def test_only_changed_code_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,8 +46,8 @@ def test_only_changed_code_is_a_change(tmp_path: Path, monkeypatch: pytest.Monke
         subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
 
     def state() -> tuple[bool | None, str | None]:
-        found = code({})
-        return found["dirty"], found["diff_sha256"]
+        description = code({})
+        return description["dirty"], description["diff_sha256"]
 
     page.write_text("A board.\n")
     (tmp_path / "results").mkdir()
@@ -87,8 +87,8 @@ def raised(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Have the present code state some versions, of a method B that extends A and of an evaluation E."""
 
     def state(pretraining: str = "1.0", **others: str) -> None:
-        known = {name: VersionedClass(others.get(name, "1.0"), ("A",) if name == "B" else ()) for name in "ABE"}
-        monkeypatch.setattr("benchmark.report.code.classes", lambda root: known)
+        kinds = {name: VersionedClass(others.get(name, "1.0"), ("A",) if name == "B" else ()) for name in "ABE"}
+        monkeypatch.setattr("benchmark.report.code.classes", lambda root: kinds)
         monkeypatch.setattr("benchmark.report.code._pretraining", lambda root: pretraining)
 
     return state

@@ -47,10 +47,10 @@ def test_a_text_says_what_counts() -> None:
     part = {"experiment.pretraining", "Alpha.base", "few/Inner.label", "few/Inner.width"}
     assert set(text.part(["experiment.pretraining"])) == part
     assert set(text.identity) == part | {"KNN.k", "experiment.evaluations", "experiment.rate_factor"}
-    own = digest(text.identity, "data")
-    assert digest(canonical(TEXT.replace("seed = 3", "seed = 4")).identity, "data") == own
-    assert digest(canonical(TEXT.replace("width = 64", "width = 65")).identity, "data") != own
-    assert digest(text.identity, "other data") != own
+    identity = digest(text.identity, "data")
+    assert digest(canonical(TEXT.replace("seed = 3", "seed = 4")).identity, "data") == identity
+    assert digest(canonical(TEXT.replace("width = 64", "width = 65")).identity, "data") != identity
+    assert digest(text.identity, "other data") != identity
     same = TEXT.replace("KNN.k = 3", "KNN.k = 4").replace("factor = 2.0", "factor = 4.0")
     assert tuning_key(TEXT) == tuning_key(same)
     assert tuning_key(TEXT) != tuning_key(TEXT.replace("width = 64", "width = 65"))
@@ -93,11 +93,11 @@ def test_early_records_have_the_keys_of_today(published: list[Record]) -> None:
 def test_a_new_option_disturbs_no_board(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the board is complete, by its trials, runs and examinations, with a new defaulted field in the data and
     in an evaluation as without."""
-    known = registry.parameters
+    parameters_of = registry.parameters
 
     def more(selector: str) -> dict[str, registry.Parameter]:
         new = {"option": registry.Parameter(int, 7)}
-        return known(selector) | (new if selector.rpartition(".")[2] in ("Images", "KNN") else {})
+        return parameters_of(selector) | (new if selector.rpartition(".")[2] in ("Images", "KNN") else {})
 
     monkeypatch.setattr(registry, "parameters", more)
     monkeypatch.setattr("benchmark.boards.plan._build", lambda *arguments: None)  # which the suite's own test does

@@ -128,7 +128,7 @@ def test_what_was_set_names_the_lines_of_one_method() -> None:
     whose differences a name has no room for."""
     text = f"A.x = 1\nA.y = 2\nB.z = 3\n\n{DEFAULTS}\nC.w = 0\n\n{PLACES}\nI.s = 's'\n"
     texts = {"aa" * 8: text, "bb" * 8: text.replace("x = 1", "x = 7").replace("C.w = 0", "C.w = 0\nC.new = 5")}
-    records = [make(config__key=key, config__text=own) for key, own in texts.items()]
+    records = [make(config__key=key, config__text=text) for key, text in texts.items()]
     page = render(records)
     assert "| alpha (A.x = 1) |" in page
     assert "| alpha (A.x = 7) |" in page
@@ -247,9 +247,9 @@ def test_summary_is_the_comparison_of_most_flops() -> None:
     """Oracle: the last rung of the larger board, of it the tuned table, best first, without notes and costs."""
     ladder = [record for flops in (1e12, 1e13) for record in compared(flops, board="large")]
     tuned = compared(9.9e12, board="large", division="tuned", tuning=tuning(2.0, "0" * 16), budget__amount=1e13)
-    found = summary([*compared(2e12, board="small"), *ladder, *tuned])
-    assert found.startswith("digits, vit\\_micro, 10.00 TFLOPs, float32, tuned division:")
-    lines = [line for line in found.splitlines() if line.startswith("|")]
+    text = summary([*compared(2e12, board="small"), *ladder, *tuned])
+    assert text.startswith("digits, vit\\_micro, 10.00 TFLOPs, float32, tuned division:")
+    lines = [line for line in text.splitlines() if line.startswith("|")]
     assert lines[0] == "| rank | method | linear v1 | kNN v1 | seeds |"
     assert [line.split(" | ")[1] for line in lines[2:]] == ["alpha", "beta"]
     assert lines[2].startswith("| 1 | alpha | **70.50 ± ")

@@ -31,29 +31,29 @@ def test_ranks_gaps_and_duels_by_hand() -> None:
     """Oracle: two data sets: ranks 1, 2, 3 and 2, 1, 3; gaps of 0 and 2, 5 and 0, 30 and 22 points; equal
     scores share ranks 1 and 2, and tie in every duel."""
     records = [*grid("a", {"x": 0.90, "yy": 0.85, "zzz": 0.60}), *grid("b", {"x": 0.80, "yy": 0.82, "zzz": 0.60})]
-    found = standings(sections(records))
-    assert [(standing.name, standing.mean_rank) for standing in found] == [("x", 1.5), ("yy", 1.5), ("zzz", 3.0)]
-    assert [standing.mean_gap for standing in found] == pytest.approx([1.0, 2.5, 26.0])
-    assert found[0].wins == {"yy": (1, 0, 1), "zzz": (2, 0, 0)}
-    assert found[2].wins == {"x": (0, 0, 2), "yy": (0, 0, 2)}
-    assert found[2].rank_interval == (3.0, 3.0)
+    methods = standings(sections(records))
+    assert [(method.name, method.mean_rank) for method in methods] == [("x", 1.5), ("yy", 1.5), ("zzz", 3.0)]
+    assert [method.mean_gap for method in methods] == pytest.approx([1.0, 2.5, 26.0])
+    assert methods[0].wins == {"yy": (1, 0, 1), "zzz": (2, 0, 0)}
+    assert methods[2].wins == {"x": (0, 0, 2), "yy": (0, 0, 2)}
+    assert methods[2].rank_interval == (3.0, 3.0)
     equal = [*grid("a", {"x": 0.9, "yy": 0.9}, noise=0.0), *grid("b", {"x": 0.5, "yy": 0.5}, noise=0.0)]
-    found = standings(sections(equal))
-    assert [standing.mean_rank for standing in found] == [1.5, 1.5]
-    assert found[0].wins == {"yy": (0, 2, 0)}
+    methods = standings(sections(equal))
+    assert [method.mean_rank for method in methods] == [1.5, 1.5]
+    assert methods[0].wins == {"yy": (0, 2, 0)}
 
 
 def test_only_methods_on_every_data_set_are_compared() -> None:
     """Oracle: the method that one data set lacks is left out; a single method has nobody to meet."""
     records = [*grid("a", {"x": 0.9, "yy": 0.8, "zzz": 0.7}), *grid("b", {"x": 0.9, "yy": 0.8})]
-    assert [standing.name for standing in standings(sections(records))] == ["x", "yy"]
+    assert [method.name for method in standings(sections(records))] == ["x", "yy"]
     assert standings(sections([*grid("a", {"x": 0.9}), *grid("b", {"x": 0.8})])) == []
 
 
 def test_one_seed_has_no_interval() -> None:
     """Oracle: a method with a single seed on one data set says nothing of spread."""
     records = [*grid("a", {"x": 0.9, "yy": 0.8}), *grid("b", {"x": 0.9, "yy": 0.8}, seeds=1)]
-    assert all(standing.gap_interval is None for standing in standings(sections(records)))
+    assert all(method.gap_interval is None for method in standings(sections(records)))
 
 
 def test_intervals_of_the_gap_cover() -> None:
@@ -66,7 +66,7 @@ def test_intervals_of_the_gap_cover() -> None:
             where = {"dataset__name": place, "dataset__fingerprint": place.encode().hex()}
             for name, mean in (("x", 0.9), ("yy", 0.85)):
                 records += [run(name, seed, mean + generator.gauss(0, 0.005), **where) for seed in range(5)]
-        (interval,) = (found.gap_interval for found in standings(sections(records)) if found.name == "yy")
+        (interval,) = (method.gap_interval for method in standings(sections(records)) if method.name == "yy")
         assert interval is not None
         covered += interval[0] <= 5.0 <= interval[1]
     assert covered >= 86

@@ -48,13 +48,13 @@ def test_the_table_by_hand() -> None:
 def test_means_over_seeds() -> None:
     """Oracle: the target is 0.95 * 0.9 = 0.855: epochs 3 and 2, at 2 seconds each. One seed of two below the target is
     no epochs, seconds or ratio, and the last line; nobody gets there where the best mean is beyond one of its own."""
-    found = lines(*tuned("alpha", (0.1, 0.8, 0.9), (0.1, 0.86, 0.9)), *tuned("beta", FAST))
-    assert found["alpha"] == ["90.00", "2.5", "5.0", "1.00", "2"]
-    found = lines(*tuned("alpha", SLOW), *tuned("beta", FAST, (0.1, 0.2, 0.75)))
-    assert list(found) == ["alpha", "beta"]
-    assert found["beta"] == ["76.00", "not reached", "", "", "2"]
-    found = lines(*tuned("alpha", (0.9,), (0.1,)), *tuned("beta", (0.2,)))
-    assert found == {"alpha": ["50.00", "not reached", "", "", "2"], "beta": ["20.00", "not reached", "", "", "1"]}
+    by_method = lines(*tuned("alpha", (0.1, 0.8, 0.9), (0.1, 0.86, 0.9)), *tuned("beta", FAST))
+    assert by_method["alpha"] == ["90.00", "2.5", "5.0", "1.00", "2"]
+    by_method = lines(*tuned("alpha", SLOW), *tuned("beta", FAST, (0.1, 0.2, 0.75)))
+    assert list(by_method) == ["alpha", "beta"]
+    assert by_method["beta"] == ["76.00", "not reached", "", "", "2"]
+    by_method = lines(*tuned("alpha", (0.9,), (0.1,)), *tuned("beta", (0.2,)))
+    assert by_method == {"alpha": ["50.00", "not reached", "", "", "2"], "beta": ["20.00", "not reached", "", "", "1"]}
 
 
 def test_seconds_that_were_not_noted_stay_empty() -> None:

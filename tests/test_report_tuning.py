@@ -58,19 +58,19 @@ def test_trials_on_other_terms_are_not_mixed() -> None:
         other = trial(4.0, 0.9, **changes, created_utc=later)
         contest = contests([*trials(0.5, 0.6, 0.7, 0.8, 0.5)[:4], other])[RECIPE]
         assert not contest.is_complete
-        assert [factor(found) for found in contest.trials] == ([4.0] if other["metrics"] else [0.25, 0.5, 1.0, 2.0])
+        assert [factor(each) for each in contest.trials] == ([4.0] if other["metrics"] else [0.25, 0.5, 1.0, 2.0])
         alike = [trial(each, 0.5, **changes, created_utc=later) for each in FACTORS]
         contest = contests([*trials(0.5, 0.6, 0.7, 0.8, 0.5), *alike])[RECIPE]
         assert contest.is_complete
-        assert not other["metrics"] or {found["created_utc"] for found in contest.trials} == {later}
+        assert not other["metrics"] or {each["created_utc"] for each in contest.trials} == {later}
 
 
 def test_hardware_is_a_term_where_it_decides_the_steps() -> None:
     """Oracle: trials on two processors are a contest for a budget in FLOPs, and none for one in seconds."""
     for kind, is_complete in (("flops", True), ("device_seconds", False)):
-        found = [trial(each, 0.5, budget__kind=kind) for each in FACTORS[:4]]
+        here = [trial(each, 0.5, budget__kind=kind) for each in FACTORS[:4]]
         elsewhere = trial(4.0, 0.5, budget__kind=kind, environment__processor="Other CPU")
-        assert contests([*found, elsewhere])[RECIPE].is_complete == is_complete
+        assert contests([*here, elsewhere])[RECIPE].is_complete == is_complete
 
 
 def test_missing_trials_are_named() -> None:

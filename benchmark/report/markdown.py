@@ -80,14 +80,9 @@ def render(records: Sequence[Record], published: Sequence[Result] = (), changed:
         parts += [
             _block(shown) if isinstance(shown, Block) else _section(shown) for shown in contents(board, published)
         ]
-        for terms_of_table in product(DIVISIONS, sorted({section.setting.precision for section in board})):
-            parts += _overall(
-                [
-                    section
-                    for section in board
-                    if (section.setting.division, section.setting.precision) == terms_of_table
-                ]
-            )
+        for shared in product(DIVISIONS, sorted({section.setting.precision for section in board})):
+            alike = [section for section in board if (section.setting.division, section.setting.precision) == shared]
+            parts += _overall(alike)
     return "\n".join([*parts, *_deviations(tables)])
 
 
