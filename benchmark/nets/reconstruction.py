@@ -16,7 +16,7 @@ from benchmark.nets.masking import kept, masked_tokens, patchify, unpatchify
 class Restoration(nn.Module):
     """Scores how well a decoder restores a view from what the encoder saw of it.
 
-    The weights, `kind`, `reduction` and `standardised` are those of `objectives.reconstruction`.
+    The weights, `kind`, `reduction` and `standardised` are those of `benchmark.losses.reconstruction`.
     """
 
     def __init__(
