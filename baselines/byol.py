@@ -5,7 +5,7 @@ from torch import Tensor
 
 from benchmark.annotations import Count
 from benchmark.losses import negative_cosine
-from benchmark.method import Branch, Siamese
+from benchmark.method import Siamese
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.heads import mlp
 from benchmark.nets.momentum import MomentumCopy, check_momentum, cosine_momentum
@@ -39,9 +39,6 @@ class BYOL(Siamese):
 
     def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
         return 2 + 2 * negative_cosine(prediction, target)
-
-    def objective(self, online: dict[int, Branch], targets: dict[int, Tensor]) -> Tensor:
-        return self.compare(online[0].prediction, targets[1]) + self.compare(online[1].prediction, targets[0])
 
     def after_step(self, progress: float) -> None:
         self.target.follow(self.encoder, self.projector, cosine_momentum(self.momentum, progress))

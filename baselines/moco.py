@@ -59,19 +59,15 @@ class MoCo(Siamese):
         keys = {}
         for k in self.target_views:
             view, ids = views[k], None if visible is None else visible[k]
-            if self.shuffled:
-                order = draws.shared(("shuffle", k), len(view)).argsort()
-                view, ids = view[order], None if ids is None else ids[order]
-                keys[k] = self.target(view, ids)[order.argsort()]
-            else:
+            if not self.shuffled:
                 keys[k] = self.target(view, ids)
+                continue
+            order = draws.shared(("shuffle", k), len(view)).argsort()
+            keys[k] = self.target(view[order], None if ids is None else ids[order])[order.argsort()]
         return keys
 
     def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
         return info_nce_queue(prediction, target, self.queue.keys, temperature=self.temperature)
-
-    def objective(self, online: dict[int, Branch], targets: dict[int, Tensor]) -> Tensor:
-        return torch.stack([self.compare(online[a].prediction, targets[b]) for a, b in self.directions]).sum()
 
     def carry(self, targets: dict[int, Tensor]) -> dict[str, Tensor]:
         keys = torch.cat([targets[k].float() for k in self.target_views])

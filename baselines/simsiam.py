@@ -36,8 +36,7 @@ class SimSiam(Siamese):
         return negative_cosine(prediction, target)
 
     def objective(self, online: dict[int, Branch], targets: dict[int, Tensor]) -> Tensor:
-        both = self.compare(online[0].prediction, targets[1]) + self.compare(online[1].prediction, targets[0])
-        return both / 2
+        return super().objective(online, targets) / 2
 
     def param_groups(self) -> list[ParamGroup]:
         rest = [*self.encoder.parameters(), *self.projector.parameters()]

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from benchmark.nets.encoders import Encoder, Features
@@ -45,8 +46,8 @@ class ParamGroup:
 class Method(nn.Module, ABC):
     """A self-supervised method. `forward` is pure: it writes no attribute and draws only from `draws`.
 
-    `version` is Major.Minor and stands for what the class itself does, not for what it extends: a new Major for other
-    numbers, which marks the lines that it made stale, a new Minor for differences of rounding.
+    `version` is Major.Minor of what the class itself does, without the classes it extends. Raise Major if its numbers
+    change, which marks its lines in the tables as stale, and Minor where they differ by rounding.
     """
 
     version: str = "1.0"
@@ -72,9 +73,9 @@ class Method(nn.Module, ABC):
         return None
 
     def pictures(self, views: Views, draws: Draws) -> dict[str, Tensor]:
-        """Return images to look at, made of views as in `forward`, by `figure/row`; most methods make none.
+        """Return images for figures, made of views as in `forward`, by `figure/row`; most methods make none.
 
-        They are `(batch, 3, height, width)`, normalised as the views are, NaN where there is nothing to see.
+        They are `(batch, 3, height, width)`, normalised as the views are, NaN where a pixel is hidden.
         """
         return {}
 
@@ -91,9 +92,9 @@ class Branch:
 class Siamese(Method):
     """A two-view method that other methods can build on.
 
-    A subclass states its loss twice: `objective` is the whole loss with its source's reduction, `compare` one
-    direction of it for one online and one target branch, which mixtures weight on their own. One with a momentum copy
-    binds it to `target` and moves it in `after_step`.
+    `compare` is the loss of one direction, from one view's prediction to another view's target; mixtures weight it on
+    their own. `objective` is the whole loss: the sum over `directions`, unless the source reduces it otherwise. A
+    subclass with a momentum copy binds it to `target` and moves it in `after_step`.
     """
 
     online_views: tuple[int, ...] = (0, 1)
@@ -140,9 +141,9 @@ class Siamese(Method):
     def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the loss of ONE direction; both `(batch, dim)`."""
 
-    @abstractmethod
     def objective(self, online: dict[int, Branch], targets: dict[int, Tensor]) -> Tensor:
         """Return the WHOLE loss with the reduction of its source."""
+        return torch.stack([self.compare(online[a].prediction, targets[b]) for a, b in self.directions]).sum()
 
     def carry(self, targets: dict[int, Tensor]) -> dict[str, Tensor]:
         """Return the detached tensors that `after_backward` needs, such as the keys to push."""
@@ -159,7 +160,7 @@ class Siamese(Method):
 class Container(Method):
     """A method that adds a term to a base: it shows the base's encoder and passes every hook on.
 
-    The base is built first, so that a container whose own term weighs nothing starts from the very weights of its base.
+    The base is built first, so that a container whose added term has weight 0 starts from the same weights as its base.
     """
 
     def __init__(self, encoder: Encoder, base: Callable[[Encoder], Siamese]) -> None:
@@ -182,6 +183,6 @@ class Container(Method):
 
     def param_groups(self) -> list[ParamGroup]:
         """Return the base's groups and one more for the parameters that the container adds."""
-        held = {id(p) for p in self.base.parameters()}
-        own = [p for p in self.parameters() if p.requires_grad and id(p) not in held]
-        return [*self.base.param_groups(), *([ParamGroup(own)] if own else [])]
+        in_base = {id(p) for p in self.base.parameters()}
+        added = [p for p in self.parameters() if p.requires_grad and id(p) not in in_base]
+        return [*self.base.param_groups(), *([ParamGroup(added)] if added else [])]
