@@ -23,7 +23,7 @@ STRONGEST = 10  # the magnitude at which an operation reaches the end of its ran
 
 
 def rand_augment(images: Tensor, magnitude: float, fill: Sequence[float], draw: Draw) -> Tensor:
-    """Augment square `images` (batch, 3, size, size), float32 in [0, 1]; a magnitude of 0 leaves them alone.
+    """Augment square `images` (batch, 3, size, size), float32 in [0, 1]; a magnitude of 0 changes nothing.
 
     Magnitudes are normal around `magnitude`, in [0, 10]. Warps uncover pixels of the colour `fill`, in [0, 1]. `draw`
     is that of a view: uniform float32 numbers (batch, *shape) on the host. An image's outcome depends on its own rows
@@ -67,7 +67,7 @@ def _solarize_add(images: Tensor, signed: Tensor, fill: Tensor) -> Tensor:
 
 
 def _enhance(degenerate: Callable[[Tensor], Tensor]) -> "Operation":
-    """Return the operation that moves images away from, or towards, what `degenerate` makes of them."""
+    """Return the operation that blends images with `degenerate(images)`, or extrapolates away from it."""
 
     def operation(images: Tensor, signed: Tensor, fill: Tensor) -> Tensor:
         factor = (1 + 0.9 * signed).clamp_(min=0.1)
@@ -84,22 +84,6 @@ def _mean_grey(images: Tensor) -> Tensor:
 def _rotate(images: Tensor, signed: Tensor, fill: Tensor) -> Tensor:
     angle = signed * math.radians(30)
     return _warp(images, fill, angle.cos(), -angle.sin(), 0, angle.sin(), angle.cos(), 0)
-
-
-def _shear_x(images: Tensor, signed: Tensor, fill: Tensor) -> Tensor:
-    return _warp(images, fill, 1, 0.3 * signed, 0.3 * signed, 0, 1, 0)  # the top row stays where it is
-
-
-def _shear_y(images: Tensor, signed: Tensor, fill: Tensor) -> Tensor:
-    return _warp(images, fill, 1, 0, 0, 0.3 * signed, 1, 0.3 * signed)
-
-
-def _translate_x(images: Tensor, signed: Tensor, fill: Tensor) -> Tensor:
-    return _warp(images, fill, 1, 0, 2 * 0.45 * signed, 0, 1, 0)
-
-
-def _translate_y(images: Tensor, signed: Tensor, fill: Tensor) -> Tensor:
-    return _warp(images, fill, 1, 0, 0, 0, 1, 2 * 0.45 * signed)
 
 
 def _warp(images: Tensor, fill: Tensor, *entries: Tensor | float) -> Tensor:
@@ -124,8 +108,9 @@ OPERATIONS: dict[str, Operation] = {
     "ContrastIncreasing": _enhance(_mean_grey),
     "BrightnessIncreasing": _enhance(torch.zeros_like),
     "SharpnessIncreasing": _enhance(lambda images: V.adjust_sharpness(images, 0.0)),
-    "ShearX": _shear_x,
-    "ShearY": _shear_y,
-    "TranslateXRel": _translate_x,
-    "TranslateYRel": _translate_y,
+    # The shears leave the top row or the left column where it is.
+    "ShearX": lambda images, signed, fill: _warp(images, fill, 1, 0.3 * signed, 0.3 * signed, 0, 1, 0),
+    "ShearY": lambda images, signed, fill: _warp(images, fill, 1, 0, 0, 0.3 * signed, 1, 0.3 * signed),
+    "TranslateXRel": lambda images, signed, fill: _warp(images, fill, 1, 0, 2 * 0.45 * signed, 0, 1, 0),
+    "TranslateYRel": lambda images, signed, fill: _warp(images, fill, 1, 0, 0, 0, 1, 2 * 0.45 * signed),
 }
