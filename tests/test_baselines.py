@@ -1,0 +1,56 @@
+"""What several methods share: weights that all learn on a ResNet, and the momentum of a copy."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from nets16 import resnet, unlike, untrained
+from test_barlow_twins import barlow_twins
+from test_byol import byol
+from test_moco import moco
+from test_moco_v3 import moco_v3
+from test_simclr import simclr
+from test_simsiam import simsiam
+
+from benchmark.errors import ConfigError
+from benchmark.method import Siamese
+
+BUILDERS: dict[str, Callable[..., Siamese]] = {
+    "barlow_twins": barlow_twins,
+    "byol": byol,
+    "moco": partial(moco, splits=4),
+    "symmetric moco": partial(moco, splits=4, symmetric=True),
+    "moco_v3": moco_v3,
+    "simclr": simclr,
+    "simsiam": simsiam,
+}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_every_weight_learns_on_a_resnet(name: str) -> None:
+    """Oracle: a finite gradient that is not zero, once the norms that start at zero have moved."""
+    method = BUILDERS[name](resnet()).float()
+    unlike(method.encoder)
+    assert untrained(method) == set()
+
+
+@pytest.mark.parametrize("name", ["byol", "moco_v3"])
+def test_copy_holds_no_predictor_and_its_momentum_rises(name: str) -> None:
+    """Oracle: the weights of encoder and projector, 1 - 0.1 (cos(pi p) + 1) / 2 old plus the rest new."""
+    method = BUILDERS[name]()
+    originals = [*method.encoder.parameters(), *method.projector.parameters()]
+    copies = list(method.target.parameters())
+    assert [p.shape for p in copies] == [p.shape for p in originals]
+    for progress, momentum in ((0.0, 0.9), (0.5, 0.95), (0.75, 1 - 0.05 * (1 - 0.5**0.5))):
+        expected = [momentum * c + (1 - momentum) * p for c, p in zip(copies, originals, strict=True)]
+        method.after_step(progress)
+        torch.testing.assert_close(copies, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_an_impossible_momentum_is_refused() -> None:
+    """Oracle: the message names the setting."""
+    for name, setting in (("byol", "BYOL"), ("moco", "MoCo"), ("moco_v3", "MoCoV3")):
+        for momentum in (-1.0, 1.1):
+            with pytest.raises(ConfigError, match=rf"{setting}\.momentum = {momentum}"):
+                BUILDERS[name](momentum=momentum)
