@@ -45,13 +45,13 @@ class MimCo(Method):
         image_weight: float,
     ) -> None:
         super().__init__()
-        if teacher.patch_grid() != encoder.patch_grid():
+        (tokens, patch), (theirs, their_patch) = encoder.patch_grid(), teacher.patch_grid()
+        if (theirs, their_patch) != (tokens, patch):
             raise ConfigError(
-                f"MimCo compares patches one by one, but the teacher has {teacher.patch_grid()[0]} of "
-                f"{teacher.patch_grid()[1]} px and the student {encoder.patch_grid()[0]} of {encoder.patch_grid()[1]} "
-                f"px. Give both the same patch and image size."
+                f"MimCo compares patches one by one, but the teacher has {theirs} of {their_patch} px and the student "
+                f"{tokens} of {patch} px. Give both the same patch and image size."
             )
-        side = round(encoder.patch_grid()[0] ** 0.5)
+        side = round(tokens**0.5)
         if mask_unit < 1 or side % mask_unit:
             raise ConfigError(
                 f"MimCo.mask_unit = {mask_unit} does not divide the {side} x {side} patches of {encoder.name}; choose "
@@ -84,17 +84,13 @@ class MimCo(Method):
         (view,) = views
         ids = masked_units(draws.rows("mask", self.squares, self.squares), self.mask_ratio, self.mask_unit)
         mask = torch.zeros(len(view), (self.squares * self.mask_unit) ** 2, device=view.device).scatter(1, ids, 1.0)
-        seen = self.teacher(view)
+        teacher = self.teacher(view)
         student = self.encoder(view, fill=(mask, self.mask_token))
         assert student.tokens is not None
-        assert seen.tokens is not None
+        assert teacher.tokens is not None
         patches = info_nce_patches(
-            self.patch_head(pick(student.tokens, ids)), pick(seen.tokens, ids), temperature=self.patch_temperature
+            self.patch_head(pick(student.tokens, ids)), pick(teacher.tokens, ids), temperature=self.patch_temperature
         )
-        images = info_nce(self.image_head(student.pooled), seen.pooled, temperature=self.image_temperature)
-        logs = {
-            "patch_loss": patches.detach(),
-            "image_loss": images.detach(),
-            "mask_ratio": mask.mean(),
-        }
+        images = info_nce(self.image_head(student.pooled), teacher.pooled, temperature=self.image_temperature)
+        logs = {"patch_loss": patches.detach(), "image_loss": images.detach(), "mask_ratio": mask.mean()}
         return Step(self.patch_weight * patches + self.image_weight * images, logs)

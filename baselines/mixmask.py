@@ -36,7 +36,7 @@ class Mixed:
 
 
 class Mixer(Protocol):
-    """Mixes the images of one view; `place` among the mixers makes its draws its own."""
+    """Mixes the images of one view; its draws are named by its `place` among the mixers."""
 
     def __call__(self, view: Tensor, draws: Draws, place: int) -> Mixed: ...
 
@@ -56,8 +56,8 @@ class MixMask:
         self.permutation = permutation
 
     def __call__(self, view: Tensor, draws: Draws, place: int) -> Mixed:
-        own = self.mask(draws.shared(("mixer", place, "mask"), self.mask.numbers))
-        return _mix(view, own, self.permutation, draws, place)
+        weights = self.mask(draws.shared(("mixer", place, "mask"), self.mask.numbers))
+        return _mix(view, weights, self.permutation, draws, place)
 
 
 @gin.register
@@ -76,8 +76,8 @@ class UnMix:
     def __call__(self, view: Tensor, draws: Draws, place: int) -> Mixed:
         uniform = draws.shared(("mixer", place, "box"), 4)
         box = box_map(uniform[1:], self.image_size)
-        own = torch.where(uniform[0] < self.blend_probability, uniform[1].expand_as(box), box)
-        return _mix(view, own, self.permutation, draws, place)
+        weights = torch.where(uniform[0] < self.blend_probability, uniform[1].expand_as(box), box)
+        return _mix(view, weights, self.permutation, draws, place)
 
 
 @gin.register
@@ -91,21 +91,21 @@ class Erase:
         self.fill = fill
 
     def __call__(self, view: Tensor, draws: Draws, place: int) -> Mixed:
-        own = self.mask(draws.shared(("mixer", place, "mask"), self.mask.numbers))
-        erased = own * view
+        kept = self.mask(draws.shared(("mixer", place, "mask"), self.mask.numbers))
+        erased = kept * view
         if self.fill == "noise":
             radius, angle = draws.rows(("mixer", place, "noise"), 2, *view.shape[1:]).unbind(1)
-            erased = erased + (1 - own) * (-2 * torch.log1p(-radius)).sqrt() * (2 * torch.pi * angle).cos()
-        return Mixed(erased, own.mean(), None)
+            erased = erased + (1 - kept) * (-2 * torch.log1p(-radius)).sqrt() * (2 * torch.pi * angle).cos()
+        return Mixed(erased, kept.mean(), None)
 
 
-def _mix(view: Tensor, own: Tensor, permutation: Permutation, draws: Draws, place: int) -> Mixed:
-    """Weight each image by `own` `(side, side)` and its partner by the rest."""
+def _mix(view: Tensor, weights: Tensor, permutation: Permutation, draws: Draws, place: int) -> Mixed:
+    """Weight each image by `weights` `(side, side)` and its partner by the rest."""
     if permutation == "random":
         partner = draws.shared(("mixer", place, "partner"), len(view)).argsort()
     else:
         partner = torch.arange(len(view) - 1, -1, -1, device=view.device)
-    return Mixed(own * view + (1 - own) * view[partner], own.mean(), partner.argsort())
+    return Mixed(weights * view + (1 - weights) * view[partner], weights.mean(), partner.argsort())
 
 
 @gin.register
@@ -167,8 +167,8 @@ class Mixture(Container):
         return (mixer(views[0], draws, place) for place, mixer in enumerate(self.mixers))
 
     def _term(self, prediction: Tensor, target: Tensor, mixed: Mixed) -> Tensor:
-        own = self.base.compare(prediction, target)
+        to_image = self.base.compare(prediction, target)
         if mixed.inverse is None:
-            return own
-        other = self.base.compare(prediction[mixed.inverse], target)
-        return mixed.own_share * own + (1 - mixed.own_share) * other
+            return to_image
+        to_filler = self.base.compare(prediction[mixed.inverse], target)
+        return mixed.own_share * to_image + (1 - mixed.own_share) * to_filler

@@ -33,7 +33,6 @@ def mrcl(
     base: Callable[[Encoder], Siamese],
     ratio: float = 0.75,
     weights: tuple[float, float] = (7.0, 2.0),
-    depth: int = 1,
     encoder: Encoder | None = None,
     **settings: Any,
 ) -> MRCL:
@@ -42,7 +41,7 @@ def mrcl(
     return MRCL(
         encoder,
         base=base,
-        decoder=partial(PixelDecoder, width=16, depth=depth, heads=2),
+        decoder=partial(PixelDecoder, width=16, depth=1, heads=2),
         mask_ratio=ratio,
         masked_weight=weights[0],
         visible_weight=weights[1],
@@ -166,5 +165,3 @@ def test_impossible_settings_are_refused() -> None:
         mrcl(BASES["simclr"], ratio=0.95)
     with pytest.raises(ConfigError, match="Use a ViT"):
         mrcl(BASES["simclr"], encoder=ResNet(16, name="resnet18"))
-    with pytest.raises(ConfigError, match=r"PixelDecoder\.depth = 0"):
-        mrcl(BASES["simclr"], depth=0)

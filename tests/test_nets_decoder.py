@@ -8,6 +8,7 @@ from lightly.models.modules.masked_vision_transformer_decoder_timm import Masked
 from lightly.models.utils import set_at_index
 from torch import Tensor
 
+from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Features, ResNet, ViT
@@ -111,8 +112,11 @@ def test_prediction_at_initialisation_has_its_closed_form() -> None:
 
 
 def test_impossible_decoders_are_refused(autoencoder: tuple[ViT, PixelDecoder]) -> None:
-    """Oracle: the messages say what is missing: blocks that mix tokens, an encoder with tokens."""
-    with pytest.raises(ConfigError, match=r"PixelDecoder\.depth = 0"):
-        PixelDecoder(autoencoder[0], width=16, depth=0, heads=2)
+    """Oracle: the messages say what is missing: blocks that mix tokens, heads that divide, an encoder with tokens."""
+    for setting in ("PixelDecoder.depth", "ViT.depth"):
+        with pytest.raises(ConfigError, match=rf"{setting} expected int of at least 1"):
+            configuration.load(["gin/mae.gin"], (f"{setting}=0",))
+    with pytest.raises(ConfigError, match=r"PixelDecoder\.heads = 3"):
+        PixelDecoder(autoencoder[0], width=16, depth=1, heads=3)
     with pytest.raises(ConfigError, match="Use a ViT"):
         PixelDecoder(ResNet(16, name="resnet18"), width=16, depth=1, heads=2)

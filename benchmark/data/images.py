@@ -97,9 +97,9 @@ class Images:
     `image` or `img` and `label` or `fine_label`. `train`, `test` and `pretrain` name splits; `test=None` means none,
     `pretrain=None` means the train split.
 
-    `streamed` leaves the images where they are and decodes them whenever they are used, for sets past memory. Loading
-    then decodes them too, for the fingerprint and statistics: the train split twice, where it is also pretrained on.
-    Both are computed anew each time, since nothing but the pixels vouches for the pixels.
+    `streamed` decodes images on the fly, for data larger than memory. Loading then decodes them too, for fingerprint
+    and statistics: the train split twice if it is also pretrained on. Both are computed anew at each start, because a
+    stored value could not show that the pixels are still the same.
     """
 
     name: str
@@ -126,30 +126,27 @@ class Images:
         return self.decoded(self.outline())
 
     def outline(self) -> Outline:
-        """Read the tables of all splits; images are decoded whenever they are asked for.
+        """Read the tables of all splits; images are decoded when they are used.
 
         Raises MissingError if the source or a split's rows are missing or unreadable, and ConfigError if the
         specification names a split, column or label that the source does not have.
         """
         with progress.doing(f"reading {self.name}"):
-            return self._load()
+            tables = self._tables()
+            images = self._pixels(tables[self.train], self.train)
+            names, classes = self._class_names(tables[self.train], self.train)
+            train = Split(images, None if names is None else _indices(names, classes, self.train))
 
-    def _load(self) -> Outline:
-        tables = self._tables()
-        images = self._pixels(tables[self.train], self.train)
-        names, classes = self._class_names(tables[self.train], self.train)
-        train = Split(images, None if names is None else _indices(names, classes, self.train))
+            test = Split(images[:0], None)
+            if self.test is not None:
+                names, _ = self._class_names(tables[self.test], self.test)
+                labels = None if names is None or train.labels is None else _indices(names, classes, self.test)
+                test = Split(self._pixels(tables[self.test], self.test), labels)
 
-        test = Split(images[:0], None)
-        if self.test is not None:
-            names, _ = self._class_names(tables[self.test], self.test)
-            labels = None if names is None or train.labels is None else _indices(names, classes, self.test)
-            test = Split(self._pixels(tables[self.test], self.test), labels)
-
-        pretrain = images
-        if self.pretrain not in (None, self.train):
-            pretrain = self._pixels(tables[self.pretrain], self.pretrain)
-        return Outline(self.name, classes, self.size, pretrain, train, test)
+            pretrain = images
+            if self.pretrain not in (None, self.train):
+                pretrain = self._pixels(tables[self.pretrain], self.pretrain)
+            return Outline(self.name, classes, self.size, pretrain, train, test)
 
     def decoded(self, outline: Outline) -> Dataset:
         """Decode the images, unless they are `streamed`. Raises MissingError for one that cannot be read."""
@@ -167,7 +164,7 @@ class Images:
         return Dataset(outline.name, outline.classes, self.size, pretrain, train, test, fingerprint, mean, std)
 
     def _tables(self) -> dict[str, "datasets.Dataset"]:
-        """Return the rows of the splits that are asked for, by name."""
+        """Return the rows of the configured splits, by name."""
         import datasets
 
         scheme, _, place = self.source.partition(":")
@@ -257,18 +254,13 @@ class Images:
         return [str(label) for label in labels], tuple(str(label) for label in sorted(set(labels)))
 
     def _column(
-        self,
-        table: "datasets.Dataset",
-        parameter: str,
-        given: str | None,
-        typed: list[str],
-        conventional: tuple[str, ...],
+        self, table: "datasets.Dataset", parameter: str, name: str | None, typed: list[str], conventional: Iterable[str]
     ) -> str | None:
-        """Return the given column, else the only one of the right type, else the first with a conventional name."""
-        if given is not None:
-            if given not in table.column_names:
-                raise _unknown(parameter, given, "column", table.column_names)
-            return given
+        """Return the named column, else the only one of the right type, else the first with a conventional name."""
+        if name is not None:
+            if name not in table.column_names:
+                raise _unknown(parameter, name, "column", table.column_names)
+            return name
         if len(typed) == 1:
             return typed[0]
         return next((name for name in conventional if name in table.column_names), None)
@@ -285,10 +277,10 @@ def _unknown(parameter: str, value: str, kind: str, available: Iterable[str]) ->
 
 def _indices(names: list[str], classes: tuple[str, ...], split: str) -> Tensor:
     """Return the position in `classes` of each row's class, int64 `(n,)`."""
-    strangers = sorted(set(names) - set(classes))
-    if strangers:
+    unknown = sorted(set(names) - set(classes))
+    if unknown:
         raise ConfigError(
-            f"Split {split!r} has labels that the train split does not know: {', '.join(strangers)}; "
+            f"Split {split!r} has labels that the train split does not know: {', '.join(unknown)}; "
             f"expected some of {', '.join(classes)}."
         )
     position = {name: index for index, name in enumerate(classes)}
@@ -298,9 +290,8 @@ def _indices(names: list[str], classes: tuple[str, ...], split: str) -> Tensor:
 def _mean_and_std(counts: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Return mean and population standard deviation of each channel, in [0, 1], to 6 decimals.
 
-    The deviation of a channel without contrast, as of images that are red alone, is 1, so that it becomes 0.
-    `counts` `(3, 256)` are how many pixels have each value. Sums of integers are exact, so neither depends on the order
-    of summation or the number of threads.
+    `counts` `(3, 256)` are how many pixels have each value. Sums of integers are exact, so the results do not depend on
+    the order of summation or the number of threads. A channel of one value gets the deviation 1 and becomes 0.
     """
     mean, std = [], []
     for channel in counts.tolist():
@@ -316,7 +307,7 @@ def _fingerprint(
     """Return the fingerprint, and how many pixels of train have each value, int64 `(3, 256)`, in one go."""
     counts = torch.zeros(3, 256, dtype=torch.int64)
     digest = hashlib.sha256(json.dumps([size, classes, len(pretrain), len(train.images), len(test.images)]).encode())
-    # Images that are pretrained on and trained on are hashed twice: the print tells what is used, not how it is stored.
+    # Images in both `pretrain` and `train` are hashed twice: the fingerprint must not depend on how they are stored.
     for images, counted in ((pretrain, False), (train.images, True), (test.images, False)):
         for _, batch in ahead(images):
             digest.update(batch.numpy().data)

@@ -1,4 +1,4 @@
-"""What every reader of a data set knows of its images, wherever they are held."""
+"""The interface of a data set's images, resident or streamed."""
 
 from typing import Protocol
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class Pixels(Protocol):
-    """The uint8 images `(n, 3, height, width)` of a split: a tensor, or what gives tensors like one.
+    """The uint8 images `(n, 3, height, width)` of a split: a tensor, or an object that is indexed like one.
 
-    Ids, int64 `(batch,)`, and slices give a tensor `(batch, 3, height, width)`. As `n` may be past memory, readers ask
-    for a batch at a time.
+    Ids, int64 `(batch,)`, and slices give a tensor `(batch, 3, height, width)`. All images may not fit in memory, so
+    they are read in batches.
     """
 
     @property
@@ -21,5 +21,5 @@ class Pixels(Protocol):
     def __getitem__(self, ids: Tensor | slice, /) -> Tensor: ...
 
     def to(self, device: torch.device | str, /) -> "Pixels":
-        """Return the same images, which come on `device`."""
+        """Return the same images, whose batches are on `device`."""
         ...

@@ -1,7 +1,6 @@
 """The training images as one uint8 tensor on the compute device, read in an order that is a function of the step.
 
-There is no iterator and therefore no position to save: a resumed run asks for its next step and gets the batch that
-the uninterrupted run would have got.
+There is no iterator and therefore no position to save: a resumed run reads the same batches as an uninterrupted one.
 """
 
 import torch
@@ -19,7 +18,7 @@ def epoch_order(seed: int, epoch: int, n: int) -> Tensor:
 
 
 class Resident:
-    """Batches of uint8 images `(n, 3, height, width)` that lie on `device` as a whole.
+    """Batches of uint8 images `(n, 3, height, width)` that are all on `device`.
 
     The incomplete last batch of an epoch is dropped; which images it would have held changes from epoch to epoch.
     Raises ConfigError if `batch_size` is not in 1 .. n.
@@ -42,7 +41,7 @@ class Resident:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the ids, int64 `(batch,)`, and the images, uint8 `(batch, 3, height, width)`, of a step from 0.
 
-        Both lie on the device. The result depends on `step` alone, whatever was asked for before.
+        Both are on the device. The result depends on `step` alone, not on earlier calls.
         """
         ids = self.ids(step)
         return ids, self.images[ids]

@@ -1,7 +1,7 @@
-"""Images that are past memory: decoded by threads when they are asked for, ahead of their use, and never kept.
+"""Images larger than memory: threads decode each batch ahead of its use, and no image is kept.
 
-Pillow decodes and resizes without Python's lock, so threads are enough, and they write into the batch itself. A batch
-is the same tensor as that of resident images, whatever the number of threads and the order in which they finish.
+Pillow decodes and resizes without Python's lock, so threads are enough; they write into the batch itself. A batch
+equals that of resident images, whatever the number of threads and the order in which they finish.
 """
 
 from collections import deque
@@ -18,10 +18,10 @@ from benchmark.data.resident import Resident
 from benchmark.runtime import progress
 from benchmark.runtime.transfer import send
 
-DEPTH = 2  # batches that are decoded, or decoding, while one is worked on
+DEPTH = 2  # batches that are decoded ahead while one is used
 SHARE = 16  # images that a thread decodes at a time: rows are read together, and a batch makes work for many threads
-BATCH = 512  # images that are looked at at once, where nothing is trained on them
-PIXELS = BATCH * 96**2  # of such a batch: of larger images there are fewer, since a network's memory grows with them
+BATCH = 512  # images in a batch that is not trained on
+PIXELS = BATCH * 96**2  # at most in such a batch: larger images come in smaller batches, to bound a network's memory
 WORKERS = ThreadPoolExecutor(thread_name_prefix="decode")
 
 Read = Callable[[list[int], npt.NDArray[np.uint8]], None]
@@ -29,10 +29,9 @@ Read = Callable[[list[int], npt.NDArray[np.uint8]], None]
 
 
 class Streamed:
-    """The images `(n, 3, size, size)` that `read` decodes, uint8, given as tensors on `device`, the host by default.
+    """The uint8 images `(n, 3, size, size)` that `read` decodes, as tensors on `device`, the host by default.
 
-    Indexing by ids or a slice decodes these images anew. Whatever `read` raises is raised there, of several errors that
-    of the first image.
+    Indexing by ids or a slice decodes these images anew. If `read` fails for several, the error of the first is raised.
     """
 
     def __init__(self, n: int, size: int, read: Read, device: torch.device | str = "cpu") -> None:
@@ -48,7 +47,7 @@ class Streamed:
         return self.begin(ids)()
 
     def to(self, device: torch.device | str, /) -> "Streamed":
-        """Return the same images, which come on `device`."""
+        """Return the same images, whose batches are on `device`."""
         return self._variant(self._ids, torch.device(device))
 
     def subset(self, ids: Tensor) -> "Streamed":
@@ -56,16 +55,16 @@ class Streamed:
         return self._variant(self._ids[ids], self._device)
 
     def _variant(self, ids: Tensor, device: torch.device) -> "Streamed":
-        made = Streamed(len(ids), self.shape[-1], self._read, device)
-        made._ids = ids
-        return made
+        images = Streamed(len(ids), self.shape[-1], self._read, device)
+        images._ids = ids
+        return images
 
     def begin(self, ids: Tensor | slice) -> Callable[[], Tensor]:
-        """Begin to decode images, and return what waits for them."""
-        wanted = self._ids[ids]
-        pinned = self._device.type == "cuda"  # such memory is copied while the host goes on, and then used again
-        images = torch.empty(len(wanted), *self.shape[1:], dtype=torch.uint8, pin_memory=pinned)
-        shares = zip(wanted.split(SHARE), images.split(SHARE), strict=True)
+        """Begin to decode images; the result waits for them and returns them."""
+        rows = self._ids[ids]
+        pinned = self._device.type == "cuda"  # pinned memory is copied while the host goes on
+        images = torch.empty(len(rows), *self.shape[1:], dtype=torch.uint8, pin_memory=pinned)
+        shares = zip(rows.split(SHARE), images.split(SHARE), strict=True)
         tasks = [WORKERS.submit(self._read, share.tolist(), place.numpy()) for share, place in shares]
 
         def finish() -> Tensor:
@@ -92,25 +91,25 @@ class Prefetched(Resident):
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         steps = range(step, step + 1 + DEPTH)
-        self._begun = {begun: batch for begun, batch in self._begun.items() if begun in steps}
-        for wanted in steps:
-            if wanted not in self._begun:
-                ids = self.ids(wanted)
-                self._begun[wanted] = ids, self.images.begin(ids)
+        self._begun = {ahead: batch for ahead, batch in self._begun.items() if ahead in steps}
+        for ahead in steps:
+            if ahead not in self._begun:
+                ids = self.ids(ahead)
+                self._begun[ahead] = ids, self.images.begin(ids)
         ids, finish = self._begun.pop(step)
         images = finish()
         return send(images.device, ids)[0], images
 
 
 def batches(images: Pixels, batch_size: int, seed: int, device: torch.device | str) -> Resident:
-    """Return the batches of images that are resident or streamed; the same ones in both cases."""
+    """Return the batches of images, which are the same whether these are resident or streamed."""
     if isinstance(images, Streamed):
         return Prefetched(images, batch_size, seed, device)
     return Resident(images, batch_size, seed, device)
 
 
 def subset(images: Pixels, ids: Tensor) -> Pixels:
-    """Return some images, int64 ids `(n,)`, resident or streamed as the whole is."""
+    """Return the images of some ids, int64 `(n,)`; they are streamed if `images` are."""
     return images.subset(ids) if isinstance(images, Streamed) else images[ids]
 
 
@@ -129,12 +128,12 @@ def ahead(
     if not isinstance(images, Streamed):
         yield from ((part, send(device, images[part])[0]) for part in shown)
         return
-    there, begun = images.to(device), deque[tuple[Tensor, Callable[[], Tensor]]]()
+    moved, begun = images.to(device), deque[tuple[Tensor, Callable[[], Tensor]]]()
     for part in shown:
-        begun.append((part, there.begin(part)))
+        begun.append((part, moved.begin(part)))
         if len(begun) > DEPTH:
-            done, finish = begun.popleft()
-            yield done, finish()
+            oldest, finish = begun.popleft()
+            yield oldest, finish()
     while begun:
-        done, finish = begun.popleft()
-        yield done, finish()
+        oldest, finish = begun.popleft()
+        yield oldest, finish()

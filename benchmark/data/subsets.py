@@ -9,7 +9,7 @@ from torch import Tensor
 def hashed_order(labels: Tensor, name: str, purpose: str) -> list[Tensor]:
     """Return, for each class present, its sample ids ordered by a SHA-256 of (purpose, name, class, id).
 
-    The order depends on nothing but these, so prefixes of it are nested and class-balanced subsets.
+    The order depends on nothing else, so prefixes of it are nested and class-balanced subsets.
     """
 
     def rank(label: int, sample: int) -> bytes:
@@ -23,7 +23,7 @@ def hashed_order(labels: Tensor, name: str, purpose: str) -> list[Tensor]:
 
 
 def holdout(labels: Tensor, name: str, fraction: float = 0.1) -> tuple[Tensor, Tensor]:
-    """Split train samples into (fitting ids, held-out ids), stratified; every choice is made on the second.
+    """Split train samples into (fitting ids, held-out ids), stratified; settings are chosen on the held-out ones.
 
     A class with one sample stays in the fitting part; one with more gives `fraction` of them, at least one.
     """

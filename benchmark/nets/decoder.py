@@ -19,18 +19,13 @@ class PixelDecoder(nn.Module):
     """A narrow transformer that predicts the pixels of all patches (He et al. 2022, arXiv:2111.06377, section 3).
 
     It sees the class token, the visible tokens and a learned mask token in every other place, adds fixed positions,
-    and returns `(batch, tokens, patch * patch * 3)`. Its blocks mix tokens, without which a loss on masked patches
-    would send no gradient to the encoder.
+    and returns `(batch, tokens, patch * patch * 3)`. It needs a block: without one no token sees another, and a loss on
+    masked patches gives the encoder no gradient.
     """
 
-    def __init__(self, encoder: Encoder, *, width: Count, depth: int, heads: Count) -> None:
+    def __init__(self, encoder: Encoder, *, width: Count, depth: Count, heads: Count) -> None:
         super().__init__()
         self.n_tokens, patch = encoder.patch_grid()
-        if depth < 1:
-            raise ConfigError(
-                f"PixelDecoder.depth = {depth}: without a block no token sees another, and a loss on masked patches "
-                f"gives the encoder no gradient. Use at least 1."
-            )
         if width % 4 or width % heads:
             raise ConfigError(
                 f"PixelDecoder.width = {width} must be a multiple of 4 and of PixelDecoder.heads = {heads}."

@@ -21,7 +21,7 @@ from benchmark.nets.masking import pick
 
 @dataclass(frozen=True)
 class Features:
-    """What an encoder returns: `(batch, width)` pooled, `(batch, visible, width)` patch tokens, their ids."""
+    """What an encoder returns: pooled `(batch, width)`, patch tokens `(batch, visible, width)`, ids of these tokens."""
 
     pooled: Tensor
     tokens: Tensor | None = None
@@ -29,6 +29,7 @@ class Features:
 
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+Fill = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,7 @@ class Encoder(nn.Module, ABC):
     spec: TimmSpec
 
     @abstractmethod
-    def forward(
-        self, view: Tensor, visible: Tensor | None = None, fill: tuple[Tensor, Tensor] | None = None
-    ) -> Features:
+    def forward(self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None) -> Features:
         """Encode a view.
 
         `visible`: ids `(batch, kept)` of the tokens to encode, the others are dropped. `fill`: a mask
@@ -84,9 +83,9 @@ class ViT(Encoder):
     """A vision transformer with a class token and fixed sine-cosine positions (He et al. 2022, arXiv:2111.06377).
 
     `pooled` is the class token and `tokens` are the patch tokens, both after the final norm. The initial weights are
-    those of `xavier_`: timm's own, truncated normal with a deviation of 0.02, suit a width of 768, and leave the class
-    token of a narrow network all but blind to its patches. `frozen_patches` leaves the projection of the patches as it
-    was drawn, for stability (Chen et al. 2021, arXiv:2104.02057, section 4).
+    those of `xavier_`. Those of timm, truncated normal with a deviation of 0.02, suit a width of 768; in a narrow
+    network the class token would hardly depend on the patches. `frozen_patches` does not train the projection of the
+    patches, for stability (Chen et al. 2021, arXiv:2104.02057, section 4).
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class ViT(Encoder):
         *,
         name: str,
         width: Count,
-        depth: int,
+        depth: Count,
         heads: Count,
         patch: Count,
         frozen_patches: bool = False,
@@ -105,8 +104,6 @@ class ViT(Encoder):
             raise ConfigError(
                 f"ViT.patch = {patch} does not divide the image side {image_size}; choose a divisor of {image_size}."
             )
-        if depth < 1:
-            raise ConfigError(f"ViT.depth = {depth}: a transformer has at least 1 block.")
         if width % 4 or width % heads:
             raise ConfigError(f"ViT.width = {width} must be a multiple of 4 and of ViT.heads = {heads}.")
         shape: dict[str, Any] = {
@@ -128,9 +125,7 @@ class ViT(Encoder):
         self.net.pos_embed = nn.Parameter(sincos_positions(width, image_size // patch), requires_grad=False)
         self.net.patch_embed.requires_grad_(not frozen_patches)
 
-    def forward(
-        self, view: Tensor, visible: Tensor | None = None, fill: tuple[Tensor, Tensor] | None = None
-    ) -> Features:
+    def forward(self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None) -> Features:
         net = self.net
         tokens = net.patch_embed(view)
         if fill is not None:
@@ -193,9 +188,9 @@ class ResNet(Encoder):
             old = getattr(self.net, "conv1", None)
             if not isinstance(old, nn.Conv2d):
                 raise ConfigError(
-                    f"ResNet.name = {name!r} does not begin with a single convolution, and only such a one can be made "
-                    f"fit for images of {image_size} px. Choose another, such as resnet18, or take any network of timm "
-                    f"as it is: --set experiment.encoder=@Timm --set Timm.name={name}"
+                    f"ResNet.name = {name!r} does not begin with a single convolution, which is replaced for images of "
+                    f"{image_size} px. Choose another, such as resnet18, or take any network of timm as it is: "
+                    f"--set experiment.encoder=@Timm --set Timm.name={name}"
                 )
             self.net.conv1 = nn.Conv2d(3, old.out_channels, 3, stride=1, padding=1, bias=False)
             nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -208,9 +203,7 @@ class ResNet(Encoder):
         self.spec = TimmSpec(name, {"num_classes": 0}, tuple(changes))
         self.name, self.image_size, self.width = f"{name}_stem{self.stem}", image_size, self.net.num_features
 
-    def forward(
-        self, view: Tensor, visible: Tensor | None = None, fill: tuple[Tensor, Tensor] | None = None
-    ) -> Features:
+    def forward(self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None) -> Features:
         if visible is not None or fill is not None:
             raise ConfigError(f"{self.name} is convolutional: it can neither drop nor replace tokens. Use a ViT.")
         return Features(self.net(view))

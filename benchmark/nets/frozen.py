@@ -1,4 +1,4 @@
-"""Networks that are finished: read, never trained."""
+"""Networks that are used but no longer trained."""
 
 from typing import Self
 
@@ -9,7 +9,7 @@ from benchmark.nets.encoders import Encoder, Features
 
 
 class Frozen(nn.Module):
-    """An encoder in eval mode for good: no gradient, no statistics, whatever the mode of the method around it."""
+    """An encoder without gradients that stays in eval mode, whatever the mode of the method around it."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()

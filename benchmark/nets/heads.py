@@ -9,8 +9,8 @@ from benchmark.losses import full_precision
 class Head(nn.Sequential):
     """Layers that run in float32 whatever the autocast.
 
-    Early in training the pooled features of a batch differ by less than their common part, and what a bfloat16 layer
-    rounds off is the difference that the batch norm after it would have blown up.
+    Early in training the pooled features of a batch are nearly equal. A bfloat16 layer would round off the small
+    differences that the batch norm after it scales up.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -34,14 +34,13 @@ def mlp(
     """
     if layers < 1:
         raise ConfigError(f"A head of {layers} layers has no output; use at least 1.")
-    widths = [inputs, *[hidden] * (layers - 1), outputs]
     parts: list[nn.Module] = []
-    for i in range(layers):
-        last = i == layers - 1
-        parts.append(nn.Linear(widths[i], widths[i + 1], bias=bias if last else not batch_norm))
-        if not last:
-            parts += [nn.BatchNorm1d(hidden)] if batch_norm else []
-            parts.append(nn.ReLU(inplace=True))
+    for _ in range(layers - 1):
+        parts.append(nn.Linear(inputs, hidden, bias=not batch_norm))
+        parts += [nn.BatchNorm1d(hidden)] if batch_norm else []
+        parts.append(nn.ReLU(inplace=True))
+        inputs = hidden
+    parts.append(nn.Linear(inputs, outputs, bias=bias))
     if last_batch_norm:
         parts.append(nn.BatchNorm1d(outputs, affine=False))
     return Head(*parts)

@@ -49,9 +49,9 @@ class GridMask:
             replaced = (uniform[2:] < ratio).view(self.grid, self.grid)
         else:
             replaced = _blocks(uniform[2:].view(TRIES, 4), self.grid, ratio)
-        own = ~_mend(replaced, uniform[1])
-        nearest = torch.arange(self.side, device=own.device) * self.grid // self.side
-        return own[nearest[:, None], nearest].float()
+        kept = ~_mend(replaced, uniform[1])
+        nearest = torch.arange(self.side, device=kept.device) * self.grid // self.side
+        return kept[nearest[:, None], nearest].float()
 
 
 def _blocks(uniform: Tensor, grid: int, ratio: Tensor) -> Tensor:

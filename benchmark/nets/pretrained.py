@@ -1,9 +1,9 @@
 """Weights from elsewhere: where each project keeps those of an encoder, and by which names.
 
-`encoder.net` has timm's names. A layout says what to cut and rename in a file to come to them; then the keys and shapes
-must be exactly the network's, for a partly loaded network gives features like any other, only worse ones. Weights show
-neither the number of attention heads nor a stride, a padding or a pooling: these are the user's to match. This is the
-one file of the harness that names methods and other people's projects.
+`encoder.net` has timm's names. A layout says what to cut and rename in a file to get them. Then keys and shapes must be
+exactly the network's: a partly loaded network would run, with worse features. Weights show neither the number of
+attention heads nor a stride, a padding or a pooling; the user has to match these. This is the one file of the harness
+that names methods and other people's projects.
 """
 
 import math
@@ -49,7 +49,7 @@ TORCHVISION_VIT = (
 SEQUENTIAL_RESNET = (  # the children of torchvision's network by number: 2 and 3 are an activation and a pooling
     (r"^0\.", "conv1."),
     (r"^1\.", "bn1."),
-    (r"^([4-7])\.", lambda found: f"layer{int(found[1]) - 3}."),
+    (r"^([4-7])\.", lambda number: f"layer{int(number[1]) - 3}."),
 )
 
 
@@ -122,7 +122,7 @@ def statistics(layout: str) -> Statistics | None:
 
     Raises ConfigError for an unknown layout.
     """
-    return _known(layout).statistics
+    return _layout(layout).statistics
 
 
 def load(encoder: Encoder, file: str, layout: str) -> None:
@@ -131,13 +131,13 @@ def load(encoder: Encoder, file: str, layout: str) -> None:
     Only tensors and plain values are read: no code in the file runs. Raises ConfigError for an unknown layout, a file
     that cannot be read, and weights whose names and shapes are not the encoder's, which it lists.
     """
-    project, contents = _known(layout), _read(file)
+    project, contents = _layout(layout), _read(file)
     expected = encoder.net.state_dict()
-    found = _match(contents, project, expected)
-    if found is None or found.missing or found.left_over or found.misshapen:
+    match = _match(contents, project, expected)
+    if match is None or match.missing or match.left_over or match.misshapen:
         raise ConfigError(
             f"{file} does not hold the weights of {encoder.name} in the layout {layout!r}, whose keys "
-            f"{_place(project)}.\n{_problems(contents, found)}{_advice(encoder, file, contents, layout, found)}"
+            f"{_place(project)}.\n{_problems(contents, match)}{_advice(encoder, file, contents, layout, match)}"
         )
     if isinstance(encoder.net, VisionTransformer):
         attention: Any = encoder.net.blocks[0].attn
@@ -147,10 +147,10 @@ def load(encoder: Encoder, file: str, layout: str) -> None:
                 f"{file}: a ViT of width {encoder.width} in the layout {layout!r} has {heads} attention heads, which "
                 f"weights do not show; {encoder.name} has {attention.num_heads}. Set ViT.heads = {heads}."
             )
-    encoder.net.load_state_dict(found.weights)
+    encoder.net.load_state_dict(match.weights)
 
 
-def _known(layout: str) -> Layout:
+def _layout(layout: str) -> Layout:
     if layout not in LAYOUTS:
         raise ConfigError(f"No layout {layout!r}.{suggest(layout, LAYOUTS)} Choose one of {', '.join(LAYOUTS)}.")
     return LAYOUTS[layout]
@@ -212,7 +212,7 @@ def _match(contents: Mapping[str, Any], layout: Layout, expected: Mapping[str, T
     if counters.keys().isdisjoint(weights):  # files of before torch 0.4.1 have none, and no output depends on them
         weights |= counters
     shapes = {name: (tuple(weights[name].shape), tuple(expected[name].shape)) for name in expected if name in weights}
-    misshapen = [f"{name} {came} instead of {wanted}" for name, (came, wanted) in shapes.items() if came != wanted]
+    misshapen = [f"{name} {shape} instead of {wanted}" for name, (shape, wanted) in shapes.items() if shape != wanted]
     return Match(weights, [name for name in expected if name not in weights], left_over, misshapen)
 
 
@@ -225,18 +225,18 @@ def _is_state(value: Any) -> bool:
 
 
 def _place(layout: Layout) -> str:
-    """Say where a layout has its keys, to end "whose keys"."""
+    """Say where a layout has its keys, to follow "whose keys"."""
     entries = " or ".join("in the file itself" if entry is None else f"under {entry!r}" for entry in layout.within)
     return f"lie {entries}" + (f" and begin with {layout.prefix}".replace("\\", "") if layout.prefix else "")
 
 
-def _problems(contents: Mapping[str, Any], found: Match | None) -> str:
-    if found is None:
+def _problems(contents: Mapping[str, Any], match: Match | None) -> str:
+    if match is None:
         return f"There are no weights there; {_listed('the file holds', [str(key) for key in contents])}"
     return (
-        _listed("missing", found.missing)
-        + _listed("left over", found.left_over)
-        + _listed("of another shape", found.misshapen)
+        _listed("missing", match.missing)
+        + _listed("left over", match.left_over)
+        + _listed("of another shape", match.misshapen)
     )
 
 
@@ -245,52 +245,48 @@ def _listed(what: str, names: Sequence[str]) -> str:
     return f"{what} ({len(names)}): {', '.join(names[:SHOWN])}{more}\n" if names else ""
 
 
-def _advice(encoder: Encoder, file: str, contents: Mapping[str, Any], layout: str, found: Match | None) -> str:
+def _advice(encoder: Encoder, file: str, contents: Mapping[str, Any], layout: str, match: Match | None) -> str:
     """Name the layouts that would fit or, where all names do, the encoder that would."""
     net, expected = encoder.net, encoder.net.state_dict()
-    if found is None or found.missing or found.left_over:
+    if match is None or match.missing or match.left_over:
         others = {name: _match(contents, other, expected) for name, other in LAYOUTS.items() if name != layout}
-        fitting = [name for name, match in others.items() if match and not (match.missing or match.left_over)]
+        fitting = [name for name, other in others.items() if other and not (other.missing or other.left_over)]
         if fitting:
             return f"Its keys would fit the layout {' or '.join(repr(name) for name in fitting)}."
     elif isinstance(net, VisionTransformer):
-        patch, positions = (found.weights[name] for name in ("patch_embed.proj.weight", "pos_embed"))
+        patch, positions = (match.weights[name] for name in ("patch_embed.proj.weight", "pos_embed"))
         if positions.ndim == 3 and patch.ndim == 4:
-            here, pixels = net.patch_embed.num_patches, patch.shape[-1]
-            there = here + positions.shape[1] - expected["pos_embed"].shape[1]
-            side = math.isqrt(max(there, 0))
-            if there != here and side**2 == there:
+            pixels, patches = patch.shape[-1], net.patch_embed.num_patches
+            in_file = patches + positions.shape[1] - expected["pos_embed"].shape[1]
+            side = math.isqrt(max(in_file, 0))
+            if in_file != patches and side**2 == in_file:
                 return (
                     f"Its positions are for images of {side * pixels} px in patches of {pixels} px, the encoder's for "
                     f"{encoder.image_size} px; they are not resampled. Build the encoder for images of that size: "
-                    f"--set Images.size={side * pixels}{_timm(file, found)}"
+                    f"--set Images.size={side * pixels}{_timm(file, match)}"
                 )
-    elif isinstance(net, ResNet) and all(problem.startswith("conv1.") for problem in found.misshapen):
+    elif isinstance(net, ResNet) and all(problem.startswith("conv1.") for problem in match.misshapen):
         return (
             f"Its first convolution is not the one for images of {encoder.image_size} px. To keep the network as it "
             f"was trained: --set experiment.encoder=@Timm --set Timm.name={encoder.spec.architecture}"
         )
     return (
         "Build the encoder with the architecture, patch and image size that the weights were trained with"
-        f"{_timm(file, found) or '; --set experiment.encoder=@Timm --set Timm.name=NAME builds any network of timm.'}"
+        f"{_timm(file, match) or '; --set experiment.encoder=@Timm --set Timm.name=NAME builds any network of timm.'}"
     )
 
 
-def _timm(file: str, found: Match | None) -> str:
-    """Return the settings for the network of timm that a file's name or shapes tell, to end a sentence."""
+def _timm(file: str, match: Match | None) -> str:
+    """Return the settings of the timm network that the file's name or shapes show, to end a sentence; '' for none."""
     stem = Path(file).stem
     name = next((name for name in (stem, stem.partition("-")[0]) if is_model(name)), None)
-    size = None
-    weights = {} if found is None else found.weights
+    size = ""
+    weights = match.weights if match else {}
     patch, positions = (weights.get(key) for key in ("patch_embed.proj.weight", "pos_embed"))
-    if found is not None and patch is not None and positions is not None and positions.ndim == 3 and patch.ndim == 4:
-        keys = " ".join([*weights, *found.left_over])
+    if match and patch is not None and positions is not None and positions.ndim == 3 and patch.ndim == 4:
+        keys = " ".join([*weights, *match.left_over])
         depth = max((int(number) + 1 for number in re.findall(r"\bblocks\.(\d+)\.", keys)), default=0)
-        size = math.isqrt(positions.shape[1] - 1) * patch.shape[-1]
-        kind = f"vit_{VITS.get((patch.shape[0], depth))}_patch{patch.shape[-1]}_224"
-        name = name or (kind if is_model(kind) else None)
-    if name is None:
-        return ""
-    return f", or take timm's own: --set experiment.encoder=@Timm --set Timm.name={name}" + (
-        f" --set Images.size={size}" if size else ""
-    )
+        size = f" --set Images.size={math.isqrt(positions.shape[1] - 1) * patch.shape[-1]}"
+        vit = f"vit_{VITS.get((patch.shape[0], depth))}_patch{patch.shape[-1]}_224"
+        name = name or (vit if is_model(vit) else None)
+    return f", or take timm's own: --set experiment.encoder=@Timm --set Timm.name={name}{size}" if name else ""

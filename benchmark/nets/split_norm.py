@@ -42,13 +42,13 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
 
 def split_batch_norms(module: nn.Module, splits: int) -> bool:
     """Replace every 2-d batch norm in `module` by a split one; return whether there was any."""
-    found = False
+    replaced = False
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             split = SplitBatchNorm2d(child.num_features, splits, child.eps, child.momentum)
             split.load_state_dict(child.state_dict())
             setattr(module, name, split)
-            found = True
+            replaced = True
         else:
-            found = split_batch_norms(child, splits) or found
-    return found
+            replaced = split_batch_norms(child, splits) or replaced
+    return replaced

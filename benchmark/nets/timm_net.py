@@ -8,7 +8,7 @@ from timm.models import create_model, get_pretrained_cfg, is_model, list_models
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError, MissingError, suggest
-from benchmark.nets.encoders import Encoder, Features, TimmSpec
+from benchmark.nets.encoders import Encoder, Features, Fill, TimmSpec
 
 
 @gin.register
@@ -38,8 +38,8 @@ class Timm(Encoder):
                 f"connection, or set Timm.pretrained = False and load weights from a file."
             ) from problem
         except (AssertionError, RuntimeError, ValueError) as problem:
-            own = get_pretrained_cfg(name.partition(".")[0])
-            fitting = f" It was made for images of --set Images.size={own.input_size[-1]}" if own else ""
+            default = get_pretrained_cfg(name.partition(".")[0])
+            fitting = f" It was made for images of --set Images.size={default.input_size[-1]}" if default else ""
             raise ConfigError(
                 f"Timm.name = {name!r} with pretrained = {pretrained} cannot be had for images of {image_size} px: "
                 f"{problem} Choose another network or image size.{fitting}"
@@ -49,9 +49,7 @@ class Timm(Encoder):
         if pretrained:
             self.statistics = self.net.pretrained_cfg["mean"], self.net.pretrained_cfg["std"]
 
-    def forward(
-        self, view: Tensor, visible: Tensor | None = None, fill: tuple[Tensor, Tensor] | None = None
-    ) -> Features:
+    def forward(self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None) -> Features:
         if visible is not None or fill is not None:
             raise ConfigError(f"Timm encodes whole images: {self.name} can neither drop nor replace tokens. Use ViT.")
         features = self.net.forward_features(view)
@@ -69,7 +67,7 @@ class Timm(Encoder):
 
 
 def _created(name: str, image_size: int, pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
-    """Build a network for this image size where it depends on one; return it and the arguments that it took."""
+    """Build a network, for this image size if it depends on one; return it and the arguments that it took."""
     arguments: dict[str, Any] = {"num_classes": 0, "img_size": image_size}
     try:
         return create_model(name, pretrained=pretrained, **arguments), arguments
