@@ -91,8 +91,6 @@ def load(source: str | Path, size: int = 4, **arguments: Any) -> Dataset:
 
 
 def labels(data: Dataset) -> tuple[list[int], list[int]]:
-    assert data.train.labels is not None
-    assert data.test.labels is not None
     return data.train.labels.tolist(), data.test.labels.tolist()
 
 
@@ -155,7 +153,6 @@ def test_parquet_file_is_the_train_split(tmp_path: Path) -> None:
     """Oracle: the written labels; without a test split there is an empty one."""
     write_parquet(tmp_path / "anything [1].parquet")
     data = load(tmp_path / "anything [1].parquet", test=None)
-    assert data.train.labels is not None
     assert data.train.labels.tolist() == LABELS
     assert data.test.images.shape == (0, 3, 4, 4)
     assert data.test.labels is None
@@ -241,7 +238,7 @@ def test_fingerprint_sees_pixels_labels_classes_and_size(toy: Path) -> None:
     """Oracle: six data sets that differ in one thing each have six fingerprints; a reread has the same."""
     prints = [load(toy).fingerprint, load(toy, size=5).fingerprint, load(toy, test=None).fingerprint]
     changed = picture(5)
-    changed.putpixel((0, 0), tuple(value ^ 1 for value in changed.getpixel((0, 0))))  # type: ignore[union-attr]
+    changed.putpixel((0, 0), tuple(value ^ 1 for value in changed.getpixel((0, 0))))
     images = [encode(picture(i)) for i in range(5)]
     write_parquet(toy / "test.parquet", [*images, encode(changed)])
     prints.append(load(toy).fingerprint)
@@ -377,7 +374,6 @@ def test_labels_of_any_type(tmp_path: Path) -> None:
         write_parquet(tmp_path / "x.parquet", labels=values, kind=kind)
         data = load(tmp_path / "x.parquet", test=None)
         assert data.classes == classes
-        assert data.train.labels is not None
         assert (data.train.labels.tolist(), data.train.labels.dtype) == ([2, 0, 1], torch.int64)
 
 
@@ -395,10 +391,8 @@ def test_conventional_columns(tmp_path: Path) -> None:
     rows = {"img": [image] * 2, "extra": [None] * 2, "coarse_label": [0, 0], "fine_label": [2, 1]}
     datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(tmp_path / "x.parquet")
     data = load(tmp_path / "x.parquet", test=None)
-    assert data.train.labels is not None
     assert data.train.labels.tolist() == [2, 1]
     data = load(tmp_path / "x.parquet", test=None, label="coarse_label")
-    assert data.train.labels is not None
     assert data.train.labels.tolist() == [0, 0]
 
 
@@ -504,7 +498,6 @@ def test_imagenette(monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path(str(DATA), "imagenette96").is_dir():
         pytest.skip("SSL_BENCHMARK_DATA has no imagenette96")
     data = Images(name="imagenette96", source="hub:absent/imagenette96", size=32, train="test", test=None)()
-    assert data.train.labels is not None
     assert data.train.labels.bincount().tolist() == [387, 395, 357, 386, 409, 394, 389, 419, 399, 390]
     assert data.classes[:2] == ("tench", "English springer")
 

@@ -139,7 +139,7 @@ def test_next_batches_are_decoded_meanwhile_and_no_others() -> None:
     lazy = batches(Streamed(N, 8, note), 10, 0, CPU)
     for step in range(5):
         lazy.batch(step)
-        for _, finish in lazy._begun.values():  # type: ignore[attr-defined]
+        for _, finish in lazy._begun.values():
             finish()
         expected = torch.cat([Resident(images, 10, 0, CPU).batch(i)[0] for i in range(step + 1 + DEPTH)])
         assert sorted(read) == sorted(expected.tolist())
@@ -212,7 +212,7 @@ def test_data_sets_are_equal(pair: tuple[Dataset, Dataset]) -> None:
     assert isinstance(resident.train.images, Tensor)
     for a, b in ((resident.train, lazy.train), (resident.test, lazy.test)):
         assert torch.equal(a.images[:], b.images[:])
-        assert torch.equal(a.labels, b.labels)  # type: ignore[arg-type]
+        assert torch.equal(a.labels, b.labels)
     for name in ("fingerprint", "classes", "mean", "std", "size", "name"):
         assert getattr(resident, name) == getattr(lazy, name)
 
@@ -277,7 +277,7 @@ def test_evaluations_see_the_same_images(
     resident, lazy = (result.metrics[key] for result in results)
     assert torch.equal(results[0].rankings[key], results[1].rankings[key])
     for figure in ("top1", "choices", "flags", "curve"):
-        assert resident[figure] == lazy[figure]  # type: ignore[literal-required]
+        assert resident[figure] == lazy[figure]
     assert alive.decoded >= 200
     assert alive.most <= (DEPTH + 2) * 16
 
@@ -356,7 +356,7 @@ def test_command_gives_the_same_record(recorded: list[records.Record]) -> None:
     """Oracle: the resident run of the command: key, training with its digest, data set and metrics."""
     resident, lazy = recorded
     for part in ("dataset", "training", "metrics", "encoder"):
-        assert resident[part] == lazy[part]  # type: ignore[literal-required]
+        assert resident[part] == lazy[part]
     assert resident["config"]["key"] == lazy["config"]["key"]
     assert len(resident["floors"]) == len(lazy["floors"]) == 2
     for record in recorded:
@@ -385,6 +385,6 @@ def test_raw_pixels_have_bounds() -> None:
     ):
         images = [torch.zeros(1, dtype=torch.uint8).expand(n, 3, size, size) for n in (train, test)]
         splits = [Split(part, None) for part in images]
-        data = Dataset("x", ("a", "b"), size, images[0], *splits, "0" * 64, (0.5,) * 3, (0.2,) * 3)  # type: ignore[arg-type]
+        data = Dataset("x", ("a", "b"), size, images[0], *splits, "0" * 64, (0.5,) * 3, (0.2,) * 3)
         large = floors._too_large(data)
         assert (reason in large) if reason else not large
