@@ -1,7 +1,8 @@
-"""What several methods share: weights that all learn on a ResNet, and the momentum of a copy."""
+"""What several methods share: weights that all learn on a ResNet, the momentum of a copy, the base of a container."""
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from test_moco_v3 import moco_v3
 from test_simclr import simclr
 from test_simsiam import simsiam
 
+from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
+from benchmark.experiment import run
 from benchmark.method import Siamese
 
 BUILDERS: dict[str, Callable[..., Siamese]] = {
@@ -54,3 +57,10 @@ def test_an_impossible_momentum_is_refused() -> None:
         for momentum in (-1.0, 1.1):
             with pytest.raises(ConfigError, match=rf"{setting}\.momentum = {momentum}"):
                 BUILDERS[name](momentum=momentum)
+
+
+@pytest.mark.parametrize(("stem", "name"), [("macrl", "MACRL"), ("mixmask_moco", "Mixture"), ("mrcl_simclr", "MRCL")])
+def test_a_base_is_needed(stem: str, name: str) -> None:
+    """Oracle: the refusal of the configuration names the setting, before anything is built."""
+    with pytest.raises(ConfigError, match=rf"{name}\.base"):
+        run.dry_run(configuration.load([f"gin/{stem}.gin"], (f"{name}.base=None",)), Path())

@@ -74,14 +74,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def found(folder: Path, *, streamed: bool) -> Dataset:
+def loaded(folder: Path, *, streamed: bool) -> Dataset:
     return Images(name="toy", source=f"folder:{folder}", size=8, streamed=streamed)()
 
 
 @pytest.fixture(scope="module")
 def pair(folder: Path) -> tuple[Dataset, Dataset]:
     """The same files, resident and streamed."""
-    return found(folder, streamed=False), found(folder, streamed=True)
+    return loaded(folder, streamed=False), loaded(folder, streamed=True)
 
 
 def test_indexing_is_that_of_a_tensor() -> None:
@@ -235,7 +235,7 @@ def test_loading_holds_few_images(folder: Path, monkeypatch: pytest.MonkeyPatch)
     """Oracle: the images in batches that are held at once; train is decoded twice, test once."""
     alive = Alive(monkeypatch)
     monkeypatch.setattr("benchmark.data.images.ahead", partial(ahead, batch_size=10))
-    found(folder, streamed=True)
+    loaded(folder, streamed=True)
     assert alive.decoded == 2 * 160 + 40
     assert alive.most <= (DEPTH + 2) * 10
 
@@ -246,7 +246,7 @@ def test_unreadable_image_is_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "train" / "c" / "05.jpg").write_bytes(b"no image")
     for flag in (False, True):
         with pytest.raises(MissingError, match=r"Image 85 \(.*/train/c/05.jpg\) of split 'train' of toy"):
-            found(tmp_path, streamed=flag)
+            loaded(tmp_path, streamed=flag)
 
 
 EVALUATIONS: dict[str, Callable[[], Any]] = {
@@ -294,13 +294,13 @@ def test_cached_features_are_shared(tmp_path: Path) -> None:
     """Oracle: features of resident images are found for streamed ones, and not for others; the digest of a tensor."""
     images, labels = noise(), torch.zeros(N, dtype=torch.int64)
     cache = FeatureCache(tmp_path, ("weights",))
-    made = {"pooled": torch.rand(N, 4)}
-    cache.get(images, labels, lambda: made)
+    features = {"pooled": torch.rand(N, 4)}
+    cache.get(images, labels, lambda: features)
 
     def never() -> dict[str, Tensor]:
         raise AssertionError("made anew")
 
-    assert torch.equal(cache.get(streamed(images), labels, never)["pooled"], made["pooled"])
+    assert torch.equal(cache.get(streamed(images), labels, never)["pooled"], features["pooled"])
     with pytest.raises(AssertionError, match="made anew"):
         cache.get(streamed(noise(seed=1)), labels, never)
 
@@ -335,20 +335,20 @@ def test_training_holds_few_images(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_where_images_lie_is_no_part_of_the_key() -> None:
     """Oracle: the key with and without the binding, which the text states."""
-    here, there = load(["gin/simclr.gin"]), load(["gin/simclr.gin"], ["Images.streamed = True"])
-    assert here.key("data") == there.key("data")
-    assert "Images.streamed = True" in there.text
+    resident, lazy = load(["gin/simclr.gin"]), load(["gin/simclr.gin"], ["Images.streamed = True"])
+    assert resident.key("data") == lazy.key("data")
+    assert "Images.streamed = True" in lazy.text
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[records.Record]]:
     """The records of one command on the digits, resident and streamed."""
-    made = []
+    written = []
     for more in ((), ("--set", "Images.streamed=True")):
         out = tmp_path_factory.mktemp("runs")
         assert main(command(out, 4, *more)) == 0
-        made += [records.read(path) for path in out.glob("simclr-*/*.json")]
-    yield made
+        written += [records.read(path) for path in out.glob("simclr-*/*.json")]
+    yield written
     torch.use_deterministic_algorithms(False)
 
 

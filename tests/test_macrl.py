@@ -1,7 +1,6 @@
 """MACRL against its two halves: the contrast of a masked query, and an autoencoder with absolute errors."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +11,11 @@ from torch.nn import functional as F
 
 from baselines.macrl import MACRL
 from baselines.moco import MoCo
-from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
-from benchmark.experiment import run
 from benchmark.method import Draws
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder
 
-GIN = Path(__file__).parents[1] / "gin"
 T = 0.3
 BASE = partial(MoCo, temperature=T, momentum=0.9, queue_size=24, projector_width=6, splits=1)
 SETTINGS = {"mask_ratio": 0.75, "key_mask_ratio": 0.0, "contrast_weight": 1.0, "masked_weight": 1.0}
@@ -146,9 +142,3 @@ def test_impossible_combinations_are_refused() -> None:
         macrl(mask_ratio=0.0)
     with pytest.raises(ConfigError, match="all three weights 0"):
         macrl(contrast_weight=0.0, masked_weight=0.0)
-
-
-def test_a_base_is_needed() -> None:
-    """Oracle: the refusal of the configuration names the setting, before anything is built."""
-    with pytest.raises(ConfigError, match=r"MACRL\.base"):
-        run.dry_run(configuration.load([str(GIN / "macrl.gin")], ("MACRL.base=None",)), Path())

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,14 +16,11 @@ from baselines.mixmask import Erase, Mixer, MixMask, Mixture, UnMix
 from baselines.moco import MoCo
 from baselines.simclr import SimCLR
 from baselines.simsiam import SimSiam
-from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
-from benchmark.experiment import run
 from benchmark.method import Draws, Siamese
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.mixing import GridMask, Pattern, box_map
 
-GIN = Path(__file__).parents[1] / "gin"
 T = 0.3
 MOCO = partial(MoCo, temperature=T, momentum=0.9, queue_size=20, projector_width=6, splits=1)
 HEADS = {"projector_layers": 2, "projector_width": 8}
@@ -271,9 +267,3 @@ def test_impossible_mixtures_are_refused() -> None:
             mixture(BASES["moco"], mixer)
     with pytest.raises(ConfigError, match=r"blend_probability = 1\.5"):
         mixture(BASES["moco"], partial(UNMIX, blend_probability=1.5))
-
-
-def test_a_base_is_needed() -> None:
-    """Oracle: the refusal of the configuration names the setting, before anything is built."""
-    with pytest.raises(ConfigError, match=r"Mixture\.base"):
-        run.dry_run(configuration.load([str(GIN / "mixmask_moco.gin")], ("Mixture.base=None",)), Path())

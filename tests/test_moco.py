@@ -163,13 +163,13 @@ def test_keys_are_shuffled_and_come_back_in_order() -> None:
 def test_each_view_and_step_is_shuffled_anew() -> None:
     """Oracle: the images that the copy was given: one order for each view and step."""
     method = moco(resnet(), splits=4, symmetric=True)
-    given: list[Tensor] = []
-    method.target.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    encoded: list[Tensor] = []
+    method.target.register_forward_pre_hook(lambda module, inputs: encoded.append(inputs[0]))
     same = [views()[0]] * 2
     for t in range(2):
         method.targets(same, {}, Draws(0, t, BATCH))
-    assert len(given) == 4
-    assert not any(torch.equal(a, b) for i, a in enumerate(given) for b in given[:i])
+    assert len(encoded) == 4
+    assert not any(torch.equal(a, b) for i, a in enumerate(encoded) for b in encoded[:i])
 
 
 def test_container_pushes_keys_and_moves_the_copy() -> None:

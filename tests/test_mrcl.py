@@ -134,9 +134,9 @@ def test_effective_counts() -> None:
     """Oracle: floor(16 (1 - ratio)) visible tokens, by hand, None for all; the share of the others is logged."""
     for ratio, expected in ((0.0, None), (0.1, 14), (0.75, 4), (0.9375, 1)):
         method = mrcl(BASES["simclr"], ratio=ratio)
-        given = decoded(method)
+        passed = decoded(method)
         step = method(views(), Draws(0, 0, BATCH))
-        counts = [None if features.visible is None else features.visible.shape[1] for features in given]
+        counts = [None if features.visible is None else features.visible.shape[1] for features in passed]
         assert counts == [expected, expected]
         assert float(step.logs["mask_ratio"]) == (0 if expected is None else 1 - expected / 16)
 
@@ -154,9 +154,9 @@ def test_unmasked_views_still_restore_what_is_visible() -> None:
 def test_zero_weights_decode_nothing() -> None:
     """Oracle: the decoder's own record of what it was given: a term without weight must cost nothing."""
     method = mrcl(BASES["simclr"], weights=(0.0, 0.0))
-    given = decoded(method)
+    passed = decoded(method)
     assert method(views(), Draws(0, 0, BATCH)).logs["reconstruction_loss"] == 0
-    assert given == []
+    assert passed == []
 
 
 def test_impossible_settings_are_refused() -> None:

@@ -88,8 +88,8 @@ def test_masked_patches_send_a_gradient_to_the_encoder(autoencoder: tuple[ViT, P
     encoder, decoder = autoencoder
     features = encoder(torch.randn(3, 3, 16, 16), visible)
     masked = torch.ones(3, 16, dtype=torch.bool).scatter(1, visible, False)
-    wanted = (features.pooled, features.tokens, decoder.mask_token)
-    for gradient in torch.autograd.grad(decoder(features)[masked].square().sum(), wanted):
+    inputs = (features.pooled, features.tokens, decoder.mask_token)
+    for gradient in torch.autograd.grad(decoder(features)[masked].square().sum(), inputs):
         assert float(gradient.abs().max()) > 1e-3
 
 

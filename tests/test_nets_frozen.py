@@ -16,9 +16,9 @@ def test_features_are_those_of_the_encoder_in_eval_mode() -> None:
     """Oracle: the encoder itself, set to eval mode."""
     for build in (vit, resnet):
         frozen, encoder = Frozen(build()), build().eval()
-        found, expected = frozen(views(dtype=torch.float32)[0]), encoder(views(dtype=torch.float32)[0])
-        assert torch.equal(found.pooled, expected.pooled)
-        assert not found.pooled.requires_grad
+        features, expected = frozen(views(dtype=torch.float32)[0]), encoder(views(dtype=torch.float32)[0])
+        assert torch.equal(features.pooled, expected.pooled)
+        assert not features.pooled.requires_grad
 
 
 def test_the_mode_of_the_method_does_not_reach_it() -> None:

@@ -64,7 +64,7 @@ def test_tokens_are_picked_and_placed_as_by_gather_and_scatter() -> None:
         assert torch.equal(ours, theirs)
         slopes = torch.randn_like(ours)
         for tensor in (tokens, blank) if ours is not picked else (tokens,):
-            pair = (torch.autograd.grad(made, tensor, slopes, retain_graph=True)[0] for made in (ours, theirs))
+            pair = (torch.autograd.grad(result, tensor, slopes, retain_graph=True)[0] for result in (ours, theirs))
             assert torch.equal(*pair)
 
 

@@ -72,8 +72,8 @@ def test_blocks_are_those_of_the_algorithm(grid: int, ratio: float) -> None:
     mask = GridMask(grid, grid=grid, pattern="blocked", ratio=ratio)
     for uniform in uniforms(25, mask.numbers):
         expected = naive_blocks(uniform[2:].double().view(TRIES, 4).tolist(), grid, ratio)
-        found = {(int(r), int(c)) for r, c in replaced_cells(mask, uniform).nonzero()}
-        assert found == expected
+        ours = {(int(r), int(c)) for r, c in replaced_cells(mask, uniform).nonzero()}
+        assert ours == expected
 
 
 @pytest.mark.parametrize(("grid", "ratio"), [(2, 0.2), (3, 0.1)])
@@ -125,6 +125,6 @@ def test_box_is_a_clipped_square() -> None:
         for r in rows:
             for c in columns:
                 expected[r, c] = 0
-        found = box_map(torch.tensor([own, row, column]), 12)
-        assert torch.equal(found, expected)
-        assert float(found.mean()) >= own - 1e-6
+        ours = box_map(torch.tensor([own, row, column]), 12)
+        assert torch.equal(ours, expected)
+        assert float(ours.mean()) >= own - 1e-6

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from nets16 import BATCH, resnet, views, vit
+from nets16 import BATCH, views, vit
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
 from benchmark.nets.decoder import PixelDecoder
-from benchmark.nets.encoders import Encoder, Features
+from benchmark.nets.encoders import Features
 from benchmark.nets.reconstruction import Restoration
 
 DECODER = partial(PixelDecoder, width=16, depth=1, heads=2)
@@ -79,13 +79,3 @@ def test_ratios_that_leave_no_patch_are_refused() -> None:
             restore.check(ratio, "X.ratio")
         offered = float(str(refusal.value).rstrip(".").split()[-1])
         assert restore.check(offered, "X.ratio") == pytest.approx(15 / 16, abs=1e-3)
-
-
-def test_convolutional_encoders_are_refused() -> None:
-    """Oracle: the message says what to use instead; the decoder is not what refuses."""
-
-    def decoder(encoder: Encoder) -> nn.Module:
-        return nn.Identity()
-
-    with pytest.raises(ConfigError, match=r"resnet18.* Use a ViT .*without a decoder"):
-        Restoration(resnet(), decoder, masked_weight=1.0)

@@ -29,10 +29,10 @@ def test_vit_equals_ours() -> None:
     """Oracle: our ViT with the same weights: class token and patch tokens, both after the final norm."""
     theirs, ours = Timm(32, name=NARROW).eval(), ViT(32, name="vit", width=192, depth=12, heads=3, patch=16)
     ours.net.load_state_dict(theirs.net.state_dict())
-    expected, came = ours.eval()(images(32)), theirs(images(32))
-    assert torch.equal(came.pooled, expected.pooled)
-    assert torch.equal(came.tokens, expected.tokens)
-    assert came.tokens.shape == (2, 4, 192)
+    expected, features = ours.eval()(images(32)), theirs(images(32))
+    assert torch.equal(features.pooled, expected.pooled)
+    assert torch.equal(features.tokens, expected.tokens)
+    assert features.tokens.shape == (2, 4, 192)
     assert theirs.width == 192
     assert (theirs.n_tokens, theirs.patch, theirs.stem, theirs.image_size) == (None, None, None, 32)
 
@@ -84,7 +84,7 @@ def test_building_leaves_the_network_as_built() -> None:
     ("name", "arguments"),
     [("resnet18", {"num_classes": 0}), (NARROW + ".augreg_in21k", {"num_classes": 0, "img_size": 32})],
 )
-def test_recipe(name: str, arguments: dict[str, int]) -> None:
+def test_spec(name: str, arguments: dict[str, int]) -> None:
     """Oracle: timm's network from the spec, which takes the encoder's weights strictly."""
     encoder = Timm(32, name=name)
     assert encoder.spec == TimmSpec(name.partition(".")[0], arguments)

@@ -51,12 +51,12 @@ def test_operations_are_timms(name: str, sign: int, magnitude: float, monkeypatc
     image = photo()
     expected = torch.from_numpy(np.asarray(operation(pil(image))).copy()).permute(2, 0, 1) / 255
     signed = torch.full((1, 1, 1, 1), sign * magnitude / 10)
-    found = OPERATIONS[name](image, signed, torch.tensor(FILL).view(-1, 1, 1))[0]
-    error = (found - expected).abs()
+    ours = OPERATIONS[name](image, signed, torch.tensor(FILL).view(-1, 1, 1))[0]
+    error = (ours - expected).abs()
     assert error.median() <= 1.1 / 255
     assert error.mean() < 2.5 / 255
-    assert found.min() >= 0
-    assert found.max() <= 1
+    assert ours.min() >= 0
+    assert ours.max() <= 1
 
 
 def test_list_is_timms() -> None:
@@ -114,24 +114,25 @@ def test_amounts_stay_in_range(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(binomtest(count, 6000, 0.5 / 15).pvalue > 1e-4 for count in counts.values())
 
 
-def test_magnitude_is_normal_around_its_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The amounts that the only operation gets, one tensor a layer."""
+    amounts: list[Tensor] = []
+    spy = {"spy": lambda images, signed, fill: amounts.append(signed.flatten()) or images}
+    monkeypatch.setattr(randaugment, "OPERATIONS", spy)
+    return amounts
+
+
+def test_magnitude_is_normal_around_its_mean(seen: list[Tensor]) -> None:
     """Oracle: mean and deviation of the magnitudes that operations see, of a magnitude far from the ends."""
-    seen: list[Tensor] = []
-    monkeypatch.setattr(
-        randaugment, "OPERATIONS", {"spy": lambda images, signed, fill: seen.append(signed.flatten()) or images}
-    )
     rand_augment(torch.rand(4000, 3, 2, 2), 5.0, FILL, drawn(4000))
     magnitudes = 10 * torch.cat(seen).abs()
     assert magnitudes.mean() == pytest.approx(5.0, abs=0.03)
     assert magnitudes.std() == pytest.approx(0.5, abs=0.03)
 
 
-def test_each_layer_has_its_own_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_layer_has_its_own_draws(seen: list[Tensor]) -> None:
     """Oracle: by hand: the first operation of every image shrinks and the second grows, where the signs say so."""
-    seen: list[Tensor] = []
-    monkeypatch.setattr(
-        randaugment, "OPERATIONS", {"spy": lambda images, signed, fill: seen.append(signed.flatten()) or images}
-    )
     draw = drawn(50)
     draw("sign")[:, 0], draw("sign")[:, 1] = 0.0, 0.9
     rand_augment(torch.rand(50, 3, 2, 2), 9.0, FILL, draw)

@@ -162,7 +162,7 @@ def test_impossible_views_are_refused() -> None:
 
 
 def test_other_images_than_uint8_rgb_are_refused() -> None:
-    """Oracle: the error shows what came."""
+    """Oracle: the error shows the type of the images."""
     for images in (torch.rand(2, 3, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)):
         with pytest.raises(BenchmarkError, match=f"got {images.dtype}"):
             IDENTITY(images, 8, Drawn(2))
