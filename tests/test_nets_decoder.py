@@ -113,9 +113,8 @@ def test_prediction_at_initialisation_has_its_closed_form() -> None:
 
 def test_impossible_decoders_are_refused(autoencoder: tuple[ViT, PixelDecoder]) -> None:
     """Oracle: the messages say what is missing: blocks that mix tokens, heads that divide, an encoder with tokens."""
-    for setting in ("PixelDecoder.depth", "ViT.depth"):
-        with pytest.raises(ConfigError, match=rf"{setting} expected int of at least 1"):
-            configuration.load(["gin/mae.gin"], (f"{setting}=0",))
+    with pytest.raises(ConfigError, match=r"PixelDecoder\.depth expected int of at least 1"):
+        configuration.load(["gin/mae.gin"], ("PixelDecoder.depth=0",))
     with pytest.raises(ConfigError, match=r"PixelDecoder\.heads = 3"):
         PixelDecoder(autoencoder[0], width=16, depth=1, heads=3)
     with pytest.raises(ConfigError, match="Use a ViT"):

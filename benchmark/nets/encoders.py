@@ -94,7 +94,7 @@ class ViT(Encoder):
         *,
         name: str,
         width: Count,
-        depth: Count,
+        depth: int,
         heads: Count,
         patch: Count,
         frozen_patches: bool = False,
@@ -104,6 +104,8 @@ class ViT(Encoder):
             raise ConfigError(
                 f"ViT.patch = {patch} does not divide the image side {image_size}; choose a divisor of {image_size}."
             )
+        if depth < 1:
+            raise ConfigError(f"ViT.depth = {depth}: a transformer has at least 1 block.")
         if width % 4 or width % heads:
             raise ConfigError(f"ViT.width = {width} must be a multiple of 4 and of ViT.heads = {heads}.")
         shape: dict[str, Any] = {
