@@ -9,65 +9,58 @@ from benchmark.errors import Stopped, by, reported
 from benchmark.runtime import progress
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
-    made = argparse.ArgumentParser(
+@reported
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
         prog="python -m benchmark.evaluate",
         description=__doc__,
         allow_abbrev=False,
         epilog="exit codes: 0 done, 1 failed, 2 configuration or weights refused, 3 data or package missing, 130 "
         "stopped by a signal. The record is of the division 'open'.",
     )
-    trained = made.add_mutually_exclusive_group()
-    trained.add_argument("--run", type=Path, metavar="DIR", help="the folder of a finished run: its data and encoder")
-    trained.add_argument("--weights", type=Path, metavar="FILE", help="weights for the encoder that gin files build")
-    made.add_argument("--layout", help="how the weights are laid out; a wrong name lists all (timm)")
-    made.add_argument("--name", help="what tables call it (the run's method, the file, or the encoder)")
-    made.add_argument(
+    encoder = parser.add_mutually_exclusive_group()
+    encoder.add_argument("--run", type=Path, metavar="DIR", help="the folder of a finished run: its data and encoder")
+    encoder.add_argument("--weights", type=Path, metavar="FILE", help="weights for the encoder that gin files build")
+    parser.add_argument("--layout", help="how the weights are laid out; a wrong name lists all (timm)")
+    parser.add_argument("--name", help="what tables call it (the run's method, the file, or the encoder)")
+    parser.add_argument(
         "--gin", action="append", default=[], metavar="FILE", help="data, encoder and evaluations; the last wins"
     )
-    made.add_argument(
+    parser.add_argument(
         "--set", action="append", default=[], metavar="'NAME.PARAM = VALUE'", help="one binding over all files"
     )
-    made.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where results are kept (runs)")
-    made.add_argument("--publish", type=Path, metavar="DIR", help="also write the record here, e.g. results/<board>")
-    made.add_argument("--allow-imports", action="store_true", help="let gin files import modules of your own")
-    return made
-
-
-@reported
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    command = parser()
-    given = command.parse_args(arguments)
-    if not given.run and not given.gin:
-        command.error("say what to evaluate: --run DIR, or --gin FILE with data and encoder")
-    if given.layout and not given.weights:
-        command.error(f"--layout {given.layout}: say which weights are laid out so, by --weights FILE")
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where results are kept (runs)")
+    parser.add_argument("--publish", type=Path, metavar="DIR", help="also write the record here, e.g. results/<board>")
+    parser.add_argument("--allow-imports", action="store_true", help="let gin files import modules of your own")
+    options = parser.parse_args(arguments)
+    if not options.run and not options.gin:
+        parser.error("say what to evaluate: --run DIR, or --gin FILE with data and encoder")
+    if options.layout and not options.weights:
+        parser.error(f"--layout {options.layout}: say which weights are laid out so, by --weights FILE")
     try:
         with progress.shown():
-            return _evaluate(given)
+            return _evaluate(options)
     except KeyboardInterrupt as stop:
         raise Stopped(
             f"Stopped{by(stop)} before there was a record. Give the same command again; it goes on from the features, "
-            f"floors and fine-tuning that are kept in {given.out}."
+            f"floors and fine-tuning that are kept in {options.out}."
         ) from None
 
 
-def _evaluate(given: argparse.Namespace) -> int:
-    """Do what the arguments ask for; torch is imported after the files are read, so that refusals are quick."""
+def _evaluate(options: argparse.Namespace) -> int:
     from benchmark.experiment.trained import TrainedEncoder, configure
 
-    if given.run:
-        trained = TrainedEncoder.of_run(given.run, given.name)
+    if options.run:
+        trained = TrainedEncoder.of_run(options.run, options.name)
     else:
-        trained = TrainedEncoder(given.name, given.weights, given.layout or "timm")
+        trained = TrainedEncoder(options.name, options.weights, options.layout or "timm")
     with progress.doing("reading the configuration"):
-        config = configure(trained, given.gin, given.set, allow_imports=given.allow_imports)
-        from benchmark.experiment import evaluate
+        config = configure(trained, options.gin, options.set, allow_imports=options.allow_imports)
+        from benchmark.experiment import evaluate  # imports torch, which a refusal of the files need not wait for
     for note in config.notes:
         print(f"note: {note}")
-    evaluate.evaluate(config, trained, out=given.out, publish=given.publish)
+    evaluate.evaluate(config, trained, out=options.out, publish=options.publish)
     return 0
 
 

@@ -8,28 +8,23 @@ from pathlib import Path
 from benchmark.errors import reported
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
-    made = argparse.ArgumentParser(
+@reported
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
         prog="python -m benchmark.export",
         description=__doc__,
         allow_abbrev=False,
         epilog="exit codes: 0 done, 1 the copy differs, 2 refused, 3 data missing.",
     )
-    made.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
-    made.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
-    made.add_argument("--allow-imports", action="store_true", help="let the run import modules of your own")
-    made.add_argument("--license", default="other", help="of the weights, as the model card names it (other)")
-    return made
-
-
-@reported
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    given = parser().parse_args(arguments)
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
+    parser.add_argument("--allow-imports", action="store_true", help="let the run import modules of your own")
+    parser.add_argument("--license", default="other", help="of the weights, as the model card names it (other)")
+    options = parser.parse_args(arguments)
     from benchmark.experiment import export
 
-    folder = export.export(given.run, given.to, given.license, allow_imports=given.allow_imports)
+    folder = export.export(options.run, options.to, options.license, allow_imports=options.allow_imports)
     print(f"{folder}: the same outputs as the run's encoder to the last bit. README.md there says how to load it.")
     return 0
 

@@ -8,25 +8,20 @@ from pathlib import Path
 from benchmark.errors import reported
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
-    command = argparse.ArgumentParser(
+@reported
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
         prog="python -m benchmark.figures",
         description=__doc__,
         allow_abbrev=False,
         epilog="exit codes: 0 done, 2 refused, 3 data or matplotlib missing. Figures illustrate and score nothing; in "
         "them, test labels choose the images, colour points and mark hits.",
     )
-    command.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
-    command.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
-    command.add_argument("--allow-imports", action="store_true", help="let the run import modules of your own")
-    return command
-
-
-@reported
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    options = parser().parse_args(arguments)
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
+    parser.add_argument("--allow-imports", action="store_true", help="let the run import modules of your own")
+    options = parser.parse_args(arguments)
     from benchmark.plots import figures
 
     for line in figures.draw(options.run, options.to, allow_imports=options.allow_imports):

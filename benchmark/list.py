@@ -35,16 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="boards (results)")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     from benchmark.boards import inventory
 
-    found = inventory.take(given.out, given.results)
-    kinds = asdict(found)
-    print(
-        json.dumps(kinds, indent=2, ensure_ascii=False)
-        if given.json
-        else "\n\n".join(map(_table, kinds, kinds.values()))
-    )
+    kinds = asdict(inventory.take(options.out, options.results))
+    tables = "\n\n".join(map(_table, kinds, kinds.values()))
+    print(json.dumps(kinds, indent=2, ensure_ascii=False) if options.json else tables)
     return 0
 
 

@@ -26,35 +26,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="boards (results)")
     parser.add_argument("--base", metavar="REF", help="a commit since which no record may have changed")
-    given = parser.parse_args(arguments)
-    if not given.results.is_dir():
-        raise ConfigError(f"There is no folder {given.results}. Give the folder of boards by --results.")
-    problems = [*audit(given.results), *(_rewritten(given.results, given.base) if given.base else [])]
+    options = parser.parse_args(arguments)
+    if not options.results.is_dir():
+        raise ConfigError(f"There is no folder {options.results}. Give the folder of boards by --results.")
+    problems = [*audit(options.results), *(_rewritten(options.results, options.base) if options.base else [])]
     if problems:
         raise CheckError("\n".join([*problems, f"{len(problems)} problems."]))
-    print(f"{sum(1 for _ in given.results.rglob('*.json'))} records are sound.")
+    print(f"{sum(1 for _ in options.results.rglob('*.json'))} records are sound.")
     return 0
 
 
 def _rewritten(folder: Path, base: str) -> list[str]:
-    """Return the records changed or gone since the history parted from that of the commit `base`."""
-    command = [
-        "git",
-        "-C",
-        str(folder),
-        "diff",
-        "--merge-base",
-        "--no-renames",
-        "--name-status",
-        "--relative",
-        base,
-        "--",
-        "*.json",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise ConfigError(f"--base {base}: git says: {done.stderr.strip()}")
-    states = (line.split("\t") for line in done.stdout.splitlines())
+    """Return a sentence for each record that differs from the common ancestor with the commit `base`."""
+    diff = ["git", "diff", "--merge-base", "--no-renames", "--name-status", "--relative", base, "--", "*.json"]
+    completed = subprocess.run(diff, cwd=folder, capture_output=True, text=True)
+    if completed.returncode:
+        raise ConfigError(f"--base {base}: git says: {completed.stderr.strip()}")
+    states = (line.split("\t") for line in completed.stdout.splitlines())
     words = {"M": "was changed", "D": "was removed"}
     return [
         f"{folder / path}: {words.get(state, 'differs')} since {base}. Records are never rewritten; restore it."

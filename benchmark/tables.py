@@ -26,7 +26,7 @@ PLACE = ("board", "python -m benchmark.tables")
 
 
 @reported
-def main(argv: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Write `README.md` into the folder of records, or check that it is what they give; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmark.tables",
@@ -39,22 +39,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 4 if a page is stale")
     parser.add_argument("--format", choices=tuple(FORMATS), help="print the boards in this form, and write nothing")
-    arguments = parser.parse_args(argv)
-    folder, check = arguments.results, arguments.check
+    options = parser.parse_args(arguments)
+    folder, check = options.results, options.check
     command = f"python -m benchmark.tables --results {folder}"
     records = load(folder)
-    elsewhere = published.load(folder / published.FILE)
-    if arguments.format:
-        print(FORMATS[arguments.format](records, elsewhere, changed), end="")
+    results_of_others = published.load(folder / published.FILE)
+    if options.format:
+        print(FORMATS[options.format](records, results_of_others, changed), end="")
         return 0
-    _update(folder / "README.md", render(records, elsewhere, changed), f"{len(records)} records", command, check=check)
+    page = render(records, results_of_others, changed)
+    _update(folder / "README.md", page, f"{len(records)} records", command, check=check)
     front = folder.resolve().parent / "README.md"
     if front.is_file() and marks(*PLACE)[0] in (text := front.read_text(encoding="utf-8")):
         text = inserted(text, *PLACE, summary(records, changed))
         _update(front, text, f"{len(records)} records", command, check=check)
-    page = folder.resolve().parent / "docs" / "provenance.md"
-    if page.is_file():
-        _update(page, provenance_page(page.parents[1]), "the comments of the gin files", command, check=check)
+    sources = folder.resolve().parent / "docs" / "provenance.md"
+    if sources.is_file():
+        _update(sources, provenance_page(sources.parents[1]), "the comments of the gin files", command, check=check)
     return 0
 
 
