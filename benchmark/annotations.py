@@ -1,7 +1,7 @@
-"""Annotations of parameters, such as ranges, and whether a value fits one.
+"""Annotations of parameters, such as ranges, and checks of values against annotations.
 
-Gin checks no types, so `epochs = 'ten'` would fail hours later, far from its line. A configuration holds literals
-and references to factories, and a record holds JSON: a small enough world to check before anything is built or read.
+Gin checks no types: `epochs = 'ten'` would fail hours later, far from its line. A configuration holds literals and
+references to factories, and a record holds JSON, so all values are checked before anything is built or used.
 """
 
 import collections.abc
@@ -17,15 +17,15 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 AUTO = "auto"
 
 Location = Annotated[str, "location"]
-"""Annotates a parameter that says where something lies, such as a path: it never changes what a run computes."""
+"""Annotates a parameter that holds a place, such as a path: it never changes what a run computes."""
 
 Residence = Annotated[bool, "location"]
-"""Annotates a parameter that says whether something lies in memory: it never changes what a run computes either."""
+"""Annotates a parameter that says whether something is in memory: it never changes what a run computes either."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Annotates the finite numbers from `least` to `most`, without these themselves if `above` and `below`."""
+    """Annotates finite numbers from `least` to `most`; `above` excludes `least` itself, and `below` excludes `most`."""
 
     least: float
     most: float = math.inf
@@ -50,7 +50,7 @@ Count = Annotated[int, Range(1)]
 
 @dataclass(frozen=True)
 class Decided:
-    """Annotates a parameter that may also be bound to 'auto', which `by` replaces before anything is built or keyed."""
+    """Annotates a parameter that may be bound to 'auto', which the configuration replaces by what `by` returns."""
 
     by: Callable[[], str]
 
@@ -58,8 +58,8 @@ class Decided:
         return f"or {AUTO!r}"
 
 
-def decided(value: Any, hint: Any) -> Any:
-    """Return what 'auto' stands for, for a parameter that is `Decided`; any other value as it is."""
+def without_auto(value: Any, hint: Any) -> Any:
+    """Return what replaces 'auto' if the annotation has `Decided`; any other value unchanged."""
     notes = [note for note in getattr(hint, "__metadata__", ()) if isinstance(note, Decided)]
     return notes[0].by() if notes and value == AUTO else value
 
@@ -75,7 +75,7 @@ Check = Callable[[Any], tuple[Any, Problems]]
 
 @dataclass(frozen=True, repr=False)
 class Reference:
-    """A factory named in a configuration: `@scope/name`, or `@name` without a scope of its own."""
+    """A factory named in a configuration: `@scope/name` or `@name`."""
 
     scope: str
     name: str
@@ -86,7 +86,7 @@ class Reference:
 
 
 def checker(hint: Any) -> Check:
-    """Return the function that holds a value against the annotation `hint`.
+    """Return the function that checks a value against the annotation `hint`.
 
     It returns the value, where an int becomes a float if `hint` asks for one, and its problems, as pairs of a place in
     it such as `.cost.images` and a sentence. A typed dictionary has exactly its fields; text may have a note with a
@@ -112,13 +112,12 @@ def checker(hint: Any) -> Check:
         return partial(_check_items, expected, origin, inner, length)
     if hint is float:
         return _check_float
-    if hint in (bool, int, str):
-        return partial(_check_type, expected, hint)
-    return partial(_check_value, expected, _test(hint, origin or hint, arguments))
+    test = _test(hint, origin or hint, arguments)
+    return lambda value: (value, () if test(value) else _mismatch(expected, value))
 
 
 def describe(hint: Any) -> str:
-    """Return the annotation in words for an error message."""
+    """Return an annotation in words, for an error message."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         notes = [
@@ -148,7 +147,9 @@ def _mismatch(expected: str, value: Any) -> Problems:
 
 
 def _test(hint: Any, kind: Any, arguments: tuple[Any, ...]) -> Callable[[Any], bool]:
-    """Return whether a value is of an annotation that has no parts."""
+    """Return the test for an annotation without parts to check one by one."""
+    if kind in (bool, int, str):
+        return lambda value: type(value) is kind
     if kind is Literal:
         return lambda value: any(type(value) is type(choice) and value == choice for choice in arguments)
     if hint in (None, type(None)):
@@ -156,14 +157,6 @@ def _test(hint: Any, kind: Any, arguments: tuple[Any, ...]) -> Callable[[Any], b
     if _accepts_factory(kind):
         return lambda value: isinstance(value, Reference) or callable(value)
     return lambda value: not isinstance(kind, type) if isinstance(value, Reference) else _is_instance(value, kind)
-
-
-def _check_type(expected: str, kind: type, value: Any) -> tuple[Any, Problems]:
-    return value, () if type(value) is kind else _mismatch(expected, value)
-
-
-def _check_value(expected: str, test: Callable[[Any], bool], value: Any) -> tuple[Any, Problems]:
-    return value, () if test(value) else _mismatch(expected, value)
 
 
 def _check_float(value: Any) -> tuple[Any, Problems]:
@@ -177,35 +170,27 @@ def _check_float(value: Any) -> tuple[Any, Problems]:
 def _with_notes(expected: str, inner: Check, notes: Iterable[Any]) -> Check:
     tests: list[Callable[[Any], Any]] = [note.__contains__ for note in notes if isinstance(note, Range)]
     tests += [note.fullmatch for note in notes if isinstance(note, re.Pattern)]
-    check = partial(_check_tests, expected, inner, tests) if tests else inner
-    if any(isinstance(note, Decided) for note in notes):
-        return lambda value: (value, ()) if value == AUTO else check(value)
-    return check
+    may_be_auto = any(isinstance(note, Decided) for note in notes)
 
+    def check(value: Any) -> tuple[Any, Problems]:
+        if may_be_auto and value == AUTO:
+            return value, ()
+        fitted, problems = inner(value)
+        if problems or all(test(fitted) for test in tests):
+            return fitted, problems
+        return value, _mismatch(expected, value)
 
-def _check_tests(
-    expected: str, inner: Check, tests: Iterable[Callable[[Any], Any]], value: Any
-) -> tuple[Any, Problems]:
-    fitted, problems = inner(value)
-    if not problems:
-        for test in tests:
-            if not test(fitted):
-                return value, _mismatch(expected, value)
-    return fitted, problems
+    return check if tests or may_be_auto else inner
 
 
 def _check_union(expected: str, inner: Iterable[Check], value: Any) -> tuple[Any, Problems]:
     """Take the first fitting member, preferably one that leaves the value's type alone."""
-    fitting, inside = [], []
-    for check in inner:
-        fitted, problems = check(value)
-        if problems:
-            inside += [problem for problem in problems if problem[0]]
-        elif type(fitted) is type(value):
-            return fitted, ()
-        else:
-            fitting.append(fitted)
-    return (fitting[0], ()) if fitting else (value, inside or _mismatch(expected, value))
+    results = [check(value) for check in inner]
+    fitting = [fitted for fitted, problems in results if not problems]
+    if fitting:
+        return next((fitted for fitted in fitting if type(fitted) is type(value)), fitting[0]), ()
+    inside = [problem for _, problems in results for problem in problems if problem[0]]
+    return value, inside or _mismatch(expected, value)
 
 
 def _check_object(fields: Mapping[str, Check], value: Any) -> tuple[Any, Problems]:
@@ -250,5 +235,5 @@ def _accepts_factory(kind: Any) -> bool:
 def _is_instance(value: Any, kind: Any) -> bool:
     try:
         return isinstance(value, kind)
-    except TypeError:  # not a class that can be asked
+    except TypeError:  # not a class that isinstance accepts
         return True

@@ -1,10 +1,10 @@
-"""The ways in which a command ends, and the exception for each.
+"""How commands end: an exception and an exit code for each way.
 
-The main function of a command (`run.py`, `tables.py`, ...) is `reported`. Messages say what was wrong, what was
-expected, what came and what to do.
+The main function of a command (`run.py`, `tables.py`, ...) is decorated by `reported`. Messages say what was wrong,
+what was expected, what the value was and what to do.
 
-What a user's code raises is told with its file and line; what ours raises keeps its traceback. Code is the user's
-where it is neither this package nor installed beside it; the baselines count as a user's.
+An error in a user's code is reported by its file and line. An error in our code keeps its traceback. User code is all
+code that is neither in this package nor installed; the baselines count as user code.
 """
 
 import difflib
@@ -24,7 +24,7 @@ from typing import Any
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # Ctrl-C, and what schedulers send
 
-TRACEBACK = "SSL_BENCHMARK_TRACEBACK"  # set to anything, it has commands print the traceback of a refusal
+TRACEBACK = "SSL_BENCHMARK_TRACEBACK"  # where this variable is set, commands print the traceback of a BenchmarkError
 
 
 class BenchmarkError(Exception):
@@ -34,7 +34,7 @@ class BenchmarkError(Exception):
 
 
 class MethodError(BenchmarkError):
-    """Code of a method, or of what else a user brings, raised an error, which is its cause."""
+    """User code, such as a method, raised an error, which is the cause of this one."""
 
 
 class ConfigError(BenchmarkError):
@@ -55,7 +55,7 @@ class CheckError(BenchmarkError):
     exit_code = 4
 
 
-class Interrupted(BenchmarkError):  # noqa: N818, a stop on request is no error
+class Interrupted(BenchmarkError):  # noqa: N818, stopping on request is no error
     """The run was stopped by a signal, saved its state and can be resumed (EX_TEMPFAIL)."""
 
     exit_code = 75
@@ -68,7 +68,7 @@ class Stopped(Interrupted):
 
 
 def reported(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
-    """Have the main function of a command end with one sentence and its exit code: on a BenchmarkError or a signal."""
+    """Decorate the main function of a command: errors and signals end it with one sentence and an exit code."""
 
     @wraps(main)
     def command(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +93,7 @@ def reported(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Raise KeyboardInterrupt with the name of the first signal that asks to stop; the same one again acts at once."""
+    """Raise KeyboardInterrupt with the name of the first stop signal; the same signal again ends the process."""
     received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -105,9 +105,9 @@ def _stoppable() -> Iterator[None]:
 
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        # nohup and shells have a command in the background ignore some signals, which then stay ignored
-        heeded = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, stop) for number in heeded}
+        # signals that nohup or a shell set to be ignored, for a command in the background, stay ignored
+        handled = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, stop) for number in handled}
     try:
         yield
     finally:
@@ -116,28 +116,28 @@ def _stoppable() -> Iterator[None]:
 
 
 def by(stop: KeyboardInterrupt) -> str:
-    """Return " by SIGTERM" for a stop by this signal; nothing where it is not known."""
+    """Return " by SIGTERM" for a stop by this signal; "" where the signal is unknown."""
     return f" by {stop}" if stop.args else ""
 
 
 def unwrapped(error: BaseException) -> BaseException:
-    """Return the error that was raised: gin hands on proxies that append its chain of calls to the message."""
+    """Return the original error: gin raises a proxy of it, with gin's chain of calls appended to the message."""
     original = error
     while not original.args and original.__context__:
         original = original.__context__
     return original
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is written most like `name`, whatever the case; None when none is near."""
-    by_lower_case = {candidate.lower(): candidate for candidate in sorted(known)}
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """Return the candidate whose spelling is closest to `name`, in any case of letters; None if none is close."""
+    by_lower_case = {candidate.lower(): candidate for candidate in sorted(candidates)}
     close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
     return by_lower_case[close[0]] if close else None
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return a question to append to a message, " Did you mean X?", or nothing when no known name is near."""
-    close = nearest(name, known)
+def suggest(name: str, candidates: Iterable[str]) -> str:
+    """Return " Did you mean X?" to append to a message; "" if no candidate is close."""
+    close = nearest(name, candidates)
     return f" Did you mean {close}?" if close else ""
 
 
@@ -148,14 +148,14 @@ STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdl
 
 @contextmanager
 def blamed(doing: str, owner: Any = None, batch_size: int | None = None) -> Iterator[None]:
-    """Raise MethodError for what user's code raises within, such as a method's `forward`; all else passes.
+    """Turn errors of user code inside, such as a method's `forward`, into MethodError; other errors pass.
 
-    `doing` begins the message. `owner` is the class that is called, so that a call which does not fit its functions
-    is told by their lines. With a `batch_size`, memory that runs out is answered with what to lower.
+    `doing` begins the message. `owner` is the class that is called: a call with wrong arguments is then reported by
+    the line of its function. With a `batch_size`, the message for a lack of memory says what to lower.
     """
     try:
         yield
-    except BenchmarkError:  # says itself what is wrong
+    except BenchmarkError:
         raise
     except Exception as error:
         if batch_size is not None and _is_out_of_memory(error):
@@ -163,28 +163,28 @@ def blamed(doing: str, owner: Any = None, batch_size: int | None = None) -> Iter
                 f"{doing}: the memory does not hold a step of {batch_size:,} images ({first_line(error)}). Lower "
                 f"Pretraining.batch_size, or take a smaller encoder or image."
             ) from error
-        found = located(error, owner)
-        if found is None:
+        message = located(error, owner)
+        if message is None:
             raise
-        raise MethodError(f"{doing}: {found}\n{TRACEBACK}=1 in the environment shows the whole traceback.") from error
+        raise MethodError(f"{doing}: {message}\n{TRACEBACK}=1 in the environment shows the whole traceback.") from error
 
 
 def located(error: BaseException, owner: Any = None) -> str | None:
-    """Return an error as "mine.py, line 31, in forward: RuntimeError: ..."; None where no line of a user is in it."""
+    """Return an error as "mine.py, line 31, in forward: RuntimeError: ..."; None if no user code is involved."""
     where, original = place(error, owner), unwrapped(error)
     return where and f"{where}: {type(original).__name__}: {original}"
 
 
 def place(error: BaseException, owner: Any = None) -> str | None:
-    """Return the innermost line of a user that an error passed through, as "mine.py, line 31, in forward"."""
+    """Return the innermost line of user code in the traceback, as "mine.py, line 31, in forward"; None without any."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [(frame.filename, frame.lineno, frame.name) for frame in frames if is_users(frame.filename)]
-    found = own[-1] if own else _definition(error, owner)
-    return found and f"{shown(found[0])}, line {found[1]}, in {found[2]}"
+    lines = [(frame.filename, frame.lineno, frame.name) for frame in frames if is_users(frame.filename)]
+    line = lines[-1] if lines else _definition(error, owner)
+    return line and f"{shown(line[0])}, line {line[1]}, in {line[2]}"
 
 
 def is_users(file: str) -> bool:
-    """Return whether a file of source is a user's."""
+    """Return whether a source file is user code."""
     path = Path(file)
     if not path.is_absolute():  # "<frozen importlib>", "<string>"
         return False
@@ -195,20 +195,20 @@ def is_users(file: str) -> bool:
 
 
 def shown(file: str) -> str:
-    """Return a path as messages show it: from the working directory where it lies below."""
+    """Return a path as messages show it: relative to the working directory if it is inside."""
     path, working = Path(file), Path.cwd()
     return str(path.relative_to(working) if path.is_relative_to(working) else path)
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says, without the lines that follow: those of torch hold its own stack."""
+    """Return the first line of an error's message: torch appends its own stack to it."""
     return (str(unwrapped(error)).splitlines() or [""])[0]
 
 
 def _definition(error: BaseException, owner: Any) -> tuple[str, int | None, str] | None:
-    """Return the function that was called with other arguments, the class that cannot be made, or the wrong syntax.
+    """Return file, line and name of user code that Python rejects from outside, so that no traceback shows it.
 
-    Python raises these outside, so that no line of the user's is in the traceback.
+    These are wrong syntax, a function that is called with wrong arguments, and an abstract class.
     """
     if isinstance(error, SyntaxError) and error.filename and is_users(error.filename):
         return error.filename, error.lineno, "<module>"
@@ -229,6 +229,6 @@ def _definition(error: BaseException, owner: Any) -> tuple[str, int | None, str]
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out, of a device or of the host, for which torch has no class of its own."""
-    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
-    return named or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    """Return whether a device or the host ran out of memory; for the host, torch raises a plain RuntimeError."""
+    of_device = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return of_device or isinstance(error, MemoryError) or "can't allocate memory" in str(error)

@@ -189,7 +189,7 @@ REFUSED = [
     ("toy_root.stage = @gin.singleton", ":3: no class or function gin.singleton"),
     ("toy_root.flag = %FLAAG\nFLAG = True", ":3: the macro %FLAAG is not defined", "mean FLAG?"),
     ("toy_root.flag = %A\nA = %B\nB = %A", "%A refers back to itself"),
-    ("toy_root.stage = @ToyStage()", ":3: @ToyStage() would be built", "Write @ToyStage:"),
+    ("toy_root.stage = @ToyStage()", ":3: @ToyStage() would be built", "Write @ToyStage,"),
     ("toy_root.metrics = (@toy_metric(),)", "@toy_metric() would be built"),
     ("toy_root.stage = @ToyStage", "ToyStage.net must be bound", ":3: toy_root.stage"),
     ("toy_root.loop = @toy_loop\ntoy_loop.inner = @toy_loop", ":4: toy_loop.inner: toy_loop refers back"),
@@ -390,7 +390,7 @@ def test_includes(shipped: Path) -> None:
     for text, match in (
         ("include 'method.gin'\ninclude 'twice.gin'\n", r"sub/twice.gin:1: sub/method.gin is included twice"),
         ("include 'top.gin'\n", r"sub/top.gin:1: sub/top.gin is included twice"),
-        ("ToyData.name = 'x'\ninclude 'method.gin'\n", r"sub/top.gin:2: an include stands before all bindings"),
+        ("ToyData.name = 'x'\ninclude 'method.gin'\n", r"sub/top.gin:2: includes must stand before all bindings"),
         ("include 'protocol/dota.gin'\n", r"sub/top.gin:1: there is no file .* mean gin/protocol/data.gin\?"),
         ("include 'gin'\n", r"sub/top.gin:1: there is no file 'gin'"),
     ):

@@ -86,14 +86,14 @@ def test_activities_are_parts_of_each_other(capsys: pytest.CaptureFixture[str]) 
     with progress.doing("working"), progress.doing("evaluating mae"):
         for strength in progress.each("abcd", "strength"):
             if strength == "b":
-                progress._speak()
+                progress._print_activities()
                 break
         with progress.doing("linear"):
             draws = progress.each(range(3), "draw")
             next(draws)
         progress.say("nearly done")
         draws.close()
-        progress._speak()
+        progress._print_activities()
     assert capsys.readouterr().err == "evaluating mae: strength 2 of 4 (1 s)\nevaluating mae nearly done (1 s)\n"
     assert not progress._activities
 

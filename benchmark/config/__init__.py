@@ -1,1 +1,1 @@
-"""Configuration: gin files are parsed, names looked up, values checked, and a run gets its canonical text."""
+"""Configuration: parses gin files, looks up names, checks values, and writes the canonical text of a run."""

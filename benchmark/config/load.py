@@ -1,9 +1,9 @@
-"""Gin made strict: from gin files and settings to one checked, canonical configuration.
+"""Strict gin: turns gin files and settings into one checked, canonical configuration.
 
 Gin alone accepts misspelt macros, wrong types, lines that nothing reads and files without effect, and builds objects
-in the order of the lines. Here files are merged and checked before gin sees anything; what remains is written as one
-sorted, complete text, and gin is given only that. What is stored is what ran. Values that equal their default, and
-those that say where something lies, stand in sections of their own: they do not tell one run from another.
+in the order of the lines. Here files are merged and checked before gin reads anything. The result is one sorted,
+complete text, and gin reads only that text, so what is stored is what ran. Values that equal their default, the seed
+and places have sections of their own: they do not distinguish runs.
 
 A reference without a scope takes the scope in which its configurable is reached, as in gin, but also when the factory
 is called later.
@@ -12,9 +12,9 @@ is called later.
 import importlib
 import importlib.util  # gin 0.5 uses importlib.util without importing it
 import sys
-import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,31 +30,25 @@ from benchmark.config.parse import (
     parse,
     parse_setting,
     read,
-    read_given,
+    read_files,
     shipped_folder,
 )
 from benchmark.config.resolve import Key, Resolver, as_json
 from benchmark.errors import BenchmarkError, ConfigError, located, suggest, unwrapped
 from benchmark.report.identity import Canonical, canonical, digest
 
-DEFAULTS: Mapping[str, str] = types.MappingProxyType(
-    {"experiment.data": "protocol/digits.gin", "experiment.encoder": "protocol/vit_micro.gin"}
-)
-"""The shipped file that is read first when nothing binds a name."""
+DEFAULTS = {"experiment.data": "protocol/digits.gin", "experiment.encoder": "protocol/vit_micro.gin"}
+"""The shipped file that is read first if nothing binds a name."""
 
-COMMANDS: Mapping[str, str] = types.MappingProxyType(
-    {"suite": "python -m benchmark.suite --gin", "race": "python -m benchmark.speed {inputs,training} --race"}
-)
-"""What takes the files of another root than `experiment`."""
+COMMANDS = {"suite": "python -m benchmark.suite --gin", "race": "python -m benchmark.speed {inputs,training} --race"}
+"""The command for the files of each root other than `experiment`."""
 
-ROOTS: Mapping[str, str] = types.MappingProxyType(
-    {
-        "experiment": "benchmark.experiment.setup",
-        "suite": "benchmark.boards.plan",
-        "race": "benchmark.timing.workloads",
-    }
-)
-"""The module that registers a root."""
+ROOTS = {
+    "experiment": "benchmark.experiment.setup",
+    "suite": "benchmark.boards.plan",
+    "race": "benchmark.timing.workloads",
+}
+"""The module that registers each root."""
 
 _OUR_PACKAGES = ("benchmark", "baselines")
 
@@ -64,7 +58,7 @@ class Config:
     """A checked configuration.
 
     Attributes:
-        text: canonical gin text; parsing it alone rebuilds the same objects.
+        text: canonical gin text; it alone is enough to build the same objects.
         tree: the root as JSON values with every default: `{"@": name, "scope": if any, "params": {...}}`.
         notes: sentences for the user.
     """
@@ -75,11 +69,11 @@ class Config:
 
     @property
     def canonical(self) -> Canonical:
-        """The text as values, of which those that equal their default, the seed and places do not count."""
+        """The values in the text, and the identity that they give without defaults, seed and places."""
         return canonical(self.text)
 
     def key(self, *data: str) -> str:
-        """Return the SHA-256 (64 hex digits) of what the configuration and the data, by fingerprint, tell runs by."""
+        """Return the SHA-256 (64 hex digits) of the identity of the configuration and of fingerprints of data."""
         return digest(self.canonical.identity, *data)
 
 
@@ -92,49 +86,48 @@ def load(
     defaults: Mapping[str, str] = DEFAULTS,
     stored: str = "",
 ) -> Config:
-    """Read gin files, then settings such as `Budget.kind=flops`; what comes later wins.
+    """Read gin files, then settings such as `Budget.kind=flops`; later values win.
 
-    `stored` is the canonical text of an earlier configuration, which comes first and of which parts may be idle.
+    `stored` is the canonical text of an earlier configuration. It is read first, and parts of it may have no effect.
     Executes the imports of the files, those of foreign packages only with `allow_imports`, and imports the module that
-    registers the root: both take seconds, and come after all that the texts alone show to be wrong. Leaves the
-    configuration that gin holds alone.
-    Raises ConfigError, with file and line, for whatever would not take effect as written.
+    registers the root. Both take seconds, so what the texts alone show to be wrong is refused before. The global
+    configuration of gin stays as it is.
+    Raises ConfigError, with file and line, for everything that would not take effect as written.
     """
-    trees = read_given(files)
-    for file, tree in zip(files, trees, strict=True):
-        _require_root(root, file, tree)
+    parsed = read_files(files)
+    for file, statements in zip(files, parsed, strict=True):
+        _require_root(root, file, statements)
     changes = [parse_setting(setting) for setting in settings]
-    before = list(parse(stored, Source("stored configuration", lenient=True)))
-    given = before + [statement for tree in trees for statement in tree]
+    everything = [*parse(stored, Source("stored configuration", lenient=True)), *chain(*parsed)]
     shipped: list[Statement] = []
     notes = []
     for name, path in defaults.items():
-        if not any(isinstance(statement, Binding) and statement.binds(name) for statement in (*given, *changes)):
+        if not any(isinstance(statement, Binding) and statement.binds(name) for statement in (*everything, *changes)):
             shipped += read(shipped_folder().resolve() / path)
             notes.append(f"No file binds {name}: using gin/{path}")
-    statements = [*shipped, *given]
-    execute_imports(root, statements, allow_imports)
-    winners = _merge([*statements, *changes])
+    everything = [*shipped, *everything]
+    execute_imports(root, everything, allow_imports)
+    winners = _merge([*everything, *changes])
     effective = set(winners.values())
-    for file, tree in zip(files, trees, strict=True):
-        if effective.isdisjoint(tree):
+    for file, statements in zip(files, parsed, strict=True):
+        if effective.isdisjoint(statements):
             raise ConfigError(f"--gin {file} is without effect: later files or settings bind all that it binds.")
-    protocols = frozenset(statement.line.source for tree in trees if is_protocol(tree) for statement in tree)
-    return _resolve(winners, statements, root, notes, protocols)
+    protocols = frozenset(statement.line.source for statement in chain(*filter(is_protocol, parsed)))
+    return _resolve(winners, everything, root, notes, protocols)
 
 
 def loads(text: str, root: str = "experiment", *, allow_imports: bool = False) -> Config:
-    """Read a stored canonical text again. Raises ConfigError where it does not fit the code any more."""
+    """Read a canonical text. Raises ConfigError if it does not fit the code any more."""
     statements = list(parse(text, Source("stored configuration")))
     execute_imports(root, statements, allow_imports)
     return _resolve(_merge(statements), statements, root, [])
 
 
 def build(config: Config) -> Any:
-    """Call the root with the configuration and return what it returns.
+    """Call the root with the configuration and return its result.
 
-    Gin's state is global and keeps this configuration until the next `build`: factories that the root passes on read
-    their parameters when they are called.
+    Gin's state is global and keeps this configuration until the next `build`: factories in the result read their
+    parameters when they are called.
     """
     gin.clear_config()
     gin.parse_config(config.text)
@@ -144,20 +137,20 @@ def build(config: Config) -> Any:
         raise unwrapped(error) from None
 
 
-def _require_root(root: str, file: str, tree: Sequence[Statement]) -> None:
-    """Raise ConfigError for a file of another root, of which the errors that follow would say nothing."""
-    bindings = (statement for statement in tree if isinstance(statement, Binding) and statement.parameter)
+def _require_root(root: str, file: str, statements: Sequence[Statement]) -> None:
+    """Raise ConfigError for a file of another root, which later errors would not explain."""
+    bindings = (statement for statement in statements if isinstance(statement, Binding) and statement.parameter)
     bound = {binding.name.rpartition(".")[2] for binding in bindings}
-    if foreign := sorted(COMMANDS.keys() & bound - {root}):
-        raise ConfigError(f"{file} is a {foreign[0]}. Give it to another command: {COMMANDS[foreign[0]]} {file}")
+    if others := sorted(COMMANDS.keys() & bound - {root}):
+        raise ConfigError(f"{file} is a {others[0]}. Give it to another command: {COMMANDS[others[0]]} {file}")
     if root in COMMANDS and root not in bound:
         raise ConfigError(f"{file} is no {root}: it binds nothing of {root}.")
 
 
 def execute_imports(root: str, statements: Iterable[Statement], allow_imports: bool) -> list[Import]:
-    """Import what registers the root, and what the files import; nothing at all if a foreign package may not be.
+    """Import the module that registers the root and the modules that files import; return the foreign imports.
 
-    Return the imports of foreign packages.
+    Raises ConfigError before any import if a foreign package is not allowed.
     """
     imports = [statement for statement in statements if isinstance(statement, Import)]
     foreign = []
@@ -182,18 +175,18 @@ def execute_imports(root: str, statements: Iterable[Statement], allow_imports: b
         except BenchmarkError:
             raise
         except Exception as error:
-            found = located(error)
-            if found is None and not isinstance(error, ImportError):
+            reason = located(error)
+            if reason is None and not isinstance(error, ImportError):
                 raise
-            where = "" if path else " Put its folder on PYTHONPATH."
-            raise statement.line.error(f"cannot import {statement.module}: {found or error}.{where}") from error
+            advice = "" if path else " Put its folder on PYTHONPATH."
+            raise statement.line.error(f"cannot import {statement.module}: {reason or error}.{advice}") from error
     for statement in foreign:
-        _require_own(statement)
+        _require_beside(statement)
     return foreign
 
 
-def _require_own(statement: Import) -> None:
-    """Raise ConfigError where Python took a module of the same name for the one that lies beside the file."""
+def _require_beside(statement: Import) -> None:
+    """Raise ConfigError if a module is beside the gin file and Python imported another one of the same name."""
     path, name = statement.line.source.path, statement.module.split(".")[0]
     file = getattr(sys.modules[name], "__file__", None)
     if path is None or file is None or Path(file).resolve().is_relative_to(path.parent):
@@ -205,7 +198,7 @@ def _require_own(statement: Import) -> None:
 
 
 def _merge(statements: Iterable[Statement]) -> dict[Key, Binding]:
-    """Return the binding that wins for each parameter and macro: the last."""
+    """Return the last binding of each parameter and macro."""
     winners: dict[Key, Binding] = {}
     for binding in statements:
         if not isinstance(binding, Binding):
@@ -225,15 +218,15 @@ def _key(binding: Binding) -> Key:
     if not binding.parameter:
         return "", "", str(binding)
     selector = registry.find(binding.name, binding.line)
-    known = registry.parameters(selector)
-    if binding.parameter in known:
+    parameters = registry.parameters(selector)
+    if binding.parameter in parameters:
         return binding.scope, selector, binding.parameter
     if registry.is_supplied(selector, binding.parameter):
         raise binding.line.error(
-            f"{binding.name}.{binding.parameter} is positional, and so supplied by the harness; what gin may bind "
-            f"stands after a * in its signature."
+            f"{binding.name}.{binding.parameter} is positional, so the harness supplies it. Gin may bind what stands "
+            f"after the * in its signature."
         )
-    close = suggest(binding.parameter, known) or f" It has: {', '.join(known) or 'none'}."
+    close = suggest(binding.parameter, parameters) or f" It has: {', '.join(parameters) or 'none'}."
     raise binding.line.error(f"{binding.name} has no parameter {binding.parameter!r}.{close}")
 
 
@@ -247,7 +240,6 @@ def _resolve(
     resolver = Resolver(winners)
     node = resolver.node("", registry.find(root), "")
     notes = [*notes, *resolver.refuse_idle(root, protocols)]
-    modules = {statement.module for statement in statements if isinstance(statement, Import)}
-    lines = [f"import {module}" for module in sorted(modules)] + [""] * bool(modules)
-    text = "\n".join([*lines, *resolver.lines(f"{root}.seed")]) + "\n"
+    imports = sorted({f"import {statement.module}\n" for statement in statements if isinstance(statement, Import)})
+    text = "".join([*imports, "\n" * bool(imports), resolver.text(f"{root}.seed"), "\n"])
     return Config(text, as_json(node), (*notes, *resolver.notes()))

@@ -1,22 +1,22 @@
-"""Gin files and settings as statements, parsed without executing or looking up anything.
+"""Parses gin files and settings into statements, without executing or looking up anything.
 
-Gin itself resolves includes against the working directory, imports while it parses and forgets where a value came
-from. Here includes are found beside the including file, and every statement keeps its line for later messages.
+Gin itself searches includes in the working directory, imports while it parses and does not keep where a value came
+from. Here includes are searched beside the including file, and every statement keeps its line for messages.
 """
 
 import re
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmark.annotations import Reference
-from benchmark.errors import ConfigError, MissingError, nearest
+from benchmark.errors import ConfigError, MissingError, nearest, shown
 
 try:
     from gin import config_parser
-except ImportError as error:  # without the package, a folder named gin in the working directory can be imported
+except ImportError as error:  # without the package, Python may import a folder gin of the working directory
     raise MissingError("The package gin-config is missing: pip install 'gin-config>=0.5,<0.6'") from error
 
 _BARE_WORD = re.compile(r"[\w./:~+-]+")
@@ -28,7 +28,7 @@ _CONSTANTS = {"true": "True", "false": "False", "none": "None"}
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A file, a setting or a stored text; a lenient one may bind what nothing reads."""
+    """A file, a setting or a stored text; a lenient one may bind values that nothing reads."""
 
     label: str
     path: Path | None = None
@@ -38,7 +38,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """Where a statement stands: its source, line number from 1 and text."""
+    """The line of a statement: its source, number from 1 and text."""
 
     source: Source
     number: int
@@ -50,7 +50,7 @@ class Line:
         return self.source.label if self.source.is_setting else f"{self.source.label}:{self.number}"
 
     def error(self, message: str) -> ConfigError:
-        """Return the error to raise about this line."""
+        """Return an error about this line."""
         shows_text = self.text and not self.source.is_setting
         return ConfigError(f"{self.where}: {message}" + (f"\n    {self.text}" if shows_text else ""))
 
@@ -85,7 +85,7 @@ class Binding:
         return scoped(self.scope, self.name) + (f".{self.parameter}" if self.parameter else "")
 
     def binds(self, name: str) -> bool:
-        """Return whether this is an unscoped line for `name` (`configurable.parameter`), with or without modules."""
+        """Return whether this binds `name` (`configurable.parameter`) without a scope, with or without modules."""
         return not self.scope and f".{self}".endswith(f".{name}")
 
 
@@ -100,7 +100,7 @@ class Macro:
 
 
 class _Delegate(config_parser.ParserDelegate):
-    """Turns gin's references and macros into plain values, so that parsing looks nothing up."""
+    """Turns gin's references and macros into plain values, so that parsing looks up nothing."""
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
         scope, _, name = scoped_configurable_name.rpartition("/")
@@ -130,8 +130,7 @@ def parse(text: str, source: Source) -> Iterator[Statement]:
 
 def _plain(message: str) -> str:
     """Return gin's message about a syntax error in words that say what to do."""
-    word = re.search(r"Failed to parse token '(.*)'", message, re.DOTALL)
-    if word:
+    if word := re.search(r"Failed to parse token '(.*)'", message, re.DOTALL):
         return f"{word[1]} is no value. Put text in quotes ('{word[1]}'); constants are True, False and None."
     if message.startswith("Expected newline"):
         return "the line goes on after its value. A value is one literal, @Reference or %MACRO, without arithmetic."
@@ -141,7 +140,8 @@ def _plain(message: str) -> str:
 def parse_setting(setting: str) -> Binding:
     """Parse `Name.parameter=value` or `MACRO=value`.
 
-    A bare word or path is text, and true, false and none are the constants, for shells eat quotes. Raises ConfigError.
+    Quotes may be missing, since shells remove them: a bare word or path is text; true, false and none are constants.
+    Raises ConfigError.
     """
     source = Source(f"--set {setting!r}", is_setting=True)
     name, equals, value = (part.strip() for part in setting.partition("="))
@@ -166,7 +166,7 @@ def shipped_folder() -> Path:
 
 
 def locate(name: str, beside: Path) -> Path:
-    """Return the file that `name` means: relative to `beside`, else to the shipped folder."""
+    """Return the path of the file `name`: relative to the folder `beside`, else to the shipped folder."""
     shipped = shipped_folder()
     candidates = (beside / name, shipped / name.removeprefix("gin/"))
     for candidate in candidates:
@@ -176,43 +176,44 @@ def locate(name: str, beside: Path) -> Path:
         raise ConfigError(f"{name!r} is a folder; expected a gin file.")
     files = [Path("gin", path.relative_to(shipped)) for path in sorted(shipped.rglob("*.gin"))]
     stem = nearest(Path(name).stem, {file.stem for file in files})
-    alike = [file for file in files if file.stem == stem]  # a method, its paper and its probe share a name
-    close = min(alike, key=lambda file: (file.parent.name != Path(name).parent.name, len(file.parts)), default=None)
+    same_stem = [file for file in files if file.stem == stem]  # a method, its paper and its probe share a name
+    close = min(same_stem, key=lambda file: (file.parent.name != Path(name).parent.name, len(file.parts)), default=None)
     raise ConfigError(f"there is no file {name!r}." + (f" Did you mean {close.as_posix()}?" if close else ""))
 
 
-def read_given(files: Sequence[str]) -> list[list[Statement]]:
-    """Return the statements of each file named on the command line, its includes among them.
+def read_files(files: Sequence[str]) -> list[list[Statement]]:
+    """Return the statements of each file named on the command line, with those of its includes.
 
     A name is a path, else a name in the shipped folder. Raises ConfigError for a file that is missing, given twice,
     without any binding or not gin.
     """
-    trees: dict[Path, list[Statement]] = {}
+    parsed: dict[Path, list[Statement]] = {}
     for file in files:
         try:
             path = locate(file, Path())
         except ConfigError as error:
             raise ConfigError(f"--gin: {error}") from None
-        if path in trees:
+        if path in parsed:
             raise ConfigError(f"--gin {file} is given twice.")
-        trees[path] = read(path)
-        if not any(isinstance(statement, Binding) for statement in trees[path]):
+        parsed[path] = read(path)
+        if not any(isinstance(statement, Binding) for statement in parsed[path]):
             raise ConfigError(f"--gin {file} binds nothing.")
-    return list(trees.values())
+    return list(parsed.values())
 
 
 def value_of(statements: Sequence[Statement], name: str) -> Any:
-    """Return what the last unscoped line for `name` binds it to, None without one."""
-    bound = (line.value for line in reversed(statements) if isinstance(line, Binding) and line.binds(name))
-    return next(bound, None)
+    """Return the value of the last unscoped binding of `name`, None without one."""
+    values = (line.value for line in reversed(statements) if isinstance(line, Binding) and line.binds(name))
+    return next(values, None)
 
 
 def is_protocol(statements: Sequence[Statement]) -> bool:
-    """Return whether a file with its includes says what methods share: it binds a part of that, and no method."""
-    bindings = [statement for statement in statements if isinstance(statement, Binding)]
-    return any(binding.binds(name) for binding in bindings for name in _SHARED) and not any(
-        binding.binds(name) for binding in bindings for name in _OF_A_METHOD
-    )
+    """Return whether a file with its includes binds data, encoder or evaluations, and no method."""
+
+    def binds_any(names: Iterable[str]) -> bool:
+        return any(isinstance(line, Binding) and line.binds(name) for line in statements for name in names)
+
+    return binds_any(_SHARED) and not binds_any(_OF_A_METHOD)
 
 
 def shipped_macros() -> set[str]:
@@ -222,7 +223,7 @@ def shipped_macros() -> set[str]:
 
 
 def read(path: Path) -> list[Statement]:
-    """Return the bindings and imports of a file and its includes, in the order in which they take effect.
+    """Return the bindings and imports of a file and its includes, in the order of their effect.
 
     Includes are searched beside the including file, then in the shipped folder. Raises ConfigError.
     """
@@ -244,7 +245,7 @@ def _read(path: Path, seen: set[Path]) -> list[Statement]:
             statements.append(statement)
             continue
         if any(isinstance(earlier, Binding) and earlier.line.source is source for earlier in statements):
-            raise statement.line.error("an include stands before all bindings; here it would undo those above it.")
+            raise statement.line.error("includes must stand before all bindings; here it would undo those above it.")
         try:
             included = locate(statement.file, path.parent)
         except ConfigError as error:
@@ -256,10 +257,8 @@ def _read(path: Path, seen: set[Path]) -> list[Statement]:
 
 
 def _label(path: Path, shipped: Path) -> str:
-    if path.is_relative_to(shipped):
-        return f"gin/{path.relative_to(shipped).as_posix()}"
-    working = Path.cwd()
-    return str(path.relative_to(working) if path.is_relative_to(working) else path)
+    is_shipped = path.is_relative_to(shipped)
+    return f"gin/{path.relative_to(shipped).as_posix()}" if is_shipped else shown(str(path))
 
 
 def scoped(scope: str, name: str) -> str:

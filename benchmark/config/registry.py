@@ -1,7 +1,7 @@
-"""What is registered with gin, and which parameters a configuration may bind.
+"""The classes and functions that are registered with gin, and the parameters that a configuration may bind.
 
-The only module that reads gin's private registry. In every registered class or function, positional parameters are
-supplied by the harness and keyword-only parameters are configuration.
+Only this module reads gin's private registry. The harness supplies the positional parameters of everything registered;
+keyword-only parameters are configuration.
 """
 
 import inspect
@@ -34,9 +34,9 @@ class Parameter:
 
 
 def find(name: str, line: Line | None = None) -> str:
-    """Return the complete selector (with modules) of the one registered thing that `name` means.
+    """Return the complete selector (with modules) of the class or function that `name` means.
 
-    Raises ConfigError, about the line if one is given, for an unknown or ambiguous name.
+    Raises ConfigError, with the line if there is one, for an unknown or ambiguous name.
     """
     matches = sorted(_ours(_REGISTRY.matching_selectors(name)))
     if len(matches) == 1:
@@ -44,20 +44,18 @@ def find(name: str, line: Line | None = None) -> str:
     if matches:
         message = f"{name} is ambiguous. Write one of {', '.join(matches)}."
     else:
-        known = [short(selector) for selector in _ours(selector for selector, _ in _REGISTRY.items())]
-        message = (
-            f"no class or function {name} is registered.{suggest(name, known)} Is an import or @gin.register missing?"
-        )
+        close = suggest(name, [short(selector) for selector in _ours(key for key, _ in _REGISTRY.items())])
+        message = f"no class or function {name} is registered.{close} Is an import or @gin.register missing?"
     raise line.error(message) if line else ConfigError(message)
 
 
 def of_module(module: str) -> list[str]:
-    """Return the selectors of what a module registers."""
+    """Return the selectors of the classes and functions that a module registers."""
     return [selector for selector, entry in _REGISTRY.items() if entry.wrapped.__module__ == module]
 
 
 def short(selector: str) -> str:
-    """Return the shortest name that means the selector alone."""
+    """Return the shortest unambiguous name of a selector."""
     return str(_REGISTRY.minimal_selector(selector))
 
 
@@ -70,28 +68,27 @@ def selector_of(value: Any) -> str | None:
 def parameters(selector: str) -> dict[str, Parameter]:
     """Return the keyword-only parameters, in the order of the signature.
 
-    Raises ConfigError for one of a user's code without a type annotation that can be read: nothing would check its
-    value.
+    Raises ConfigError for a parameter of user code without a readable type annotation: nothing could check its value.
     """
     thing = _REGISTRY[selector].wrapped
     hints = _hints(thing)
-    found = {}
+    result = {}
     for name, parameter in inspect.signature(thing).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
             hint = hints.get(name, parameter.annotation)
             if hint is parameter.empty or isinstance(hint, str):
                 _require_annotation(thing, parameter)
                 hint = Any
-            found[name] = Parameter(hint, _default(thing, parameter, hint))
-    return found
+            result[name] = Parameter(hint, _default(thing, parameter, hint))
+    return result
 
 
 def _require_annotation(thing: Any, parameter: inspect.Parameter) -> None:
     try:
         file, line = inspect.getsourcefile(thing) or "", inspect.getsourcelines(thing)[1]
-    except (OSError, TypeError):  # nobody's source, such as that of a builtin
+    except (OSError, TypeError):  # without source, such as a builtin
         return
-    if not is_users(file):  # torch and timm annotate what they like
+    if not is_users(file):  # torch and timm need not annotate
         return
     name, given = parameter.name, parameter.annotation
     kind = type(parameter.default).__name__
@@ -118,7 +115,7 @@ def _ours(selectors: Iterable[str]) -> list[str]:
 
 
 def _hints(thing: Any) -> dict[str, Any]:
-    """Return the annotations of the parameters; none where one cannot be resolved."""
+    """Return the annotations of the parameters; none at all if one of them cannot be resolved."""
     owner = inspect.getattr_static(thing, "__init__") if isinstance(thing, type) and not is_dataclass(thing) else thing
     try:
         return typing.get_type_hints(owner, include_extras=True)
@@ -128,7 +125,7 @@ def _hints(thing: Any) -> dict[str, Any]:
 
 def _default(thing: Any, parameter: inspect.Parameter, hint: Any) -> Any:
     value = parameter.default
-    if is_dataclass(thing):  # the signature shows a placeholder where a field has a default factory
+    if is_dataclass(thing):  # the signature has a placeholder for a field with a default factory
         factory = next((f.default_factory for f in fields(thing) if f.name == parameter.name), MISSING)
         value = value if factory is MISSING else factory()
     fitted, problems = checker(hint)(value)

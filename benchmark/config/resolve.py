@@ -1,4 +1,4 @@
-"""The values that a configuration binds, checked and followed from its root, and how gin and JSON write them."""
+"""Checks the values that a configuration binds, follows references from its root, and writes values as gin and JSON."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from benchmark.annotations import Reference, checker, decided, describe, is_location
+from benchmark.annotations import Reference, checker, describe, is_location, without_auto
 from benchmark.config import registry
 from benchmark.config.parse import Binding, Line, Macro, Source, scoped, shipped_macros
 from benchmark.errors import ConfigError, suggest
@@ -20,7 +20,7 @@ PROTOCOLS = (
     "Only a protocol may bind what nothing reads: a file given by --gin that binds experiment.data, experiment.encoder "
     "or experiment.evaluations, neither Pretraining.method nor Pretraining.name, and something that is read."
 )
-"""Said where lines of a file are refused since nothing reads them."""
+"""Follows the errors about lines of a file that nothing reads."""
 
 _LITERALS = (bool, int, float, str, type(None))
 Key = tuple[str, str, str]  # scope, complete selector, parameter; of a macro: "", "", name
@@ -30,7 +30,7 @@ Key = tuple[str, str, str]  # scope, complete selector, parameter; of a macro: "
 class Node:
     """A configurable that the root reaches, the scope in which it is reached, and all its parameters.
 
-    `locations` say where something lies, and `defaults` have the value that they would have without a line.
+    `locations` names the parameters that hold places, `defaults` those whose value equals their default.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Node:
 
 
 class Resolver:
-    """Checks the value of every binding, then walks from the root through references and remembers what is read."""
+    """Checks the value of every binding, then follows references from the root and records which bindings are read."""
 
     def __init__(self, winners: Mapping[Key, Binding]) -> None:
         self._winners = winners
@@ -51,14 +51,14 @@ class Resolver:
         self._nodes: dict[tuple[str, str], Node | None] = {}
 
     def node(self, scope: str, selector: str, referrer: str) -> Node:
-        """Resolve a configurable and all that it refers to; `referrer` is the line that names it."""
+        """Resolve a configurable and everything that it refers to; `referrer` is the line that names it."""
         name = registry.short(selector)
         if (scope, selector) in self._nodes:
-            known = self._nodes[scope, selector]
-            if known is None:
+            resolved = self._nodes[scope, selector]
+            if resolved is None:
                 raise ConfigError(f"{referrer}: {name} refers back to itself.")
-            return known
-        self._nodes[scope, selector] = None
+            return resolved
+        self._nodes[scope, selector] = None  # marks it as begun
         parameters = registry.parameters(selector)
         values = {}
         defaults = set()
@@ -70,18 +70,18 @@ class Resolver:
                 value, source = self._values[key], f"{self._winners[key].line.where}: {self._winners[key]}"
                 defaults |= {label} if _is_default(value, parameter.default) else set()
             elif parameter.is_required:
-                because = f", and {referrer} refers to {name}" if referrer else ""
-                raise ConfigError(f"{scoped(scope, name)}.{label} must be bound: it has no default{because}.")
+                reason = f", and {referrer} refers to {name}" if referrer else ""
+                raise ConfigError(f"{scoped(scope, name)}.{label} must be bound: it has no default{reason}.")
             else:
                 value, source = parameter.default, f"the default of {name}.{label}"
                 defaults.add(label)
-            values[label] = self._attach(decided(value, parameter.hint), scope, source)
+            values[label] = self._attach(without_auto(value, parameter.hint), scope, source)
         locations = frozenset(label for label, parameter in parameters.items() if is_location(parameter.hint))
         node = self._nodes[scope, selector] = Node(name, scope, values, locations, frozenset(defaults))
         return node
 
-    def lines(self, seed: str) -> list[str]:
-        """Return one line for each parameter of each node, sorted, by section: what counts, defaults, seed and places.
+    def text(self, seed: str) -> str:
+        """Return a line for each parameter of each node, sorted, in sections: identity, defaults, seed and places.
 
         Defaults that gin cannot express are left out.
         """
@@ -93,13 +93,11 @@ class Resolver:
                     is_place = parameter in node.locations or key == seed
                     section = PLACES if is_place else DEFAULTS if parameter in node.defaults else ""
                     sections[section].append((node.name, node.scope, f"{key} = {_gin(value)}"))
-        blocks = [
-            [*([head] if head else []), *(line for _, _, line in sorted(entries))] for head, entries in sections.items()
-        ]
-        return "\n\n".join("\n".join(block) for block in blocks).splitlines()
+        blocks = ([head, *(line for _, _, line in sorted(entries))] for head, entries in sections.items())
+        return "\n\n".join("\n".join(filter(None, block)) for block in blocks)
 
     def notes(self) -> Iterable[str]:
-        """Yield a sentence for each setting that a line for a scope keeps from taking effect there."""
+        """Yield a sentence for each setting that has no effect in a scope, since the scope has a binding of its own."""
         for (scope, selector, parameter), binding in self._winners.items():
             if scope or not selector or not binding.line.source.is_setting:
                 continue
@@ -109,28 +107,28 @@ class Resolver:
                     yield f"{binding.line.where} does not reach {other} ({other.line.where})"
 
     def refuse_idle(self, root: str, protocols: frozenset[Source]) -> list[str]:
-        """Return a sentence for each of a user's protocols that binds what nothing reads.
+        """Return a sentence for each of a user's protocols with bindings that nothing reads.
 
-        Raises ConfigError for such bindings elsewhere, in a protocol of which nothing is read, and for macros there
-        that neither a line nor a shipped protocol knows: they are misspelt.
+        Raises ConfigError for such bindings in other sources, in a protocol of which nothing is read, and for macros
+        of a protocol that neither a line nor a shipped protocol names: they are misspelt.
         """
-        idle = {
-            key: binding
-            for key, binding in self._winners.items()
-            if key not in self._read and not binding.line.source.lenient
-        }
         used = protocols & {self._winners[key].line.source for key in self._read}
         unread: dict[Source, list[str]] = defaultdict(list)
         refused = {}
-        for key, binding in idle.items():
-            if binding.line.source in used and (key[1] or key in self._mentioned):
-                unread[binding.line.source].append(str(binding))
+        for key, binding in self._winners.items():
+            source = binding.line.source
+            if key in self._read or source.lenient:
+                continue
+            if source in used and (key[1] or key in self._mentioned):
+                unread[source].append(str(binding))
             else:
                 refused[key] = binding
         if refused:
             errors = [str(binding.line.error(self._why_idle(key, binding, root))) for key, binding in refused.items()]
-            of_file = any(not source.is_setting for source in {each.line.source for each in refused.values()} - used)
-            raise ConfigError("\n".join([*errors, *([PROTOCOLS] if of_file and root == "experiment" else [])]))
+            sources = {binding.line.source for binding in refused.values()} - used
+            if root == "experiment" and not all(source.is_setting for source in sources):
+                errors.append(PROTOCOLS)
+            raise ConfigError("\n".join(errors))
         return [
             f"{source.label} binds {len(names)} value{'s' * (len(names) > 1)} that this run does not read: "
             f"{', '.join(names)}"
@@ -139,7 +137,7 @@ class Resolver:
 
     @cached_property
     def _mentioned(self) -> set[Key]:
-        """Return the macros that the values of lines name, and those of the shipped protocols."""
+        """The macros that bindings use, and those of the shipped protocols."""
         return {*chain(*self._macros.values()), *(("", "", name) for name in shipped_macros())}
 
     def _why_idle(self, key: Key, binding: Binding, root: str) -> str:
@@ -155,7 +153,7 @@ class Resolver:
         return f"lines for narrower scopes take the place of {binding} everywhere."
 
     def _checked(self, key: Key) -> Any:
-        """Return the value of a binding with macros replaced, references looked up and its type checked."""
+        """Return the value of a binding, with macros replaced, references looked up and its type checked."""
         binding = self._winners[key]
         _, selector, parameter = key
         value = self._expand(binding.value, binding.line, self._macros[key], () if selector else (key,))
@@ -184,9 +182,8 @@ class Resolver:
             return self._expand(inner.value, inner.line, macros, (*trail, key))
         if isinstance(value, Reference):
             if value.called:
-                raise line.error(
-                    f"{value} would be built before seeding. Write {str(value)[:-2]}: a factory is passed."
-                )
+                factory = str(value).removesuffix("()")
+                raise line.error(f"{value} would be built before seeding. Write {factory}, which passes the factory.")
             registry.find(value.name, line)
             return value
         if isinstance(value, list | tuple):
@@ -201,7 +198,7 @@ class Resolver:
         return value
 
     def _attach(self, value: Any, scope: str, line: str) -> Any:
-        """Replace references by nodes, also registered things that a default names."""
+        """Replace references by nodes, and so registered classes and functions that are defaults."""
         if isinstance(value, Reference):
             return self.node(value.scope or scope, registry.find(value.name), line)
         if selector := registry.selector_of(value):
@@ -214,13 +211,13 @@ class Resolver:
 
 
 def _outward(scope: str) -> list[str]:
-    """Return the scopes whose lines hold in `scope`, the narrowest first: "a/b", "a", ""."""
+    """Return the scopes whose bindings hold in `scope`, the narrowest first: "a/b", "a", ""."""
     parts = scope.split("/")
     return ["/".join(parts[:count]) for count in range(len(parts), 0, -1)] + [""] * bool(scope)
 
 
 def _is_default(value: Any, default: Any) -> bool:
-    """Return whether a bound value, with references not yet followed, is what the parameter has without a line."""
+    """Return whether a bound value, with references not yet followed, equals the default."""
     if isinstance(value, Reference):
         return not value.scope and registry.find(value.name) == registry.selector_of(default)
     if type(value) in (list, tuple) and type(default) is type(value) and len(value) == len(default):
@@ -229,7 +226,7 @@ def _is_default(value: Any, default: Any) -> bool:
 
 
 def _is_expressible(value: Any) -> bool:
-    """Return whether gin's syntax can say `value`."""
+    """Return whether gin's syntax can express `value`."""
     if type(value) in (list, tuple):
         return all(map(_is_expressible, value))
     if type(value) is dict:
@@ -252,7 +249,7 @@ def _gin(value: Any) -> str:
 
 
 def as_json(value: Any) -> Any:
-    """Return a value as JSON can say it; a node as `{"@": name, "scope": if any, "params": {...}}`."""
+    """Return a value as JSON; a node as `{"@": name, "scope": if any, "params": {...}}`."""
     if isinstance(value, Node):
         parameters = {name: as_json(item) for name, item in value.parameters.items()}
         return {"@": value.name, **({"scope": value.scope} if value.scope else {}), "params": parameters}

@@ -1,1 +1,1 @@
-"""The process and its machine: device, precision, copies to the device, and the lines of progress."""
+"""Lines of progress, and copies to the device."""

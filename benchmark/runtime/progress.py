@@ -1,7 +1,7 @@
-"""What a command is doing: said in a line on stderr whenever the command was silent for a while.
+"""Progress: a line on stderr that says what a command is doing, whenever it printed nothing for a while.
 
-Parts of the work name themselves (`doing`), and loops say how far they are (`each`, `say`). The thread of `shown` reads
-that, so that it also speaks during a single slow step. Without `shown` nothing is printed.
+Code names its activity by `doing`, and loops report how far they are by `each` and `say`. A thread of `shown` prints
+these, so a line also appears during one slow step. Without `shown` nothing is printed.
 """
 
 import io
@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 
 @dataclass(eq=False)
 class _Activity:
-    """Something that is being done, how far it is, since when, and when it last went on."""
+    """What is being done, how far it is, when it began, and when it last moved; times in seconds."""
 
     text: str
     has_bar: bool
@@ -32,12 +32,12 @@ class _Activity:
         return f"{self.text} {self.detail}".strip()
 
 
-_activities: list[_Activity] = []  # each is a part of the one before
+_activities: list[_Activity] = []  # each is part of the one before
 
 
 @contextmanager
 def doing(text: str, *, has_bar: bool = False) -> Iterator[None]:
-    """Name what is done inside; with a bar on the terminal nothing more is printed as long as the bar moves."""
+    """Name what is done inside. With a bar on the terminal, lines are printed only while the bar stands still."""
     activity = _Activity(text, has_bar)
     _activities.append(activity)
     try:
@@ -48,13 +48,13 @@ def doing(text: str, *, has_bar: bool = False) -> Iterator[None]:
 
 
 def say(detail: str) -> None:
-    """Say how far the present activity is."""
+    """Report how far the innermost activity is."""
     if _activities:
         _activities[-1].detail, _activities[-1].moved = detail, time.monotonic()
 
 
 def each(items: Collection[Item], what: str) -> Generator[Item, None, None]:
-    """Yield the items and say which one is at work, for instance "strength 4 of 12"."""
+    """Yield the items and report which one is in use, for instance "strength 4 of 12"."""
     with doing(what):
         for number, item in enumerate(items, 1):
             say(f"{number:,} of {len(items):,}")
@@ -63,23 +63,23 @@ def each(items: Collection[Item], what: str) -> Generator[Item, None, None]:
 
 @contextmanager
 def shown() -> Iterator[None]:
-    """Print what is being done every `INTERVAL` seconds; lines on stdout appear at once, also in a file."""
+    """Print what is being done every `INTERVAL` seconds, and flush stdout after each line, also to a file."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
-    over = threading.Event()
+    ended = threading.Event()
     with doing("working"):
-        thread = threading.Thread(target=_watch, args=(over, INTERVAL), daemon=True)
+        thread = threading.Thread(target=_watch, args=(ended, INTERVAL), daemon=True)
         thread.start()
         try:
             yield
         finally:
-            over.set()
+            ended.set()
             thread.join()
 
 
 def announce(text: str) -> None:
-    """Print a line on stdout, above the bar where there is one."""
-    from tqdm import tqdm  # here, so that commands answer --help at once
+    """Print a line on stdout, above the bar if there is one."""
+    from tqdm import tqdm  # imported late: commands print --help at once
 
     tqdm.write(text)
 
@@ -94,17 +94,17 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def _watch(over: threading.Event, interval: float) -> None:
-    """Speak whenever neither a line nor a moving bar was seen for an interval."""
-    seen = time.monotonic()
-    while not over.wait(max(0.0, seen + interval - time.monotonic())):
-        seen = max(seen, *(activity.moved for activity in tuple(_activities) if activity.has_bar), 0.0)
-        if time.monotonic() >= seen + interval:
-            _speak()
-            seen = time.monotonic()
+def _watch(ended: threading.Event, interval: float) -> None:
+    """Print a line whenever neither a line appeared nor a bar moved for an interval, in seconds."""
+    last = time.monotonic()
+    while not ended.wait(max(0.0, last + interval - time.monotonic())):
+        last = max([last, *(activity.moved for activity in tuple(_activities) if activity.has_bar)])
+        if time.monotonic() >= last + interval:
+            _print_activities()
+            last = time.monotonic()
 
 
-def _speak() -> None:
+def _print_activities() -> None:
     from tqdm import tqdm
 
     whole, *parts = tuple(_activities)

@@ -1,18 +1,18 @@
-"""Copies from the host to a device for which the host does not wait."""
+"""Copies from the host to a device that do not make the host wait."""
 
 import math
 
 import torch
 from torch import Tensor
 
-ALIGNMENT = 16  # bytes; at least the size of any number
+ALIGNMENT = 16  # bytes; no number is larger
 
 
 def send(device: torch.device | str, *tensors: Tensor) -> list[Tensor]:
     """Return tensors of the host on `device`.
 
-    To a GPU they travel in one copy out of pinned memory. An ordinary copy would make the host wait until the GPU has
-    done all the work that it was given before.
+    For a GPU they are copied together from pinned memory. A copy from ordinary memory would make the host wait until
+    the GPU has finished all work queued before.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -25,13 +25,13 @@ def packed(device: torch.device, tensors: tuple[Tensor, ...], *, pinned: bool) -
     sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
     slots = [math.ceil(size / ALIGNMENT) * ALIGNMENT for size in sizes]
     buffer = torch.empty(sum(slots), dtype=torch.uint8, pin_memory=pinned)
-    for place, tensor in zip(_views(buffer, slots, sizes, tensors), tensors, strict=True):
-        place.copy_(tensor)
-    # Pinned memory is given to the next buffer only after this copy: torch's allocator waits for it, the host does not.
+    for view, tensor in zip(_views(buffer, slots, sizes, tensors), tensors, strict=True):
+        view.copy_(tensor)
+    # torch reuses the pinned memory for another buffer only after this copy has ended, and the host does not wait
     return _views(buffer.to(device, non_blocking=True), slots, sizes, tensors)
 
 
 def _views(buffer: Tensor, slots: list[int], sizes: list[int], like: tuple[Tensor, ...]) -> list[Tensor]:
-    """Cut a buffer of bytes into slots, and read each with the type and shape of its tensor."""
+    """Split a buffer of bytes into slots, and view each with the type and shape of its tensor."""
     parts = zip(buffer.split(slots), sizes, like, strict=True)
     return [part[:size].view(tensor.dtype).view(tensor.shape) for part, size, tensor in parts]

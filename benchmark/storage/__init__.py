@@ -1,1 +1,1 @@
-"""What is written to disk: files written at once and whole, checkpoints, digests of states."""
+"""Files on disk: atomic writes and locks, checkpoints, digests of states."""

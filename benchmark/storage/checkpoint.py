@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill: written whole or not at all, named by their content, read with a fall-back.
+"""Checkpoints that survive a kill: written atomically, named by their content, and skipped if damaged.
 
 A file is `step-<step>-<digest>.pt`. It holds tensors and plain values only, so it loads with `weights_only=True`.
 """
@@ -17,7 +17,7 @@ KEPT = 2
 
 
 def save(state: dict[str, Any], step: int, folder: Path) -> Path:
-    """Write `state` atomically and keep the newest two files."""
+    """Write `state` atomically, remove all but the newest two files, and return the path."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getbuffer()
@@ -30,17 +30,17 @@ def save(state: dict[str, Any], step: int, folder: Path) -> Path:
             f"The checkpoint of step {step} could not be written to {folder}: {problem}. "
             f"Earlier checkpoints are intact; free some space and continue with --resume."
         ) from problem
-    # not those of later steps, which are damaged or foreign if a run resumed before them
+    # files of later steps are damaged or foreign, since the run resumed before them: they do not count
     for old in sorted(file for file in folder.glob("step-*.pt") if file.name <= path.name)[:-KEPT]:
         old.unlink(missing_ok=True)
     return path
 
 
 def newest(folder: Path, key: str) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the newest sound checkpoint written under the configuration `key`, and a warning for each bad file.
+    """Return the newest sound checkpoint of the configuration `key`, and a warning for each bad file.
 
-    Returns None where there is no file at all. Raises BenchmarkError where files exist and none is sound: a run never
-    restarts silently.
+    Returns None if there is no file. Raises BenchmarkError if there are files and none is sound: a run never restarts
+    silently.
     """
     for leftover in folder.glob(".step-*.partial"):
         leftover.unlink(missing_ok=True)
@@ -49,11 +49,11 @@ def newest(folder: Path, key: str) -> tuple[dict[str, Any] | None, list[str]]:
     for path in files:
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest()[:16] != path.stem.rsplit("-", 1)[1]:
-            warnings.append(f"{path.name} is damaged (its content does not match its name) and is passed over.")
+            warnings.append(f"{path.name} is damaged (its content does not match its name) and is skipped.")
             continue
         state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
         if state["key"] != key:
-            warnings.append(f"{path.name} belongs to another configuration or code and is passed over.")
+            warnings.append(f"{path.name} belongs to another configuration or code and is skipped.")
             continue
         return state, warnings
     if files:

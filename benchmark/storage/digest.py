@@ -1,4 +1,4 @@
-"""Digests of tensors: two states are the same if and only if theirs are."""
+"""Digests of tensors: two states are equal if and only if their digests are."""
 
 import hashlib
 from typing import Any
@@ -9,12 +9,12 @@ from torch import Tensor
 
 def digest(tensors: dict[str, Tensor]) -> str:
     """Return the SHA-256 of named tensors: names, types, shapes and bytes, in the order of the names."""
-    total = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha256.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha256.hexdigest()
 
 
 def flatten(state: Any, name: str = "") -> dict[str, Tensor]:
@@ -24,9 +24,9 @@ def flatten(state: Any, name: str = "") -> dict[str, Tensor]:
     if isinstance(state, bool | int | float):
         return {name: torch.tensor(state, dtype=torch.float64)}
     if isinstance(state, dict):
-        parts = [flatten(value, f"{name}.{key}") for key, value in state.items()]
+        items = state.items()
     elif isinstance(state, list | tuple):
-        parts = [flatten(value, f"{name}.{i}") for i, value in enumerate(state)]
+        items = dict(enumerate(state)).items()
     else:
         return {}
-    return {key: value for part in parts for key, value in part.items()}
+    return {path: tensor for key, value in items for path, tensor in flatten(value, f"{name}.{key}").items()}

@@ -1,4 +1,4 @@
-"""Files and folders: made, written whole, and kept from other processes, here or elsewhere on the same file system."""
+"""Folders, atomic writes, and locks between processes, also of other machines on the same file system."""
 
 import hashlib
 import os
@@ -13,33 +13,33 @@ from benchmark.runtime import progress
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder to write to, before anything is trained."""
+    """Create a folder to write to. Raises ConfigError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise _refusal(folder, str(problem)) from problem
+    except OSError as error:
+        raise _error(folder, str(error)) from error
 
 
 def check_folders(*folders: Path | None) -> None:
-    """Refuse folders that could not be made or written to, and make none yet."""
+    """Raise ConfigError for a folder that cannot be created or written to; create nothing."""
     for folder in filter(None, folders):
         absolute = folder.absolute()
-        nearest = next(place for place in (absolute, *absolute.parents) if place.exists())
-        if not nearest.is_dir():
-            raise _refusal(folder, f"{nearest} is a file")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise _refusal(folder, f"{nearest} may not be written to")
+        existing = next(path for path in (absolute, *absolute.parents) if path.exists())
+        if not existing.is_dir():
+            raise _error(folder, f"{existing} is a file")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise _error(folder, f"{existing} may not be written to")
 
 
-def _refusal(folder: Path, reason: str) -> ConfigError:
+def _error(folder: Path, reason: str) -> ConfigError:
     return ConfigError(f"{folder} cannot be made a folder: {reason}. Give another place by --out, --publish or --to.")
 
 
 @contextmanager
 def written_whole(path: Path, *, replaces: bool = True) -> Iterator[Path]:
-    """Yield where to write a file: it appears whole or not at all under its path, and is on disk afterwards.
+    """Yield a temporary path; what is written there appears at `path` atomically, and is on disk afterwards.
 
-    Raises FileExistsError where there is such a file and it is not to be replaced.
+    Raises FileExistsError if the file exists and `replaces` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial")
@@ -70,23 +70,23 @@ def sha256_of(path: Path) -> str:
 
 
 def lock(path: Path) -> FileLock:
-    """Return the lock of a file or folder that need not exist yet; the system frees it when its holder ends."""
+    """Return the lock of a file or folder, which need not exist yet; the system frees it when its holder ends."""
     make_folder(path.parent)
     return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Keep other processes from a file or folder; wait for one that is at work on it, and say so."""
-    held = lock(path)
+    """Hold the lock of a file or folder; print a line if it must wait for another process."""
+    file_lock = lock(path)
     try:
-        held.acquire(blocking=False)
+        file_lock.acquire(blocking=False)
     except Timeout:
         wait = f"waiting for another process, which is at work on {path}"
         print(wait, flush=True)
         with progress.doing(wait):
-            held.acquire()
+            file_lock.acquire()
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()
