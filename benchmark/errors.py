@@ -178,12 +178,12 @@ def located(error: BaseException, owner: Any = None) -> str | None:
 def place(error: BaseException, owner: Any = None) -> str | None:
     """Return the innermost line of user code in the traceback, as "mine.py, line 31, in forward"; None without any."""
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [(frame.filename, frame.lineno, frame.name) for frame in frames if is_users(frame.filename)]
+    lines = [(frame.filename, frame.lineno, frame.name) for frame in frames if is_user_code(frame.filename)]
     line = lines[-1] if lines else _definition(error, owner)
-    return line and f"{shown(line[0])}, line {line[1]}, in {line[2]}"
+    return line and f"{shown_path(line[0])}, line {line[1]}, in {line[2]}"
 
 
-def is_users(file: str) -> bool:
+def is_user_code(file: str) -> bool:
     """Return whether a source file is user code."""
     path = Path(file)
     if not path.is_absolute():  # "<frozen importlib>", "<string>"
@@ -194,7 +194,7 @@ def is_users(file: str) -> bool:
     return not (installed or any(map(path.is_relative_to, (HERE, *STANDARD))))
 
 
-def shown(file: str) -> str:
+def shown_path(file: str) -> str:
     """Return a path as messages show it: relative to the working directory if it is inside."""
     path, working = Path(file), Path.cwd()
     return str(path.relative_to(working) if path.is_relative_to(working) else path)
@@ -210,7 +210,7 @@ def _definition(error: BaseException, owner: Any) -> tuple[str, int | None, str]
 
     These are wrong syntax, a function that is called with wrong arguments, and an abstract class.
     """
-    if isinstance(error, SyntaxError) and error.filename and is_users(error.filename):
+    if isinstance(error, SyntaxError) and error.filename and is_user_code(error.filename):
         return error.filename, error.lineno, "<module>"
     if not isinstance(error, TypeError):
         return None
@@ -219,11 +219,11 @@ def _definition(error: BaseException, owner: Any) -> tuple[str, int | None, str]
         members = vars(kind).values() if isinstance(kind, type) else (kind,)
         for function in map(inspect.unwrap, filter(inspect.isfunction, members)):
             file = function.__code__.co_filename
-            if f"{function.__qualname__}()" in message and is_users(file):
+            if f"{function.__qualname__}()" in message and is_user_code(file):
                 return file, function.__code__.co_firstlineno, function.__name__
         if isinstance(kind, type) and f"abstract class {kind.__name__} " in message:
             file = inspect.getsourcefile(kind) or ""
-            if is_users(file):
+            if is_user_code(file):
                 return file, inspect.getsourcelines(kind)[1], kind.__name__
     return None
 

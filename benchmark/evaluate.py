@@ -11,7 +11,6 @@ from benchmark.runtime import progress
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmark.evaluate",
         description=__doc__,

@@ -10,7 +10,6 @@ from benchmark.errors import reported
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmark.export",
         description=__doc__,

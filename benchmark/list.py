@@ -25,7 +25,6 @@ COMMANDS = {  # what to do with an entry of each kind
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmark.list",
         description=__doc__,

@@ -16,7 +16,6 @@ from benchmark.report.audit import audit
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmark.results",
         description=__doc__,

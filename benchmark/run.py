@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmark.errors import Interrupted, Stopped, reported
 from benchmark.runtime import progress
@@ -27,22 +28,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a gin file, as given or among the shipped ones; repeat it, the last binding wins",
     )
-    parser.add_argument(
-        "--set",
-        "--gin_param",
-        "--gin_bindings",
-        action="append",
-        default=[],
-        metavar="'NAME.PARAM = VALUE'",
-        help="one binding over all files, for instance Images.source=folder:/my/images",
-    )
-    parser.add_argument(
-        "--vary",
-        action="append",
-        default=[],
-        metavar="'NAME.PARAM = VALUE'",
-        help="as --set, and tables name it beside the method, as for a point of a sweep",
-    )
+    binding: dict[str, Any] = {"action": "append", "default": [], "metavar": "'NAME.PARAM = VALUE'"}
+    text = "one binding over all files, for instance Images.source=folder:/my/images"
+    parser.add_argument("--set", "--gin_param", "--gin_bindings", **binding, help=text)
+    text = "as --set, and tables name it beside the method, as for a point of a sweep"
+    parser.add_argument("--vary", **binding, help=text)
     parser.add_argument(
         "--trials", type=Path, metavar="DIR", help="records of the trials that the rate was chosen from: division tuned"
     )
@@ -64,7 +54,6 @@ def _parser() -> argparse.ArgumentParser:
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if not options.gin and not options.reproduce:

@@ -41,7 +41,6 @@ def _parser() -> argparse.ArgumentParser:
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.time_limit is not None and not options.time_limit >= 0:

@@ -7,7 +7,7 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -102,9 +102,13 @@ def write(text: str, name: str = "user.gin") -> str:
     return name
 
 
+def read_files(files: Sequence[str], settings: Sequence[str] = (), **options: Any) -> Config:
+    return load(files, settings, **{"root": "toy_root", "defaults": {}} | options)
+
+
 def read(text: str, *settings: str, base: str = BASE) -> Config:
     """Load one user's file that holds `base` (which takes the first two lines) and `text`."""
-    return load([write(base + text)], settings, root="toy_root", defaults={})
+    return read_files([write(base + text)], settings)
 
 
 def refusal(text: str, *settings: str, base: str = BASE) -> str:
@@ -264,7 +268,7 @@ def test_parameters_without_an_annotation_are_refused(monkeypatch: pytest.Monkey
     for name, signature, answer in (
         ("bare", "*, weight=1.0", "untyped_bare.py, line 4: the parameter weight of Untyped_bare has no type"),
         ("given", "*, depth=3", "Write depth: int"),
-        ("text", "*, weight: 'Wieght' = 1.0", "an annotation that cannot be read where it stands, 'Wieght'"),
+        ("text", "*, weight: 'Wieght' = 1.0", "an unreadable annotation, 'Wieght'"),
         ("any", "*, weight: Any = 1.0, other: 'int' = 2", ""),
         ("early", "early: 'Wieght', *, weight: Any = 1.0", ""),
     ):
@@ -275,9 +279,9 @@ def test_parameters_without_an_annotation_are_refused(monkeypatch: pytest.Monkey
         file = write(f"import untyped_{name}\n{BASE}toy_root.stage = @Untyped_{name}\n")
         if answer:
             with pytest.raises(ConfigError, match=re.escape(answer)):
-                load([file], root="toy_root", defaults={}, allow_imports=True)
+                read_files([file], allow_imports=True)
         else:
-            loaded = load([file], root="toy_root", defaults={}, allow_imports=True)
+            loaded = read_files([file], allow_imports=True)
             assert f"Untyped_{name}.weight = 1.0" in loaded.text
 
 
@@ -308,20 +312,20 @@ def test_values_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_idle_lines_are_allowed_in_protocols_and_presets_only(shipped: Path) -> None:
     """Oracle: the shipped protocol binds an unread macro and an unused class and loads, as does a preset of which a
     setting leaves a part; a method file may not."""
-    loaded = load(["protocol/data.gin"], root="toy_root", defaults={})
+    loaded = read_files(["protocol/data.gin"])
     assert "ToyNet" not in loaded.text
     (shipped / "presets").mkdir()
     (shipped / "presets" / "some.gin").write_text(
         "toy_root.metrics = (@toy_metric,)\ntoy_metric.k = 3\ntoy_root.seed = 4\n"
     )
-    some = load(["protocol/data.gin", "presets/some.gin"], ["toy_root.metrics = ()"], root="toy_root", defaults={})
+    some = read_files(["protocol/data.gin", "presets/some.gin"], ["toy_root.metrics = ()"])
     assert "toy_root.seed = 4" in some.text
     assert "UNREAD" not in loaded.text
     (shipped / "method.gin").write_text("toy_metric.k = 3\n")
     with pytest.raises(ConfigError, match=r"gin/method.gin:1: toy_root does not use toy_metric"):
-        load(["protocol/data.gin", "method.gin"], root="toy_root", defaults={})
+        read_files(["protocol/data.gin", "method.gin"])
     with pytest.raises(ConfigError, match="--set 'UNREAD=4': nothing that toy_root uses reads"):
-        load(["protocol/data.gin"], ["UNREAD=4"], root="toy_root", defaults={})
+        read_files(["protocol/data.gin"], ["UNREAD=4"])
 
 
 def test_scopes_hold_for_factories_called_later() -> None:
@@ -361,21 +365,21 @@ def test_defaults_are_read_first_and_said(shipped: Path) -> None:
     """Oracle: the note, and a given file that wins over the default file."""
     defaults = {"toy_root.data": "protocol/data.gin"}
     method = write(STAGE + "ToyNet.width = 5\n")
-    loaded = load([method], root="toy_root", defaults=defaults)
+    loaded = read_files([method], defaults=defaults)
     assert loaded.notes == ("No file binds toy_root.data: using gin/protocol/data.gin",)
     assert loaded.tree["params"]["stage"]["params"]["net"]["params"]["width"] == 5
-    assert load([write(BASE)], root="toy_root", defaults=defaults).notes == ()
-    assert load([], ["toy_root.data=@ToyData", "ToyData.name=x"], root="toy_root", defaults=defaults).notes == ()
+    assert read_files([write(BASE)], defaults=defaults).notes == ()
+    assert read_files([], ["toy_root.data=@ToyData", "ToyData.name=x"], defaults=defaults).notes == ()
     write(BASE, "inner.gin")
-    assert load([write("include 'inner.gin'\n")], root="toy_root", defaults=defaults).notes == ()
+    assert read_files([write("include 'inner.gin'\n")], defaults=defaults).notes == ()
 
 
 def test_later_files_win() -> None:
     """Oracle: the last value; a setting comes after all files."""
     files = [write(BASE + "toy_root.seed = 1\n", "first.gin"), write("toy_root.seed = 2\n", "second.gin")]
-    assert load(files, root="toy_root", defaults={}).tree["params"]["seed"] == 2
+    assert read_files(files).tree["params"]["seed"] == 2
     files[1] = write("toy_root.seed = 2\ntoy_root.flag = True\n", "second.gin")
-    loaded = load(files, ["toy_root.seed=3", "toy_root.seed = 4"], root="toy_root", defaults={})
+    loaded = read_files(files, ["toy_root.seed=3", "toy_root.seed = 4"])
     assert loaded.tree["params"]["seed"] == 4
 
 
@@ -384,9 +388,9 @@ def test_includes(shipped: Path) -> None:
     Path("sub").mkdir()
     write("ToyData.name = 'beside'\n", "sub/method.gin")
     top = write("include 'method.gin'\ninclude 'gin/protocol/data.gin'\n", "sub/top.gin")
-    assert load([top], root="toy_root", defaults={}).tree["params"]["data"]["params"]["name"] == "toy"
+    assert read_files([top]).tree["params"]["data"]["params"]["name"] == "toy"
     top = write("include 'gin/protocol/data.gin'\ninclude 'method.gin'\n", "sub/top.gin")
-    assert load([top], root="toy_root", defaults={}).tree["params"]["data"]["params"]["name"] == "beside"
+    assert read_files([top]).tree["params"]["data"]["params"]["name"] == "beside"
     for text, match in (
         ("include 'method.gin'\ninclude 'twice.gin'\n", r"sub/twice.gin:1: sub/method.gin is included twice"),
         ("include 'top.gin'\n", r"sub/top.gin:1: sub/top.gin is included twice"),
@@ -396,7 +400,7 @@ def test_includes(shipped: Path) -> None:
     ):
         write("include 'method.gin'\n", "sub/twice.gin")
         with pytest.raises(ConfigError, match=match):
-            load([write(text, "sub/top.gin")], root="toy_root", defaults={})
+            read_files([write(text, "sub/top.gin")])
 
 
 def test_files_that_cannot_be_meant(shipped: Path) -> None:
@@ -406,7 +410,7 @@ def test_files_that_cannot_be_meant(shipped: Path) -> None:
     for folder in ("paper", "presets"):
         (shipped / folder).mkdir()
         (shipped / folder / "method.gin").write_text("ToyStage.steps = 1\n")
-    assert load(["gin/protocol/data.gin"], root="toy_root", defaults={}).tree["params"]["data"]["@"] == "ToyData"
+    assert read_files(["gin/protocol/data.gin"]).tree["params"]["data"]["@"] == "ToyData"
     write(BASE, "first.gin")
     write(BASE + "toy_root.flag = True\n", "second.gin")
     write("toy_root.flag = True\n", "flag.gin")
@@ -430,11 +434,11 @@ def test_files_that_cannot_be_meant(shipped: Path) -> None:
     ):
         settings = ["toy_root.flag=no"] if "flag.gin" in files else []
         with pytest.raises(ConfigError) as refused:
-            load(files.split(), settings, root="toy_root", defaults={})
+            read_files(files.split(), settings)
         assert all(word in str(refused.value) for word in words), refused.value
         assert ("mean" in str(refused.value)) == ("mean" in words[-1])
     with pytest.raises(ConfigError, match=r"first.gin is no suite"):
-        load(["first.gin"], root="suite", defaults={})
+        read_files(["first.gin"], root="suite", defaults={})
 
 
 def test_imports(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,16 +447,16 @@ def test_imports(monkeypatch: pytest.MonkeyPatch) -> None:
     write("import gin\n\n@gin.register\ndef toy_beside(*, x: int = 1):\n    return x\n", "toy_beside_module.py")
     text = "import toy_beside_module\nimport benchmark.errors\n" + BASE + "toy_root.anything = @toy_beside\n"
     with pytest.raises(ConfigError, match=r"user.gin:1: a gin file executes the modules .* --allow-imports"):
-        load([write(text)], root="toy_root", defaults={})
+        read_files([write(text)])
     assert "toy_beside_module" not in sys.modules
-    loaded = load([write(text)], allow_imports=True, root="toy_root", defaults={})
+    loaded = read_files([write(text)], allow_imports=True)
     assert loaded.text.startswith("import benchmark.errors\nimport toy_beside_module\n\nToyData")
     assert build(loaded)["anything"]() == 1
     assert loads(loaded.text, root="toy_root", allow_imports=True) == loaded
     with pytest.raises(ConfigError, match="stored configuration:2: a gin file executes"):
         loads(loaded.text, root="toy_root")
     with pytest.raises(ConfigError, match=r"user.gin:1: cannot import benchmark.nothing: "):
-        load([write("import benchmark.nothing\n" + BASE)], root="toy_root", defaults={})
+        read_files([write("import benchmark.nothing\n" + BASE)])
 
 
 def test_settings_are_quoted() -> None:

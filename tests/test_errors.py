@@ -6,19 +6,25 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from tiny import command
-from torch import Tensor
 
 from benchmark import evaluate, run
 from benchmark.errors import BenchmarkError, Interrupted, reported
-from benchmark.evals.features import Bank, Ranking
 from benchmark.evals.knn import KNN
 
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def stop(number: int) -> NoReturn:
+    """Send a signal to this process, which must end what it does."""
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+    raise AssertionError
 
 
 def test_a_stop_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,12 +49,7 @@ def test_any_command_heeds_signals(capsys: pytest.CaptureFixture[str]) -> None:
     def before(number: int, frame: object) -> None:
         raise AssertionError
 
-    @reported
-    def main(number: int) -> int:
-        os.kill(os.getpid(), number)
-        time.sleep(60)
-        return 0
-
+    main = reported(stop)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         ours = signal.signal(number, before)  # which may ignore it, where pytest runs in the background
         assert main(number) == 130
@@ -86,14 +87,8 @@ def test_a_run_that_is_stopped_says_whether_it_can_be_resumed(
 
     def stopped(number: int) -> tuple[int, str]:
         """Stop a run in its first evaluation; return its code and the last line that it printed."""
-
-        def stop(knn: KNN, bank: Bank) -> Ranking:
-            os.kill(os.getpid(), number)
-            time.sleep(60)
-            raise AssertionError
-
         with monkeypatch.context() as patch:
-            patch.setattr(KNN, "__call__", stop)
+            patch.setattr(KNN, "__call__", lambda *_: stop(number))
             code = run.main(arguments)
         return code, capsys.readouterr().err.splitlines()[-1]
 
@@ -112,15 +107,9 @@ def test_an_evaluation_that_is_stopped_says_what_it_keeps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Oracle: the code and the last line."""
-
-    def stop(knn: KNN, keys: Tensor, labels: Tensor, queries: Tensor, classes: int) -> Tensor:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(60)
-        raise AssertionError
-
     assert run.main(command(tmp_path, 1)) == 0
     (folder,) = tmp_path.glob("simclr-*")
-    monkeypatch.setattr(KNN, "scores", stop)
+    monkeypatch.setattr(KNN, "scores", lambda *_: stop(signal.SIGTERM))
     assert evaluate.main(["--run", str(folder), "--out", str(tmp_path)]) == 130
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("Stopped by SIGTERM before there was a record. Give the same command again; it goes on from")

@@ -1,4 +1,4 @@
-"""Nothing is silent for long: what a command is doing, how far it is, and how long the rest takes."""
+"""Lines of progress: what a command is doing, how far it is, and how long the rest takes."""
 
 import io
 import re
@@ -23,7 +23,7 @@ from benchmark.training.pace import Pace
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_slow_work_is_spoken_of(
+def test_slow_work_prints_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Oracle: a step and evaluations of 0.7 s, a line each 0.2 s: at least two of each, whole, and no progress bar."""
@@ -60,7 +60,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_on_a_terminal_the_bar_speaks_as_long_as_it_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_lines_appear_only_while_the_bar_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Oracle: of steps of 0.1 s and one of 0.9 s, at a line each 0.4 s, the slow one alone has lines, above the bar."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -100,11 +102,11 @@ def test_activities_are_parts_of_each_other(capsys: pytest.CaptureFixture[str]) 
 
 def test_durations_read_well() -> None:
     """Oracle: by hand."""
-    said = {0.2: "1 s", 59.4: "59 s", 59.6: "1 min 00 s", 65: "1 min 05 s", 7510: "2 h 05 min"}
-    assert {seconds: progress.duration(seconds) for seconds in said} == said
+    words = {0.2: "1 s", 59.4: "59 s", 59.6: "1 min 00 s", 65: "1 min 05 s", 7510: "2 h 05 min"}
+    assert {seconds: progress.duration(seconds) for seconds in words} == words
 
 
-def test_the_time_is_said_once_at_the_start(
+def test_the_time_is_printed_once_at_the_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Oracle: 103 steps, first 3 of 50 s, then even ones: known after 10 of them and 3 s, or 15 s; resumed too."""

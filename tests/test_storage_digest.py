@@ -1,4 +1,4 @@
-"""Digests: what they see and what they do not."""
+"""Digests: what changes them and what does not."""
 
 import torch
 
@@ -30,10 +30,6 @@ def test_digest_ignores_memory_layout() -> None:
 
 def test_flatten_names_all_numbers() -> None:
     """Oracle: the nested state by hand; text is no part of it, a flag is a number."""
-    found = flatten({"x": {"y": [torch.ones(1), 2], "name": "text"}, "on": True, "rate": 0.1})
-    assert {name: value.tolist() for name, value in found.items()} == {
-        ".x.y.0": [1.0],
-        ".x.y.1": 2.0,
-        ".on": 1.0,
-        ".rate": 0.1,
-    }
+    tensors = flatten({"x": {"y": [torch.ones(1), 2], "name": "text"}, "on": True, "rate": 0.1})
+    values = {name: tensor.tolist() for name, tensor in tensors.items()}
+    assert values == {".x.y.0": [1.0], ".x.y.1": 2.0, ".on": 1.0, ".rate": 0.1}

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from tiny import command
 
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
-from benchmark.experiment import floors
 from benchmark.run import main
 from benchmark.storage.files import alone, check_folders, lock, make_folder
 from benchmark.training import calibration
@@ -112,26 +111,17 @@ def test_a_run_that_another_process_finished_is_not_repeated(
 def test_what_runs_share_is_made_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: locks that cannot be had meanwhile: of teacher and run while they train, and of each floor."""
     kept: list[Path] = []
-    train, evaluate, pixels = Training.run, harness.evaluate_encoder, harness.evaluate_pixels
 
-    def note(folder: Path) -> None:
-        kept.extend(path for path in folder.glob(".*.lock") if is_kept(path))
+    def noting(function: Callable[..., object], folder: Callable[..., Path]) -> Callable[..., object]:
+        def noted(*arguments: object, **named: object) -> object:
+            kept.extend(path for path in folder(*arguments).glob(".*.lock") if is_kept(path))
+            return function(*arguments, **named)
 
-    def trained(self: Training, resume: bool) -> object:
-        note(self.folder.parent)
-        return train(self, resume)
+        return noted
 
-    def evaluated(*arguments: object, **named: object) -> object:
-        note(tmp_path / "floors")
-        return evaluate(*arguments, **named)  # type: ignore[arg-type]
-
-    def seen(*arguments: object, **named: object) -> object:
-        note(tmp_path / "floors")
-        return pixels(*arguments, **named)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Training, "run", trained)
-    monkeypatch.setattr(floors.harness, "evaluate_encoder", evaluated)
-    monkeypatch.setattr(floors.harness, "evaluate_pixels", seen)
+    monkeypatch.setattr(Training, "run", noting(Training.run, lambda training, *_: training.folder.parent))
+    for name in ("evaluate_encoder", "evaluate_pixels"):
+        monkeypatch.setattr(harness, name, noting(getattr(harness, name), lambda *_: tmp_path / "floors"))
     assert main(command(tmp_path, 8, gin="gin/mimco.gin", seed=0)) == 0
     names = [path.name.split("-")[0] for path in kept]
     assert len(set(kept[:2])) == 2

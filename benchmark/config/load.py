@@ -26,6 +26,7 @@ from benchmark.config.parse import (
     Import,
     Source,
     Statement,
+    is_bound,
     is_protocol,
     parse,
     parse_setting,
@@ -102,7 +103,7 @@ def load(
     shipped: list[Statement] = []
     notes = []
     for name, path in defaults.items():
-        if not any(isinstance(statement, Binding) and statement.binds(name) for statement in (*everything, *changes)):
+        if not is_bound([*everything, *changes], name):
             shipped += read(shipped_folder().resolve() / path)
             notes.append(f"No file binds {name}: using gin/{path}")
     everything = [*shipped, *everything]

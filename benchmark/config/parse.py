@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.annotations import Reference
-from benchmark.errors import ConfigError, MissingError, nearest, shown
+from benchmark.errors import ConfigError, MissingError, nearest, shown_path
 
 try:
     from gin import config_parser
@@ -201,6 +201,11 @@ def read_files(files: Sequence[str]) -> list[list[Statement]]:
     return list(parsed.values())
 
 
+def is_bound(statements: Iterable[Statement], name: str) -> bool:
+    """Return whether a statement binds `name` (`configurable.parameter`) without a scope."""
+    return any(isinstance(statement, Binding) and statement.binds(name) for statement in statements)
+
+
 def value_of(statements: Sequence[Statement], name: str) -> Any:
     """Return the value of the last unscoped binding of `name`, None without one."""
     values = (line.value for line in reversed(statements) if isinstance(line, Binding) and line.binds(name))
@@ -209,11 +214,8 @@ def value_of(statements: Sequence[Statement], name: str) -> Any:
 
 def is_protocol(statements: Sequence[Statement]) -> bool:
     """Return whether a file with its includes binds data, encoder or evaluations, and no method."""
-
-    def binds_any(names: Iterable[str]) -> bool:
-        return any(isinstance(line, Binding) and line.binds(name) for line in statements for name in names)
-
-    return binds_any(_SHARED) and not binds_any(_OF_A_METHOD)
+    is_shared = any(is_bound(statements, name) for name in _SHARED)
+    return is_shared and not any(is_bound(statements, name) for name in _OF_A_METHOD)
 
 
 def shipped_macros() -> set[str]:
@@ -258,7 +260,7 @@ def _read(path: Path, seen: set[Path]) -> list[Statement]:
 
 def _label(path: Path, shipped: Path) -> str:
     is_shipped = path.is_relative_to(shipped)
-    return f"gin/{path.relative_to(shipped).as_posix()}" if is_shipped else shown(str(path))
+    return f"gin/{path.relative_to(shipped).as_posix()}" if is_shipped else shown_path(str(path))
 
 
 def scoped(scope: str, name: str) -> str:

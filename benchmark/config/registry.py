@@ -15,7 +15,7 @@ import gin
 
 from benchmark.annotations import checker
 from benchmark.config.parse import Line
-from benchmark.errors import ConfigError, is_users, shown, suggest
+from benchmark.errors import ConfigError, is_user_code, shown_path, suggest
 
 _REGISTRY = gin.config._REGISTRY
 
@@ -88,19 +88,15 @@ def _require_annotation(thing: Any, parameter: inspect.Parameter) -> None:
         file, line = inspect.getsourcefile(thing) or "", inspect.getsourcelines(thing)[1]
     except (OSError, TypeError):  # without source, such as a builtin
         return
-    if not is_users(file):  # torch and timm need not annotate
+    if not is_user_code(file):  # torch and timm need not annotate
         return
-    name, given = parameter.name, parameter.annotation
-    kind = type(parameter.default).__name__
-    wrong = (
-        "has no type annotation"
-        if given is parameter.empty
-        else f"has an annotation that cannot be read where it stands, {given!r}"
-    )
+    name, annotation, kind = parameter.name, parameter.annotation, type(parameter.default)
+    problem = "no type annotation" if annotation is parameter.empty else f"an unreadable annotation, {annotation!r}"
+    example = kind.__name__ if kind in (bool, int, float, str) else "float"
     raise ConfigError(
-        f"{shown(file)}, line {line}: the parameter {name} of {thing.__name__} {wrong}, so that no value of a gin file "
-        f"could be checked. Write {name}: {kind if kind in ('bool', 'int', 'float', 'str') else 'float'}, or what else "
-        f"it takes; benchmark/annotations.py has ranges, and typing.Any takes everything."
+        f"{shown_path(file)}, line {line}: the parameter {name} of {thing.__name__} has {problem}, so no value of a "
+        f"gin file could be checked. Write {name}: {example}, or another type; benchmark/annotations.py has ranges, "
+        "and typing.Any accepts everything."
     )
 
 

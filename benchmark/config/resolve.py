@@ -28,16 +28,12 @@ Key = tuple[str, str, str]  # scope, complete selector, parameter; of a macro: "
 
 @dataclass(frozen=True)
 class Node:
-    """A configurable that the root reaches, the scope in which it is reached, and all its parameters.
-
-    `locations` names the parameters that hold places, `defaults` those whose value equals their default.
-    """
+    """A configurable that the root reaches, the scope in which it is reached, and its parameters: value and section."""
 
     name: str
     scope: str
     parameters: dict[str, Any]
-    locations: frozenset[str]
-    defaults: frozenset[str]
+    sections: dict[str, str]
 
 
 class Resolver:
@@ -59,25 +55,23 @@ class Resolver:
                 raise ConfigError(f"{referrer}: {name} refers back to itself.")
             return resolved
         self._nodes[scope, selector] = None  # marks it as begun
-        parameters = registry.parameters(selector)
         values = {}
-        defaults = set()
-        for label, parameter in parameters.items():
+        sections = {}
+        for label, parameter in registry.parameters(selector).items():
             keys = ((outer, selector, label) for outer in _outward(scope))
             key = next((key for key in keys if key in self._winners), None)
             if key is not None:
                 self._read |= {key, *self._macros[key]}
                 value, source = self._values[key], f"{self._winners[key].line.where}: {self._winners[key]}"
-                defaults |= {label} if _is_default(value, parameter.default) else set()
+                is_default = _is_default(value, parameter.default)
             elif parameter.is_required:
                 reason = f", and {referrer} refers to {name}" if referrer else ""
                 raise ConfigError(f"{scoped(scope, name)}.{label} must be bound: it has no default{reason}.")
             else:
-                value, source = parameter.default, f"the default of {name}.{label}"
-                defaults.add(label)
+                value, source, is_default = parameter.default, f"the default of {name}.{label}", True
             values[label] = self._attach(without_auto(value, parameter.hint), scope, source)
-        locations = frozenset(label for label, parameter in parameters.items() if is_location(parameter.hint))
-        node = self._nodes[scope, selector] = Node(name, scope, values, locations, frozenset(defaults))
+            sections[label] = PLACES if is_location(parameter.hint) else DEFAULTS if is_default else ""
+        node = self._nodes[scope, selector] = Node(name, scope, values, sections)
         return node
 
     def text(self, seed: str) -> str:
@@ -87,12 +81,11 @@ class Resolver:
         """
         sections: dict[str, list[tuple[str, str, str]]] = {"": [], DEFAULTS: [], PLACES: []}
         for node in filter(None, self._nodes.values()):
-            for parameter, value in node.parameters.items():
+            for label, value in node.parameters.items():
                 if _is_expressible(value):
-                    key = f"{scoped(node.scope, node.name)}.{parameter}"
-                    is_place = parameter in node.locations or key == seed
-                    section = PLACES if is_place else DEFAULTS if parameter in node.defaults else ""
-                    sections[section].append((node.name, node.scope, f"{key} = {_gin(value)}"))
+                    name = f"{scoped(node.scope, node.name)}.{label}"
+                    section = PLACES if name == seed else node.sections[label]
+                    sections[section].append((node.name, node.scope, f"{name} = {_gin(value)}"))
         blocks = ([head, *(line for _, _, line in sorted(entries))] for head, entries in sections.items())
         return "\n\n".join("\n".join(filter(None, block)) for block in blocks)
 
