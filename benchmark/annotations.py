@@ -184,7 +184,7 @@ def _with_notes(expected: str, inner: Check, notes: Iterable[Any]) -> Check:
 
 
 def _check_union(expected: str, inner: Iterable[Check], value: Any) -> tuple[Any, Problems]:
-    """Take the first fitting member, preferably one that leaves the value's type alone."""
+    """Take the first member that fits and keeps the value's type, else the first that fits."""
     results = [check(value) for check in inner]
     fitting = [fitted for fitted, problems in results if not problems]
     if fitting:

@@ -1,4 +1,4 @@
-"""Make the runs of a board that are missing: `python -m benchmark.suite --gin gin/suites/digits.gin`."""
+"""Run the missing runs of a board: `python -m benchmark.suite --gin gin/suites/digits.gin`."""
 
 import argparse
 import sys

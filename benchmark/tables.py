@@ -1,11 +1,11 @@
 """Regenerate the leaderboards from the records: `python -m benchmark.tables [--results results] [--check]`.
 
-Results of others, from `published.csv` in the folder of records, stand beside the boards of their data sets.
+Published results, from `published.csv` in the folder of records, are shown beside the boards of their data sets.
 
 With `--format latex`, `csv` or `json` the boards are printed instead, for a paper, a spreadsheet or a program.
 
-Where they lie beside the folder of records, as in a checkout, two more pages are regenerated: the leading table within
-`README.md`, and the page of where the numbers of the gin files come from, `docs/provenance.md`.
+If they are beside the folder of records, as in a checkout, two more pages are regenerated: the leading table in
+`README.md`, and `docs/provenance.md`, which names the source of each number in the gin files.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def provenance_page(checkout: Path) -> str:
     files = []
     for path in sorted((checkout / "gin").rglob("*.gin")):
         name, text = path.relative_to(checkout / "gin").as_posix(), path.read_text(encoding="utf-8")
-        if not name.startswith("suites/"):  # a suite says which runs make a board, and nothing of how a run is made
+        if not name.startswith("suites/"):  # a suite selects runs, and has no numbers of a method
             statements = list(parse(text, Source(f"gin/{name}", path)))
             includes = [statement.file for statement in statements if isinstance(statement, Include)]
             bound = [Bound(str(line), line.value, line.line.number) for line in statements if isinstance(line, Binding)]

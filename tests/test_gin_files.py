@@ -5,7 +5,7 @@ import importlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,11 @@ for module in sorted(GIN.parent.glob("baselines/*.py")):
     importlib.import_module(f"baselines.{module.stem}")
 
 
+def experiment_of(files: Sequence[str], settings: Sequence[str] = ()) -> Experiment:
+    experiment: Experiment = configuration.build(configuration.load(files, settings))
+    return experiment
+
+
 def test_there_are_files_of_every_kind() -> None:
     """Oracle: the loops below would pass on an empty folder; an `__init__.py` would shadow the package gin-config."""
     assert all((METHODS, REPORTS, PAPERS, DATA, ENCODERS, PAIRS))
@@ -127,7 +132,7 @@ def numbers(method: Path) -> dict[str, int | float]:
 
 def build_all(method: Path, setting: str) -> None:
     """Build all that a run of the method builds before its data are read and it trains."""
-    experiment: Experiment = configuration.build(configuration.load([str(method)], (setting,)))
+    experiment = experiment_of([str(method)], (setting,))
     experiment.data()
     experiment.budget().plan(Price(images=100, flops=10**10))
     for evaluation in experiment.evaluations:
@@ -192,9 +197,7 @@ def test_full_size_networks_build() -> None:
     """Oracle: a step of 8 images on the meta device costs FLOPs; only a method that drops patches refuses a CNN."""
 
     def price(method: Path, encoder: str) -> int:
-        experiment: Experiment = configuration.build(
-            configuration.load([str(method), f"gin/protocol/cifar10_{encoder}.gin"])
-        )
+        experiment = experiment_of([str(method), f"gin/protocol/cifar10_{encoder}.gin"])
         stage, networks = experiment.pretraining(), 1 if experiment.teacher is None else 2
         return count_step(lambda: stage.method(*(experiment.encoder(32) for _ in range(networks))), 8, 32)
 
@@ -280,14 +283,13 @@ def test_published_rates() -> None:
     """Oracle: the peak rates by hand: 0.3 * 4096 / 256 = 4.8 and 0.03; of the weights and of biases and gains."""
     for stem, peaks in {"simclr": (4.8, 4.8), "moco": (0.03, 0.03), "barlow_twins": (1.6, 0.0384)}.items():
         (path,) = (path for path in PAPERS if path.stem == stem)
-        experiment: Experiment = configuration.build(configuration.load(command(path)))
-        stage = experiment.pretraining()
+        stage = experiment_of(command(path)).pretraining()
         weight, bias = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
         groups = stage.optimiser().build([ParamGroup([weight, bias])], stage.batch_size).inner.param_groups
         assert [group["peak"] for group in groups] == pytest.approx(peaks)
     for stem, rate in {"report_simclr": 1e-3, "report_mae": 1e-4}.items():
         (path,) = (path for path in REPORTS if path.stem == stem)
-        stage = configuration.build(configuration.load([str(path)])).pretraining()
+        stage = experiment_of([str(path)]).pretraining()
         (group,) = stage.optimiser().build([ParamGroup([weight])], stage.batch_size).inner.param_groups
         assert (group["peak"], group["weight_decay"]) == (pytest.approx(rate), 0.0)
 
@@ -314,7 +316,7 @@ def test_overlays_train_on_the_digits(path: Path, tmp_path: Path) -> None:
     settings = [*smaller(configuration.load(files).tree), "Budget.kind=samples"]
     options = [part for file in files for part in ("--gin", file)] + [part for s in settings for part in ("--set", s)]
     assert main([*options, "--out", str(tmp_path)]) == 0
-    experiment: Experiment = configuration.build(configuration.load(files, settings))
+    experiment = experiment_of(files, settings)
     torch.manual_seed(derive(0, "encoder"))
     encoder = experiment.encoder(16)
     (file,) = tmp_path.glob("*/encoder.safetensors")

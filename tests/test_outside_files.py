@@ -10,7 +10,7 @@ import pytest
 from tiny import SMALL
 
 from benchmark.boards import plan
-from benchmark.config.load import load
+from benchmark.config import load as configuration
 from benchmark.config.parse import shipped_folder
 from benchmark.config.registry import _REGISTRY
 from benchmark.errors import ConfigError
@@ -48,12 +48,12 @@ def protocol(folder: Path, more: str = "") -> str:
 
 def test_a_users_protocol_may_bind_what_a_run_does_not_read(tmp_path: Path) -> None:
     """Oracle: a copy of a shipped protocol gives the shipped one's text, and one note that names what is not read."""
-    loaded = load(["gin/simclr.gin", protocol(tmp_path)])
-    assert loaded.text == load(["gin/simclr.gin", "gin/protocol/vit_micro.gin"]).text
+    loaded = configuration.load(["gin/simclr.gin", protocol(tmp_path)])
+    assert loaded.text == configuration.load(["gin/simclr.gin", "gin/protocol/vit_micro.gin"]).text
     (note,) = (note for note in loaded.notes if "does not read" in note)
     assert "my_vit.gin binds 10 values that this run does not read: PixelDecoder.width, Pix" in note
     assert "ten_percent/SemiFineTune.head_rate" in note
-    read = load(["gin/mae.gin", protocol(tmp_path)]).notes
+    read = configuration.load(["gin/mae.gin", protocol(tmp_path)]).notes
     assert not any("PixelDecoder" in note for note in read)
 
 
@@ -75,7 +75,7 @@ def test_nothing_else_may(
     (tmp_path / "plain.gin").write_text("PixelDecoder.depth = 2\n")
     files = [str(tmp_path / file) if file == "plain.gin" else file for file in others]
     with pytest.raises(ConfigError, match=f"(?s){message}"):
-        load(["gin/simclr.gin", protocol(tmp_path, more), *files], settings)
+        configuration.load(["gin/simclr.gin", protocol(tmp_path, more), *files], settings)
 
 
 def method(folder: Path, *, module: str = "own_method", name: str = "OwnMethod", called: str = "own") -> None:
