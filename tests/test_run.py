@@ -46,10 +46,10 @@ def run(
 ) -> tuple[Record, list[dict[str, Any]]]:
     """Run to the end; return the record and the lines of metrics.jsonl without their times."""
     assert main(command(folder, steps, *more, gin=gin, seed=seed)) == 0
-    return found(folder)
+    return newest(folder)
 
 
-def found(folder: Path) -> tuple[Record, list[dict[str, Any]]]:
+def newest(folder: Path) -> tuple[Record, list[dict[str, Any]]]:
     """Return the newest record below a folder and the lines logged beside it."""
     path = max(folder.glob("*-s*-*/*.json"), key=lambda path: path.stat().st_mtime_ns)
     lines = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
@@ -196,11 +196,12 @@ def test_a_run_leaves_a_whole_record(tmp_path: Path, out: Path, capsys: pytest.C
     assert any("SimCLR: The projector has batch norm" in text for text in record["method"]["deviations"])
     assert record["training"]["loss"] == lines[-1]["loss"]
     assert record["metrics"]["knn"]["n"] == 355
-    published = {found["id"]: found for found in (records.read(path) for path in board.glob("*.json"))}
+    published = {record["id"]: record for record in map(records.read, board.glob("*.json"))}
     floors = {identity: published.pop(identity) for identity in record["floors"]}
     assert {floor["division"] for floor in floors.values()} == {"floor"}
-    assert [dict(found, id=record["id"], board=None) for found in published.values()] == [record]
-    assert {found["board"] for found in published.values()} == {"board"}
+    (copy,) = published.values()
+    assert copy["board"] == "board"
+    assert dict(copy, id=record["id"], board=None) == record
     folder = next(out.glob(f"simclr-digits-s0-{record['config']['key'][:8]}"))
     assert (folder / "config.gin").read_text() == record["config"]["text"]
     assert record["checkpoint"] is not None
@@ -252,7 +253,7 @@ def test_a_diverged_run_is_recorded(out: Path, capsys: pytest.CaptureFixture[str
     arguments = command(out, 5, "--set", "AdamW.base_rate=1e9")
     assert main(arguments) == 1
     assert "The loss was not finite before step 3 of 5" in capsys.readouterr().err
-    record, _ = found(out)
+    record, _ = newest(out)
     assert (record["status"], record["training"]["loss"], record["training"]["collapsed"]) == ("diverged", None, True)
     assert record["metrics"]["knn"]["top1"] < 0.2
     assert record["cost"]["images"] == 3 * 32
@@ -310,14 +311,14 @@ def test_an_unfinished_run_is_neither_lost_nor_taken(
         assert "belongs to another configuration or code" in capsys.readouterr().err
     monkeypatch.setattr(KNN, "version", "1.1")  # that of another evaluation trains alike
     assert main([*arguments, "--resume"]) == 0
-    record, resumed = found(out / "cut")
+    record, resumed = newest(out / "cut")
     assert record["training"] == whole["training"]
     assert resumed == lines
     assert record["cost"]["resumes"] == 1
     capsys.readouterr()
     assert main([*arguments, "--resume"]) == 0
     assert "This run is finished" in capsys.readouterr().out
-    assert found(out / "cut")[0]["id"] == record["id"]
+    assert newest(out / "cut")[0]["id"] == record["id"]
 
 
 def test_a_second_command_repeats_nothing(
@@ -367,7 +368,7 @@ def test_what_is_published_has_no_path(tmp_path: Path, capsys: pytest.CaptureFix
     text = "".join(path.read_text() for path in results.rglob("*.json"))
     assert "folder:photos" in text
     assert str(tmp_path) not in text
-    own = found(tmp_path / "runs")[0]
+    own = newest(tmp_path / "runs")[0]
     assert str(photos) in own["config"]["text"]
     (folder,) = (tmp_path / "runs").glob("simclr-*")
     assert export([str(folder), "--to", str(tmp_path / "encoder")]) == 0
@@ -435,7 +436,7 @@ def test_kill_at_a_random_moment_does_not_show(out: Path, tmp_path: Path) -> Non
         process.kill()
         process.communicate()
     assert main([*arguments, "--resume"]) == 0
-    record, resumed = found(tmp_path)
+    record, resumed = newest(tmp_path)
     assert record["training"] == whole["training"], f"killed {moment:.3f} s after the first checkpoint"
     assert record["metrics"] == whole["metrics"]
     assert resumed == lines
@@ -459,7 +460,7 @@ def test_a_method_outside_of_the_tree_runs(tmp_path: Path, out: Path, capsys: py
     assert main(arguments) == 2
     assert "If you trust it, add --allow-imports" in capsys.readouterr().err
     assert main([*arguments, "--allow-imports"]) == 0
-    record, _ = found(out / "toy")
+    record, _ = newest(out / "toy")
     assert record["method"]["name"] == "toy"
     assert record["method"]["deviations"] == ["Toy: There is none."]
     (folder,) = (out / "toy").glob("toy-*")
