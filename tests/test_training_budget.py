@@ -1,5 +1,7 @@
 """Planning a budget and charging the ledger."""
 
+from dataclasses import asdict
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -47,7 +49,7 @@ def test_ledger_adds_up() -> None:
     """Oracle: sums by hand over two windows; a stored ledger goes on where it was."""
     ledger = Ledger()
     ledger.charge(steps=3, batch_size=10, n_views=2, flops_per_step=100, seconds=0.5, joules=None)
-    ledger = Ledger(**ledger.state())  # type: ignore[arg-type]
+    ledger = Ledger(**asdict(ledger))  # type: ignore[arg-type]
     ledger.charge(steps=1, batch_size=10, n_views=2, flops_per_step=100, seconds=0.25, joules=3.0)
     assert (ledger.images, ledger.views, ledger.flops, ledger.train_seconds) == (40, 80, 400, 0.75)
     ledger.charge(steps=0, batch_size=10, n_views=2, flops_per_step=100, seconds=0.0, joules=4.0)

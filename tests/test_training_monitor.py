@@ -64,7 +64,7 @@ def test_features_that_are_not_finite_are_collapsed() -> None:
     """Oracle: the definition; the numbers must still be finite, since they enter the record."""
     found = of(torch.tensor([[1.0, float("nan")], [2.0, 1.0]]))
     assert found.collapsed
-    assert found.numbers() == {"feature_std": 0.0, "effective_rank": 0.0}
+    assert found == Health(0.0, 0.0)
 
 
 def test_measuring_leaves_no_trace() -> None:

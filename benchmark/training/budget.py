@@ -1,7 +1,7 @@
-"""The compute budget: planned as a frozen number of steps, then charged to a ledger."""
+"""The compute budget: planned as a fixed number of steps; what is spent is added up in a ledger."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import gin
@@ -9,8 +9,8 @@ import gin
 from benchmark.errors import BenchmarkError, ConfigError
 
 MOST_STEPS = 10**9  # years on any device; the losses of all steps are kept in memory
-TOLERANCE = 0.03  # of a budget in seconds that a run may take more or less
-OVERTIME = 1.5  # times a budget in seconds at which a run is stopped
+TOLERANCE = 0.03  # share of a budget in seconds by which a run may miss it
+OVERTIME = 1.5  # multiple of a budget in seconds after which a run is stopped
 
 
 Kind = Literal["samples", "flops", "device_seconds"]
@@ -18,14 +18,14 @@ Kind = Literal["samples", "flops", "device_seconds"]
 
 @dataclass(frozen=True)
 class Price:
-    """What one step costs: images, counted FLOPs and, where it was calibrated, seconds on this device."""
+    """What one step costs: images, counted FLOPs and, if calibrated, seconds on this device."""
 
     images: int
     flops: int
     seconds: float | None = None
 
     def of(self, kind: Kind) -> float:
-        """Return the cost in units of a budget."""
+        """Return the cost in the units of a budget."""
         if kind == "device_seconds":
             if self.seconds is None:
                 raise BenchmarkError("A budget in device seconds needs a calibrated step.")
@@ -38,15 +38,15 @@ class Price:
 class Budget:
     """What every method gets: `amount` of images (`samples`), of training `flops`, or of `device_seconds`.
 
-    Whatever the kind, planning ends in a whole number of steps before the first one, so that a run is a function of
-    its configuration and seed. Seconds are planned by calibration and held against the clock afterwards.
+    Each kind is planned as a whole number of steps before the first one, so that a run is a function of its
+    configuration and seed. Seconds are planned by calibration and checked afterwards.
     """
 
     kind: Kind
     amount: float
 
     def plan(self, price: Price) -> int:
-        """Return the number of steps that the budget pays for; part of a step is not bought."""
+        """Return the number of whole steps that the budget pays for; raises ConfigError for none or far too many."""
         cost = price.of(self.kind)
         steps = math.floor(self.amount / cost)
         if steps < 1:
@@ -66,16 +66,16 @@ class Budget:
         return replace(self, amount=self.amount * share)
 
     def without(self, steps: int, price: Price) -> "Budget":
-        """Return what is left after `steps` of another stage."""
+        """Return what is left after `steps` of an earlier stage."""
         return replace(self, amount=self.amount - steps * price.of(self.kind))
 
     @property
     def most_seconds(self) -> float:
-        """The seconds after which a run is stopped; endless unless the budget is in seconds."""
+        """The seconds after which a run is stopped; infinite unless the budget is in seconds."""
         return OVERTIME * self.amount if self.kind == "device_seconds" else math.inf
 
     def verdict(self, seconds: float) -> Literal["ok", "budget_miss", "overtime"]:
-        """Hold the seconds that a run took against a budget in seconds."""
+        """Compare the seconds that a run took with a budget in seconds; other budgets are always "ok"."""
         if self.kind != "device_seconds" or abs(seconds - self.amount) <= TOLERANCE * self.amount:
             return "ok"
         return "overtime" if seconds > self.most_seconds else "budget_miss"
@@ -85,9 +85,9 @@ class Budget:
 class Ledger:
     """What a pretraining run has spent so far.
 
-    Seconds are wall-clock. Those of training are measured around whole windows of steps; in them the host waited
-    `data_wait_seconds` for batches. Those of compilation, once each time that the run starts or is resumed, are not
-    among them. `joules` are those of the GPU during training, None where it has no meter.
+    Seconds are wall-clock. `train_seconds` are measured around whole windows of steps and include `data_wait_seconds`,
+    in which the host waited for batches, but not `compile_seconds`, which are spent at each start and resumption.
+    `joules` are those of the GPU during training, None without a meter.
     """
 
     images: int = 0
@@ -110,7 +110,3 @@ class Ledger:
         self.views += steps * batch_size * n_views
         self.flops += steps * flops_per_step
         self.train_seconds += seconds
-
-    def state(self) -> dict[str, int | float | None]:
-        """Return the ledger as plain numbers, for the checkpoint."""
-        return asdict(self)

@@ -1,10 +1,10 @@
-"""The energy that a GPU takes, by its own meter."""
+"""The energy that a GPU uses, by its own meter."""
 
 import torch
 
 
 def meter(device: torch.device) -> float | None:
-    """Return the joules that a GPU has taken since its driver was loaded.
+    """Return the joules that a GPU has used since its driver was loaded.
 
     None without a GPU, without the package nvidia-ml-py, or where the GPU has no such meter (before Volta).
     """
@@ -16,10 +16,10 @@ def meter(device: torch.device) -> float | None:
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
         return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000  # from millijoules
-    except Exception:  # a meter that fails in whatever way is no reason to lose a run
+    except Exception:  # whatever is wrong with a meter, the run goes on
         return None
 
 
 def between(before: float | None, after: float | None) -> float | None:
-    """Return the joules between two readings, None where one is missing."""
+    """Return the joules between two readings, None if one is missing."""
     return None if before is None or after is None else after - before

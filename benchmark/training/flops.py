@@ -1,9 +1,9 @@
 """The FLOPs of one training step, counted without running it.
 
-The step runs on the meta device, which has shapes and no memory, with attention in plain matrix products, because a
-fused kernel's backward is counted with its recomputation. A multiply-add counts as two FLOPs. Element-wise work,
-normalisation, the optimiser and the momentum update are not counted, nor is what torch has no formula for, such as
-decompositions of matrices.
+The step runs on the meta device, which has shapes and no memory, with attention as plain matrix products, because for
+the backward pass of a fused kernel torch also counts what it recomputes. A multiply-add counts as two FLOPs.
+Element-wise work, normalisation, the optimiser, the momentum update and operators without a formula in torch, such as
+matrix decompositions, are not counted.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,16 @@ from benchmark.nets.attention import set_fused
 from benchmark.randomness import Draws
 from benchmark.runtime import progress
 
-LAST = 0.999  # of the share of a run that is spent, where a method that changes on the way has changed
+LAST = 0.999  # progress at which a method that changes during a run has changed
 RESERVED = ("step", "loss", "rate", "images_per_second", "train_seconds", "feature_std", "effective_rank")
 
 
 @progress.doing("counting the FLOPs of a step")
 def count_step(build: Callable[[], Method], batch_size: int, image_size: int) -> int:
-    """Count forward and backward of one step of the method that `build` makes, for the whole batch.
+    """Count forward and backward of one step of the method that `build` returns, for the whole batch.
 
-    Raises BenchmarkError for a method that breaks the contract, that needs values, that raises an error of its own, or
-    whose last step costs more, or less, than its first.
+    Raises BenchmarkError for a method that breaks the contract, needs values, raises an error, or whose last step does
+    not cost the same as its first.
     """
     meta = torch.device("meta")
     with meta:
@@ -41,8 +41,7 @@ def count_step(build: Callable[[], Method], batch_size: int, image_size: int) ->
         except (NotImplementedError, RuntimeError) as problem:
             if "meta" not in str(problem).lower():
                 raise
-            where = place(problem, type(method))
-            reason = f"{where + ': ' if where else ''}{first_line(problem).rstrip('.')}"
+            reason = ": ".join(filter(None, [place(problem, type(method)), first_line(problem).rstrip(".")]))
             raise MethodError(
                 f"A step of {name} cannot be priced: {reason}. It runs on the meta device, where tensors have shapes "
                 f"and no values: use no .item(), no branch on values, and no operator without a kernel for meta "
@@ -50,19 +49,18 @@ def count_step(build: Callable[[], Method], batch_size: int, image_size: int) ->
             ) from problem
     if first != last:
         raise BenchmarkError(
-            f"A step of {name} costs {first:,} FLOPs at the beginning of a run and {last:,} at its end. A budget buys "
-            f"a number of steps before the first: let all of them cost the same."
+            f"A step of {name} costs {first:,} FLOPs at the beginning of a run and {last:,} at its end. The number of "
+            f"steps is planned before the first: let all of them cost the same."
         )
     return first
 
 
 def count(method: Method, batch_size: int, image_size: int, device: torch.device) -> int:
-    """Count one step of `method` where it is; on a real device this runs it, and leaves its gradients."""
+    """Count one step of `method` on `device`; on a real device this runs it and leaves its gradients."""
     set_fused(method, False)
     method.train()
-    views = [
-        torch.empty(batch_size, 3, image_size, image_size, device=device).fill_(0.5) for _ in range(method.n_views)
-    ]
+    shape = (batch_size, 3, image_size, image_size)
+    views = [torch.empty(shape, device=device).fill_(0.5) for _ in range(method.n_views)]
     with FlopCounterMode(display=False) as counter:
         step = method(views, Draws(0, 0, batch_size, device))
         _check(step, type(method).__name__)
@@ -73,7 +71,7 @@ def count(method: Method, batch_size: int, image_size: int, device: torch.device
 
 
 def _check(step: Step, name: str) -> None:
-    """Raise BenchmarkError for a step that is not what the contract says."""
+    """Raise BenchmarkError for a step that breaks the contract."""
     if not isinstance(step, Step):
         raise BenchmarkError(f"{name}.forward must return a Step, got {type(step).__name__}.")
     loss = step.loss

@@ -1,4 +1,4 @@
-"""The training loop: it owns the clock, the randomness and the state, and asks a method for nothing but a loss."""
+"""The training loop: it owns the clock, the randomness and the state; a method only computes a loss."""
 
 import json
 import math
@@ -8,8 +8,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -34,8 +34,8 @@ from benchmark.views.colour import normalise
 from benchmark.views.recipes import View
 
 MONITORED = 512  # images of the fixed batch on which health is measured
-MONITORS = 20  # measurements per run, fewer where they would be less than a window of 50 steps apart
-WINDOW = 50  # steps at most between two looks at the loss
+MONITORS = 20  # measurements of health per run, at least `WINDOW` steps apart
+WINDOW = 50  # most steps between two readings of the loss
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Outcome:
 class Training:
     """One run of pretraining and its whole state: method, optimiser, step, losses, ledger.
 
-    `evaluation_seconds` are those that come after it, where they are known: they are said with those of training.
+    `evaluation_seconds` is the time of the evaluation after it, if known, to be announced with that of training.
     """
 
     method: Method
@@ -92,8 +92,6 @@ class Training:
         """Train to the last step, from the newest checkpoint if `resume`."""
         if resume:
             self._restore()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)  # the peak of an earlier stage is not that of this one
         metrics = self.folder / "metrics.jsonl"
         _keep_lines(metrics, self.step)
         window = window_of(self.steps)
@@ -103,10 +101,10 @@ class Training:
         reset_peak(self.device)
         with self._signals(), metrics.open("a") as log, paced(self.step, self.steps, self.evaluation_seconds) as pace:
             while self.step < self.steps and self._is_finite() and self.ledger.train_seconds <= self.most_seconds:
-                begun, measured = self.step, None
-                start = begun - begun % window  # a resumed run completes the window that a signal cut short
+                begin, measured = self.step, None
+                start = begin - begin % window  # a resumed run completes the window that a signal cut short
                 end = min(start + window, self.steps)
-                speed = (end - begun) * self.data.batch_size / self.advance(end - begun, pace.stepped)
+                speed = (end - begin) * self.data.batch_size / self.advance(end - begin, pace.stepped)
                 if self.step == end:
                     loss = self._loss(window)
                     line: dict[str, Any] = {
@@ -119,7 +117,7 @@ class Training:
                     }
                     if loss is not None and (start // every != end // every or end == self.steps):
                         measured = self.health()
-                        line |= measured.numbers()
+                        line |= asdict(measured)
                     log.write(json.dumps(line) + "\n")
                     log.flush()
                     pace.looked(float(self.losses[end - 1]), speed)
@@ -132,8 +130,9 @@ class Training:
                 if time.monotonic() - saved > self.checkpoint_seconds:
                     self.save()
                     saved = time.monotonic()
+        is_over = self.step == self.steps
         return Outcome(
-            status=self._status(),
+            status="diverged" if not self._is_finite() else "ok" if is_over else "overtime",
             loss=self._loss(window),
             logs=self._finite_logs(),
             digest=digest(flatten(self._identity())),
@@ -142,12 +141,16 @@ class Training:
         )
 
     def advance(self, count: int, stepped: Callable[[], None] | None = None) -> float:
-        """Take up to `count` steps, fewer when a signal asks to stop; charge and return their wall-clock seconds."""
+        """Take `count` steps, fewer if a signal asks to stop; charge and return their wall-clock seconds."""
         self.method.train()
         if not self._is_warm:
             with self._blamed():
                 self._warm_up()
-        start, joules, begin = self.step, energy.meter(self.device), time.perf_counter()  # the meter is off the clock
+        start, joules, begin = (
+            self.step,
+            energy.meter(self.device),
+            time.perf_counter(),
+        )  # reading the meter is not timed
         while self.step < start + count and (self._stop is None or self.step == start):
             with self._blamed():
                 self._take()
@@ -167,7 +170,7 @@ class Training:
         return seconds
 
     def _blamed(self) -> AbstractContextManager[None]:
-        """Have errors of the method's own code, and memory that runs out, told in a sentence."""
+        """Turn errors of the method's own code, and lack of memory, into one sentence."""
         name = type(self.method).__name__
         return blamed(f"Step {self.step + 1} of {name} failed", type(self.method), self.data.batch_size)
 
@@ -186,18 +189,15 @@ class Training:
         begin = time.perf_counter()
         _, images = self.data.batch(step)
         self.ledger.data_wait_seconds += time.perf_counter() - begin
-        host = Draws(self.seed, step, len(images))
-        return [
-            normalise(
-                view(images, images.shape[-1], lambda name, *shape, v=v: host.rows(("view", v, name), *shape)),
-                *self._statistics,
-            )
-            for v, view in enumerate(self.views)
-        ]
+        draws, views = Draws(self.seed, step, len(images)), []
+        for v, view in enumerate(self.views):
+            pixels = view(images, images.shape[-1], lambda name, *shape, v=v: draws.rows(("view", v, name), *shape))
+            views.append(normalise(pixels, *self._statistics))
+        return views
 
     def differentiate(self) -> Step:
-        """Pass the batch of this step forward and backward; the gradients are added to those that are there."""
-        torch.manual_seed(derive(self.seed, self.step, "torch"))  # for a method that draws by torch's own generator
+        """Pass the batch of this step forward and backward; the gradients are added to the existing ones."""
+        torch.manual_seed(derive(self.seed, self.step, "torch"))  # for a method that uses torch's own generator
         views = self.batch(self.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             step = self._forward(views, Draws(self.seed, self.step, self.data.batch_size, self.device))
@@ -206,9 +206,9 @@ class Training:
 
     @progress.doing("compiling")
     def _warm_up(self) -> None:
-        """Compile on the batch of this step, leave no trace in the state, and note the seconds.
+        """Compile on the batch of this step, without a change of the state, and charge the seconds.
 
-        They are those of the first pass forward and backward less those of a second, which compiles nothing.
+        They are those of a first pass forward and backward minus those of a second one, which compiles nothing.
         """
         buffers = [(buffer, buffer.clone()) for buffer in self.method.buffers()]
         seconds, waited = [], self.ledger.data_wait_seconds
@@ -228,16 +228,11 @@ class Training:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _status(self) -> Literal["ok", "diverged", "overtime"]:
-        if not self._is_finite():
-            return "diverged"
-        return "ok" if self.step == self.steps else "overtime"
-
     def _is_finite(self) -> bool:
         return bool(self.losses[: self.step].isfinite().all())
 
     def _loss(self, window: int) -> float | None:
-        """Return the mean loss of the window that the last step lies in, None where it is not finite."""
+        """Return the mean loss of the window of the last step, None if it is not finite."""
         loss = float(self.losses[(self.step - 1) // window * window : self.step].mean())
         return loss if math.isfinite(loss) else None
 
@@ -245,18 +240,18 @@ class Training:
         return {name: float(value) for name, value in self.logs.items() if math.isfinite(value)}
 
     def health(self) -> Health:
-        """Measure the encoder on a fixed batch, in eval mode and off the clock."""
+        """Measure the encoder on a fixed batch in eval mode; the time is not charged."""
         images = self.data.images[:MONITORED].float() / 255
         return health(self.method.encoder, normalise(images, *self._statistics))
 
     def save(self) -> Path:
         """Write a checkpoint of the whole state."""
         logs = {name: float(value) for name, value in self.logs.items()}
-        state = self._identity() | {"key": self.key, "ledger": self.ledger.state(), "logs": logs}
+        state = self._identity() | {"key": self.key, "ledger": asdict(self.ledger), "logs": logs}
         return checkpoint.save(state, self.step, self.folder / "checkpoints")
 
     def _identity(self) -> dict[str, Any]:
-        """Return what makes two runs the same run; timings are not in it."""
+        """Return the state that two equal runs share, so without timings."""
         return {
             "method": self.method.state_dict(),
             "optimiser": self.optimiser.inner.state_dict(),
@@ -280,14 +275,14 @@ class Training:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Turn SIGINT, SIGTERM and SIGUSR1 into a stop at the next step; a second one acts at once."""
+        """Let SIGINT, SIGTERM and SIGUSR1 stop the run at the next step; a second signal acts at once."""
 
         def stop(number: int, frame: FrameType | None) -> None:
             self._stop = number
             signal.signal(number, before[number])
 
-        caught = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-        before: dict[int, Any] = {number: signal.signal(number, stop) for number in caught}
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        before: dict[int, Any] = {number: signal.signal(number, stop) for number in numbers}
         try:
             yield
         finally:
@@ -296,15 +291,15 @@ class Training:
 
 
 def window_of(steps: int) -> int:
-    """Return how many of a run's steps lie between two looks at the loss, for which the host waits for the device."""
+    """Return the steps between two readings of the loss, for which the host waits for the device."""
     return max(1, min(WINDOW, steps // 100))
 
 
 def _require_compiler(device: torch.device) -> None:
-    """Raise MissingError where torch.compile could only fail for lack of a compiler, and late."""
+    """Raise MissingError if there is no compiler, before torch.compile fails for lack of it."""
     if device.type == "cpu":
         language, variable, usual = "C++", "CXX", ["clang++" if sys.platform == "darwin" else "g++"]
-    else:  # for what starts the kernels that Triton makes
+    else:  # Triton compiles the code that launches its kernels
         language, variable, usual = "C", "CC", ["gcc", "clang"]
     names = [os.environ[variable]] if variable in os.environ else usual
     if not any(map(shutil.which, names)):
@@ -316,14 +311,10 @@ def _require_compiler(device: torch.device) -> None:
 
 
 def _keep_lines(metrics: Path, step: int) -> None:
-    """Drop what was logged after `step`, which a resumed run will log again, and a last line cut short by a kill."""
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    """Drop the lines after `step`, which a resumed run will log again, and a last line cut short by a kill."""
     kept = []
-    for line in lines:
-        try:
-            if json.loads(line)["step"] > step:
-                break
-        except json.JSONDecodeError:
-            break
-        kept.append(line + "\n")
+    for line in metrics.read_text().splitlines() if metrics.exists() else []:
+        with suppress(json.JSONDecodeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
     metrics.write_text("".join(kept))

@@ -1,4 +1,4 @@
-"""The most memory that training holds at once, whatever the process did before it."""
+"""The peak of the memory that training holds, without what the process held before."""
 
 import ctypes
 import re
@@ -13,13 +13,13 @@ PROCESS = Path("/proc/self")  # of Linux
 
 
 def reset_peak(device: torch.device) -> None:
-    """Measure the peak from here on; where a system has no such means, it stays that of the whole process."""
+    """Measure the peak from here on; systems other than Linux can only measure that of the whole process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim:
-            trim(0)  # what glibc keeps of freed memory would count as held
+            trim(0)  # returns freed memory, which would count otherwise
         with suppress(OSError):
             (PROCESS / "clear_refs").write_text("5")
 
@@ -29,7 +29,7 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", (PROCESS / "status").read_text())
+        match = re.search(r"VmHWM:\s+(\d+) kB", (PROCESS / "status").read_text())
     except OSError:
-        found = None
-    return 1024 * (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        match = None
+    return 1024 * (int(match[1]) if match else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -21,10 +21,6 @@ class Health:
         """True where features are constant or span one direction: below 2 % of isotropic spread, or rank under 2."""
         return not (self.feature_std >= 0.02 and self.effective_rank >= 2)
 
-    def numbers(self) -> dict[str, float]:
-        """Return both numbers by name."""
-        return {"feature_std": self.feature_std, "effective_rank": self.effective_rank}
-
 
 @torch.no_grad()
 def health(encoder: Encoder, images: Tensor) -> Health:

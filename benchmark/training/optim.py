@@ -1,19 +1,21 @@
-"""Optimisers and the schedule of their rates, a function of progress alone."""
+"""Optimisers and the schedule of their learning rates, which depends only on the progress of training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import gin
 import torch
 
-from benchmark.errors import ConfigError
+from benchmark.annotations import NonNegative, Positive, Range
 from benchmark.method import ParamGroup
 from benchmark.nets.schedules import half_cosine
 
+Fraction = Annotated[float, Range(0, 1, below=True)]
+
 
 class OptimiserSpec(Protocol):
-    """What a configuration chooses to train by: settings that become an optimiser once the parameters exist."""
+    """The settings of an optimiser, which is built once the parameters exist."""
 
     def build(self, groups: Sequence[ParamGroup], batch_size: int) -> "Optimiser":
         """Build the optimiser for a method's groups and the global batch."""
@@ -22,27 +24,17 @@ class OptimiserSpec(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class _Rates:
-    """What all optimisers have: a peak rate of `base_rate * batch_size / 256`, its warm-up, and weight decay."""
+    """The settings that all optimisers have."""
 
-    base_rate: float
-    weight_decay: float
-    warmup: float = 0.1
+    base_rate: Positive
+    weight_decay: NonNegative
+    warmup: Fraction = 0.1
     decay: Literal["all", "weights"] = "weights"
-
-    def __post_init__(self) -> None:
-        name = type(self).__name__
-        if not 0 <= self.warmup < 1:
-            raise ConfigError(f"{name}.warmup = {self.warmup} is a fraction of the steps; use at least 0 and below 1.")
-        if not (self.base_rate > 0 and self.weight_decay >= 0):
-            raise ConfigError(
-                f"{name} needs a base_rate above 0 and a weight_decay of at least 0; got {self.base_rate} and "
-                f"{self.weight_decay}."
-            )
 
     def _grouped(
         self, groups: Sequence[ParamGroup], batch_size: int, vector_rate: float | None = None
     ) -> list[dict[str, Any]]:
-        """Return torch's parameter groups, each of weights alone or of vectors and scalars alone."""
+        """Return torch's parameter groups, each of weights only or of vectors and scalars only."""
         settings: list[dict[str, Any]] = []
         for group in groups:
             decay = self.weight_decay if group.decay is None else group.decay
@@ -66,16 +58,12 @@ class _Rates:
 class AdamW(_Rates):
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); with a weight decay of 0 it is Adam.
 
-    The peak rate is `base_rate * batch_size / 256`. `weight_decay` acts on tensors with two dimensions or more, which
-    spares biases and norm gains (He et al. 2022, arXiv:2111.06377), or on "all". `warmup` is a fraction of the steps.
+    The peak learning rate is `base_rate * batch_size / 256`. `weight_decay` acts on tensors with two dimensions or
+    more, so not on biases and norm gains (He et al. 2022, arXiv:2111.06377), or with `decay` = "all" on all tensors.
+    `warmup` is a fraction of the steps.
     """
 
-    betas: tuple[float, float] = (0.9, 0.95)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"AdamW needs betas in [0, 1); got {self.betas}.")
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
 
     def build(self, groups: Sequence[ParamGroup], batch_size: int) -> "Optimiser":
         """Build the optimiser for a method's groups and the global batch."""
@@ -88,14 +76,10 @@ class AdamW(_Rates):
 class SGD(_Rates):
     """Stochastic gradient descent with momentum, in torch's form: buffer <- momentum * buffer + gradient.
 
-    Rate, decay and warm-up are those of `AdamW`, but weight decay is part of the gradient.
+    Learning rate, decay and warm-up are as in `AdamW`, but weight decay is part of the gradient.
     """
 
-    momentum: float = 0.9
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_momentum("SGD", self.momentum)
+    momentum: Fraction = 0.9
 
     def build(self, groups: Sequence[ParamGroup], batch_size: int) -> "Optimiser":
         """Build the optimiser for a method's groups and the global batch."""
@@ -106,32 +90,22 @@ class SGD(_Rates):
 @gin.register
 @dataclass(frozen=True, kw_only=True)
 class LARS(_Rates):
-    """SGD whose steps are in proportion to each weight tensor: layer-wise adaptive rates (You et al. 2017,
+    """SGD with steps in proportion to the norm of each weight tensor: layer-wise adaptive rates (You et al. 2017,
     arXiv:1708.03888) in the form of Zbontar et al. 2021 (arXiv:2103.03230).
 
-    `trust` is the length of a gradient's step at a rate of 1, relative to its tensor. Biases and norm gains are not
-    adapted; `vector_rate` is their base rate, that of the weights where it is None. The rest is as in `SGD`.
+    `trust` is the norm of a gradient's step at a learning rate of 1, relative to that of its tensor. Biases and norm
+    gains are not adapted; `vector_rate` is their base rate, by default that of the weights. The rest is as in `SGD`.
     """
 
-    momentum: float = 0.9
-    trust: float = 0.001
-    vector_rate: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_momentum("LARS", self.momentum)
-        if not self.trust > 0 or not (self.vector_rate is None or self.vector_rate > 0):
-            raise ConfigError(
-                f"LARS needs a trust above 0, and a vector_rate above 0 or None; got {self.trust} and "
-                f"{self.vector_rate}."
-            )
+    momentum: Fraction = 0.9
+    trust: Positive = 0.001
+    vector_rate: Positive | None = None
 
     def build(self, groups: Sequence[ParamGroup], batch_size: int) -> "Optimiser":
         """Build the optimiser for a method's groups and the global batch."""
-        settings = [
-            group | {"adapted": group["params"][0].ndim > 1}
-            for group in self._grouped(groups, batch_size, self.vector_rate)
-        ]
+        settings = self._grouped(groups, batch_size, self.vector_rate)
+        for group in settings:
+            group["adapted"] = group["params"][0].ndim > 1
         return Optimiser(_LARS(settings, self.momentum, self.trust), self.warmup)
 
 
@@ -140,7 +114,7 @@ class _LARS(torch.optim.Optimizer):
 
         q = trust * |p| / |d|, or 1 where a norm is 0;  buffer <- momentum * buffer + q * d;  p <- p - rate * buffer
 
-    and in any other q = 1. The state is one buffer per tensor, of its type.
+    and in any other group q = 1. The state is one buffer per tensor, of its type.
     """
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float, trust: float) -> None:
@@ -148,7 +122,7 @@ class _LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take one step."""
+        """Take one step with the learning rate of each group."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
@@ -169,14 +143,14 @@ class _LARS(torch.optim.Optimizer):
 
 
 class Optimiser:
-    """A torch optimiser whose rates are set from progress before each step; it keeps no schedule state."""
+    """A torch optimiser whose learning rates are set from the progress before each step, so that they have no state."""
 
     def __init__(self, inner: torch.optim.Optimizer, warmup: float) -> None:
         self.inner = inner
         self.warmup = warmup
 
     def scale(self, factor: float) -> None:
-        """Make all rates `factor` times what they are."""
+        """Multiply all learning rates by `factor`."""
         for group in self.inner.param_groups:
             group["peak"] *= factor
 
@@ -194,8 +168,3 @@ def schedule(progress: float, warmup: float) -> float:
     if progress < warmup:
         return progress / warmup
     return half_cosine(progress - warmup, 1 - warmup)
-
-
-def _check_momentum(name: str, momentum: float) -> None:
-    if not 0 <= momentum < 1:
-        raise ConfigError(f"{name} needs a momentum in [0, 1); got {momentum}.")

@@ -1,4 +1,4 @@
-"""How far a run of training is, shown while it goes on, and how long the rest takes, said once at its beginning."""
+"""Shows how far a training run is, and announces once, near its beginning, how long the rest takes."""
 
 import sys
 import time
@@ -10,22 +10,22 @@ from tqdm import tqdm
 
 from benchmark.runtime import progress
 
-SKIPPED = 3  # first steps, which are slower than the others
-MEASURED = 3.0  # seconds of at least so many steps after which the time of the rest is said
-FEWEST = 10
-LATEST = 15.0  # seconds after which it is said, however few the steps
+SKIPPED = 3  # first steps that are not timed, since they are slower than the others
+MEASURED = 3.0  # seconds and
+FEWEST = 10  # steps that are timed before the time of the rest is announced
+LATEST = 15.0  # seconds after which it is announced even with fewer steps
 
 
 class Pace:
-    """Counts the steps of a run; `evaluation_seconds` are those that follow it, where they are known."""
+    """Counts the steps of a run; `evaluation_seconds` is the time of the evaluation after it, if known."""
 
     def __init__(self, bar: "tqdm[Any]", step: int, steps: int, evaluation_seconds: float | None) -> None:
         self.bar, self.step, self.steps = bar, step, steps
         self.first = step + SKIPPED
         self.evaluation_seconds = evaluation_seconds
-        self.begun: float | None = None
+        self.begin = 0.0
         self.left: float | None = None
-        self.is_said = False
+        self.is_announced = False
         self.last_window = ""
 
     def stepped(self) -> None:
@@ -34,30 +34,30 @@ class Pace:
         self.bar.update()
         now = time.monotonic()
         if self.step == self.first:
-            self.begun = now
-        if self.begun is not None and self.step > self.first:
-            seconds, taken = now - self.begun, self.step - self.first
-            self.left = seconds / taken * (self.steps - self.step)
-            if not self.is_said and (seconds >= LATEST or (seconds >= MEASURED and taken >= FEWEST)):
-                self._foretell(self.left)
+            self.begin = now
+        if self.step > self.first:
+            seconds, timed = now - self.begin, self.step - self.first
+            self.left = seconds / timed * (self.steps - self.step)
+            if not self.is_announced and (seconds >= LATEST or (seconds >= MEASURED and timed >= FEWEST)):
+                self._announce(self.left)
         self._say()
 
     def looked(self, loss: float, images_per_second: float) -> None:
-        """Note the last loss of a window of steps and its speed."""
+        """Show the last loss of a window of steps and its speed."""
         self.last_window = f"loss {loss:.4g}, {images_per_second:,.0f} images/s"
         self.bar.set_postfix_str(self.last_window, refresh=False)
         self._say()
 
     def _say(self) -> None:
-        place = f"{self.step / self.steps:.0%} of the budget, step {self.step:,} of {self.steps:,}"
+        position = f"{self.step / self.steps:.0%} of the budget, step {self.step:,} of {self.steps:,}"
         left = "" if self.left is None else f"about {progress.duration(self.left)} left"
-        progress.say(", ".join(filter(None, (place, self.last_window, left))))
+        progress.say(", ".join(filter(None, (position, self.last_window, left))))
 
-    def _foretell(self, left: float) -> None:
+    def _announce(self, left: float) -> None:
         evaluation = self.evaluation_seconds
         then = "" if evaluation is None else f", then about {progress.duration(evaluation)} of evaluation"
         progress.announce(f"about {progress.duration(left)} of training{then}")
-        self.is_said = True
+        self.is_announced = True
 
 
 @contextmanager
