@@ -74,7 +74,7 @@ def test_all_weights_of_a_convolutional_network_have_one_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "rates"),
+    ("settings", "rates"),
     [
         (ViTTuning(rate=0.16, layer_decay=0.5, warmup=0.0), (0.005, 0.0025, 0.00125, 0.000625)),
         (TwoRates(0.02, 5.0), (2.5, 0.01, 0.01, 0.01)),
@@ -93,12 +93,12 @@ def test_groups_train_at_their_own_rates(settings: SupervisedSettings, rates: tu
 
 def test_rate_rises_and_falls() -> None:
     """Oracle: by hand: 0 at first, the peak of 256 images times 2 after the warm-up, the floor at the end."""
-    recipe = ViTTuning(rate=1e-3, warmup=0.2)
-    assert recipe.rate_at(0.0, 512) == 0
-    assert recipe.rate_at(0.1, 512) == pytest.approx(1e-3)
-    assert recipe.rate_at(0.2, 512) == pytest.approx(2e-3)
-    assert recipe.rate_at(0.6, 512) == pytest.approx((2e-3 + 1e-6) / 2)
-    assert recipe.rate_at(1.0, 512) == pytest.approx(1e-6)
+    settings = ViTTuning(rate=1e-3, warmup=0.2)
+    assert settings.rate_at(0.0, 512) == 0
+    assert settings.rate_at(0.1, 512) == pytest.approx(1e-3)
+    assert settings.rate_at(0.2, 512) == pytest.approx(2e-3)
+    assert settings.rate_at(0.6, 512) == pytest.approx((2e-3 + 1e-6) / 2)
+    assert settings.rate_at(1.0, 512) == pytest.approx(1e-6)
     assert ConvNetTuning(rate=0.05).rate_at(0.5, 256) == pytest.approx(0.025)
 
 
@@ -168,7 +168,7 @@ def test_an_easy_set_is_learnt() -> None:
 
 
 def test_residual_networks_are_trained() -> None:
-    """Oracle: the recipe for convolutional networks moves every weight of a ResNet-18 by finite amounts.
+    """Oracle: the settings for convolutional networks move every weight of a ResNet-18 by finite amounts.
 
     Four steps: a head of zeros lets no gradient through, nor do last norms of zeros after that.
     """
@@ -198,16 +198,16 @@ def test_choices_are_made_on_the_hold_out(monkeypatch: pytest.MonkeyPatch) -> No
     seen = []
     train = Trainer.train
 
-    def spy(trainer: Trainer, part: str, recipe: Tuning, rows: Tensor, asked: Tensor | None, **length: Any) -> Any:
+    def spy(trainer: Trainer, part: str, settings: Tuning, rows: Tensor, asked: Tensor | None, **length: Any) -> Any:
         assert asked is (None if part == "final" else toy.bank.held)
         assert torch.equal(rows, torch.arange(120) if part == "final" else toy.bank.fit)
-        seen.append((part, recipe.rate, length["steps"] // (len(rows) // length["batch_size"])))
-        return train(trainer, part, recipe, rows, asked, **length)
+        seen.append((part, settings.rate, length["steps"] // (len(rows) // length["batch_size"])))
+        return train(trainer, part, settings, rows, asked, **length)
 
     toy = Toy(vit())
     monkeypatch.setattr(Trainer, "train", spy)
     ranking = ranked(toy)
-    rate, rates = ranking.choices["rate"], [recipe[1] for recipe in seen[:3]]
+    rate, rates = ranking.choices["rate"], [settings[1] for settings in seen[:3]]
     assert rates == [pytest.approx(r) for r in (1e-3, 1e-3 / 3, 3e-3)]
     assert [epochs for _, _, epochs in seen[:3]] == [1, 1, 1]
     assert seen[3:] == [("curve", rate, 3), ("final", rate, 3)]
@@ -420,14 +420,14 @@ def test_images_are_augmented_at_the_magnitude(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_paths_of_the_classifier_are_dropped() -> None:
-    """Oracle: by hand: the first of two blocks always stays, and the last is left out at the recipe's rate."""
+    """Oracle: by hand: the first of two blocks always stays, and the last is left out at the rate of the settings."""
     model = run_of(Toy(vit()), ViTTuning(drop_path=0.3), torch.arange(120)).classifier
     rates = [[block.drop_path1.drop_prob, block.drop_path2.drop_prob] for block in model.encoder.net.blocks]
     assert rates == [[0.0, 0.0], [pytest.approx(0.3)] * 2]
 
 
 def test_limits_hold() -> None:
-    """Oracle: the crop scale of the data, no flip where it forbids one, and the recipe's where it says nothing."""
+    """Oracle: the crop scale of the data, no flip where it forbids one, and that of the settings if it says nothing."""
     free, bound = ViewLimits(), ViewLimits(crop_scale=(0.3, 0.9), flip=False)
     views = [run_of(Toy(vit(), limits=limits), PLAIN, torch.arange(60)).view for limits in (free, bound)]
     assert [(view.crop_scale, view.flip) for view in views] == [((0.5, 1.0), 0.5), ((0.3, 0.9), 0.0)]
@@ -488,7 +488,7 @@ def test_an_impossible_recipe_is_refused_with_the_evaluation() -> None:
 
 
 def test_gin_reaches_the_recipes() -> None:
-    """Oracle: a rate bound for the recipe is that of the recipe which the evaluation builds, without a line for it."""
+    """Oracle: a rate bound for ViTTuning is that of the settings which the evaluation builds."""
     settings = ("experiment.evaluations=(@FineTune,)", "ViTTuning.rate=0.5", "FineTune.epochs=30")
     experiment: Experiment = configuration.build(configuration.load([str(GIN / "simclr.gin")], settings))
     (made,) = (evaluation() for evaluation in experiment.evaluations)

@@ -1,4 +1,4 @@
-"""Features on disk: extracted once per encoder and data, and never taken for those of another."""
+"""Features on disk: extracted once per encoder and data set, and never mistaken for those of another."""
 
 import hashlib
 from collections.abc import Callable
@@ -20,29 +20,29 @@ Features = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """A folder of features. `origin` is all that they depend on but the images: weights, code, preparation."""
+    """A folder of features. `origin` is all that they depend on besides the images: weights, code, preparation."""
 
     folder: Path
     origin: tuple[object, ...]
 
     def get(self, images: Pixels, labels: Tensor, make: Callable[[], Features]) -> Features:
-        """Return the features of these images in their order, made where the folder has none.
+        """Return the features of these images in their order; `make` extracts them where the folder has none.
 
-        A file says to which labels its rows belong; one that is damaged, or says otherwise, is made anew.
+        A file holds the digest of the labels of its rows. If it is damaged or has other labels, it is written again.
         """
-        belongs = digest({"labels": labels})
+        labels_digest = digest({"labels": labels})
         name = hashlib.sha256(repr((self.origin, _content(images))).encode()).hexdigest()
         path = self.folder / f"{name[:32]}.safetensors"
-        found = _read(path, belongs)
-        if found is None:
-            found = make()
+        features = _read(path, labels_digest)
+        if features is None:
+            features = make()
             with written_whole(path) as partial:
-                save_file(found, partial, {"labels": belongs, "features": digest(found)})
-        return found
+                save_file(features, partial, {"labels": labels_digest, "features": digest(features)})
+        return features
 
 
 def _content(images: Pixels) -> str:
-    """Return what `digest` says of the images as a tensor; streamed ones are decoded for it once."""
+    """Return the `digest` of the images as one tensor; streamed images are decoded for it once."""
     total = hashlib.sha256(f"images {torch.uint8} {tuple(images.shape)}\n".encode())
     for _, part in ahead(images):
         total.update(part.numpy().data)
@@ -52,8 +52,8 @@ def _content(images: Pixels) -> str:
 def _read(path: Path, labels: str) -> Features | None:
     try:
         with safe_open(path, "pt") as file:
-            says = file.metadata() or {}
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+            metadata = file.metadata()
+            features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
     except (OSError, SafetensorError):
         return None
-    return found if says == {"labels": labels, "features": digest(found)} else None
+    return features if metadata == {"labels": labels, "features": digest(features)} else None

@@ -1,12 +1,14 @@
 """Frozen features, extracted once per encoder and shared by every frozen evaluation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from benchmark.annotations import Range
 from benchmark.data.pixels import Pixels
 from benchmark.data.streaming import ahead
 from benchmark.errors import BenchmarkError
@@ -14,16 +16,19 @@ from benchmark.nets.encoders import Encoder
 from benchmark.views.recipes import ViewLimits
 
 Prepare = Callable[[Tensor, Tensor], Tensor]
-"""From uint8 images `(batch, 3, height, width)` and their ids `(batch,)` to what the encoder sees."""
+"""Turns uint8 images `(batch, 3, height, width)` and their ids `(batch,)` into the encoder's inputs."""
+
+Choices = dict[str, str | float | int]
+Fraction = Annotated[float, Range(0, 1, below=True)]
 
 
 @dataclass(frozen=True)
 class Network:
     """What an evaluation that trains the encoder itself needs besides labels.
 
-    `copy()` returns a new encoder with the weights to start from. `train` and `test` are uint8 images
-    `(n, 3, size, size)` on the host, normalised by `mean` and `std`; `limits` hold for their random views. An
-    evaluation keeps its state in `folder`, where there is one, and goes on from it after an interruption.
+    `copy()` returns a new encoder with the pretrained weights. `train` and `test` are uint8 images `(n, 3, size, size)`
+    on the host, to be normalised by `mean` and `std`; `limits` hold for their random views. An evaluation saves its
+    state in `folder`, if there is one, to resume after an interruption.
     """
 
     copy: Callable[[], Encoder]
@@ -40,10 +45,10 @@ class Network:
 class Bank:
     """Everything an evaluation may see: train features and labels, the hold-out, test features, no test label.
 
-    `train` and `test` map the name of a feature to `(n, dim)` float32; several names are several ways to pool, among
-    which an evaluation chooses on the hold-out. `fit` and `held` are disjoint ids of train samples. `dataset` is the
-    name under which subsets of train are drawn. `views(i)` returns the features of the i-th random crop and flip of
-    every train image. `projected` are the projections of train and test, `(n, dim)`, where a method has a projector.
+    `train` and `test` map the name of a feature to `(n, dim)` float32. Several names are several ways to pool; an
+    evaluation chooses among them on the hold-out. `fit` and `held` are disjoint ids of train images. `dataset` is the
+    name by which subsets of train are drawn. `views(i)` returns the features of the i-th random crop and flip of each
+    train image. `projected` are the projector's outputs for train and test, `(n, dim)`, if there is a projector.
     `network` is the encoder itself; None for raw pixels.
     """
 
@@ -63,7 +68,7 @@ class Bank:
 class Neighbours:
     """For each test image the labels of its nearest train images, nearest first, `(n_test, depth)`.
 
-    `counts` `(classes,)` is the number of train images of each class; `depth` is at least the largest.
+    `counts` `(classes,)` are the train images of each class; `depth` is at least the largest count.
     """
 
     labels: Tensor
@@ -72,16 +77,16 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The outcome of an evaluation before it is scored.
+    """The result of an evaluation before it is scored.
 
-    `classes` `(n_test, min(5, classes))` are the best classes of each test image, best first, or
-    `(draws, n_test, min(5, classes))` where an evaluation was done on several draws of its training data, whose scores
-    are averaged. `details` are rankings under other settings, of which a record keeps the top-1 beside the result, and
-    `measures` are further figures that it keeps. `curve` is the accuracy on the hold-out after each epoch.
+    `classes` are the best classes of each test image, best first: `(n_test, min(5, classes))`, or with a dimension of
+    draws in front if there were several draws of training data, whose scores are averaged. `details` are rankings
+    under other settings; a record stores their top-1. `measures` are further numbers for the record. `curve` is the
+    accuracy on the hold-out after each epoch.
     """
 
     classes: Tensor
-    choices: dict[str, str | float | int]
+    choices: Choices
     flags: tuple[str, ...] = ()
     details: dict[str, Tensor] = field(default_factory=dict)
     measures: dict[str, float] = field(default_factory=dict)
@@ -90,13 +95,18 @@ class Ranking:
 
 
 def at_edge(setting: str) -> str:
-    """Return the flag of a ranking whose setting might be better chosen from a wider grid."""
+    """Return the flag of a ranking whose chosen setting is the first or last of its grid."""
     return f"the best {setting} lies at the edge of the grid"
 
 
 def best_classes(scores: Tensor) -> Tensor:
     """Rank the classes of `(n, classes)` scores, at most 5; equal scores go to the smaller class."""
     return scores.argsort(dim=1, descending=True, stable=True)[:, :5]
+
+
+def hits(classes: Tensor, labels: Tensor) -> int:
+    """Count the images whose best class, the first of `(n, k)` classes, is their label."""
+    return int((classes[:, 0] == labels).sum())
 
 
 @torch.no_grad()
@@ -119,39 +129,34 @@ def extract(
         net.eval()
     parts: list[dict[str, Tensor]] = []
     for ids, batch in ahead(images, device=device, batch_size=batch_size):
-        found = encoder(prepare(batch, ids))
-        pooled = found.pooled.float()
+        output = encoder(prepare(batch, ids))
+        pooled = output.pooled.float()
         part = {"pooled": pooled}
-        if found.tokens is not None:
-            mean = found.tokens.float().mean(1)
+        if output.tokens is not None:
+            mean = output.tokens.float().mean(1)
             part = {"cls": pooled, "mean": mean, "both": torch.cat([pooled, mean], dim=1)}
         if projector:
-            part["projection"] = projector(found.pooled).float()
+            part["projection"] = projector(output.pooled).float()
         parts.append({name: rows.cpu() for name, rows in part.items()})
     for net, training in zip(nets, modes, strict=True):
         net.train(training)
-    return join(parts)
-
-
-def join(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Concatenate features by name."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def finite(features: dict[str, Tensor], images: str, *, diverged: bool) -> dict[str, Tensor]:
-    """Return features `(n, dim)` by name that are all finite; `images` says of what they are.
+    """Return the features `(n, dim)` by name if all are finite; `images` names the images for the error message.
 
-    Of an encoder that is known to have diverged, a row that is not finite becomes 0, so that it is scored like a
-    constant one. Raises BenchmarkError for any other.
+    If the encoder's run `diverged`, a row that is not finite becomes 0 and is scored like a constant one. Otherwise
+    raises BenchmarkError.
     """
     for name, rows in features.items():
-        lost = ~rows.isfinite().all(1, keepdim=True)
+        valid = rows.isfinite().all(1, keepdim=True)
         if diverged:
-            features = features | {name: rows.where(~lost, 0.0)}
-        elif lost.any():
+            features = features | {name: rows.where(valid, 0.0)}
+        elif not valid.all():
             raise BenchmarkError(
-                f"The feature {name!r} of {int(lost.sum())} of {len(rows)} {images} has values that are not finite "
-                f"(NaN or infinite); a score would be of numbers made up. The weights of the encoder overflow or are "
-                f"not finite: pretrain with a lower AdamW.base_rate (or that of your optimiser), or give other weights."
+                f"The feature {name!r} of {int((~valid).sum())} of {len(rows)} {images} has values that are not finite "
+                f"(NaN or infinite), so it cannot be scored. The weights of the encoder overflow or are not finite: "
+                f"pretrain with a lower AdamW.base_rate (or that of your optimiser), or give other weights."
             )
     return features

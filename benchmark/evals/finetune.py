@@ -11,18 +11,17 @@ from torch import Tensor
 
 from benchmark.annotations import NonNegative, Positive, Range, Share
 from benchmark.errors import ConfigError
-from benchmark.evals.features import Bank, Ranking, at_edge
+from benchmark.evals.features import Bank, Choices, Fraction, Ranking, at_edge
 from benchmark.evals.supervised import Classifier, SupervisedSettings, Trained, Trainer
 from benchmark.randomness import derive
 
-FACTORS = (1.0, 1 / 3, 3.0)  # of the rate; of equally good ones the first
+FACTORS = (1.0, 1 / 3, 3.0)  # of the learning rate; of equally good ones the first is chosen
 TARGETS = (90, 95, 99)  # percent of the final accuracy
-Fraction = Annotated[float, Range(0, 1, below=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning(SupervisedSettings):
-    """What the recipes of both kinds of encoder have, and its ranges."""
+    """The settings that both kinds of encoder have."""
 
     rate: Positive
     weight_decay: NonNegative
@@ -38,15 +37,18 @@ class Tuning(SupervisedSettings):
 @gin.register
 @dataclass(frozen=True, kw_only=True)
 class ViTTuning(Tuning):
-    """AdamW with a rate that falls by `layer_decay` from layer to layer (He et al. 2022, arXiv:2111.06377, Table 9).
+    """AdamW with a learning rate that falls from layer to layer (He et al. 2022, arXiv:2111.06377, Table 9).
 
-    `rate` is per 256 images and that of the head; block i of `depth`, counted from 0, gets the share
-    layer_decay^(depth - i), the final norm that of the last block, and class token and patch embedding
-    layer_decay^(depth + 1). Vectors, the class token and positions are not decayed. `drop_path` is the last block's;
-    `warmup` a share of the steps.
+    `rate` is the head's, per 256 images. The other layers have
 
-    Differs from the source: crops are no smaller than half the image, since images here are small, and nothing is
-    erased.
+        rate * layer_decay^(depth - i)      block i of `depth`, counted from 0; the final norm as the last block
+        rate * layer_decay^(depth + 1)      class token and patch embedding
+
+    Vectors, the class token and positions have no weight decay. `drop_path` is that of the last block, and `warmup` a
+    share of the steps.
+
+    Differs from the source: crops have at least half of the image's area, since images here are small, and there is
+    no random erasing.
     """
 
     rate: Positive = 1e-3
@@ -65,7 +67,7 @@ class ViTTuning(Tuning):
     def optimiser(self, classifier: Classifier) -> torch.optim.Optimizer:
         net = classifier.encoder.net
         groups = param_groups_layer_decay(net, self.weight_decay, net.no_weight_decay(), layer_decay=self.layer_decay)
-        for group in groups:  # timm sees no layer behind the last block
+        for group in groups:  # timm counts no layer after the last block, but the head is one
             group["scale"] = group.pop("lr_scale") * self.layer_decay
         groups += [group | {"scale": 1.0} for group in param_groups_weight_decay(classifier.head, self.weight_decay)]
         return torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
@@ -76,7 +78,7 @@ class ViTTuning(Tuning):
 class ConvNetTuning(Tuning):
     """SGD with Nesterov momentum, crops and flips, as in Chen et al. 2020 (arXiv:2002.05709, B.8.1).
 
-    `rate` is per 256 images. Vectors are not decayed.
+    `rate` is per 256 images. Vectors have no weight decay.
     """
 
     rate: Positive = 0.05
@@ -93,13 +95,12 @@ class ConvNetTuning(Tuning):
 class FineTune:
     """Train the encoder with a linear head on all of train and rank the test images after the last epoch.
 
-    An encoder that gives patch tokens is trained by the recipe `vit`, any other by `convnet`. Of 1/3, 1 and 3 times its
-    rate the one is taken that does best on the hold-out after `select_epochs` epochs on the fitting part; the row is
-    flagged if that is not the middle one.
+    An encoder with patch tokens is trained with the settings `vit`, any other with `convnet`. The learning rate is 1/3,
+    1 or 3 times theirs, whichever does best on the hold-out after `select_epochs` epochs on the fitting part; the row
+    is flagged if it is not the middle one.
 
-    With `curve` the chosen rate is trained for all `epochs` on the fitting part once more, for the accuracy on the
-    hold-out after each epoch: `measures` are the first epoch that reaches a share of the last one's accuracy, and the
-    seconds of training until then.
+    With `curve` the chosen rate is also trained on the fitting part for all `epochs`, to record the accuracy on the
+    hold-out after each epoch, see `speed`.
     """
 
     vit: Callable[[], Tuning] = ViTTuning
@@ -114,7 +115,7 @@ class FineTune:
 
     def __post_init__(self) -> None:
         for tuning in (self.vit, self.convnet):
-            tuning()  # which refuses what it cannot train by, before an encoder is pretrained
+            tuning()  # refuses impossible settings before an encoder is pretrained
         if not 1 <= self.select_epochs <= self.epochs:
             raise ConfigError(
                 f"FineTune needs select_epochs from 1 to the epochs; got {self.select_epochs} and {self.epochs}."
@@ -131,54 +132,32 @@ class FineTune:
         settings = (self.vit if "mean" in bank.train else self.convnet)()
         terms = (self.version, settings, self.epochs, self.select_epochs, self.batch_size)
         trainer = Trainer(self.name, terms, bank, bank.network)
-        hits = {FACTORS[0]: 0}
-        for factor in FACTORS if len(bank.held) else ():
-            tried = replace(settings, rate=factor * settings.rate)
-            ranked = self._train(trainer, f"rate {factor}", tried, bank.fit, bank.held, self.select_epochs).classes[-1]
-            hits[factor] = int((ranked[:, 0] == bank.labels[bank.held]).sum())
-        factor = max(hits, key=lambda factor: hits[factor])
-        chosen = replace(settings, rate=factor * settings.rate)
+
+        def train(
+            part: str, factor: float, rows: Tensor, queries: Tensor | None, epochs: int, curve: bool = False
+        ) -> Trained:
+            scaled = replace(settings, rate=factor * settings.rate)
+            size = min(self.batch_size, len(rows) // 2 * 2)
+            per_epoch, seed = len(rows) // size, derive(self.name)
+            steps, every = epochs * per_epoch, per_epoch if curve else None
+            return trainer.train(part, scaled, rows, queries, steps=steps, batch_size=size, seed=seed, every=every)
+
+        def select(factor: float) -> Trained:
+            return train(f"rate {factor}", factor, bank.fit, bank.held, self.select_epochs)
+
+        factor = trainer.choose(FACTORS, select, bank.held)
         accuracy, measures = [], {}
         if self.curve and len(bank.held):
-            looks = self._train(trainer, "curve", chosen, bank.fit, bank.held, self.epochs, curve=True)
+            looks = train("curve", factor, bank.fit, bank.held, self.epochs, curve=True)
             accuracy = (looks.classes[:, :, 0] == bank.labels[bank.held]).double().mean(1).tolist()
             measures = speed(accuracy, looks.seconds.tolist())
-        whole = torch.arange(len(bank.labels))
-        final = self._train(trainer, "final", chosen, whole, None, self.epochs)
+        final = train("final", factor, torch.arange(len(bank.labels)), None, self.epochs)
         trainer.discard()
         flags = [] if factor == FACTORS[0] else [at_edge("learning rate")]
         if not len(bank.held):
             flags.append("one train image a class, so the learning rate is the middle one by rule")
-        return Ranking(
-            final.classes[-1],
-            {"feature": trainer.feature, "rate": chosen.rate},
-            tuple(flags),
-            measures=measures,
-            curve=tuple(accuracy),
-        )
-
-    def _train(
-        self,
-        trainer: Trainer,
-        part: str,
-        settings: SupervisedSettings,
-        rows: Tensor,
-        asked: Tensor | None,
-        epochs: int,
-        curve: bool = False,
-    ) -> Trained:
-        batch_size = min(self.batch_size, len(rows) // 2 * 2)
-        per_epoch = len(rows) // batch_size
-        return trainer.train(
-            part,
-            settings,
-            rows,
-            asked,
-            steps=epochs * per_epoch,
-            batch_size=batch_size,
-            seed=derive(self.name),
-            every=per_epoch if curve else None,
-        )
+        choices: Choices = {"feature": trainer.feature, "rate": factor * settings.rate}
+        return Ranking(final.classes[-1], choices, tuple(flags), measures=measures, curve=tuple(accuracy))
 
 
 def speed(accuracy: Sequence[float], seconds: Sequence[float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""One harness for every encoder: the same hold-out, the same features, the same rules, one look at the test labels."""
+"""One harness for every encoder: the same hold-out, features and rules, and one look at the test labels."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -33,34 +33,31 @@ FEATURES_VERSION = 2  # changes with anything that changes features
 
 
 class Evaluation(Protocol):
-    """From features to a ranking of classes per test image.
+    """Ranks the classes of each test image.
 
-    `version` is Major.Minor: a new Major for other numbers, a new Minor for differences of rounding.
+    `version` is Major.Minor: raise Major when numbers change, Minor when only their rounding does.
     """
 
     name: str
     version: str
 
     def __call__(self, bank: Bank) -> Ranking | None:
-        """Make every choice on the hold-out and rank the classes of the test images.
+        """Make every choice on the hold-out, then rank the classes of the test images.
 
-        Return None where the encoder lacks what is evaluated, such as a projector.
+        Return None if the encoder lacks what is evaluated, such as a projector.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Results:
-    """The scores of one encoder by evaluation, and the predicted classes behind them."""
+    """The scores and the ranked classes of one encoder, by evaluation."""
 
     metrics: dict[str, Metrics]
     rankings: dict[str, Tensor]
 
     def save(self, path: Path) -> Predictions | None:
-        """Write the rankings, int16 `(n_test, up to 5)` or with a dimension of draws before, for paired tests.
-
-        Return None where there are none.
-        """
+        """Write the rankings for paired tests: int16 `(n_test, up to 5)` or `(draws, n_test, up to 5)`, if any."""
         if not self.rankings:
             return None
         save_file({name: classes.to(torch.int16).contiguous() for name, classes in self.rankings.items()}, path)
@@ -82,15 +79,15 @@ def evaluate_encoder(
 ) -> Results:
     """Score an encoder on features that are extracted once; `limits` hold for random views of train images.
 
-    `statistics` are the mean and deviation of its inputs where they are not the data set's. With a `cache`, features
-    of whole images are read from that folder, or written there. Evaluations that train the encoder work on copies, and
-    keep their state in `folder`.
+    `statistics` are the mean and deviation of its inputs if they are not the data set's. With a `cache` folder,
+    features of whole images are stored there and read again. Evaluations that train the encoder work on copies and
+    save their state in `folder`.
 
-    Raises BenchmarkError for features that are not finite, unless the encoder is known to have `diverged`: then such
-    a row counts as 0, so that the run is scored and stays in the record.
+    Raises BenchmarkError for features that are not finite. If the encoder's run `diverged`, such a row counts as 0
+    instead, so that the run is scored and recorded.
     """
     mean, std = statistics or (dataset.mean, dataset.std)
-    choose_attention(encoder, device, "float32")  # whatever it was trained with: the last bits decide weak probes
+    choose_attention(encoder, device, "float32")  # for every encoder alike, since the last bits decide weak probes
 
     def features(images: Pixels, view: Prepare) -> dict[str, Tensor]:
         def prepare(batch: Tensor, ids: Tensor) -> Tensor:
@@ -116,7 +113,7 @@ def evaluate_encoder(
 
 
 def evaluate_pixels(dataset: Dataset, evaluations: Sequence[Evaluation], *, limits: ViewLimits) -> Results:
-    """Score raw pixels in [0, 1], as the feature `pixels`, by the same rules: what an encoder has to beat."""
+    """Score raw pixels in [0, 1], as the feature `pixels`, by the same rules: the floor for encoders."""
 
     def features(images: Pixels, view: Prepare) -> dict[str, Tensor]:
         return {"pixels": torch.cat([view(batch, ids).flatten(1) for ids, batch in ahead(images)])}
@@ -125,7 +122,7 @@ def evaluate_pixels(dataset: Dataset, evaluations: Sequence[Evaluation], *, limi
 
 
 def check(dataset: Outline, evaluations: Sequence[Evaluation]) -> None:
-    """Refuse evaluations that the data set cannot serve or that share a name, before anything is decoded."""
+    """Raise ConfigError for evaluations that share a name or that the data set has no labels or classes for."""
     names = [evaluation.name for evaluation in evaluations]
     if len(set(names)) < len(names):
         raise ConfigError(f"experiment.evaluations has {', '.join(names)}: each evaluation may stand there once.")
@@ -169,35 +166,24 @@ def _evaluate(
         return finite(cache.get(images, labels, make) if cache else make(), f"{split} images", diverged=diverged)
 
     def views(number: int) -> dict[str, Tensor]:
-        found = features(dataset.train.images, _random(dataset, limits, number))
-        return finite(found, "random views of train images", diverged=diverged)
+        view = features(dataset.train.images, _random(dataset, limits, number))
+        return finite(view, "random views of train images", diverged=diverged)
 
     train, test = whole(dataset.train.images, labels, "train"), whole(dataset.test.images, test_labels, "test")
-    projections = [found.pop("projection", None) for found in (train, test)]
-    bank = Bank(
-        train=train,
-        test=test,
-        labels=labels,
-        fit=fit,
-        held=held,
-        classes=len(dataset.classes),
-        dataset=dataset.name,
-        views=views,
-        projected=None if projections[0] is None or projections[1] is None else (projections[0], projections[1]),
-        network=network,
-    )
+    projected = (train.pop("projection"), test.pop("projection")) if "projection" in train else None
+    classes, name = len(dataset.classes), dataset.name
+    bank = Bank(train, test, labels, fit, held, classes, name, views, projected=projected, network=network)
     sealed = SealedLabels(test_labels, bank.classes)
     metrics: dict[str, Metrics] = {}
     rankings = {}
     for evaluation in evaluations:
-        failed = blamed(f"The evaluation {evaluation.name} failed", type(evaluation))
-        with progress.doing(evaluation.name), failed:
+        context = blamed(f"The evaluation {evaluation.name} failed", type(evaluation))
+        with progress.doing(evaluation.name), context:
             ranking = evaluation(bank)
         if ranking is None:
             continue
-        score = asdict(sealed.score(evaluation.name, ranking))
         metrics[evaluation.name] = {
-            **score,  # type: ignore[typeddict-item]
+            **asdict(sealed.score(evaluation.name, ranking)),  # type: ignore[typeddict-item]
             "version": major(evaluation.version),
             "curve": list(ranking.curve),
             "choices": dict(ranking.choices),
@@ -212,8 +198,8 @@ def _centre(images: Tensor, ids: Tensor) -> Tensor:
 
 
 def _random(dataset: Dataset, limits: ViewLimits, number: int) -> Prepare:
-    """Return the random crop and flip of each train image that every encoder and seed sees as its `number`-th."""
+    """Return the `number`-th random crop and flip of each train image, the same for every encoder and seed."""
     view = limits.apply(View(crop_scale=(0.08, 1.0)))
     draws = Draws(0, number, len(dataset.train.images))
-    drawn = {name: draws.rows(("evaluation", name), *shape) for name, shape in DRAWS.items()}
-    return lambda images, ids: view(images, dataset.size, lambda name, *shape: drawn[name][ids])
+    numbers = {name: draws.rows(("evaluation", name), *shape) for name, shape in DRAWS.items()}
+    return lambda images, ids: view(images, dataset.size, lambda name, *shape: numbers[name][ids])

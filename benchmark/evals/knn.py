@@ -6,11 +6,11 @@ import gin
 from torch import Tensor
 
 from benchmark.annotations import Count, Positive
-from benchmark.evals.features import Bank, Ranking, best_classes
+from benchmark.evals.features import Bank, Ranking, best_classes, hits
 from benchmark.evals.neighbours import nearest
 from benchmark.runtime import progress
 
-OTHERS = (1, 10, 200)  # the values of k whose top-1 stands beside the result
+OTHERS = (1, 10, 200)  # further values of k, whose top-1 is among the details
 
 
 @gin.register
@@ -18,8 +18,8 @@ OTHERS = (1, 10, 200)  # the values of k whose top-1 stands beside the result
 class KNN:
     """Cosine-weighted k nearest neighbours (Wu et al. 2018, arXiv:1805.01978, section 3.4).
 
-    The bank is all of train, each image once; each of the `k` nearest votes exp(similarity / temperature) for its
-    class. Which feature is used is chosen on the hold-out. The details have the usual other settings.
+    Each of the `k` nearest train images votes exp(similarity / temperature) for its class. The feature is chosen on
+    the hold-out. The details have the other usual settings.
     """
 
     k: Count = 20
@@ -30,34 +30,34 @@ class KNN:
 
     def __call__(self, bank: Bank) -> Ranking:
         """Choose the feature on the hold-out, then rank the classes of the test images."""
-        names = list(bank.train)
-        chosen = names[0]
-        if len(names) > 1:
-            chosen = max(progress.each(names, "feature"), key=lambda name: self._hits(bank.train[name], bank))
-        keys = bank.train[chosen]
-        similarity, ids = nearest(bank.test[chosen], keys, max(self.k, *OTHERS))
+        chosen = next(iter(bank.train))
+        if len(bank.train) > 1:
+            chosen = max(progress.each(bank.train, "feature"), key=lambda name: self._hits(bank.train[name], bank))
+        n = len(bank.labels)
+        similarity, ids = nearest(bank.test[chosen], bank.train[chosen], max(self.k, *OTHERS))
         labels = bank.labels[ids]
 
         def ranked(k: int, temperature: float) -> Tensor:
             return best_classes(votes(similarity[:, :k], labels[:, :k], bank.classes, temperature))
 
-        settings = {f"k={k}": (k, self.temperature) for k in OTHERS} | {"k=200, t=0.1": (200, 0.1)}
-        done, details = {(min(self.k, len(keys)), self.temperature)}, {}
-        for name, (k, temperature) in settings.items():
-            setting = min(k, len(keys)), temperature
-            if setting not in done:
+        settings = {f"k={k}": (min(k, n), self.temperature) for k in OTHERS} | {"k=200, t=0.1": (min(200, n), 0.1)}
+        seen, details = {(min(self.k, n), self.temperature)}, {}
+        for name, setting in settings.items():
+            if setting not in seen:
                 details[name] = ranked(*setting)
-            done.add(setting)
-        choices: dict[str, str | float | int] = {"feature": chosen, "k": self.k}
-        choices["temperature"] = self.temperature
-        return Ranking(ranked(self.k, self.temperature), choices, details=details)
+            seen.add(setting)
+        return Ranking(
+            ranked(self.k, self.temperature),
+            {"feature": chosen, "k": self.k, "temperature": self.temperature},
+            details=details,
+        )
 
     def _hits(self, features: Tensor, bank: Bank) -> int:
         scores = self.scores(features[bank.fit], bank.labels[bank.fit], features[bank.held], bank.classes)
-        return int((best_classes(scores)[:, 0] == bank.labels[bank.held]).sum())
+        return hits(best_classes(scores), bank.labels[bank.held])
 
     def scores(self, keys: Tensor, labels: Tensor, queries: Tensor, classes: int) -> Tensor:
-        """Return the votes `(n_queries, classes)`; with fewer than `k` keys, all of them vote."""
+        """Return the votes `(n_queries, classes)`; if there are fewer than `k` keys, all of them vote."""
         similarity, ids = nearest(queries, keys, self.k)
         return votes(similarity, labels[ids], classes, self.temperature)
 
@@ -65,7 +65,7 @@ class KNN:
 @gin.register
 @dataclass(frozen=True, kw_only=True)
 class KNNProjection:
-    """Nearest neighbours as `KNN` among a projector's outputs, which some papers report; None without a projector."""
+    """`KNN` on the outputs of a projector, which some papers report; None without a projector."""
 
     k: Count = 200
     temperature: Positive = 0.1
@@ -84,6 +84,9 @@ class KNNProjection:
 
 
 def votes(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
-    """Return the votes `(n, classes)` of neighbours `(n, k)`, nearest first, relative to the vote of the nearest."""
-    weights = ((similarity - similarity[:, :1]) / temperature).exp()  # so that a small temperature cannot overflow
+    """Return the votes `(n, classes)` of neighbours `(n, k)`, nearest first.
+
+    vote[i, c] = sum over j with labels[i, j] = c of exp((similarity[i, j] - similarity[i, 0]) / temperature)
+    """
+    weights = ((similarity - similarity[:, :1]) / temperature).exp()  # at most 1: a small temperature cannot overflow
     return weights.new_zeros(len(weights), classes).scatter_add(1, labels, weights)

@@ -7,26 +7,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.evals.features import Bank, Ranking, at_edge, best_classes
+from benchmark.evals.features import Bank, Ranking, at_edge, best_classes, hits
 from benchmark.runtime import progress
 
-GRID = tuple(10.0 ** (1 - 8 * i / 11) for i in range(12))  # L2 strengths on the mean-loss scale, 1e1 to 1e-7
-STRONGER = tuple(10.0 ** (1 + 8 * i / 11) for i in (3, 2, 1))
-WEAKER = tuple(10.0 ** (-7 - 8 * i / 11) for i in (1, 2, 3))
-PATIENCE = 3  # strengths in a row with fewer hits than the best end the search: the weakest are by far the slowest
-ITERATIONS = 1000
-UNTUNED = 0.1  # the L2 strength where each class has one label, and there is nothing to choose it by
+# The grid of L2 strengths, on the scale of the mean loss, from strong to weak. Searching a log grid on held-out data
+# with L-BFGS follows Kornblith et al. 2019 (arXiv:1805.08974), who use 45 values; these 12 are our choice.
+GRID = tuple(10.0 ** (1 - 8 * i / 11) for i in range(12))  # 1e1 to 1e-7
+STRONGER = tuple(10.0 ** (1 + 8 * i / 11) for i in (3, 2, 1))  # tried if the best is the first of the grid
+WEAKER = tuple(10.0 ** (-7 - 8 * i / 11) for i in (1, 2, 3))  # tried if the best is the last of the grid
+PATIENCE = 3  # strengths in a row below the best end the search, because the weakest are by far the slowest
+UNTUNED = 0.1  # the strength if each class has one label, so that none can be held out
 EDGE = at_edge("L2 strength")
+ITERATIONS = 1000  # limit of L-BFGS
 TOLERANCE = 1e-5  # of the gradient's largest entry, relative to that at zero weights
-COLUMNS = 1024  # dimensions whose means are taken at once: all of wide features in float64 take twice their size
-ROUNDING = 1e-7  # what float32 leaves of a gradient that is zero, as that of features without a signal
+ROUNDING = 1e-7  # lower bound of the tolerance: float32's error in a gradient that is zero
+COLUMNS = 1024  # dimensions converted to float64 at once, since all of wide features need too much memory
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A fitted classifier on raw features: `weight` `(dim, classes)` and `bias` `(classes,)`.
+    """A linear classifier of features: `weight` `(dim, classes)` and `bias` `(classes,)`.
 
-    `converged` is False where the fit ended at its limit of iterations.
+    `converged` is False if the fit reached the limit of iterations.
     """
 
     weight: Tensor
@@ -43,11 +45,10 @@ class Probe:
 class Linear:
     """L2-regularised logistic regression by full-batch L-BFGS on standardised features.
 
-    The strength and the feature are chosen on the hold-out, and the probe is then fitted again on all of train. The
-    strengths are 12 values from 10 to 1e-7, strong to weak with warm starts, until three in a row do worse than the
-    best. Where the best lies at an end of them, three more are tried beyond, and the row is flagged if it still does.
-    Where every class has one image and none is held out, the first feature and a fixed strength are used, and the row
-    is flagged too.
+    Strength and feature are chosen on the hold-out, and the probe is then fitted on all of train. The strengths are 12
+    values from 10 to 1e-7, from strong to weak with warm starts, until three in a row do worse than the best. If the
+    best is the first or the last, three more are tried beyond it, and the row is flagged if it is still at the edge.
+    If every class has one image, none is held out: then the first feature and a fixed strength are used and flagged.
     """
 
     name = "linear"
@@ -55,12 +56,12 @@ class Linear:
 
     def __call__(self, bank: Bank) -> Ranking:
         """Choose strength and feature on the hold-out, refit on all of train, rank the classes of the test images."""
-        found = {name: self._search(bank.train[name], bank) for name in progress.each(bank.train, "feature")}
-        chosen = max(found, key=lambda name: found[name][0])
-        _, strength, edge = found[chosen]
+        searches = {name: self._search(bank.train[name], bank) for name in progress.each(bank.train, "feature")}
+        chosen = max(searches, key=lambda name: searches[name][0])
+        _, strength, is_edge = searches[chosen]
         probe = fit(bank.train[chosen], bank.labels, bank.classes, strength)
         scores = probe.scores(bank.test[chosen])
-        flags = [EDGE] if edge else []
+        flags = [EDGE] if is_edge else []
         if not len(bank.held):
             flags.append(f"one train image a class, so the L2 strength is {UNTUNED} by rule")
         if not probe.converged:
@@ -74,42 +75,41 @@ class Linear:
         standard = Standard.of(features[bank.fit])
         regression = Regression(standard.apply(features[bank.fit]), bank.labels[bank.fit], bank.classes)
         held = regression.coordinates(standard.apply(features[bank.held])), bank.labels[bank.held]
-        hits = walk(regression, *held, GRID)
-        if _best(hits) == GRID[-1]:
-            hits |= walk(regression, *held, WEAKER)
-        elif _best(hits) == GRID[0]:
-            hits |= walk(regression, *held, STRONGER)
-        best = _best(hits)
-        return hits[best], best, best in (min(hits), max(hits))
+        scores = walk(regression, *held, GRID)
+        if _best(scores) == GRID[-1]:
+            scores |= walk(regression, *held, WEAKER)
+        elif _best(scores) == GRID[0]:
+            scores |= walk(regression, *held, STRONGER)
+        best = _best(scores)
+        return scores[best], best, best in (min(scores), max(scores))
 
 
 def walk(regression: "Regression", held: Tensor, labels: Tensor, strengths: tuple[float, ...]) -> dict[float, int]:
     """Return the hits on held-out coordinates `(n, rank)` by strength, until `PATIENCE` in a row are below the best."""
-    hits: dict[float, int] = {}
+    scores: dict[float, int] = {}
     start, worse = None, 0
     for strength in progress.each(strengths, "strength"):
         start, _ = regression.minimise(strength, start)
-        hits[strength] = int((best_classes(held @ start[:-1] + start[-1])[:, 0] == labels).sum())
-        worse = worse + 1 if hits[strength] < max(hits.values()) else 0
+        scores[strength] = hits(best_classes(held @ start[:-1] + start[-1]), labels)
+        worse = worse + 1 if scores[strength] < max(scores.values()) else 0
         if worse == PATIENCE:
             break
-    return hits
+    return scores
 
 
-def _best(hits: dict[float, int]) -> float:
-    return max(hits, key=lambda strength: (hits[strength], strength))  # equal hits: the stronger
+def _best(scores: dict[float, int]) -> float:
+    return max(scores, key=lambda strength: (scores[strength], strength))  # of equals the stronger
 
 
 @dataclass(frozen=True)
 class Standard:
-    """Mean and scale per dimension of the features that a probe is fitted on; a constant dimension becomes 0."""
+    """Standardises features: `mean` and `scale` = 1 / deviation, `(dim,)` each; a constant dimension becomes 0."""
 
     mean: Tensor
     scale: Tensor
 
     @classmethod
     def of(cls, features: Tensor) -> "Standard":
-        """Measure `(n, dim)` features."""
         blocks = features.split(COLUMNS, dim=1)
         mean = torch.cat([block.double().mean(0) for block in blocks])
         std = torch.cat([block.double().std(0, unbiased=False) for block in blocks])
@@ -118,13 +118,12 @@ class Standard:
         return cls(mean.float(), scale.float())
 
     def apply(self, features: Tensor) -> Tensor:
-        """Return standardised features."""
         return (features - self.mean).mul_(self.scale)
 
 
 @progress.doing("the fit that counts")
 def fit(features: Tensor, labels: Tensor, classes: int, strength: float) -> Probe:
-    """Fit a probe on raw `(n, dim)` features; standardisation is folded into its weights."""
+    """Fit a probe on `(n, dim)` features; it contains their standardisation."""
     standard = Standard.of(features)
     regression = Regression(standard.apply(features), labels, classes)
     solution, converged = regression.minimise(strength)
@@ -133,11 +132,12 @@ def fit(features: Tensor, labels: Tensor, classes: int, strength: float) -> Prob
 
 
 def span(inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return coordinates `(n, rank)` of the rows of `(n, dim)` inputs and their orthonormal basis `(dim, rank)`.
+    """Return coordinates `(n, rank)` of `(n, dim)` inputs and an orthonormal basis `(dim, rank)` of their rows.
 
-    L2-regularised weights lie in the span of the rows, so a fit on the coordinates loses nothing. Unless the rows are
-    at most half as many as the dimensions, which makes it worth while, they are their own coordinates and the basis is
-    None.
+        inputs = coordinates @ basis.T
+
+    L2-regularised weights lie in the span of the rows, so a fit on the coordinates has the same solution. It only pays
+    for at most half as many rows as dimensions; otherwise the inputs are returned, and None for the basis.
     """
     if rank(*inputs.shape) == inputs.shape[1]:
         return inputs, None
@@ -146,15 +146,15 @@ def span(inputs: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def rank(n: int, dim: int) -> int:
-    """Return the side of the matrix that a regression on `(n, dim)` inputs decomposes: `dim`, or less than `2 n`."""
+    """Return the number of coordinates of `(n, dim)` inputs, see `span`."""
     return dim if 2 * n > dim else n
 
 
 def eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Return eigenvalues, rising, and eigenvectors of a symmetric float32 matrix, as float32.
+    """Return ascending eigenvalues and the eigenvectors of a symmetric float32 matrix, as float32.
 
-    LAPACK's float32 routine gives up on some matrices of many equal eigenvalues, as those of a few images with sparse
-    features; these are decomposed in float64.
+    LAPACK's float32 routine fails for some matrices with many equal eigenvalues, for instance those of a few images
+    with sparse features. These are decomposed in float64.
     """
     try:
         spectrum, axes = torch.linalg.eigh(matrix)
@@ -166,12 +166,13 @@ def eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
 class Regression:
     """Multinomial logistic regression of `labels` `(n,)` on standardised `inputs` `(n, dim)`.
 
-    The Hessian is near the inputs' covariance over the number of classes, plus the strength. Minimising over
-    variables that this matrix whitens has the same solution and takes a fraction of the iterations, above all for the
-    correlated features of an encoder.
+    The inputs are replaced by their coordinates `(n, rank)`, see `span`, and solutions are in coordinates too. The
+    Hessian of the loss is approximately
 
-    The inputs are replaced by their coordinates `(n, rank)` in the span of their rows, so that few images of wide
-    features make a small matrix. Solutions are in these coordinates too.
+        axes @ diag(curvature + strength) @ axes.T,   curvature = eigenvalues of (inputs.T @ inputs / n) / classes
+
+    Minimising over variables in which this matrix is the identity has the same solution and takes a fraction of the
+    iterations, above all for the correlated features of an encoder.
     """
 
     def __init__(self, inputs: Tensor, labels: Tensor, classes: int) -> None:
@@ -183,26 +184,25 @@ class Regression:
         self.curvature = spectrum.clamp(min=1e-7 * float(spectrum[-1])) / classes
 
     def coordinates(self, inputs: Tensor) -> Tensor:
-        """Return what a solution needs to know of other inputs `(n, dim)`: `(n, rank)`."""
+        """Return the coordinates `(n, rank)` of other inputs `(n, dim)`."""
         return inputs if self.basis is None else inputs @ self.basis
 
     def weights(self, solution: Tensor) -> Tensor:
-        """Return the weights `(dim, outputs)` on the inputs as they were given."""
+        """Return the weights `(dim, outputs)` on the original inputs."""
         return solution[:-1] if self.basis is None else self.basis @ solution[:-1]
 
     def minimise(
         self, strength: float, start: Tensor | None = None, tolerance: float = TOLERANCE
     ) -> tuple[Tensor, bool]:
-        """Minimise mean cross entropy + strength / 2 * ||weights||^2, the bias free.
+        """Minimise mean cross entropy + strength / 2 * |weights|^2, the bias free, by L-BFGS from `start` or zero.
 
-        Return `(rank + 1, outputs)`, of which the last row is the bias, and whether the limit of iterations sufficed.
-        L-BFGS with strong Wolfe steps and history 10, from `start` or from zero; the gradient is written out, which
-        halves the cost of autograd.
+        Return `(rank + 1, outputs)`, whose last row is the bias, and whether the limit of iterations sufficed. The
+        gradient is written out, at half of autograd's cost.
         """
         stretch = (self.curvature + strength).rsqrt()[:, None]
-        solution = torch.zeros(self.inputs.shape[1] + 1, self.outputs)
+        variables = torch.zeros(self.inputs.shape[1] + 1, self.outputs)
         if start is not None:
-            solution[:-1], solution[-1] = self.axes.T @ start[:-1] / stretch, start[-1]
+            variables[:-1], variables[-1] = self.axes.T @ start[:-1] / stretch, start[-1]
 
         def weights(at: Tensor) -> Tensor:
             weight: Tensor = self.axes @ (stretch * at[:-1])
@@ -214,10 +214,10 @@ class Regression:
             slope = stretch * (self.axes.T @ (slope + strength * weight))
             return loss + strength / 2 * weight.square().sum(), torch.cat([slope, bias[None]])
 
-        tolerance = max(ROUNDING, tolerance * float(gradient(torch.zeros_like(solution))[1].abs().max()))
-        solution.requires_grad_()
+        tolerance = max(ROUNDING, tolerance * float(gradient(torch.zeros_like(variables))[1].abs().max()))
+        variables.requires_grad_()
         optimiser = torch.optim.LBFGS(
-            [solution],
+            [variables],
             max_iter=ITERATIONS,
             max_eval=2 * ITERATIONS,
             tolerance_grad=tolerance,
@@ -228,16 +228,16 @@ class Regression:
 
         def closure() -> Tensor:
             with torch.no_grad():
-                loss, solution.grad = gradient(solution)
+                loss, variables.grad = gradient(variables)
             return loss
 
         optimiser.step(closure)
-        found = solution.detach()
-        converged = optimiser.state[solution]["n_iter"] < ITERATIONS
-        return torch.cat([weights(found), found[-1:]]), converged
+        best = variables.detach()
+        converged = optimiser.state[variables]["n_iter"] < ITERATIONS
+        return torch.cat([weights(best), best[-1:]]), converged
 
     def _gradient(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the mean cross entropy and its slopes in weight and bias."""
+        """Return the mean cross entropy and its gradients in weight and bias."""
         logits = torch.addmm(bias, self.inputs, weight)
         log_total = logits.logsumexp(1, keepdim=True)
         loss = (log_total.squeeze(1) - logits.gather(1, self.labels[:, None]).squeeze(1)).mean()

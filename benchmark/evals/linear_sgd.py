@@ -1,27 +1,28 @@
 """The linear probe as papers train it: SGD or LARS on frozen features, many learning rates at once.
 
-Published probes of one kind of encoder differ in their rate by a factor of 300, and one rate for all would rank the
-scales of features. Here each method gets the same rates and the hold-out decides.
+The learning rates of published probes differ by a factor of 300, and one rate for all methods would rank the scales of
+their features. Here each method gets the same rates, and one is chosen on the hold-out.
 """
 
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import gin
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmark.annotations import Count, NonNegative, Positive, Range
 from benchmark.errors import ConfigError
-from benchmark.evals.features import Bank, Ranking, at_edge, best_classes
+from benchmark.evals.features import Bank, Fraction, Ranking, at_edge, best_classes, hits
 from benchmark.evals.linear import Standard
 from benchmark.nets.schedules import half_cosine
 from benchmark.randomness import derive
 from benchmark.runtime import progress
 
-TRUST = 0.001  # of LARS, in all published probes
+TRUST = 0.001  # of LARS in all published probes
 
 
 @gin.register
@@ -29,60 +30,47 @@ TRUST = 0.001  # of LARS, in all published probes
 class LinearSGD:
     """Softmax regression by SGD with momentum, from zero weights; the last epoch counts.
 
-    `rates` are peaks per 256 images, scaled by `batch_size / 256`. Rate and feature are chosen by training on the
-    fitting part and asking the hold-out; the classifier of that rate, trained on all of train, is tested. The row is
-    flagged if the best of several rates is the smallest or the largest.
+    `rates` are peak learning rates per 256 images, scaled by `batch_size / 256`. Rate and feature are those that do
+    best on the hold-out after training on the fitting part; a classifier trained with them on all of train is tested.
+    The row is flagged if the best of several rates is the smallest or the largest.
 
     The rate rises from 0 over `warmup` epochs and falls with each step on a half cosine to 0, or ("step") to a tenth
-    at each of the `milestones`, which are epochs. `weight_decay` acts on weights and bias. "lars" scales the step of
-    each rate's weights, not of its bias, by 0.001 * |weights| / |gradient|, or not at all where a norm is 0 (You et
-    al. 2017, arXiv:1708.03888).
+    at each of the `milestones`, which are epochs. `weight_decay` acts on weights and bias. "lars" scales the gradient
+    of the weights, not of the bias, by 0.001 * |weights| / |gradient|, unless a norm is 0 (You et al. 2017,
+    arXiv:1708.03888).
 
-    `normalise`: "standard" takes means and deviations from the center features of the images that are trained on;
+    `normalise`: "standard" uses means and deviations of the center features of the images that are trained on;
     "batch_norm" those of each batch, and running averages in the test (He et al. 2022, arXiv:2111.06377).
 
-    `train_views`: the "center" features; a number V of random views, extracted once, of which epoch e sees e mod V;
-    or "live", a view for each epoch. Live views are not kept, so the classifiers of all rates are trained on all of
-    train beside those for the choice: an encoder sees each view once, for twice the work on its features.
+    `train_views`: the "center" features; a number V of random views, extracted once, of which epoch e uses e mod V;
+    or "live", a new view in each epoch. Live views are not stored, so the classifiers of all rates are trained on all
+    of train at the same time as those for the choice: each view is encoded once, and twice as many are trained.
     """
 
-    rates: tuple[float, ...] = (0.001, 0.0024, 0.0056, 0.013, 0.031, 0.073, 0.17, 0.41, 0.97, 2.3, 5.4, 13.0, 30.0)
-    batch_size: int = 1024
-    epochs: int = 100
-    momentum: float = 0.9
-    weight_decay: float = 0.0
+    rates: tuple[Positive, ...] = (0.001, 0.0024, 0.0056, 0.013, 0.031, 0.073, 0.17, 0.41, 0.97, 2.3, 5.4, 13.0, 30.0)
+    batch_size: Count = 1024
+    epochs: Count = 100
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 0.0
     schedule: Literal["cosine", "step"] = "cosine"
     milestones: tuple[int, ...] = (60, 80)
-    warmup: int = 0
+    warmup: Annotated[int, Range(0)] = 0
     optimiser: Literal["sgd", "lars"] = "sgd"
     normalise: Literal["none", "standard", "batch_norm"] = "standard"
-    train_views: Literal["center", "live"] | int = "center"
+    train_views: Literal["center", "live"] | Count = "center"
 
     name = "linear_sgd"
     version = "1.0"
 
     def __post_init__(self) -> None:
-        if not self.rates or min(self.rates) <= 0:
-            raise ConfigError(f"LinearSGD.rates must be one or more numbers above 0; got {self.rates}.")
-        if min(self.batch_size, self.epochs) < 1 or not 0 <= self.warmup < self.epochs:
-            raise ConfigError(
-                f"LinearSGD needs batch_size and epochs of at least 1 and a warmup from 0 to below the epochs; got "
-                f"{self.batch_size}, {self.epochs} and {self.warmup}."
-            )
-        if not 0 <= self.momentum < 1 or self.weight_decay < 0:
-            raise ConfigError(
-                f"LinearSGD needs a momentum in [0, 1) and a weight_decay of at least 0; got {self.momentum} and "
-                f"{self.weight_decay}."
-            )
+        if not self.rates:
+            raise ConfigError("LinearSGD.rates must have at least one number.")
+        if not self.warmup < self.epochs:
+            raise ConfigError(f"LinearSGD.warmup must be below LinearSGD.epochs; got {self.warmup} and {self.epochs}.")
         if self.schedule == "step" and not all(self.warmup <= epoch < self.epochs for epoch in self.milestones):
             raise ConfigError(
                 f"LinearSGD.milestones must be epochs after the {self.warmup} of warmup and before the end at "
                 f"{self.epochs}; got {self.milestones}."
-            )
-        if isinstance(self.train_views, int) and self.train_views < 1:
-            raise ConfigError(
-                f"LinearSGD.train_views must be 'center', 'live' or a number of views from 1 up; got "
-                f"{self.train_views}."
             )
 
     def __call__(self, bank: Bank) -> Ranking:
@@ -94,20 +82,17 @@ class LinearSGD:
         if self.train_views == "live":
             finals = {name: Heads(self, bank, name, whole, self.rates) for name in bank.train}
         self._train([*trials.values(), *finals.values()], views)
-        hits = {(name, rate): trials[name].hits(bank.held, rate) for name in bank.train for rate in self.rates}
-        name, rate = max(hits, key=lambda option: (hits[option], -option[1]))  # equal hits: the smaller rate
+        scores = {(name, rate): trials[name].hits(bank.held, rate) for name in bank.train for rate in self.rates}
+        name, rate = max(scores, key=lambda option: (scores[option], -option[1]))  # of equals the smaller rate
         if name not in finals:
             finals[name] = Heads(self, bank, name, whole, (rate,))
             self._train([finals[name]], views)
-        edge = len(self.rates) > 1 and rate in (min(self.rates), max(self.rates))
-        return Ranking(
-            finals[name].rank(bank.test[name], rate),
-            {"feature": name, "rate": rate},
-            (at_edge("learning rate"),) if edge else (),
-        )
+        is_edge = len(self.rates) > 1 and rate in (min(self.rates), max(self.rates))
+        flags = (at_edge("learning rate"),) if is_edge else ()
+        return Ranking(finals[name].rank(bank.test[name], rate), {"feature": name, "rate": rate}, flags)
 
     def share(self, epoch: float) -> float:
-        """Return the share of the peak rate after `epoch` epochs, a fraction between two steps of one."""
+        """Return the share of the peak rate after `epoch` epochs, which may be a fraction."""
         if epoch < self.warmup:
             return epoch / self.warmup
         if self.schedule == "step":
@@ -115,7 +100,7 @@ class LinearSGD:
         return half_cosine(epoch - self.warmup, self.epochs - self.warmup)
 
     def _views(self, bank: Bank) -> Callable[[int], dict[str, Tensor]]:
-        """Return what gives the features of train in an epoch."""
+        """Return the function from an epoch to the features of train in it."""
         if isinstance(self.train_views, int):
             count, cached = self.train_views, functools.cache(bank.views)
             return lambda epoch: cached(epoch % count)
@@ -132,7 +117,7 @@ class Heads:
     """Linear classifiers of one feature, one for each rate, trained together on the images `rows` of train.
 
     `weight` is `(dim, rates, classes)` and `bias` `(rates, classes)`. Both start at zero: the loss is convex, so a
-    random start would add a seed and nothing else.
+    random start would only add a seed.
     """
 
     def __init__(self, settings: LinearSGD, bank: Bank, name: str, rows: Tensor, rates: tuple[float, ...]) -> None:
@@ -154,19 +139,18 @@ class Heads:
             self._step(inputs, self.bank.labels[ids], self.settings.share(epoch + step / len(batches)))
 
     def rank(self, features: Tensor, rate: float) -> Tensor:
-        """Return the best classes of features `(n, dim)` by the classifier of a rate."""
+        """Return the best classes of features `(n, dim)` by the classifier of `rate`."""
         head = self.rates.index(rate)
         weight, bias = self.weight[:, head], self.bias[head]
         chunks = features.split(self.settings.batch_size)
         return torch.cat([best_classes(self.normalise(chunk, False) @ weight + bias) for chunk in chunks])
 
     def hits(self, rows: Tensor, rate: float) -> int:
-        """Return how many of the images `rows` of train the classifier of a rate gets right."""
-        ranked = self.rank(self.bank.train[self.name][rows], rate)
-        return int((ranked[:, 0] == self.bank.labels[rows]).sum())
+        """Return how many of the images `rows` of train the classifier of `rate` gets right."""
+        return hits(self.rank(self.bank.train[self.name][rows], rate), self.bank.labels[rows])
 
     def _step(self, inputs: Tensor, labels: Tensor, share: float) -> None:
-        """Take one step down the mean cross entropy; the gradient is written out, which spares autograd's copies."""
+        """Take one step on the mean cross entropy; the gradient is written out, which avoids autograd's copies."""
         logits = torch.addmm(self.bias.flatten(), inputs, self.weight.flatten(1))
         excess = logits.view(len(inputs), *self.bias.shape).softmax(2)
         excess = excess.sub_(F.one_hot(labels, self.bank.classes)[:, None]).div_(len(inputs))
@@ -181,13 +165,13 @@ class Heads:
 
 
 def _trust(weight: Tensor, gradient: Tensor) -> Tensor:
-    """Return LARS' factor of each rate's gradient, `(1, rates, 1)`."""
+    """Return the factor of LARS for each rate's gradient, `(1, rates, 1)`."""
     sizes, slopes = (torch.linalg.vector_norm(part, dim=(0, 2), keepdim=True) for part in (weight, gradient))
     return torch.where((sizes > 0) & (slopes > 0), TRUST * sizes / slopes, 1.0)
 
 
 def _normaliser(kind: str, features: Tensor) -> Callable[[Tensor, bool], Tensor]:
-    """Return what normalises a batch, told whether it is in training, for classifiers trained on `features`."""
+    """Return the function of a batch and of whether it is trained on; the classifiers are trained on `features`."""
     if kind == "none":
         return lambda batch, training: batch
     if kind == "standard":
@@ -196,7 +180,7 @@ def _normaliser(kind: str, features: Tensor) -> Callable[[Tensor, bool], Tensor]
     mean, variance = torch.zeros_like(features[0]), torch.ones_like(features[0])
 
     def batch_norm(batch: Tensor, training: bool) -> Tensor:
-        alone = len(batch) == 1  # a last batch of one image has no deviation
-        return F.batch_norm(batch, mean, variance, training=training and not alone, momentum=0.1, eps=1e-6)
+        training = training and len(batch) > 1  # a last batch of one image has no deviation
+        return F.batch_norm(batch, mean, variance, training=training, momentum=0.1, eps=1e-6)
 
     return batch_norm

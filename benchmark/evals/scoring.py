@@ -1,4 +1,4 @@
-"""Scores from rankings; the only place that reads test labels."""
+"""Scores rankings; the only module that reads test labels."""
 
 from dataclasses import dataclass
 from statistics import fmean
@@ -9,14 +9,14 @@ from torch import Tensor
 from benchmark.errors import BenchmarkError
 from benchmark.evals.features import Neighbours, Ranking
 
-CELLS = 2**24  # neighbours that are scored at once
+CELLS = 2**24  # numbers of neighbours that are scored at once
 
 
 @dataclass(frozen=True)
 class Score:
-    """Fractions in [0, 1] over `n` test images; `top5` is None below 50 classes, where it says little.
+    """Fractions in [0, 1] over `n` test images; `top5` is None for fewer than 50 classes.
 
-    With several draws all are means over draws, and `draws` has the top-1 of each.
+    If there are several draws, these are means over them, and `draws` has the top-1 of each.
     """
 
     top1: float
@@ -29,7 +29,7 @@ class Score:
 
 
 class SealedLabels:
-    """Test labels that an evaluation cannot see; each evaluation may be scored once, and reads are counted."""
+    """Test labels that an evaluation cannot see; it is scored once, and `reads` counts that."""
 
     def __init__(self, labels: Tensor, classes: int) -> None:
         self._labels = labels
@@ -37,7 +37,7 @@ class SealedLabels:
         self.reads: dict[str, int] = {}
 
     def score(self, evaluation: str, ranking: Ranking) -> Score:
-        """Score a ranking; raises BenchmarkError if this evaluation was scored before."""
+        """Score a ranking; raises BenchmarkError for a second one of the same evaluation."""
         if evaluation in self.reads:
             raise BenchmarkError(
                 f"The test labels were read for {evaluation!r} before. A second look would make the test set a "
@@ -45,8 +45,8 @@ class SealedLabels:
             )
         self.reads[evaluation] = 1
         draws = ranking.classes if ranking.classes.ndim == 3 else ranking.classes[None]
-        rankings = [*draws, *ranking.details.values()]
-        for classes in (*rankings, *([ranking.neighbours.labels] if ranking.neighbours else [])):
+        near = [ranking.neighbours.labels] if ranking.neighbours else []
+        for classes in (*draws, *ranking.details.values(), *near):
             if len(classes) != len(self._labels):
                 raise BenchmarkError(
                     f"{evaluation!r} ranked {len(classes)} images; the test set has {len(self._labels)}."
@@ -71,32 +71,32 @@ class SealedLabels:
         labels, predicted = self._labels, ranked[:, 0]
         confusion = torch.zeros(self._classes, self._classes, dtype=torch.float64)
         confusion.index_put_((labels, predicted), torch.ones(len(labels), dtype=torch.float64), accumulate=True)
-        hits, actual, claimed = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+        correct, actual, predictions = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
         present = actual > 0
-        f1 = 2 * hits / (actual + claimed).clamp(min=1)
+        f1 = 2 * correct / (actual + predictions).clamp(min=1)
         return {
-            "top1": float(hits.sum() / len(labels)),
+            "top1": float(correct.sum() / len(labels)),
             "top5": float((ranked == labels[:, None]).any(1).double().mean()),
             "macro_f1": float(f1[present].mean()),
-            "balanced_accuracy": float((hits / actual.clamp(min=1))[present].mean()),
+            "balanced_accuracy": float((correct / actual.clamp(min=1))[present].mean()),
         }
 
     def _retrieval(self, neighbours: Neighbours) -> dict[str, float]:
         """Return recall at 1, 5 and 10, and the mean average precision at R (Musgrave et al. 2020, arXiv:2003.08505).
 
-        R is the number of train images of the query's class; a query whose class has none scores 0.
+        R is the number of train images of the query's class; a query scores 0 if there are none.
         """
         depth = neighbours.labels.shape[1]
-        places = torch.arange(1, depth + 1)
+        ranks = torch.arange(1, depth + 1)
         averages, firsts = [], []
         rows = max(1, CELLS // depth)
         for near, labels in zip(neighbours.labels.split(rows), self._labels.split(rows), strict=True):
-            right = near == labels[:, None]
+            correct = near == labels[:, None]
             relevant = neighbours.counts[labels]
-            counted = right & (places <= relevant[:, None])
-            precision = counted.cumsum(1, dtype=torch.float32) / places
-            averages.append((precision * counted).sum(1, dtype=torch.float64) / relevant.clamp(min=1))
-            firsts.append(right[:, :10])
+            correct_to_r = correct & (ranks <= relevant[:, None])
+            precision = correct_to_r.cumsum(1, dtype=torch.float32) / ranks
+            averages.append((precision * correct_to_r).sum(1, dtype=torch.float64) / relevant.clamp(min=1))
+            firsts.append(correct[:, :10])
         first = torch.cat(firsts)
         recalls = {f"recall_at_{k}": float(first[:, :k].any(1).double().mean()) for k in (1, 5, 10)}
         return recalls | {"map_at_r": float(torch.cat(averages).mean())}

@@ -8,18 +8,18 @@ from torch import Tensor
 
 from benchmark.annotations import Count, Positive, Share
 from benchmark.data.subsets import holdout, labelled
-from benchmark.evals.features import Bank, Ranking, at_edge
-from benchmark.evals.supervised import Classifier, SupervisedSettings, Trainer
+from benchmark.evals.features import Bank, Choices, Ranking, at_edge
+from benchmark.evals.supervised import Classifier, SupervisedSettings, Trained, Trainer
 from benchmark.randomness import derive
 
 FACTORS = (1.0, 0.1, 10.0)
-HELD = 0.2  # of draw 0
-GRID = [(trunk, head) for trunk in FACTORS for head in FACTORS]  # of equally good pairs the first is taken
+GRID = [(trunk, head) for trunk in FACTORS for head in FACTORS]  # of equally good pairs the first is chosen
+HELD = 0.2  # fraction of draw 0 that is held out
 
 
 @dataclass(frozen=True)
 class TwoRates(SupervisedSettings):
-    """SGD with momentum at a rate of the encoder's and one of the head's, crops and flips, whatever the batch size.
+    """SGD with momentum, crops and flips; the learning rates of encoder and head do not depend on the batch size.
 
     (Caron et al. 2020, arXiv:2006.09882, authors' code.)
     """
@@ -42,10 +42,10 @@ class TwoRates(SupervisedSettings):
 class SemiFineTune:
     """Train the encoder with a linear head on a class-balanced `fraction` of the train labels, for `steps` steps.
 
-    The rates of encoder and head are chosen on draw 0 of the labels, among `trunk_rate` and `head_rate` and a tenth and
-    ten times of each: a fifth of the labels of each class, at least one, but not the only one, is held out from it.
-    Where every class has a single label, the middle pair is taken and the row is flagged. Scores are means over draws
-    1 to `draws`; the last step counts.
+    The learning rates of encoder and head are 0.1, 1 or 10 times `trunk_rate` and `head_rate`. The pair is chosen on
+    draw 0 of the labels, of which a fifth of each class is held out: at least one, but not the only one. If every
+    class has a single label, the middle pair is used and the row is flagged. Scores are those after the last step,
+    averaged over draws 1 to `draws`.
     """
 
     fraction: Share
@@ -64,34 +64,24 @@ class SemiFineTune:
 
     def __call__(self, bank: Bank) -> Ranking | None:
         """Choose both rates on draw 0, train on each other draw, rank the test images; None for raw pixels."""
-        network = bank.network
-        if network is None:
+        if bank.network is None:
             return None
-        trainer = Trainer(self.name, self, bank, network)
+        trainer = Trainer(self.name, self, bank, bank.network)
 
-        def ranked(part: str, factors: tuple[float, float], draw: int, rows: Tensor, asked: Tensor | None) -> Tensor:
+        def train(part: str, factors: tuple[float, float], draw: int, rows: Tensor, queries: Tensor | None) -> Trained:
             rates = TwoRates(factors[0] * self.trunk_rate, factors[1] * self.head_rate)
             size, seed = min(self.batch_size, len(rows)), derive(self.name, draw)
-            trained = trainer.train(part, rates, rows, asked, steps=self.steps, batch_size=size, seed=seed)
-            return trained.classes[-1]
+            return trainer.train(part, rates, rows, queries, steps=self.steps, batch_size=size, seed=seed)
 
-        rows = labelled(bank.labels, bank.dataset, self.fraction, 0)
-        fit, held = holdout(bank.labels[rows], bank.dataset, HELD)
-        asked = rows[held]
-        hits = {GRID[0]: 0}
-        for factors in GRID if len(asked) else ():
-            found = ranked(f"rates {factors}", factors, 0, rows[fit], asked)
-            hits[factors] = int((found[:, 0] == bank.labels[asked]).sum())
-        best = max(hits, key=lambda factors: hits[factors])
+        zero, *others = (labelled(bank.labels, bank.dataset, self.fraction, draw) for draw in range(self.draws + 1))
+        fit, held = (zero[ids] for ids in holdout(bank.labels[zero], bank.dataset, HELD))
+        best = trainer.choose(GRID, lambda factors: train(f"rates {factors}", factors, 0, fit, held), held)
         flags = [] if best == GRID[0] else [at_edge("pair of learning rates")]
-        if not len(asked):
+        if not len(held):
             flags.append("one label a class, so the learning rates are the middle ones by rule")
-        classes = []
-        for draw in range(1, self.draws + 1):
-            rows = labelled(bank.labels, bank.dataset, self.fraction, draw)
-            classes.append(ranked(f"draw {draw}", best, draw, rows, None))
+        classes = [train(f"draw {draw}", best, draw, rows, None).classes[-1] for draw, rows in enumerate(others, 1)]
         trainer.discard()
-        choices: dict[str, str | float | int] = {
+        choices: Choices = {
             "feature": trainer.feature,
             "fraction": self.fraction,
             "draws": self.draws,

@@ -11,12 +11,12 @@ from torch import Tensor
 from benchmark.annotations import Count, Location, Share
 from benchmark.data.subsets import labelled
 from benchmark.errors import ConfigError, MissingError
-from benchmark.evals.features import Bank, Ranking, best_classes
+from benchmark.evals.features import Bank, Choices, Ranking, best_classes
 from benchmark.evals.linear import EDGE, GRID, ITERATIONS, STRONGER, UNTUNED, WEAKER, Regression, Standard, fit
 from benchmark.runtime import progress
 
 FOLDS = 5
-TOLERANCE = 1e-4  # of the fits of the cross validation, of which only the held-out loss is looked at
+TOLERANCE = 1e-4  # of the fits of the cross validation, of which only the held-out loss is used
 
 
 @gin.register
@@ -25,13 +25,12 @@ class SemiProbe:
     """The probe of `Linear` on a class-balanced `fraction` of the train labels, averaged over `draws` of them.
 
     L2 strength and feature are those of the lowest cross entropy in a cross validation within each draw, on features
-    standardised over it: with few labels it is far less noisy than hits are. The i-th labelled sample of a class is
-    validated in fold i modulo 5, so a class with fewer labels is missing from the validation of some folds; the only
-    sample of a class never is, since no fit could know the class. Where every class has one label, the first feature
-    and a fixed strength are used and the row is flagged.
+    standardised over the draw: with few labels this is far less noisy than accuracy. The i-th labelled image of a
+    class is validated in fold i modulo 5. The only image of a class is never validated, since no fit would know the
+    class. If every class has one label, the first feature and a fixed strength are used and the row is flagged.
 
-    `list_file` names a file of train ids, one a line and counted from 0, that stands for the one draw, such as an
-    official subset; the record has its digest.
+    `list_file` is a file of train ids, one a line and counted from 0, to be used as the only draw, such as an official
+    subset; the record has its digest.
     """
 
     fraction: Share
@@ -52,17 +51,18 @@ class SemiProbe:
     def __call__(self, bank: Bank) -> Ranking:
         """Choose strength and feature within each draw, fit on all of it, rank the classes of the test images."""
         rankings, flags = [], []
-        choices: dict[str, str | float | int] = {"fraction": self.fraction, "draws": self.draws}
+        choices: Choices = {"fraction": self.fraction, "draws": self.draws}
         if self.list_file is not None:
             choices["list"] = hashlib.sha256(self._list()).hexdigest()[:16]
         for draw in progress.each(range(self.draws), "draw"):
             ids = self._ids(bank, draw)
             labels = bank.labels[ids]
-            names = progress.each(bank.train, "feature")
-            found = {name: choose(bank.train[name][ids], labels, bank.classes) for name in names}
-            chosen = min(found, key=lambda name: found[name].loss)
-            strength = found[chosen].strength
-            probe = fit(bank.train[chosen][ids], labels, bank.classes, strength)
+            features = {name: bank.train[name][ids] for name in bank.train}
+            names = progress.each(features, "feature")
+            searches = {name: choose(features[name], labels, bank.classes) for name in names}
+            chosen = min(searches, key=lambda name: searches[name][0])
+            strength = searches[chosen][1]
+            probe = fit(features[chosen], labels, bank.classes, strength)
             rankings.append(best_classes(probe.scores(bank.test[chosen])))
             choices |= {f"feature_{draw}": chosen, f"strength_{draw}": strength}
             if folds(labels) < 2:
@@ -94,44 +94,41 @@ class SemiProbe:
         return ids
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The best strength, and the mean cross entropy of the held-out samples at it."""
-
-    loss: float
-    strength: float
-
-
 def folds(labels: Tensor) -> int:
     """Return the number of folds: the number of labels of the largest class, at most `FOLDS`."""
     return min(FOLDS, int(labels.bincount().max()))
 
 
 def held_out(labels: Tensor) -> Tensor:
-    """Return which samples `(n,)` are validated in which folds `(n, folds)`."""
+    """Return as bool `(n, folds)` which samples are validated in which folds."""
     order, counts = labels.argsort(stable=True), labels.bincount()
     starts = counts.cumsum(0) - counts
     places = torch.empty_like(labels).scatter_(0, order, torch.arange(len(labels)) - starts[labels[order]])
     return (places % FOLDS)[:, None].eq(torch.arange(folds(labels))) & (counts[labels] > 1)[:, None]
 
 
-def choose(features: Tensor, labels: Tensor, classes: int) -> Choice:
-    """Choose the strength for `(n, dim)` labelled features by cross validation.
+def choose(features: Tensor, labels: Tensor, classes: int) -> tuple[float, float]:
+    """Return the lowest mean cross entropy in a cross validation on `(n, dim)` features, and the strength that has it.
 
-    From strong to weak with warm starts, until the held-out loss rises; from stronger ones yet if it does at once.
+    The search goes from strong to weak with warm starts, until the loss rises. If it rises at once, stronger values
+    are tried too.
     """
     if folds(labels) < 2:
-        return Choice(0.0, UNTUNED)
+        return 0.0, UNTUNED
     regression = _Folds(Standard.of(features).apply(features), labels, classes, held_out(labels))
     losses = regression.held_losses(GRID + WEAKER)
     if losses[GRID[0]] == min(losses.values()):
         losses |= regression.held_losses(STRONGER)
-    strength = min(losses, key=lambda strength: (losses[strength], -strength))
-    return Choice(losses[strength], strength)
+    strength = _lowest(losses)
+    return losses[strength], strength
+
+
+def _lowest(losses: dict[float, float]) -> float:
+    return min(losses, key=lambda strength: (losses[strength], -strength))  # of equals the stronger
 
 
 class _Folds(Regression):
-    """The regressions of all folds at once: `held` `(n, folds)` says which samples a fold is not fitted on."""
+    """The regressions of all folds at once: `held` `(n, folds)` marks the samples that a fold is not fitted on."""
 
     def __init__(self, inputs: Tensor, labels: Tensor, classes: int, held: Tensor) -> None:
         super().__init__(inputs, labels, classes)
@@ -139,25 +136,25 @@ class _Folds(Regression):
         self.held, self.shares = held, (~held).float() / (~held).sum(0)
 
     def held_losses(self, strengths: tuple[float, ...]) -> dict[float, float]:
-        """Return the mean cross entropy of the held-out samples by strength, up to the first that is no better."""
+        """Return the mean cross entropy of the held-out samples by strength, until one is not the best so far."""
         losses: dict[float, float] = {}
         start = None
         for strength in progress.each(strengths, "strength"):
             start, _ = self.minimise(strength, start, TOLERANCE)
-            losses[strength] = float(-self._log_right(start[:-1], start[-1])[1][self.held].double().mean())
-            if strength != min(losses, key=lambda tried: (losses[tried], -tried)):
+            losses[strength] = float(-self._log_probabilities(start[:-1], start[-1])[1][self.held].double().mean())
+            if strength != _lowest(losses):
                 break
         return losses
 
-    def _log_right(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log probabilities `(n, folds, classes)`, and those of the right classes `(n, folds)`."""
+    def _log_probabilities(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log probabilities of all classes, `(n, folds, classes)`, and of the labels, `(n, folds)`."""
         logits = torch.addmm(bias, self.inputs, weight).view(*self.held.shape, self.classes)
-        found = logits - logits.logsumexp(2, keepdim=True)  # several times as fast as log_softmax of few classes
+        logs = logits - logits.logsumexp(2, keepdim=True)  # several times as fast as log_softmax for few classes
         right = self.labels[:, None, None].expand(*self.held.shape, 1)
-        return found, found.gather(2, right).squeeze(2)
+        return logs, logs.gather(2, right).squeeze(2)
 
     def _gradient(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the sum of the folds' mean cross entropies and its slopes in weight and bias."""
-        found, right = self._log_right(weight, bias)
-        excess = found.exp_().sub_(self.targets[:, None]).mul_(self.shares[:, :, None]).flatten(1)
+        """Return the sum of the folds' mean cross entropies and its gradients in weight and bias."""
+        logs, right = self._log_probabilities(weight, bias)
+        excess = logs.exp_().sub_(self.targets[:, None]).mul_(self.shares[:, :, None]).flatten(1)
         return -(right * self.shares).sum(), self.inputs.T @ excess, excess.sum(0)
