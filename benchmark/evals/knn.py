@@ -6,7 +6,7 @@ import gin
 from torch import Tensor
 
 from benchmark.annotations import Count, Positive
-from benchmark.evals.features import Bank, Ranking, best_classes, hits
+from benchmark.evals.features import Bank, Choices, Ranking, best_classes, hits
 from benchmark.evals.neighbours import nearest
 from benchmark.runtime import progress
 
@@ -40,17 +40,13 @@ class KNN:
         def ranked(k: int, temperature: float) -> Tensor:
             return best_classes(votes(similarity[:, :k], labels[:, :k], bank.classes, temperature))
 
-        settings = {f"k={k}": (min(k, n), self.temperature) for k in OTHERS} | {"k=200, t=0.1": (min(200, n), 0.1)}
-        seen, details = {(min(self.k, n), self.temperature)}, {}
-        for name, setting in settings.items():
-            if setting not in seen:
-                details[name] = ranked(*setting)
-            seen.add(setting)
-        return Ranking(
-            ranked(self.k, self.temperature),
-            {"feature": chosen, "k": self.k, "temperature": self.temperature},
-            details=details,
-        )
+        names = {(min(self.k, n), self.temperature): "result"}  # a setting that equals another one has no second name
+        for k in OTHERS:
+            names.setdefault((min(k, n), self.temperature), f"k={k}")
+        names.setdefault((min(200, n), 0.1), "k=200, t=0.1")
+        details = {name: ranked(*setting) for setting, name in names.items()}
+        choices: Choices = {"feature": chosen, "k": self.k, "temperature": self.temperature}
+        return Ranking(details.pop("result"), choices, details=details)
 
     def _hits(self, features: Tensor, bank: Bank) -> int:
         scores = self.scores(features[bank.fit], bank.labels[bank.fit], features[bank.held], bank.classes)
@@ -78,8 +74,8 @@ class KNNProjection:
         if bank.projected is None:
             return None
         keys, queries = bank.projected
-        similarity, ids = nearest(queries, keys, self.k)
-        scores = votes(similarity, bank.labels[ids], bank.classes, self.temperature)
+        knn = KNN(k=self.k, temperature=self.temperature)
+        scores = knn.scores(keys, bank.labels, queries, bank.classes)
         return Ranking(best_classes(scores), {"k": self.k, "temperature": self.temperature})
 
 

@@ -53,7 +53,7 @@ class SemiProbe:
         rankings, flags = [], []
         choices: Choices = {"fraction": self.fraction, "draws": self.draws}
         if self.list_file is not None:
-            choices["list"] = hashlib.sha256(self._list()).hexdigest()[:16]
+            choices["list"] = hashlib.sha256(_content(self.list_file)).hexdigest()[:16]
         for draw in progress.each(range(self.draws), "draw"):
             ids = self._ids(bank, draw)
             labels = bank.labels[ids]
@@ -73,17 +73,11 @@ class SemiProbe:
                 flags.append(f"draw {draw}: the fit ended at its limit of {ITERATIONS} iterations")
         return Ranking(torch.stack(rankings), choices, tuple(flags))
 
-    def _list(self) -> bytes:
-        try:
-            return Path(str(self.list_file)).read_bytes()
-        except OSError as error:
-            raise MissingError(f"SemiProbe.list_file {self.list_file} cannot be read: {error}.") from error
-
     def _ids(self, bank: Bank, draw: int) -> Tensor:
         if self.list_file is None:
             return labelled(bank.labels, bank.dataset, self.fraction, draw)
         try:
-            ids = torch.tensor([int(line) for line in self._list().split()])
+            ids = torch.tensor([int(line) for line in _content(self.list_file).split()])
         except ValueError as error:
             raise ConfigError(f"{self.list_file} needs one train id a line: {error}.") from error
         if not len(ids) or len(ids.unique()) < len(ids) or ids.min() < 0 or ids.max() >= len(bank.labels):
@@ -92,6 +86,13 @@ class SemiProbe:
                 f"ids, {len(ids.unique())} different."
             )
         return ids
+
+
+def _content(list_file: str) -> bytes:
+    try:
+        return Path(list_file).read_bytes()
+    except OSError as error:
+        raise MissingError(f"SemiProbe.list_file {list_file} cannot be read: {error}.") from error
 
 
 def folds(labels: Tensor) -> int:
