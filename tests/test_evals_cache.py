@@ -1,6 +1,5 @@
-"""Features on disk: found again, and never those of others."""
+"""Features on disk: features again, and never those of others."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,29 +47,21 @@ def test_features_of_others_are_not_taken(
     """Oracle: another origin, order of images, or labels makes anew."""
     FeatureCache(tmp_path, ("weights", 1)).get(IMAGES, LABELS, Maker(1.0))
     make = Maker(2.0)
-    found = FeatureCache(tmp_path, origin).get(images, labels, make)
+    features = FeatureCache(tmp_path, origin).get(images, labels, make)
     assert make.calls == 1
-    assert found["mean"].unique().tolist() == [2.0]
+    assert features["mean"].unique().tolist() == [2.0]
 
 
-def cut(content: bytes) -> bytes:
-    return content[:-3]
-
-
-def flip(content: bytes) -> bytes:
-    return content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
-
-
-@pytest.mark.parametrize("damage", [cut, flip, lambda content: b""])
-def test_damaged_features_are_made_anew(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    """Oracle: a file cut short, with one bit turned, or empty; afterwards the file is sound again."""
+def test_damaged_features_are_made_anew(tmp_path: Path) -> None:
+    """Oracle: a file cut short, with one bit flipped, or empty; afterwards the file is sound again."""
     cache = FeatureCache(tmp_path, ("weights", 1))
     whole = cache.get(IMAGES, LABELS, Maker())
     (path,) = tmp_path.iterdir()
-    path.write_bytes(damage(path.read_bytes()))
-    make = Maker()
-    found = cache.get(IMAGES, LABELS, make)
-    assert make.calls == 1
-    assert all(torch.equal(found[name], whole[name]) for name in whole)
-    cache.get(IMAGES, LABELS, make)
-    assert make.calls == 1
+    content = path.read_bytes()
+    for damaged in (content[:-3], content[:-3] + bytes([content[-3] ^ 1]) + content[-2:], b""):
+        path.write_bytes(damaged)
+        make = Maker()
+        for _ in range(2):
+            features = cache.get(IMAGES, LABELS, make)
+            assert make.calls == 1
+            assert all(torch.equal(features[name], whole[name]) for name in whole)

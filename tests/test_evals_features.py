@@ -57,11 +57,11 @@ def test_vit_features_are_token_and_mean() -> None:
     vit = ViT(16, name="tiny", width=16, depth=1, heads=2, patch=4).eval()
     with torch.no_grad():
         expected = vit(prepare(IMAGES, torch.arange(21)))
-    found = extract(vit, IMAGES, prepare, CPU)
+    features = extract(vit, IMAGES, prepare, CPU)
     assert expected.tokens is not None
-    torch.testing.assert_close(found["cls"], expected.pooled)
-    torch.testing.assert_close(found["mean"], expected.tokens.mean(1))
-    torch.testing.assert_close(found["both"], torch.cat([expected.pooled, expected.tokens.mean(1)], 1))
+    torch.testing.assert_close(features["cls"], expected.pooled)
+    torch.testing.assert_close(features["mean"], expected.tokens.mean(1))
+    torch.testing.assert_close(features["both"], torch.cat([expected.pooled, expected.tokens.mean(1)], 1))
     assert not vit.training
 
 
@@ -70,7 +70,7 @@ def test_projections_are_the_head_on_the_pooled_features() -> None:
     torch.manual_seed(0)
     head = nn.Sequential(nn.Linear(16, 5), nn.BatchNorm1d(5)).train()
     before = {name: value.clone() for name, value in head.state_dict().items()}
-    found = extract(TinyEncoder(), IMAGES, prepare, CPU, head, batch_size=8)
+    features = extract(TinyEncoder(), IMAGES, prepare, CPU, head, batch_size=8)
     assert head.training
     assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
-    torch.testing.assert_close(found["projection"], head.eval()(found["pooled"]))
+    torch.testing.assert_close(features["projection"], head.eval()(features["pooled"]))

@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from timm.data.mixup import Mixup
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from tuned import Toy, convnet, stop_at, vit
+from tuned import SHORT, TENTH, Toy, convnet, ranked, stop_at, vit
 
 from benchmark.config import load as configuration
 from benchmark.data import streaming
 from benchmark.data.resident import epoch_order
 from benchmark.errors import ConfigError
 from benchmark.evals import supervised
-from benchmark.evals.features import Ranking
 from benchmark.evals.finetune import ConvNetTuning, FineTune, Tuning, ViTTuning, speed
+from benchmark.evals.harness import Evaluation
 from benchmark.evals.semi_finetune import TwoRates
 from benchmark.evals.supervised import Classifier, SupervisedSettings, Trainer, _Run, drop_paths_
 from benchmark.experiment.setup import Experiment
@@ -30,15 +30,8 @@ from benchmark.storage.digest import digest
 from benchmark.views.recipes import View, ViewLimits
 
 GIN = Path(__file__).parents[1] / "gin"
-SHORT = FineTune(epochs=3, select_epochs=1, batch_size=16, curve=True)
 PLAIN = ViTTuning(rate=0.05, mixup=0.0, cutmix=0.0, magnitude=0.0)
 ENCODERS = pytest.mark.parametrize("encoder", [vit, convnet])
-
-
-def ranked(toy: Toy, evaluation: FineTune = SHORT) -> Ranking:
-    ranking = evaluation(toy.bank)
-    assert ranking is not None
-    return ranking
 
 
 def run_of(toy: Toy, settings: SupervisedSettings, rows: Tensor, steps: int = 4, batch_size: int = 16) -> _Run:
@@ -51,7 +44,7 @@ def test_layers_have_their_rates() -> None:
     net = ViT(8, name="vit", width=16, depth=3, heads=2, patch=2)
     model = Classifier(net, 16, 4)
     groups = ViTTuning(layer_decay=0.75, weight_decay=0.05).optimiser(model).param_groups
-    found = {id(p): (group["scale"], group["weight_decay"]) for group in groups for p in group["params"]}
+    by_parameter = {id(p): (group["scale"], group["weight_decay"]) for group in groups for p in group["params"]}
     shares = {"encoder.net.blocks.0": 3, "encoder.net.blocks.1": 2, "encoder.net.blocks.2": 1, "head": 0}
     shares |= {"encoder.net.patch_embed": 4, "encoder.net.cls_token": 4, "encoder.net.norm": 1}
     expected = {}
@@ -60,7 +53,7 @@ def test_layers_have_their_rates() -> None:
             (power,) = (power for prefix, power in shares.items() if name.startswith(prefix))
             weight = parameter.ndim > 1 and "cls_token" not in name
             expected[id(parameter)] = (pytest.approx(0.75**power), 0.05 if weight else 0.0)
-    assert found == expected
+    assert by_parameter == expected
 
 
 def test_all_weights_of_a_convolutional_network_have_one_rate() -> None:
@@ -68,8 +61,8 @@ def test_all_weights_of_a_convolutional_network_have_one_rate() -> None:
     model = Classifier(convnet(), 16, 4)
     optimiser = ConvNetTuning(weight_decay=0.01).optimiser(model)
     assert isinstance(optimiser, torch.optim.SGD)
-    found = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
-    assert found == {id(p): 0.01 if p.ndim > 1 else 0.0 for p in model.parameters()}
+    by_parameter = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    assert by_parameter == {id(p): 0.01 if p.ndim > 1 else 0.0 for p in model.parameters()}
     assert all((g["scale"], g["momentum"], g["nesterov"]) == (1.0, 0.9, True) for g in optimiser.param_groups)
 
 
@@ -85,10 +78,10 @@ def test_groups_train_at_their_own_rates(settings: SupervisedSettings, rates: tu
     run = run_of(Toy(vit()), settings, torch.arange(120), steps=2)
     for _ in range(2):
         run.take()
-    found = {id(p): group["lr"] for group in run.optimiser.param_groups for p in group["params"]}
+    by_parameter = {id(p): group["lr"] for group in run.optimiser.param_groups for p in group["params"]}
     net = run.classifier.encoder.net
     layers = (run.classifier.head, net.blocks[1].attn.qkv, net.blocks[0].attn.qkv, net.patch_embed.proj)
-    assert [found[id(layer.weight)] for layer in layers] == pytest.approx(rates, rel=1e-3)
+    assert [by_parameter[id(layer.weight)] for layer in layers] == pytest.approx(rates, rel=1e-3)
 
 
 def test_rate_rises_and_falls() -> None:
@@ -151,7 +144,7 @@ def test_all_that_may_move_moves_in_copies(encoder: Any) -> None:
     """
     toy = Toy(encoder())
     start = {name: value.clone() for name, value in toy.encoder.state_dict().items()}
-    ranked(toy)
+    ranked(toy, SHORT)
     assert all(torch.equal(value, start[name]) for name, value in toy.encoder.state_dict().items())
     for name, parameter in toy.copies[-1].named_parameters():
         assert torch.equal(parameter, start[name]) != parameter.requires_grad or name == "net.0.bias", name
@@ -182,12 +175,13 @@ def test_residual_networks_are_trained() -> None:
         assert not torch.equal(parameter, start[name]), name
 
 
-def test_test_images_change_no_choice() -> None:
+@pytest.mark.parametrize("evaluation", [SHORT, TENTH])
+def test_test_images_change_no_choice(evaluation: Evaluation) -> None:
     """Oracle: another test set: choices, flags, curve and trained weights stay, the ranking does not."""
     toy, other = Toy(vit()), Toy(vit())
     noise = torch.randint(0, 256, other.asked.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     other.bank = replace(other.bank, network=replace(other.bank.network, test=noise))  # type: ignore[type-var]
-    one, two = ranked(toy), ranked(other)
+    one, two = ranked(toy, evaluation), ranked(other, evaluation)
     assert (one.choices, one.flags, one.curve) == (two.choices, two.flags, two.curve)
     assert toy.digest() == other.digest()
     assert not torch.equal(one.classes, two.classes)
@@ -206,7 +200,7 @@ def test_choices_are_made_on_the_hold_out(monkeypatch: pytest.MonkeyPatch) -> No
 
     toy = Toy(vit())
     monkeypatch.setattr(Trainer, "train", spy)
-    ranking = ranked(toy)
+    ranking = ranked(toy, SHORT)
     rate, rates = ranking.choices["rate"], [settings[1] for settings in seen[:3]]
     assert rates == [pytest.approx(r) for r in (1e-3, 1e-3 / 3, 3e-3)]
     assert [epochs for _, _, epochs in seen[:3]] == [1, 1, 1]
@@ -219,10 +213,10 @@ def test_best_rate_is_taken_and_an_end_flagged(
 ) -> None:
     """Oracle: planted hits of 1, 1/3 and 3 times the rate; of equals the middle one, then the smaller."""
     toy = Toy(vit())
-    given = iter(hits)
+    planted = iter(hits)
 
     def look(run: _Run, asked: Tensor | None) -> None:
-        held, n = toy.bank.labels[toy.bank.held], next(given, 0)
+        held, n = toy.bank.labels[toy.bank.held], next(planted, 0)
         run.looks.append(torch.where(torch.arange(len(held)) < n, held, (held + 1) % 4)[:, None])
         run.times.append(0.0)
 
@@ -245,7 +239,7 @@ def test_last_epoch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(_Run, "look", look)
     monkeypatch.setattr(_Run, "take", lambda run: setattr(run, "step", run.step + 1))
-    ranking = ranked(toy)
+    ranking = ranked(toy, SHORT)
     assert ranking.curve == (1.0, 1.0, 0.0)
     assert not (ranking.classes[:, 0] == toy.answers).any()
 
@@ -305,29 +299,43 @@ def test_seconds_are_those_of_training(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(_Run, "_batch", lambda run: passing(1) or batch(run))
     monkeypatch.setattr("benchmark.evals.finetune.speed", lambda accuracy, seconds: seen.append(seconds) or {})
     with pytest.raises(KeyboardInterrupt):
-        ranked(toy)
-    ranked(Toy(vit(), tmp_path))
+        ranked(toy, SHORT)
+    ranked(Toy(vit(), tmp_path), SHORT)
     assert seen == [[6.0, 12.0, 18.0]]
 
 
-@ENCODERS
-def test_interrupted_is_uninterrupted(encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: an evaluation that was not interrupted, bit by bit: ranking, curve, choices and trained weights.
+@pytest.mark.parametrize(
+    ("encoder", "evaluation", "stops", "steps"),
+    [
+        (vit, SHORT, (9, 26, 50), 3 * 6 + 3 * 6 + 3 * 7),  # in the choice, in the curve and in the last training
+        (convnet, SHORT, (9, 26, 50), 3 * 6 + 3 * 6 + 3 * 7),
+        (convnet, TENTH, (7, 42), 11 * 4),  # in the choice and in a draw
+    ],
+)
+def test_interrupted_is_uninterrupted(
+    encoder: Any,
+    evaluation: Evaluation,
+    stops: tuple[int, ...],
+    steps: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Oracle: an evaluation that was not interrupted, bit by bit: ranking, choices, curve and trained weights.
 
-    Stopped three times: in the choice, in the curve and in the last training; nothing is left of its state.
+    No step is taken twice, and nothing is left of the state.
     """
     whole = Toy(encoder())
-    expected = ranked(whole)
-    taken = stop_at(monkeypatch, 9, 26, 50)
-    for _ in range(3):
+    expected = ranked(whole, evaluation)
+    taken = stop_at(monkeypatch, *stops)
+    for _ in stops:
         with pytest.raises(KeyboardInterrupt):
-            ranked(Toy(encoder(), tmp_path))
-        assert list(tmp_path.glob("finetune-*/step-*.pt"))
+            ranked(Toy(encoder(), tmp_path), evaluation)
+        assert list(tmp_path.glob(f"{evaluation.name}-*/step-*.pt"))
     toy = Toy(encoder(), tmp_path)
-    found = ranked(toy)
-    assert len(taken) == 3 * 6 + 3 * 6 + 3 * 7 + 3  # no step was taken twice
-    assert torch.equal(found.classes, expected.classes)
-    assert (found.choices, found.flags, found.curve) == (expected.choices, expected.flags, expected.curve)
+    ranking = ranked(toy, evaluation)
+    assert len(taken) == steps + len(stops)
+    assert torch.equal(ranking.classes, expected.classes)
+    assert (ranking.choices, ranking.flags, ranking.curve) == (expected.choices, expected.flags, expected.curve)
     assert toy.digest() == whole.digest()
     assert not list(tmp_path.iterdir())
 
@@ -354,7 +362,7 @@ def test_no_seed_is_involved() -> None:
         toy = Toy(vit())
         torch.manual_seed(seed)
         np.random.seed(seed)
-        ranked(toy)
+        ranked(toy, SHORT)
         digests.add(toy.digest())
     assert len(digests) == 1
     assert digests != {digest(vit().state_dict())}
@@ -442,7 +450,8 @@ def test_a_diverged_training_is_ranked() -> None:
 
 def test_raw_pixels_are_left_out() -> None:
     """Oracle: None, which the harness takes for an evaluation that does not apply."""
-    assert SHORT(replace(Toy(vit()).bank, network=None)) is None
+    for evaluation in (SHORT, TENTH):
+        assert evaluation(replace(Toy(vit()).bank, network=None)) is None
 
 
 @pytest.mark.parametrize(
@@ -491,6 +500,6 @@ def test_gin_reaches_the_recipes() -> None:
     """Oracle: a rate bound for ViTTuning is that of the settings which the evaluation builds."""
     settings = ("experiment.evaluations=(@FineTune,)", "ViTTuning.rate=0.5", "FineTune.epochs=30")
     experiment: Experiment = configuration.build(configuration.load([str(GIN / "simclr.gin")], settings))
-    (made,) = (evaluation() for evaluation in experiment.evaluations)
-    assert isinstance(made, FineTune)
-    assert (made.epochs, made.vit().rate, made.convnet().rate) == (30, 0.5, 0.05)
+    (evaluation,) = (evaluation() for evaluation in experiment.evaluations)
+    assert isinstance(evaluation, FineTune)
+    assert (evaluation.epochs, evaluation.vit().rate, evaluation.convnet().rate) == (30, 0.5, 0.05)

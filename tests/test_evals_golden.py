@@ -25,7 +25,7 @@ def bank() -> tuple[Bank, SealedLabels]:
     noisy = features + torch.randn(TRAIN + TEST, WIDTH, generator=generator)
     views = [features[:TRAIN] + torch.randn(TRAIN, WIDTH, generator=generator) for _ in range(2)]
     fit, held = holdout(labels[:TRAIN], "golden")
-    made = Bank(
+    bank = Bank(
         train={"clean": features[:TRAIN], "noisy": noisy[:TRAIN]},
         test={"clean": features[TRAIN:], "noisy": noisy[TRAIN:]},
         labels=labels[:TRAIN],
@@ -36,7 +36,7 @@ def bank() -> tuple[Bank, SealedLabels]:
         views=lambda number: {"clean": views[number % 2], "noisy": views[number % 2]},
         projected=(features[:TRAIN, :8], features[TRAIN:, :8]),
     )
-    return made, SealedLabels(labels[TRAIN:], CLASSES)
+    return bank, SealedLabels(labels[TRAIN:], CLASSES)
 
 
 GOLDEN: dict[str, tuple[Evaluation, str, float]] = {
@@ -55,7 +55,7 @@ version too."""
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_numbers_are_those_of_the_version(name: str) -> None:
-    """Oracle: the numbers when the version was made, to one image: another processor may round another way."""
+    """Oracle: the numbers when the version was set, to one image: another processor may round another way."""
     evaluation, version, expected = GOLDEN[name]
     features, sealed = bank()
     ranking = evaluation(features)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import TinyEncoder
 from torch import Tensor
+from tuned import split
 
 from benchmark.data.images import Dataset, Split
 from benchmark.data.subsets import holdout
@@ -40,23 +41,13 @@ class Spy:
 
     def __call__(self, bank: Bank) -> Ranking | None:
         self.banks.append(bank)
-        return (
-            Ranking(torch.zeros(len(next(iter(bank.test.values()))), 4, dtype=torch.int64), {}) if self.scores else None
-        )
-
-
-def split(n: int, seed: int) -> Split:
-    """Images of 8 px in 4 classes, each brighter in one of four rows of patches, under noise."""
-    labels = torch.arange(n) % 4
-    images = torch.randint(0, 180, (n, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-    for image, label in zip(images, labels.tolist(), strict=True):
-        image[:, 2 * label : 2 * label + 2] += 40
-    return Split(images, labels)
+        n_test = len(next(iter(bank.test.values())))
+        return Ranking(torch.zeros(n_test, 4, dtype=torch.int64), {}) if self.scores else None
 
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    train, test = split(160, 0), split(80, 1)
+    train, test = (Split(*split(n, seed, noise=180, signal=40)) for seed, n in enumerate((160, 80)))
     classes = ("a", "b", "c", "d")
     return Dataset("toy", classes, 8, train.images, train, test, "0" * 64, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
 
@@ -72,7 +63,7 @@ def with_test_labels(dataset: Dataset, labels: torch.Tensor | None) -> Dataset:
 
 
 def choices(results: Results) -> dict[str, Any]:
-    return {name: (found["choices"], found["flags"]) for name, found in results.metrics.items()}
+    return {name: (metrics["choices"], metrics["flags"]) for name, metrics in results.metrics.items()}
 
 
 def test_pixels_of_an_easy_set_are_told_apart(dataset: Dataset) -> None:
@@ -80,7 +71,7 @@ def test_pixels_of_an_easy_set_are_told_apart(dataset: Dataset) -> None:
     results = evaluate_pixels(dataset, BOTH, limits=LIMITS)
     assert set(results.metrics) == {"knn", "linear"}
     assert results.metrics["linear"]["top1"] > 0.6
-    assert all(found["n"] == 80 and found["choices"]["feature"] == "pixels" for found in results.metrics.values())
+    assert all(score["n"] == 80 and score["choices"]["feature"] == "pixels" for score in results.metrics.values())
 
 
 def test_test_labels_change_no_choice(dataset: Dataset, encoder: TinyEncoder) -> None:
@@ -96,17 +87,17 @@ def test_test_labels_change_no_choice(dataset: Dataset, encoder: TinyEncoder) ->
 
 def test_test_labels_are_read_once(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the counter of the sealed labels after all evaluations; the bank holds no tensor of that length."""
-    made: list[SealedLabels] = []
+    seals: list[SealedLabels] = []
 
     class Counted(SealedLabels):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
-            made.append(self)
+            seals.append(self)
 
     spy = Spy()
     monkeypatch.setattr(harness, "SealedLabels", Counted)
     evaluate_pixels(dataset, (KNN(), spy), limits=LIMITS)
-    assert [sealed.reads for sealed in made] == [{"knn": 1, "spy": 1}]
+    assert [sealed.reads for sealed in seals] == [{"knn": 1, "spy": 1}]
     (bank,) = spy.banks
     assert len(bank.labels) == 160
     fit, held = holdout(dataset.train.labels, "toy")  # type: ignore[arg-type]
@@ -169,8 +160,8 @@ def test_an_encoder_of_nan_is_scored_if_its_run_diverged(
     for parameter in encoder.parameters():
         parameter.data.fill_(float("nan"))
     results = evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, cache=tmp_path, diverged=True)
-    for found in results.metrics.values():
-        assert found["top1"] == pytest.approx(0.25)
+    for score in results.metrics.values():
+        assert score["top1"] == pytest.approx(0.25)
     with pytest.raises(BenchmarkError, match="The feature 'pooled' of 160 of 160 train images"):
         evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, cache=tmp_path)
 
@@ -181,9 +172,9 @@ class Overflowing(TinyEncoder):
     threshold = 0.2
 
     def forward(self, view: Tensor, visible: object = None, fill: object = None) -> Features:
-        found = super().forward(view).pooled
+        pooled = super().forward(view).pooled
         bright = view.mean((1, 2, 3)) > self.threshold
-        return Features(torch.where(bright[:, None] & (torch.arange(16) == 3), torch.inf, found))
+        return Features(torch.where(bright[:, None] & (torch.arange(16) == 3), torch.inf, pooled))
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -256,8 +247,8 @@ def test_cached_features_give_the_same_scores(
     plain = evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS)
     for images in (240, 0):
         encoded.clear()
-        found = evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, cache=tmp_path)
-        assert found.metrics == plain.metrics
+        results = evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, cache=tmp_path)
+        assert results.metrics == plain.metrics
         assert sum(encoded) == images
     statistics = ((0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
     evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, cache=tmp_path, statistics=statistics)
@@ -277,8 +268,8 @@ def test_statistics_replace_those_of_the_data(dataset: Dataset, encoder: TinyEnc
     statistics = ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
     own = replace(dataset, mean=statistics[0], std=statistics[1])
     expected = evaluate_encoder(encoder, own, BOTH, CPU, limits=LIMITS)
-    found = evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, statistics=statistics)
-    assert found.metrics == expected.metrics != evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS).metrics
+    results = evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, statistics=statistics)
+    assert results.metrics == expected.metrics != evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS).metrics
 
 
 def test_an_evaluation_gets_copies_of_the_network(dataset: Dataset, encoder: TinyEncoder, tmp_path: Path) -> None:
@@ -305,7 +296,7 @@ def test_an_evaluation_gets_copies_of_the_network(dataset: Dataset, encoder: Tin
             return replace(ranking, curve=(0.25, 0.5), measures={"epochs_to_95": 2.0}, flags=("a flag",))
 
     spy = Trained()
-    found = evaluate_encoder(encoder, dataset, (spy,), CPU, limits=LIMITS, folder=tmp_path, statistics=statistics)
+    results = evaluate_encoder(encoder, dataset, (spy,), CPU, limits=LIMITS, folder=tmp_path, statistics=statistics)
     assert digest(encoder.state_dict()) == before
     (bank,) = spy.banks
     assert bank.network is not None
@@ -313,9 +304,9 @@ def test_an_evaluation_gets_copies_of_the_network(dataset: Dataset, encoder: Tin
     assert (bank.network.limits, bank.network.folder) == (LIMITS, tmp_path)
     assert torch.equal(bank.network.train, dataset.train.images)
     assert torch.equal(bank.network.test, dataset.test.images)
-    assert (found.metrics["spy"]["version"], found.metrics["spy"]["flags"]) == (7, ["a flag"])
-    assert found.metrics["spy"]["curve"] == [0.25, 0.5]
-    assert found.metrics["spy"]["details"] == {"epochs_to_95": 2.0}
+    assert (results.metrics["spy"]["version"], results.metrics["spy"]["flags"]) == (7, ["a flag"])
+    assert results.metrics["spy"]["curve"] == [0.25, 0.5]
+    assert results.metrics["spy"]["details"] == {"epochs_to_95": 2.0}
     pixels = Spy()
     evaluate_pixels(dataset, (pixels,), limits=LIMITS)
     assert pixels.banks[0].network is None

@@ -33,9 +33,9 @@ def test_votes_equal_loops(n: int, queries: int, k: int) -> None:
     """Oracle: the loops; also for one query, fewer keys than k, one key, and classes that are missing (2 and 4)."""
     labels = torch.tensor([0, 1, 3])[torch.arange(n) % 3]
     keys, asked = normal(n, 6), normal(queries, 6, seed=1)
-    found = KNN(k=k).scores(keys, labels, asked, 5)
-    np.testing.assert_allclose(found, votes_by_loops(keys, labels, asked, 5, k, 0.07), rtol=2e-5, atol=1e-6)
-    assert not found[:, [2, 4]].any()
+    votes = KNN(k=k).scores(keys, labels, asked, 5)
+    np.testing.assert_allclose(votes, votes_by_loops(keys, labels, asked, 5, k, 0.07), rtol=2e-5, atol=1e-6)
+    assert not votes[:, [2, 4]].any()
 
 
 def test_equal_votes_go_to_the_smaller_class() -> None:

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from banks import bank_of, mixture
+from banks import bank_of, mixture, normal
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from benchmark.evals import linear
 from benchmark.evals.linear import GRID, STRONGER, Linear, Regression, Standard, fit, walk
+from benchmark.evals.linear_sgd import LinearSGD
+from benchmark.evals.semi_probe import SemiProbe
 
 
 def scaled(features: Tensor) -> Tensor:
@@ -76,13 +78,16 @@ def test_probe_equals_sklearn(n: int, dim: int, classes: int, spread: float, cha
 
 
 def test_feature_is_chosen_on_the_holdout() -> None:
-    """Oracle: many noise columns fit the training part perfectly and know nothing of the hold-out."""
-    features, labels = mixture(200, 4, 4)
-    noise = torch.randn(200, 300, generator=torch.Generator().manual_seed(0))
-    test = {"noise": noise[:8], "signal": features[:8]}
-    ranking = Linear()(bank_of({"noise": noise, "signal": features}, labels, test, 4))
-    assert ranking.choices["feature"] == "signal"
-    assert ranking.choices["strength"] in GRID
+    """Oracle: many noise columns fit the training part perfectly and know nothing of held-out images."""
+    features, labels = mixture(400, 4, 4)
+    noise = normal(400, 300)
+    bank = bank_of({"noise": noise, "signal": features}, labels, {"noise": noise[:8], "signal": features[:8]}, 4)
+    sgd = LinearSGD(rates=(0.1, 1.0), batch_size=64, epochs=6)
+    probe, descent, few = (evaluation(bank).choices for evaluation in (Linear(), sgd, SemiProbe(fraction=0.1, draws=2)))
+    assert probe["feature"] == descent["feature"] == few["feature_0"] == few["feature_1"] == "signal"
+    assert probe["strength"] in GRID
+    assert descent["rate"] in sgd.rates
+    assert (few["fraction"], few["draws"]) == (0.1, 2)
 
 
 def test_the_final_probe_is_fitted_on_all_of_train() -> None:
@@ -158,22 +163,22 @@ def test_the_search_of_few_wide_images_is_sklearns() -> None:
 
 def test_search_ends_after_three_worse_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the hits of the whole grid, cut after the third value in a row that is below the best before it."""
-    found = walk(*problem(120), GRID)
+    hits = walk(*problem(120), GRID)
     monkeypatch.setattr(linear, "PATIENCE", 99)
     whole = walk(*problem(120), GRID)
     values = list(whole.values())
     ends = [i for i in range(3, 12) if max(values[i - 2 : i + 1]) < max(values[: i - 2])]
-    assert list(found.items()) == list(whole.items())[: ends[0] + 1]
-    assert len(found) < len(whole)
+    assert list(hits.items()) == list(whole.items())[: ends[0] + 1]
+    assert len(hits) < len(whole)
 
 
 def test_standard_is_sklearns() -> None:
     """Oracle: StandardScaler; a constant dimension becomes 0 exactly, however large."""
     features = torch.cat([scaled(mixture(50, 8, 4)[0]), torch.full((50, 1), 1e6 + 0.1)], 1)
-    found = Standard.of(features).apply(features)
+    standardised = Standard.of(features).apply(features)
     expected = StandardScaler().fit_transform(features.double().numpy())
-    np.testing.assert_allclose(found[:, :8], expected[:, :8], atol=1e-3)
-    assert not found[:, 8].any()
+    np.testing.assert_allclose(standardised[:, :8], expected[:, :8], atol=1e-3)
+    assert not standardised[:, 8].any()
 
 
 def test_standard_does_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

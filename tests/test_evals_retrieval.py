@@ -23,7 +23,7 @@ def labels_by_sort(gallery: Tensor, labels: Tensor, queries: Tensor) -> np.ndarr
     return labels.numpy()[np.argsort(-cosines, axis=1, kind="stable")]
 
 
-def found(bank: Bank) -> Neighbours:
+def neighbours_of(bank: Bank) -> Neighbours:
     neighbours = Retrieval()(bank).neighbours
     assert neighbours is not None
     return neighbours
@@ -39,23 +39,23 @@ def test_neighbours_equal_a_sort(n: int, monkeypatch: pytest.MonkeyPatch) -> Non
     expected = labels_by_sort(gallery, labels, queries)[:, : 180 if n == 300 else 4]
     for chunk in (2048, 5):
         monkeypatch.setattr(retrieval, "CHUNK", chunk)
-        np.testing.assert_array_equal(found(bank).labels, expected)
-    assert found(bank).counts.tolist() == labels.bincount(minlength=5).tolist()
-    assert found(bank).labels.dtype == torch.int16
+        np.testing.assert_array_equal(neighbours_of(bank).labels, expected)
+    assert neighbours_of(bank).counts.tolist() == labels.bincount(minlength=5).tolist()
+    assert neighbours_of(bank).labels.dtype == torch.int16
     assert Retrieval()(bank).classes.tolist() == expected[:, :1].tolist()
 
 
 def test_at_least_ten_neighbours_are_found() -> None:
     """Oracle: recall at 10 needs ten, however small the classes."""
     bank = bank_of({"x": normal(40, 6)}, torch.arange(40) % 20, {"x": normal(3, 6, seed=1)}, 20)
-    assert found(bank).labels.shape == (3, 10)
+    assert neighbours_of(bank).labels.shape == (3, 10)
 
 
 def test_many_classes_fit() -> None:
     """Oracle: labels above the range of int16 come back."""
     labels = torch.arange(40_000, 40_040)
     bank = bank_of({"x": torch.eye(40)}, labels, {"x": torch.eye(40)[7:8]}, 50_000)
-    assert found(bank).labels[0, 0] == 40_007
+    assert neighbours_of(bank).labels[0, 0] == 40_007
 
 
 def test_feature_is_chosen_on_the_holdout() -> None:

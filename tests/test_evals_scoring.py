@@ -24,20 +24,20 @@ def example(classes: int, present: int, n: int = 400) -> tuple[torch.Tensor, tor
 def test_scores_equal_sklearn(classes: int, present: int) -> None:
     """Oracle: scikit-learn's metrics; a class without test images counts in neither mean."""
     labels, scores = example(classes, present)
-    found = SealedLabels(labels, classes).score("x", Ranking(best_classes(scores), {}))
+    score = SealedLabels(labels, classes).score("x", Ranking(best_classes(scores), {}))
     truth, predicted = labels.numpy(), scores.argmax(1).numpy()
     f1 = f1_score(truth, predicted, average="macro", labels=range(present), zero_division=0)
     recalls = [(predicted[truth == label] == label).mean() for label in range(present)]
-    assert found.top1 == pytest.approx((truth == predicted).mean())
-    assert found.macro_f1 == pytest.approx(f1)
-    assert found.balanced_accuracy == pytest.approx(np.mean(recalls))
+    assert score.top1 == pytest.approx((truth == predicted).mean())
+    assert score.macro_f1 == pytest.approx(f1)
+    assert score.balanced_accuracy == pytest.approx(np.mean(recalls))
     if present == classes:
-        assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, predicted))
-    assert found.n == len(labels)
+        assert score.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, predicted))
+    assert score.n == len(labels)
     if classes < 50:
-        assert found.top5 is None
+        assert score.top5 is None
     else:
-        assert found.top5 == pytest.approx(top_k_accuracy_score(truth, scores.numpy(), k=5, labels=range(classes)))
+        assert score.top5 == pytest.approx(top_k_accuracy_score(truth, scores.numpy(), k=5, labels=range(classes)))
 
 
 def test_best_classes_breaks_ties_by_the_smaller_class() -> None:
@@ -71,11 +71,11 @@ def test_draws_are_averaged() -> None:
     rankings = [best_classes(scores), best_classes(scores.roll(1, 1)), best_classes(scores.roll(30, 0))]
     each = [SealedLabels(labels, 60).score("x", Ranking(ranking, {})) for ranking in rankings]
     sealed = SealedLabels(labels, 60)
-    found = sealed.score("x", Ranking(torch.stack(rankings), {}))
-    assert found.draws == [score.top1 for score in each]
+    score = sealed.score("x", Ranking(torch.stack(rankings), {}))
+    assert score.draws == [score.top1 for score in each]
     assert each[0].draws == []
     for name in ("top1", "top5", "macro_f1", "balanced_accuracy"):
-        assert getattr(found, name) == pytest.approx(np.mean([getattr(score, name) for score in each]))
+        assert getattr(score, name) == pytest.approx(np.mean([getattr(score, name) for score in each]))
     assert sealed.reads == {"x": 1}
 
 
@@ -83,9 +83,9 @@ def test_details_are_top1_beside_the_result() -> None:
     """Oracle: the score of the other ranking alone; the result does not change."""
     labels, scores = example(10, 10)
     other = best_classes(-scores)
-    found = SealedLabels(labels, 10).score("x", Ranking(best_classes(scores), {}, details={"worst": other}))
-    assert found.details == {"worst": SealedLabels(labels, 10).score("x", Ranking(other, {})).top1}
-    assert found.top1 == SealedLabels(labels, 10).score("x", Ranking(best_classes(scores), {})).top1
+    score = SealedLabels(labels, 10).score("x", Ranking(best_classes(scores), {}, details={"worst": other}))
+    assert score.details == {"worst": SealedLabels(labels, 10).score("x", Ranking(other, {})).top1}
+    assert score.top1 == SealedLabels(labels, 10).score("x", Ranking(best_classes(scores), {})).top1
     with pytest.raises(BenchmarkError, match="ranked 399 images"):
         SealedLabels(labels, 10).score("x", Ranking(best_classes(scores), {}, details={"short": other[1:]}))
 
@@ -98,7 +98,7 @@ def test_retrieval_equals_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = gallery.bincount(minlength=4)
     neighbours = Neighbours(gallery[order][:, : max(10, int(counts.max()))], counts)
     classes = gallery[order][:, :1]
-    found = SealedLabels(queries, 4).score("x", Ranking(classes, {}, neighbours=neighbours))
+    score = SealedLabels(queries, 4).score("x", Ranking(classes, {}, neighbours=neighbours))
     precisions, hits = [], {1: 0, 5: 0, 10: 0}
     for query, ranked in zip(queries.tolist(), gallery[order].tolist(), strict=True):
         relevant, right, total = ranked.count(query), 0, 0.0
@@ -109,9 +109,9 @@ def test_retrieval_equals_loops(monkeypatch: pytest.MonkeyPatch) -> None:
         for k in hits:
             hits[k] += query in ranked[:k]
     assert counts[3] == 0
-    assert found.details["map_at_r"] == pytest.approx(np.mean(precisions), rel=1e-6)
+    assert score.details["map_at_r"] == pytest.approx(np.mean(precisions), rel=1e-6)
     for k, count in hits.items():
-        assert found.details[f"recall_at_{k}"] == pytest.approx(count / 25)
-    assert found.top1 == pytest.approx(found.details["recall_at_1"])
+        assert score.details[f"recall_at_{k}"] == pytest.approx(count / 25)
+    assert score.top1 == pytest.approx(score.details["recall_at_1"])
     monkeypatch.setattr(scoring, "CELLS", 3 * neighbours.labels.shape[1])
-    assert SealedLabels(queries, 4).score("x", Ranking(classes, {}, neighbours=neighbours)) == found
+    assert SealedLabels(queries, 4).score("x", Ranking(classes, {}, neighbours=neighbours)) == score

@@ -1,40 +1,35 @@
-"""Fine-tuning on a few labels: which labels are used for what, and that an interruption changes nothing."""
+"""Fine-tuning on a few labels: which labels are used for what."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from tuned import Toy, convnet, stop_at, vit
+from tuned import TENTH, Toy, ranked, vit
 
 from benchmark.data.subsets import labelled
 from benchmark.evals import semi_finetune
-from benchmark.evals.features import Ranking
-from benchmark.evals.semi_finetune import GRID, SemiFineTune, TwoRates
+from benchmark.evals.semi_finetune import GRID, TwoRates
 from benchmark.evals.semi_probe import SemiProbe
 from benchmark.evals.supervised import Classifier, Trained, Trainer
 
-TENTH = SemiFineTune(fraction=0.1, draws=2, trunk_rate=0.01, head_rate=0.1, steps=4, batch_size=8)
 SINGLE = replace(TENTH, fraction=0.01)  # one label of each class
-
-
-def ranked(toy: Toy, evaluation: SemiFineTune = TENTH) -> Ranking:
-    ranking = evaluation(toy.bank)
-    assert ranking is not None
-    return ranking
 
 
 def test_encoder_and_head_have_their_own_rates() -> None:
     """Oracle: SGD without decay; the peak of each group whatever the batch, and nothing that is fixed."""
     model = Classifier(vit(), 16, 4)
-    recipe = TwoRates(0.02, 5.0)
-    optimiser = recipe.optimiser(model)
+    settings = TwoRates(0.02, 5.0)
+    optimiser = settings.optimiser(model)
     assert isinstance(optimiser, torch.optim.SGD)
-    found = {id(p): recipe.rate_at(0, 13) * group["scale"] for group in optimiser.param_groups for p in group["params"]}
+    by_parameter = {
+        id(p): settings.rate_at(0, 13) * group["scale"] for group in optimiser.param_groups for p in group["params"]
+    }
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    assert found == {id(p): pytest.approx(5.0 if name.startswith("head") else 0.02) for name, p in trained.items()}
+    assert by_parameter == {
+        id(p): pytest.approx(5.0 if name.startswith("head") else 0.02) for name, p in trained.items()
+    }
     for group in optimiser.param_groups:
         assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 0.0, False)
 
@@ -44,9 +39,9 @@ def test_draws_are_the_probes_and_draw_0_is_for_choices(monkeypatch: pytest.Monk
     seen: list[tuple[Tensor, Tensor | None, TwoRates]] = []
 
     def train(
-        trainer: Trainer, part: str, recipe: TwoRates, rows: Tensor, asked: Tensor | None, **length: Any
+        trainer: Trainer, part: str, settings: TwoRates, rows: Tensor, asked: Tensor | None, **length: Any
     ) -> Trained:
-        seen.append((rows, asked, recipe))
+        seen.append((rows, asked, settings))
         assert length["steps"] == 4
         return Trained(torch.zeros(1, 40 if asked is None else len(asked), 4, dtype=torch.int64), torch.zeros(1))
 
@@ -63,12 +58,10 @@ def test_draws_are_the_probes_and_draw_0_is_for_choices(monkeypatch: pytest.Monk
         assert {int(toy.bank.labels[i]) for i in held} == {0, 1, 2, 3}
         assert asked is not None
         assert set(asked.tolist()) == held
-    assert {(recipe.rate, recipe.head_rate) for *_, recipe in seen[:9]} == {
+    assert {(settings.rate, settings.head_rate) for *_, settings in seen[:9]} == {
         (0.01 * trunk, 0.1 * head) for trunk in (0.1, 1.0, 10.0) for head in (0.1, 1.0, 10.0)
     }
-    assert [torch.equal(rows, expected) for (rows, *_), expected in zip(seen[9:], (one, two), strict=True)] == [
-        True
-    ] * 2
+    assert all(torch.equal(rows, expected) for (rows, *_), expected in zip(seen[9:], (one, two), strict=True))
     assert all(asked is None for _, asked, _ in seen[9:])
 
 
@@ -76,25 +69,25 @@ def test_draws_are_the_probes_and_draw_0_is_for_choices(monkeypatch: pytest.Monk
 def test_best_pair_is_taken_and_an_end_flagged(best: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: planted predictions of which those of one pair are right; of equally good ones the middle pair."""
     toy = Toy(vit(), train=400)
-    given = iter(range(9))
+    places = iter(range(9))
     used = []
 
     def train(
-        trainer: Trainer, part: str, recipe: TwoRates, rows: Tensor, asked: Tensor | None, **length: Any
+        trainer: Trainer, part: str, settings: TwoRates, rows: Tensor, asked: Tensor | None, **length: Any
     ) -> Trained:
-        right = next(given, None) == best
-        used.append(recipe)
+        right = next(places, None) == best
+        used.append(settings)
         labels = held_labels if right else held_labels + 1
         return Trained((labels % 4)[None, :, None], torch.zeros(1))
 
     zero = labelled(toy.bank.labels, "toy", 0.1, 0)
     held_labels = toy.bank.labels[zero][semi_finetune.holdout(toy.bank.labels[zero], "toy", 0.2)[1]]
     monkeypatch.setattr(Trainer, "train", train)
-    ranking = ranked(toy)
+    ranking = ranked(toy, TENTH)
     trunk, head = GRID[best]
     assert ranking.choices["trunk_rate"] == pytest.approx(0.01 * trunk)
     assert ranking.choices["head_rate"] == pytest.approx(0.1 * head)
-    assert {(recipe.rate, recipe.head_rate) for recipe in used[9:]} == {(0.01 * trunk, 0.1 * head)}
+    assert {(settings.rate, settings.head_rate) for settings in used[9:]} == {(0.01 * trunk, 0.1 * head)}
     assert ranking.flags == (() if best == 0 else ("the best pair of learning rates lies at the edge of the grid",))
 
 
@@ -118,45 +111,3 @@ def test_an_easy_set_is_learnt_from_few_labels(monkeypatch: pytest.MonkeyPatch) 
     assert not torch.equal(*ranking.classes)
     assert (ranking.classes[:, :, 0] == toy.answers).double().mean() > 0.6
     assert all(torch.equal(value, before[name]) for name, value in toy.encoder.state_dict().items())
-
-
-def test_test_images_change_no_choice() -> None:
-    """Oracle: another test set: choices, flags and trained weights stay, the ranking does not."""
-    toy, other = Toy(vit()), Toy(vit())
-    noise = torch.randint(0, 256, other.asked.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
-    other.bank = replace(other.bank, network=replace(other.bank.network, test=noise))  # type: ignore[type-var]
-    one, two = ranked(toy), ranked(other)
-    assert (one.choices, one.flags) == (two.choices, two.flags)
-    assert toy.digest() == other.digest()
-    assert not torch.equal(one.classes, two.classes)
-
-
-def test_interrupted_is_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: an evaluation that was not interrupted, bit by bit; stopped in the choice and in a draw."""
-    whole = Toy(convnet())
-    expected = ranked(whole)
-    taken = stop_at(monkeypatch, 7, 42)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            ranked(Toy(convnet(), tmp_path))
-    toy = Toy(convnet(), tmp_path)
-    found = ranked(toy)
-    assert len(taken) == 11 * 4 + 2  # no step was taken twice
-    assert torch.equal(found.classes, expected.classes)
-    assert (found.choices, found.flags) == (expected.choices, expected.flags)
-    assert toy.digest() == whole.digest()
-    assert not list(tmp_path.iterdir())
-
-
-def test_names_tell_the_fractions() -> None:
-    """Oracle: percent."""
-    assert [replace(TENTH, fraction=fraction).name for fraction in (0.01, 0.1, 0.005)] == [
-        "semi_finetune_1",
-        "semi_finetune_10",
-        "semi_finetune_0.5",
-    ]
-
-
-def test_raw_pixels_are_left_out() -> None:
-    """Oracle: None, which the harness takes for an evaluation that does not apply."""
-    assert TENTH(replace(Toy(vit()).bank, network=None)) is None

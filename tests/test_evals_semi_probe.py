@@ -14,6 +14,7 @@ from benchmark.errors import ConfigError, MissingError
 from benchmark.evals import linear, semi_probe
 from benchmark.evals.features import Bank, best_classes
 from benchmark.evals.linear import EDGE, GRID, STRONGER, WEAKER, Standard, span
+from benchmark.evals.semi_finetune import SemiFineTune
 from benchmark.evals.semi_probe import SemiProbe, choose, held_out
 
 
@@ -80,17 +81,6 @@ def test_folds_are_places_within_classes() -> None:
     expected = [[fold == place for fold in range(5)] for place in folds]
     assert held_out(labels).tolist() == expected
     assert held_out(torch.tensor([3, 5, 3, 5])).tolist() == [[True, False], [True, False], [False, True], [False, True]]
-
-
-def test_feature_is_chosen_within_the_subset() -> None:
-    """Oracle: a feature that separates the labelled samples by chance and fails on the held-out ones loses."""
-    features, labels = mixture(400, 4, 4)
-    noise = torch.randn(400, 300, generator=torch.Generator().manual_seed(0))
-    ranking = SemiProbe(fraction=0.1, draws=2)(
-        bank_of({"noise": noise, "signal": features}, labels, {"noise": noise[:8], "signal": features[:8]}, 4)
-    )
-    assert [ranking.choices[f"feature_{draw}"] for draw in range(2)] == ["signal", "signal"]
-    assert (ranking.choices["fraction"], ranking.choices["draws"]) == (0.1, 2)
 
 
 def test_nothing_but_the_subset_is_looked_at(tmp_path: Path) -> None:
@@ -175,5 +165,7 @@ def test_impossible_lists_are_refused(tmp_path: Path) -> None:
 
 def test_names_tell_fractions_apart() -> None:
     """Oracle: the percentages by hand, whatever binary fractions make of them."""
-    names = [SemiProbe(fraction=fraction, draws=1).name for fraction in (0.01, 0.1, 0.07, 0.005, 1.0)]
-    assert names == [f"semi_probe_{percent}" for percent in ("1", "10", "7", "0.5", "100")]
+    settings = {"draws": 1, "trunk_rate": 0.01, "head_rate": 0.1, "steps": 4}
+    for fraction, percent in ((0.01, "1"), (0.1, "10"), (0.07, "7"), (0.005, "0.5"), (1.0, "100")):
+        assert SemiProbe(fraction=fraction, draws=1).name == f"semi_probe_{percent}"
+        assert SemiFineTune(fraction=fraction, **settings).name == f"semi_finetune_{percent}"

@@ -40,8 +40,8 @@ def test_windows_are_timed_after_the_warmup(tmp_path: Path, monkeypatch: pytest.
     A fifth of 200 s is five windows of 8 s, which are 4 steps of 2 s.
     """
     clock = Clock(monkeypatch, *[50.0] * 5, *[2.0] * 5, *(s for s in (2.0, 1.0, 4.0, 3.0, 10.0) for _ in range(4)))
-    found = Calibration.measure(training(tmp_path, steps=WHOLE), 200.0)
-    assert found == Calibration(4.0, 1.0, 10.0)
+    measured = Calibration.measure(training(tmp_path, steps=WHOLE), 200.0)
+    assert measured == Calibration(4.0, 1.0, 10.0)
     assert clock.steps == 10 + 5 * 4
 
 
@@ -131,10 +131,10 @@ def test_calibration_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert main(arguments(tmp_path, 4.0)) == 0
     more = ("--set", "experiment.evaluations=()")
     assert main(command(tmp_path / "images", 8, *more)) == 0
-    found, expected = newest(tmp_path, "simclr"), newest(tmp_path / "images", "simclr")
-    assert found["budget"] is not None
-    assert found["budget"]["steps"] == 8
-    assert found["training"]["digest"] == expected["training"]["digest"]
+    record, expected = newest(tmp_path, "simclr"), newest(tmp_path / "images", "simclr")
+    assert record["budget"] is not None
+    assert record["budget"]["steps"] == 8
+    assert record["training"]["digest"] == expected["training"]["digest"]
 
 
 @pytest.mark.parametrize(("slower", "status", "taken"), [(0.53, "budget_miss", 20), (2.0, "overtime", 8)])

@@ -14,14 +14,14 @@ GPU = torch.device("cuda")
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A library with one GPU that has taken 5,250 mJ."""
-    made = SimpleNamespace(
+    pynvml = SimpleNamespace(
         nvmlInit=lambda: None,
         nvmlDeviceGetHandleByUUID={"GPU-1a2b": "handle"}.__getitem__,
         nvmlDeviceGetTotalEnergyConsumption={"handle": 5250}.__getitem__,
     )
-    monkeypatch.setitem(sys.modules, "pynvml", made)
+    monkeypatch.setitem(sys.modules, "pynvml", pynvml)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="1a2b"))
-    return made
+    return pynvml
 
 
 def test_joules_are_those_of_the_device(library: SimpleNamespace) -> None:

@@ -9,8 +9,8 @@ from benchmark.nets.encoders import Encoder, Features
 from benchmark.training.monitor import Health, health
 
 
-class Given(Encoder):
-    """An encoder whose features are given, whatever it sees."""
+class Fixed(Encoder):
+    """An encoder whose features do not depend on the images."""
 
     def __init__(self, pooled: Tensor) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class Given(Encoder):
 
 
 def of(pooled: Tensor) -> Health:
-    return health(Given(pooled), torch.zeros(len(pooled), 3, 8, 8))
+    return health(Fixed(pooled), torch.zeros(len(pooled), 3, 8, 8))
 
 
 def gaussian(n: int, width: int) -> Tensor:
@@ -30,28 +30,28 @@ def gaussian(n: int, width: int) -> Tensor:
 
 def test_isotropic_features_are_healthy() -> None:
     """Oracle: unit vectors of an isotropic Gaussian have a deviation of 1 / sqrt(width) and equal singular values."""
-    found = of(gaussian(4096, 32))
-    assert found.feature_std == pytest.approx(1, abs=0.02)
-    assert found.effective_rank == pytest.approx(32, abs=0.5)
-    assert not found.collapsed
+    measured = of(gaussian(4096, 32))
+    assert measured.feature_std == pytest.approx(1, abs=0.02)
+    assert measured.effective_rank == pytest.approx(32, abs=0.5)
+    assert not measured.collapsed
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3e4])
 def test_constant_features_are_collapsed(value: float) -> None:
     """Oracle: without spread both numbers take their least values, 0 and 1."""
-    found = of(torch.full((64, 16), value))
-    assert found.feature_std == pytest.approx(0, abs=1e-5)
-    assert found.effective_rank == pytest.approx(1, abs=1e-3)
-    assert found.collapsed
+    measured = of(torch.full((64, 16), value))
+    assert measured.feature_std == pytest.approx(0, abs=1e-5)
+    assert measured.effective_rank == pytest.approx(1, abs=1e-3)
+    assert measured.collapsed
 
 
 def test_rank_counts_directions() -> None:
     """Oracle: orthogonal centred directions of equal strength number themselves; one direction is a collapse."""
     for rank in (1, 2, 5):
         directions = torch.linalg.qr(gaussian(200, 9) - gaussian(200, 9).mean(0)).Q[:, :rank]
-        found = of(directions @ torch.linalg.qr(gaussian(16, 16)).Q[:rank])
-        assert found.effective_rank == pytest.approx(rank, abs=0.01)
-        assert found.collapsed == (rank == 1)
+        measured = of(directions @ torch.linalg.qr(gaussian(16, 16)).Q[:rank])
+        assert measured.effective_rank == pytest.approx(rank, abs=0.01)
+        assert measured.collapsed == (rank == 1)
 
 
 def test_rank_does_not_see_scale_or_offset() -> None:
@@ -62,9 +62,9 @@ def test_rank_does_not_see_scale_or_offset() -> None:
 
 def test_features_that_are_not_finite_are_collapsed() -> None:
     """Oracle: the definition; the numbers must still be finite, since they enter the record."""
-    found = of(torch.tensor([[1.0, float("nan")], [2.0, 1.0]]))
-    assert found.collapsed
-    assert found == Health(0.0, 0.0)
+    measured = of(torch.tensor([[1.0, float("nan")], [2.0, 1.0]]))
+    assert measured.collapsed
+    assert measured == Health(0.0, 0.0)
 
 
 def test_measuring_leaves_no_trace() -> None:

@@ -50,7 +50,7 @@ def test_rate_of_each_group(kind: Callable[..., OptimiserSpec]) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 2), (6,)])
 @pytest.mark.parametrize(
-    ("recipe", "reference"),
+    ("spec", "reference"),
     [
         (
             AdamW(base_rate=0.256, weight_decay=0.5, betas=(0.8, 0.9), warmup=0.5, decay="all"),
@@ -64,12 +64,12 @@ def test_rate_of_each_group(kind: Callable[..., OptimiserSpec]) -> None:
     ids=["AdamW", "SGD"],
 )
 def test_step_is_that_of_torch(
-    recipe: OptimiserSpec, reference: Callable[[list[nn.Parameter]], torch.optim.Optimizer], shape: tuple[int, ...]
+    spec: OptimiserSpec, reference: Callable[[list[nn.Parameter]], torch.optim.Optimizer], shape: tuple[int, ...]
 ) -> None:
     """Oracle: torch's optimiser in float64 with the same rate, over three steps; the first of them at rate 0."""
     (ours,) = parameters(shape)
     theirs = nn.Parameter(torch.ones(shape, dtype=torch.float64))
-    optimiser, expected = recipe.build([ParamGroup([ours])], 256), reference([theirs])
+    optimiser, expected = spec.build([ParamGroup([ours])], 256), reference([theirs])
     for step, progress in enumerate((0.0, 0.25, 0.75)):
         gradient = torch.arange(6.0).reshape(shape) - step
         ours.grad, theirs.grad = gradient.clone(), gradient.double()
@@ -100,7 +100,7 @@ def test_lars_is_its_formula(weight_decay: float, decay: str, vector_rate: float
     start = {name: numbers(generator, shape) * (name != "zero") for name, shape in SHAPES.items()}
     gradients = [{name: numbers(generator, shape) * (t != 2) for name, shape in SHAPES.items()} for t in range(5)]
 
-    recipe = LARS(
+    spec = LARS(
         base_rate=0.2,
         weight_decay=weight_decay,
         decay=decay,  # type: ignore[arg-type]
@@ -110,7 +110,7 @@ def test_lars_is_its_formula(weight_decay: float, decay: str, vector_rate: float
         warmup=0.0,
     )
     trained = {name: nn.Parameter(value.clone()) for name, value in start.items()}
-    optimiser = recipe.build([ParamGroup(list(trained.values()))], batch_size=512)
+    optimiser = spec.build([ParamGroup(list(trained.values()))], batch_size=512)
     for t in range(5):
         for name, p in trained.items():
             p.grad = gradients[t][name].clone()
@@ -168,16 +168,16 @@ def test_saved_state_continues_identically(kind: Callable[..., OptimiserSpec]) -
                 p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(t))
             optimiser.step(t / 6)  # type: ignore[attr-defined]
 
-    recipe = kind(base_rate=0.1, weight_decay=0.2, warmup=0.0)
+    spec = kind(base_rate=0.1, weight_decay=0.2, warmup=0.0)
     whole = parameters((3, 2), (4,))
-    first = recipe.build([ParamGroup(whole)], 256)
+    first = spec.build([ParamGroup(whole)], 256)
     train(whole, first, range(3))
     file = io.BytesIO()
     torch.save(first.inner.state_dict(), file)
     resumed = copy.deepcopy(whole)
     train(whole, first, range(3, 6))
 
-    second = recipe.build([ParamGroup(resumed)], 256)
+    second = spec.build([ParamGroup(resumed)], 256)
     second.inner.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
     train(resumed, second, range(3, 6))
     assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))

@@ -10,13 +10,18 @@ from torch import Tensor
 
 from benchmark.data.subsets import holdout
 from benchmark.evals import supervised
-from benchmark.evals.features import Bank, Network
+from benchmark.evals.features import Bank, Network, Ranking
+from benchmark.evals.finetune import FineTune
+from benchmark.evals.harness import Evaluation
+from benchmark.evals.semi_finetune import SemiFineTune
 from benchmark.evals.supervised import _Run
 from benchmark.nets.encoders import Encoder, ViT
 from benchmark.storage.digest import digest
 from benchmark.views.recipes import ViewLimits
 
 WHOLE = ViewLimits(crop_scale=(0.9, 1.0), flip=False)
+SHORT = FineTune(epochs=3, select_epochs=1, batch_size=16, curve=True)
+TENTH = SemiFineTune(fraction=0.1, draws=2, trunk_rate=0.01, head_rate=0.1, steps=4, batch_size=8)
 
 
 def vit() -> ViT:
@@ -29,12 +34,12 @@ def convnet() -> TinyEncoder:
     return TinyEncoder()
 
 
-def split(n: int, seed: int) -> tuple[Tensor, Tensor]:
+def split(n: int, seed: int, *, noise: int = 100, signal: int = 120) -> tuple[Tensor, Tensor]:
     """Images in 4 classes, each brighter in one of four pairs of rows, under noise; and their labels."""
     labels = torch.arange(n) % 4
-    images = torch.randint(0, 100, (n, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    images = torch.randint(0, noise, (n, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     for image, label in zip(images, labels.tolist(), strict=True):
-        image[:, 2 * label : 2 * label + 2] += 120
+        image[:, 2 * label : 2 * label + 2] += signal
     return images, labels
 
 
@@ -54,7 +59,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, *places: int) -> list[int]:
 
 
 class Toy:
-    """A bank around an encoder, and the copies of it that were asked for."""
+    """A bank around an encoder, and the copies of it."""
 
     def __init__(
         self, encoder: Encoder, folder: Path | None = None, *, train: int = 120, limits: ViewLimits = WHOLE
@@ -84,3 +89,9 @@ class Toy:
     def digest(self) -> str:
         """The weights of the copy that was trained last."""
         return digest(self.copies[-1].state_dict())
+
+
+def ranked(toy: Toy, evaluation: Evaluation) -> Ranking:
+    ranking = evaluation(toy.bank)
+    assert ranking is not None
+    return ranking
