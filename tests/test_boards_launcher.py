@@ -258,7 +258,7 @@ def test_what_stands_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def changed(record: Record) -> tuple[str, ...]:
         return ("pretraining",) * (record["code"]["versions"] == {"pretraining": "0.1"})
 
-    for place in ("experiment", "board"):
+    for place in ("experiment.run", "boards.launcher"):
         monkeypatch.setattr(f"benchmark.{place}.changed", changed)
     old, missed = {"code__versions": {"pretraining": "0.1"}}, {"status": "budget_miss"}
     ways = [
@@ -295,7 +295,7 @@ def test_a_finished_run_of_other_code_is_made_again(
     (folder,) = board.out.glob("simclr-*")
     (own,) = load(folder)
     (first,) = runs(tmp_path)
-    for place in ("experiment", "board"):
+    for place in ("experiment.run", "boards.launcher"):
         monkeypatch.setattr(
             f"benchmark.{place}.changed", lambda record: ("method",) * (record["id"] in (own["id"], first["id"]))
         )

@@ -58,7 +58,7 @@ def test_few_test_images_are_named(
 ) -> None:
     """Oracle: 25 points for 12 images, 7 for 199; nothing from 200 images up, nor without scores."""
     sizes = {"pretrain": 100, "train": 100, "test": tested}
-    describe.conclude(run("alpha", 0, 0.5, dataset__sizes=sizes, **changes), [], tmp_path, None)
+    describe.finish(run("alpha", 0, 0.5, dataset__sizes=sizes, **changes), [], tmp_path, None)
     points = {12: 25, 199: 7, 200: 7}[tested]
     sentence = (
         f"There are {tested} test images: the 95 % interval (Wilson) around an accuracy of 50 % is ± {points} points"

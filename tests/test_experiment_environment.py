@@ -41,6 +41,7 @@ def test_flags_are_found_where_linux_lists_them(monkeypatch: pytest.MonkeyPatch)
 
 def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: by hand, which of them multiply bfloat16; a warning where it is emulated."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     for flags, capability, precision in (
         ("fma avx2", None, "float32"),
         ("avx2 avx512f", None, "float32"),
@@ -54,8 +55,8 @@ def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda capability=capability: capability is not None)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
         assert environment.native_precision() == precision
-        assert (environment.warning_of_emulation("bfloat16") is None) == (precision == "bfloat16")
-        assert environment.warning_of_emulation("float32") is None
+        assert len(list(environment.speed_warnings("bfloat16"))) == (precision == "float32")
+        assert not list(environment.speed_warnings("float32"))
 
 
 @pytest.mark.parametrize(("flags", "precision"), [("avx2", "float32"), ("avx512_bf16", "bfloat16")])
@@ -79,9 +80,8 @@ def test_busy_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     for load, threads, warns in ((0.4, 2, False), (3.0, 2, True), (3.0, 1, False), (1.4, 2, False), (1.6, 2, True)):
         monkeypatch.setattr(environment.os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        found = environment.warning_of_load()
-        assert (found is not None) == warns
-        assert found is None or "OMP_NUM_THREADS=1" in found
+        warnings = list(environment.speed_warnings("float32"))
+        assert ["OMP_NUM_THREADS=1" in warning for warning in warnings] == [True] * warns
 
 
 @pytest.mark.parametrize("allowed", [True, False])

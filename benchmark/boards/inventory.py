@@ -1,20 +1,19 @@
-"""What can be run and what has been, read from gin files, records and folders of runs; nothing is built or imported."""
+"""What can be run and what was run, read from gin files, records and folders of runs; nothing is built or imported."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from math import prod
 from pathlib import Path
 
 from benchmark.config.parse import Source, Statement, parse, read, shipped_folder, value_of
 from benchmark.report.cells import load, of_run
-from benchmark.report.leaderboard import columns_of, result
+from benchmark.report.leaderboard import columns_of
 from benchmark.report.record import pretrained
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its gin file, its name in tables, its recipe of views, and the first line of the file."""
+    """A method: its gin file, its name in tables, its views, and the first line of the file."""
 
     gin: str
     name: str
@@ -24,7 +23,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set: its protocol, its name, where it comes from, and the size of its images in pixels."""
+    """A data set: its gin file, name and source, and the size of its images in pixels."""
 
     gin: str
     name: str
@@ -35,7 +34,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A complete protocol, which has data and encoder, and the budget that it sets."""
+    """A complete protocol: data, encoder and budget."""
 
     gin: str
     data: str
@@ -45,7 +44,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Evaluations:
-    """A file that says how encoders are scored."""
+    """A file of evaluations."""
 
     gin: str
     evaluations: tuple[str, ...]
@@ -54,9 +53,9 @@ class Evaluations:
 
 @dataclass(frozen=True)
 class Board:
-    """A board: its suite, the runs that the suite asks for in a division, and those that have a record, by division.
+    """A board: its suite, the runs that this asks for in a division, and those that have a record, by division.
 
-    Records that were published one by one make a board without a suite.
+    A board of runs that were published one by one has no suite.
     """
 
     name: str
@@ -70,7 +69,7 @@ class Board:
 class Run:
     """A run: how it ended, "unfinished" if it has no record, and its top-1, a fraction, in the leading evaluation.
 
-    The top-1 of a run of the division "trial" is on a hold-out of train.
+    The top-1 of a trial is on a hold-out of train.
     """
 
     folder: str
@@ -85,7 +84,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Inventory:
-    """All there is, each kind in the order of its names."""
+    """All that was found, each kind in the order of its names."""
 
     methods: tuple[Method, ...]
     data: tuple[Data, ...]
@@ -96,9 +95,9 @@ class Inventory:
 
 
 def take(out: Path, results: Path) -> Inventory:
-    """Look through the shipped gin files, the folder of runs and the folder of boards; either may not exist.
+    """Read the shipped gin files, the folder of runs `out` and the folder of boards; either folder may not exist.
 
-    Raises ConfigError for a gin file that cannot be parsed, BenchmarkError for a record that was damaged.
+    Raises ConfigError for a gin file that cannot be parsed, BenchmarkError for a damaged record.
     """
     return Inventory(
         methods=tuple(_methods()),
@@ -140,27 +139,18 @@ def _evaluations() -> Iterator[Evaluations]:
 
 
 def _boards(results: Path) -> Iterator[Board]:
-    suites = {path.stem: (path, statements) for path, statements in _files("suites/*.gin")}
+    suites = {path.stem: (_label(path), _planned(statements)) for path, statements in _files("suites/*.gin")}
     published = {path.parent.name for path in results.glob("*/*.json")}
     for name in sorted(suites.keys() | published):
-        records = load(results / name) if name in published else []
-        tuned = len({record["config"]["text"] for record in records if record["division"] == "tuned"})
-        closed = len(
-            {
-                record["config"]["text"]
-                for record in records
-                if record["division"] in ("closed", "open") and pretrained(record)
-            }
-        )
-        if name in suites:
-            path, statements = suites[name]
-            yield Board(name, _label(path), _planned(statements), closed, tuned)
-        else:
-            yield Board(name, None, None, closed, tuned)
+        runs = [record for record in load(results / name) if pretrained(record)] if name in published else []
+        closed = {run["config"]["text"] for run in runs if run["division"] in ("closed", "open")}
+        tuned = {run["config"]["text"] for run in runs if run["division"] == "tuned"}
+        gin, planned = suites.get(name, (None, None))
+        yield Board(name, gin, planned, len(closed), len(tuned))
 
 
 def _planned(statements: Sequence[Statement]) -> int:
-    """Return the number of runs of a suite: a grid of everything that it varies."""
+    """Return the number of runs of a suite, which are a grid."""
     axes = [value_of(statements, f"suite.{axis}") for axis in ("methods", "protocols", "seeds")]
     axes += (value_of(statements, "suite.sweep") or {}).values()
     return prod(map(len, axes))
@@ -168,24 +158,22 @@ def _planned(statements: Sequence[Statement]) -> int:
 
 def _runs(out: Path) -> Iterator[Run]:
     for config in sorted(out.glob("*/config.gin")):
-        folder = config.parent
-        records = of_run(folder)
+        folder = str(config.parent)
+        records = of_run(config.parent)
         if not records:
-            text = config.read_text(encoding="utf-8")
-            statements = list(parse(text, Source(str(config), config)))
+            statements = list(parse(config.read_text(encoding="utf-8"), Source(str(config), config)))
             name, data = _text(statements, "Pretraining.name"), _text(statements, "Images.name")
-            yield Run(str(folder), name, data, value_of(statements, "experiment.seed"), None, "unfinished", None, None)
+            yield Run(folder, name, data, value_of(statements, "experiment.seed"), None, "unfinished", None, None)
             continue
         run = records[-1]
-        column = next(iter(columns_of([run])), None)
-        found = result(run, column) if column else None
-        heading, top1 = (column.heading, found["top1"]) if column and found else (None, None)
         name, data = run["method"]["name"], run["dataset"]["name"]
-        yield Run(str(folder), name, data, run["seed"], run["division"], run["status"], heading, top1)
+        column = next(iter(columns_of([run])), None)
+        heading, top1 = (column.heading, run["metrics"][column.evaluation]["top1"]) if column else (None, None)
+        yield Run(folder, name, data, run["seed"], run["division"], run["status"], heading, top1)
 
 
 def _files(pattern: str) -> Iterator[tuple[Path, list[Statement]]]:
-    """Yield the shipped files of a pattern with their statements, those of their includes among them."""
+    """Yield the shipped files of a pattern with their statements and those of their includes."""
     for path in sorted(shipped_folder().resolve().glob(pattern)):
         yield path, read(path)
 
@@ -199,6 +187,6 @@ def _label(path: Path) -> str:
 
 
 def _about(path: Path) -> str:
-    """Return the first line of a file's head comment."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return next((line[2:].rstrip(":") for line in takewhile(lambda line: line.startswith("# "), lines)), "")
+    """Return the first line of a file where it is a comment."""
+    line = path.read_text(encoding="utf-8").partition("\n")[0]
+    return line[2:].rstrip(":") if line.startswith("# ") else ""

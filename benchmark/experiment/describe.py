@@ -1,4 +1,4 @@
-"""Records, made of live objects by the one builder; and the end of every run, at which its record is written."""
+"""Builds the records of runs, evaluations and floors, and writes them when a run ends."""
 
 import hashlib
 import inspect
@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import nn
 
-from benchmark.data.images import Dataset
 from benchmark.experiment.environment import environment
 from benchmark.experiment.session import Session
 from benchmark.method import Method
@@ -31,7 +30,7 @@ from benchmark.training.budget import Ledger
 from benchmark.training.loop import Outcome
 
 SMOKE = {"digits": "The digits are a smoke set: raw pixels reach 97 %, so these numbers rank nothing."}
-FEW = 200  # test images: below, the interval of an accuracy is wider than 6.8 points on either side
+FEW = 200  # test images: with fewer, the interval of an accuracy is wider than 6.8 points on either side
 UNTRAINED: fields.Training = {
     "loss": None,
     "logs": {},
@@ -40,7 +39,7 @@ UNTRAINED: fields.Training = {
     "effective_rank": None,
     "feature_std": None,
 }
-"""What a record says of the training of an encoder that was not trained here."""
+"""The training part of a record whose encoder was not trained here."""
 
 
 def record(
@@ -54,20 +53,36 @@ def record(
     precision: str = "float32",
     **values: Any,
 ) -> Record:
-    """Return the sealed record of a run, an evaluation or a floor that was made just now, by code of these versions.
+    """Return the sealed record of a run, an evaluation or a floor that has just ended.
 
-    `precision` is that of pretraining. `values` always are `method` and `cost`, and what else a record says; what is
-    not given does not exist. Floors leave out where files lie, since a board takes them as they are.
+    `versions` are those of the code that was used, `precision` is that of pretraining. `values` must have `method` and
+    `cost`, and may replace any other field. Floors are recorded without paths, since they are published as they are.
     """
-    text = session.config.text
+    data, text = session.dataset, session.config.text
     content = {
         "schema": records.SCHEMA,
         "created_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "status": "ok",
         "division": division,
         "board": None,
-        "dataset": dataset(session.dataset),
-        "encoder": encoder(net),
+        "dataset": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "classes": len(data.classes),
+            "sizes": {"pretrain": len(data.pretrain), "train": len(data.train.images), "test": len(data.test.images)},
+            "size": data.size,
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "unreadable": 0,  # loading refuses a data set with an unreadable image
+        },
+        "encoder": {
+            "name": net.name,
+            "parameters": parameters(net),
+            "image_size": net.image_size,
+            "patch": net.patch,
+            "stem": net.stem,
+            "width": net.width,
+        },
         "seed": session.experiment.seed,
         "config": {"key": key, "text": without_paths(text) if division == "floor" else text, "varied": list(varied)},
         "tuning": None,
@@ -84,91 +99,59 @@ def record(
     return records.seal(content | values)
 
 
-def dataset(data: Dataset) -> fields.Dataset:
-    """Describe a data set by name, content and sizes."""
-    return {
-        "name": data.name,
-        "fingerprint": data.fingerprint,
-        "classes": len(data.classes),
-        "sizes": {"pretrain": len(data.pretrain), "train": len(data.train.images), "test": len(data.test.images)},
-        "size": data.size,
-        "mean": list(data.mean),
-        "std": list(data.std),
-        "unreadable": 0,  # loading refuses a data set with an unreadable image
-    }
-
-
-def encoder(net: Encoder) -> fields.Encoder:
-    """Describe the encoder that is evaluated."""
-    return {
-        "name": net.name,
-        "parameters": parameters(net),
-        "image_size": net.image_size,
-        "patch": net.patch,
-        "stem": net.stem,
-        "width": net.width,
-    }
-
-
 def method(name: str, *stages: Method) -> fields.Method:
-    """Describe a method by what its own source files say: which they are, and how they differ from their papers.
+    """Describe a method: its source files, and how it differs from its paper.
 
     `stages` are the method and, where it has one, the method of its teacher. The hash is that of the files outside this
-    project, which no version stands for; None where there are none.
+    project, which have no version; None where there are none.
     """
     files: set[Path] = set()
     deviations = []
     for kind in _kinds(stages):
-        files |= _sources(sys.modules[kind.__module__], files)
-        deviations += deviations_of(kind)
+        _add_sources(sys.modules[kind.__module__], files)
+        deviations += _deviations(kind)
     names = [str(file.relative_to(HERE.parent) if file.is_relative_to(HERE.parent) else file.name) for file in files]
     outside = sorted(file for file in files if not file.is_relative_to(HERE.parent))
     contents = "".join(f"{file.name}\n{sha256_of(file)}\n" for file in outside)
-    own = hashlib.sha256(contents.encode()).hexdigest() if outside else None
-    return {"name": name, "files": sorted(names), "module_sha256": own, "deviations": deviations}
+    digest = hashlib.sha256(contents.encode()).hexdigest() if outside else None
+    return {"name": name, "files": sorted(names), "module_sha256": digest, "deviations": deviations}
 
 
 def versions(*stages: Method) -> dict[str, str]:
-    """Return the versions of the classes of a method and of its teacher's, each as its own body states it."""
+    """Return the version that each class of a method and of its teacher states."""
     return {kind.__name__: vars(kind).get("version", FIRST_VERSION) for kind in _kinds(stages)}
 
 
 def _kinds(stages: Iterable[Method]) -> list[type[Method]]:
-    """Return the classes that make up methods, those they extend and those they contain, without our own frame."""
+    """Return the classes of methods: their own, those they extend and those they contain, but none of `benchmark`."""
     parts = [part for stage in stages for part in stage.modules() if isinstance(part, Method)]
     kinds = dict.fromkeys(kind for part in parts for kind in type(part).__mro__ if issubclass(kind, Method))
     return [kind for kind in kinds if not Path(inspect.getfile(kind)).is_relative_to(HERE)]
 
 
-def _sources(module: ModuleType, known: set[Path]) -> set[Path]:
-    """Return the files that a method's module runs: its own, and those beside it that it takes something from."""
+def _add_sources(module: ModuleType, files: set[Path]) -> None:
+    """Add the file of a method's module, and those in the same folder that it imports something from."""
     source = Path(str(module.__file__))
-    found = known | {source}
+    files.add(source)
     for value in vars(module).values():
         name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-        other = sys.modules.get(str(name))
-        file = Path(getattr(other, "__file__", None) or "")
-        if other and file.parent == source.parent and file not in found:
-            found |= _sources(other, found)
-    return found
+        imported = sys.modules.get(str(name))
+        file = Path(getattr(imported, "__file__", None) or "")
+        if imported and file.parent == source.parent and file not in files:
+            _add_sources(imported, files)
 
 
-def deviations_of(kind: type[Method]) -> list[str]:
+def _deviations(kind: type[Method]) -> list[str]:
     """Return the paragraph "Differs from the paper: ..." of a method's docstring, as one sentence per clause."""
-    found = re.search(r"Differs from the paper: (.+?)(?:\n\n|$)", inspect.getdoc(kind) or "", re.DOTALL)
-    text = " ".join(found.group(1).split()) if found else ""
-    return [
-        f"{kind.__name__}: {part[0].upper()}{part[1:].rstrip('.')}."
-        for part in re.split(r"; |(?<=\.) (?=[A-Z])", text)
-        if part
-    ]
+    paragraph = re.search(r"Differs from the paper: (.+?)(?:\n\n|$)", inspect.getdoc(kind) or "", re.DOTALL)
+    clauses = re.split(r"; |(?<=\.) (?=[A-Z])", " ".join(paragraph.group(1).split())) if paragraph else []
+    return [f"{kind.__name__}: {text[0].upper()}{text[1:].rstrip('.')}." for text in clauses if text]
 
 
 def cost(ledger: Ledger, flops_per_step: int, evaluation_seconds: float, teacher: Ledger | None = None) -> fields.Cost:
-    """Describe what was spent, the teacher's part included; `flops_per_step` is that of the method itself."""
+    """Describe what was spent, by the teacher too; `flops_per_step` is that of the method itself."""
     stages = [ledger, *([teacher] if teacher else [])]
-    measured = [stage.joules for stage in stages if stage.joules is not None]
-    peak = max(stage.peak_memory_bytes for stage in stages)
+    joules = [stage.joules for stage in stages if stage.joules is not None]
     return {
         "images": sum(stage.images for stage in stages),
         "views": sum(stage.views for stage in stages),
@@ -179,8 +162,8 @@ def cost(ledger: Ledger, flops_per_step: int, evaluation_seconds: float, teacher
         "data_wait_seconds": sum(stage.data_wait_seconds for stage in stages),
         "compile_seconds": sum(stage.compile_seconds for stage in stages),
         "evaluation_seconds": evaluation_seconds,
-        "joules": math.fsum(measured) if measured else None,
-        "peak_memory_bytes": peak or None,
+        "joules": math.fsum(joules) if joules else None,
+        "peak_memory_bytes": max(stage.peak_memory_bytes for stage in stages) or None,
         "devices": 1,
         "resumes": sum(stage.resumes for stage in stages),
     }
@@ -208,8 +191,8 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def conclude(record: Record, floors: list[Record], folder: Path, publish: Path | None) -> Record:
-    """Write the record, publish it with its floors if asked, print its row and return it as it was last written."""
+def finish(record: Record, floors: list[Record], folder: Path, publish: Path | None) -> Record:
+    """Write the record, publish it with its floors if asked, print its row, and return it as it was last written."""
     path = records.write(record, folder)
     if publish:
         record = public(record, publish)
@@ -218,26 +201,26 @@ def conclude(record: Record, floors: list[Record], folder: Path, publish: Path |
     print(f"\n{row(record, floors)}")
     if record["dataset"]["name"] in SMOKE:
         print(SMOKE[record["dataset"]["name"]])
-    tested = record["dataset"]["sizes"]["test"]
-    if record["metrics"] and tested < FEW:
+    n = record["dataset"]["sizes"]["test"]
+    if record["metrics"] and n < FEW:
         print(
-            f"There are {tested} test images: the 95 % interval (Wilson) around an accuracy of 50 % is "
-            f"± {100 * half_width(tested):.0f} points, so small differences say nothing."
+            f"There are {n} test images: the 95 % interval (Wilson) around an accuracy of 50 % is "
+            f"± {100 * half_width(n):.0f} points, so small differences say nothing."
         )
     print(f"record: {path}")
     return record
 
 
 def public(record: Mapping[str, Any], board: Path) -> Record:
-    """Return the record as a board has it: without absolute paths, as where somebody's files lie is private."""
+    """Return the record as it is published: with its board, and without absolute paths, which are private."""
     config = {**record["config"], "text": without_paths(record["config"]["text"])}
     return records.seal({**record, "board": board.name, "config": config})
 
 
 def half_width(n: int) -> float:
-    """Return the half width of Wilson's 95 % interval of a proportion, where one half of `n` was observed.
+    """Return the half width of Wilson's 95 % interval of an accuracy of 50 % on `n` images, where it is widest.
 
-    That is where it is widest: z / (2 sqrt(n + z^2)), with z the normal quantile (Wilson 1927).
+    half width = z / (2 sqrt(n + z^2)), with z the normal quantile of 0.975 (Wilson 1927).
     """
     z = NormalDist().inv_cdf(0.975)
     return z / (2 * math.sqrt(n + z**2))

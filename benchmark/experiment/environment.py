@@ -1,10 +1,11 @@
-"""What a run ran on: hardware and versions, as the record states them."""
+"""The machine of a run: device, threads and kernels are set up, hardware and versions described for the record."""
 
 import ctypes
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import timm
@@ -15,58 +16,55 @@ from benchmark.errors import ConfigError
 from benchmark.report.fields import Environment
 
 NATIVE_BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))  # flags of x86 and of Arm
-BUSY = 0.75  # of the cores: what this process itself adds before it trains is less
+BUSY = 0.75  # of the cores: before it trains, this process itself keeps fewer busy
 AMPERE = (8, 0)  # the first compute capability with bfloat16
-FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")  # what decides which kernels run
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")  # they decide which kernels run
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
-KEPT = 2**31 - 1  # bytes at the end of the heap that stay in the process
-LARGEST = 2**25  # bytes of a block that still comes from the heap: glibc takes no larger bound
+KEPT = 2**31 - 1  # bytes at the end of the heap that the process keeps
+LARGEST = 2**25  # bytes of a block that comes from the heap: the largest bound that glibc takes
 
 
 def native_precision() -> str:
-    """Return the precision that this machine trains in by itself: bfloat16 where it computes that, else float32.
+    """Return the default precision of training: bfloat16 where the device computes it natively, else float32.
 
-    Decided from what the device says of itself (CUDA from Ampere on; avx512_bf16 or amx_bf16; Arm's bf16), never by a
-    measurement, so that the answer is the same each time. Elsewhere torch emulates bfloat16, 35 to 60 times slower
-    than float32 (a product of 512 x 512 on AVX2).
+    Native are CUDA from Ampere on, avx512_bf16 or amx_bf16, and Arm's bf16. Nothing is measured, so that the answer is
+    always the same. Elsewhere torch emulates bfloat16, 35 to 60 times slower than float32 (a product of 512 x 512 on
+    AVX2).
     """
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.get_device_capability() >= AMPERE else "float32"
     return "bfloat16" if NATIVE_BFLOAT16.intersection(_flags()) else "float32"
 
 
-def warning_of_emulation(precision: str) -> str | None:
-    """Return what to say where training in a precision would be emulated; None where it is not."""
-    if precision == "float32" or native_precision() == precision:
-        return None
-    return (
-        f"this device does not compute {precision} natively, and torch emulates it: on a processor that is 35 to 60 "
-        f"times slower than float32. Leave Pretraining.precision at 'auto', or set it to 'float32'."
-    )
-
-
-def warning_of_load() -> str | None:
-    """Return what to say where other processes keep the cores busy that this one takes for itself; None elsewhere.
+def speed_warnings(precision: str) -> Iterator[str]:
+    """Yield what makes training slow on this machine: an emulated precision, and cores that others keep busy.
 
     The threads of a step wait for each other by spinning: two threads on two busy cores took 20 times as long as one.
     """
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if torch.get_num_threads() == 1 or load < BUSY * _cores():
-        return None
-    return (
-        f"other processes keep these cores busy (load {load:.1f} on {_cores()}). Threads that wait for each other can "
-        f"then be many times slower than one: stop the others, or set OMP_NUM_THREADS=1 in the environment."
-    )
+    if precision not in ("float32", native_precision()):
+        yield (
+            f"this device does not compute {precision} natively, and torch emulates it: on a processor that is 35 to "
+            f"60 times slower than float32. Leave Pretraining.precision at 'auto', or set it to 'float32'."
+        )
+    load, cores = os.getloadavg()[0], _cores()
+    if torch.get_num_threads() > 1 and load >= BUSY * cores:
+        yield (
+            f"other processes keep these cores busy (load {load:.1f} on {cores}). Threads that wait for each other can "
+            f"then be many times slower than one: stop the others, or set OMP_NUM_THREADS=1 in the environment."
+        )
 
 
 def use_device() -> torch.device:
-    """Choose the device and make its arithmetic repeatable: all cores allowed to the process, fixed kernels.
+    """Choose the device, take all cores that the process may use, and make arithmetic repeatable.
 
     With SSL_BENCHMARK_DETERMINISTIC=0 in the environment a GPU may use faster kernels, whose sums differ from run to
-    run in their last bits. Float32 is float32 in either case: no convolution rounds its factors to TF32.
+    run in their last bits. Float32 stays float32 in either case: no convolution rounds its factors to TF32.
     """
+    setting = os.environ.get("SSL_BENCHMARK_DETERMINISTIC", "1")
+    if setting not in ("0", "1"):
+        raise ConfigError(f"SSL_BENCHMARK_DETERMINISTIC = {setting!r}: set it to 1 (the default) or to 0.")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    set_deterministic(_wanted())
+    set_deterministic(setting == "1")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.allow_tf32 = False
     if "OMP_NUM_THREADS" not in os.environ:
@@ -76,24 +74,16 @@ def use_device() -> torch.device:
 
 
 def set_deterministic(deterministic: bool) -> None:
-    """Use kernels that give the same bits each time, or any, of which cuDNN then takes what it finds fastest."""
+    """Use kernels that always give the same bits, or those that cuDNN measures to be fastest."""
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
 
 
-def _wanted() -> bool:
-    """Return what SSL_BENCHMARK_DETERMINISTIC asks for: repeatable kernels, unless it is 0."""
-    asked = os.environ.get("SSL_BENCHMARK_DETERMINISTIC", "1")
-    if asked not in ("0", "1"):
-        raise ConfigError(f"SSL_BENCHMARK_DETERMINISTIC = {asked!r}: set it to 1 (the default) or to 0.")
-    return asked == "1"
-
-
 def keep_freed_memory() -> bool:
-    """Have glibc keep the memory that a step frees, for the next step, and return whether it will.
+    """Have glibc keep the memory that a step frees, for the next step; return whether it will.
 
-    By default it gives large blocks back to the system, and every step then has the same pages mapped and zeroed
-    again. How often depends on what the process allocated before, so that equal steps took from 20 to 42 ms.
+    By default glibc returns large blocks to the system, which then maps and zeroes the same pages for every step. How
+    often depends on what the process allocated before, so that equal steps took from 20 to 42 ms.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return bool(mallopt and mallopt(M_TRIM_THRESHOLD, KEPT) and mallopt(M_MMAP_THRESHOLD, LARGEST))
@@ -135,8 +125,8 @@ def _processor(field: str) -> str | None:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return None
-    found = (line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field)
-    return next(found, None)
+    values = (line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field)
+    return next(values, None)
 
 
 def _driver() -> str | None:

@@ -1,4 +1,4 @@
-"""Evaluate an encoder that exists: one of our runs, or weights from elsewhere."""
+"""Evaluate an encoder that exists: that of a run, or weights from elsewhere."""
 
 import time
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import Any
 
 from benchmark.config.load import Config
 from benchmark.errors import ConfigError
-from benchmark.evals import harness
 from benchmark.experiment import describe, floors
 from benchmark.experiment.session import Session
 from benchmark.experiment.trained import TrainedEncoder
@@ -18,13 +17,13 @@ from benchmark.runtime import progress
 from benchmark.storage.files import check_folders, make_folder
 from benchmark.training.budget import Ledger
 
-OF_TRAINING = ("status", "budget", "training", "teacher")  # what a record of evaluation takes from that of its run
+OF_TRAINING = ("status", "budget", "training", "teacher")  # fields that are copied from the record of the run
 
 
 def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Path | None = None) -> Record:
     """Evaluate, record in the division `open`, print the row beside its floors, and return the record.
 
-    What can be refused is refused before an image is decoded.
+    Refusals come before an image is decoded.
     """
     check_folders(out, publish)
     session = Session.open(config, out)
@@ -35,27 +34,23 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
     if trained.weights:
         pretrained.load(encoder, str(trained.weights), trained.layout)
     folder = out / "evaluations"
-    # equal weights are not equal features: an encoder may split them into another number of heads
-    built = digest(config.canonical.part(["experiment.encoder"]))[:16]
+    # part of the paths, since equal weights split into another number of heads give other features
+    architecture = digest(config.canonical.part(["experiment.encoder"]))[:16]
     for place in (folder, publish):
         if place:
             make_folder(place)
     encoder.to(session.device)
-    below = floors.measure(session)  # first, since random weights take as long as those of the encoder
-    if below:
-        print(f"about {progress.duration(below[0]['cost']['evaluation_seconds'])} of evaluation")
+    floor_records = floors.measure(session)  # first, since they tell how long the encoder will take
+    if floor_records:
+        print(f"about {progress.duration(floor_records[0]['cost']['evaluation_seconds'])} of evaluation")
     name = trained.title(encoder.name)
     begin = time.perf_counter()
     with progress.doing(f"evaluating {name}"):
-        results = harness.evaluate_encoder(
+        results = session.evaluate(
             encoder,
-            session.dataset,
-            session.evaluations,
-            session.device,
-            limits=session.experiment.limits(),
             statistics=pretrained.statistics(trained.layout) if trained.weights else encoder.statistics,
-            cache=out / "features" / built,
-            folder=folder / built,
+            cache=out / "features" / architecture,
+            folder=folder / architecture,
             diverged=trained.run is not None and trained.run["status"] == "diverged",
         )
     seconds = time.perf_counter() - begin
@@ -63,7 +58,7 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
     run = trained.run
     of_training: dict[str, Any] = {name: value for name, value in run.items() if name in OF_TRAINING} if run else {}
     outside = files_outside(run) if run else None
-    origin = key_of(run) if run else weights["sha256"] if weights else ""  # seeds of a run share a line
+    origin = key_of(run) if run else weights["sha256"] if weights else ""  # the same for all seeds of a run
     key = config.key(session.dataset.fingerprint, origin)
     record = describe.record(
         session,
@@ -76,16 +71,16 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
         cost={**(run["cost"] if run else describe.cost(Ledger(), 0, 0.0)), "evaluation_seconds": seconds},
         metrics=results.metrics,
         predictions=results.save(folder / f"{key[:16]}-s{session.experiment.seed}.safetensors"),
-        floors=[floor["id"] for floor in below],
+        floors=[floor["id"] for floor in floor_records],
         checkpoint=weights,
         **of_training,
     )
-    return describe.conclude(record, below, folder, publish)
+    return describe.finish(record, floor_records, folder, publish)
 
 
 def _trained_by(run: Record) -> dict[str, str]:
-    """Return the versions of the code that trained the encoder of a run; those that scored it are left out."""
+    """Return the versions of the code that trained the encoder of a run, without those of its evaluations."""
     lines = canonical(run["config"]["text"]).lines
-    scored = {name.rpartition("/")[2] for name in references(lines, ["experiment.evaluations"])}
-    known = {PRETRAINING: FIRST_VERSION} | versions_of(run)
-    return {name: version for name, version in known.items() if name not in scored}
+    evaluations = {name.rpartition("/")[2] for name in references(lines, ["experiment.evaluations"])}
+    versions = {PRETRAINING: FIRST_VERSION} | versions_of(run)
+    return {name: version for name, version in versions.items() if name not in evaluations}

@@ -66,10 +66,9 @@ def export(
 ) -> Path:
     """Write the encoder of a finished run as a timm folder, and return the folder.
 
-    What was written is loaded again as a stranger would, and must give the same outputs to the last bit. Where timm
-    has no such stem, the model card has the lines that build it, and there is no config.json.
-    Raises ConfigError for a run that is not finished or a folder that holds something, BenchmarkError if the copy
-    differs.
+    The folder is then loaded without this project, and must give the same outputs to the last bit. Where timm has no
+    such stem, the model card has the lines that build it, and there is no config.json.
+    Raises ConfigError for a run that is not finished or a folder that is not empty, BenchmarkError if outputs differ.
     """
     trained = TrainedEncoder.of_run(run)
     record = trained.run
@@ -82,9 +81,8 @@ def export(
     pretrained.load(encoder, str(trained.weights), trained.layout)
     spec = encoder.spec
     make_folder(folder)
-    save_file(
-        {name: value.contiguous() for name, value in encoder.net.state_dict().items()}, folder / "model.safetensors"
-    )
+    state = {name: value.contiguous() for name, value in encoder.net.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
     if not spec.changes:
         (folder / "config.json").write_text(json.dumps(_config(record, spec, license), indent=2) + "\n")
     (folder / "README.md").write_text(_card(record, spec, folder, license))
@@ -115,7 +113,6 @@ def _config(record: Record, spec: TimmSpec, license: str) -> dict[str, Any]:  # 
 def _card(record: Record, spec: TimmSpec, folder: Path, license: str) -> str:  # noqa: A002
     data, encoder, budget = record["dataset"], record["encoder"], record["budget"]
     deviations = "\n".join(f"- {text}" for text in record["method"]["deviations"])
-    spent = BUDGET.format(**budget, flops=record["cost"]["flops"] / 1e12) if budget else ""
     return CARD.format(
         license=license,
         name=record["method"]["name"],
@@ -129,7 +126,7 @@ def _card(record: Record, spec: TimmSpec, folder: Path, license: str) -> str:  #
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         loading="\n".join(_loading(spec, folder.name)),
-        budget=spent,
+        budget=BUDGET.format(**budget, flops=record["cost"]["flops"] / 1e12) if budget else "",
         row=row(record, []),
         smoke="\n" + SMOKE[data["name"]] + "\n" if data["name"] in SMOKE else "",
         id=record["id"],
@@ -158,9 +155,9 @@ def _loading(spec: TimmSpec, folder: str) -> list[str]:
 
 
 def _compare(encoder: Encoder, spec: TimmSpec, folder: Path) -> None:
-    """Raise BenchmarkError unless what the model card's lines load gives the encoder's outputs, without this project.
+    """Raise BenchmarkError unless the lines of the model card load an encoder with the same outputs.
 
-    That happens in a process of its own, which sees neither the working directory nor the user's paths.
+    They run in another process, which sees neither the working directory nor the user's paths.
     """
     images = torch.rand(4, 3, encoder.image_size, encoder.image_size, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
@@ -174,9 +171,8 @@ def _compare(encoder: Encoder, spec: TimmSpec, folder: Path) -> None:
             f"save_file({{'outputs': model(images).detach().contiguous()}}, {scratch + '/outputs'!r})",
         ]
         done = subprocess.run([sys.executable, "-I", "-c", "\n".join(lines)], capture_output=True, text=True)
-        if done.returncode or not torch.equal(
-            load_file(scratch + "/outputs")["outputs"], encoder.eval()(images).pooled.contiguous()
-        ):
+        outputs = encoder.eval()(images).pooled
+        if done.returncode or not torch.equal(load_file(scratch + "/outputs")["outputs"], outputs):
             raise BenchmarkError(
                 f"The exported encoder in {folder} does not give the outputs of the run's encoder; do not use it. "
                 f"{done.stderr[-2000:]}"

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from timm.models import create_model
@@ -22,59 +23,45 @@ from benchmark.runtime import progress
 from benchmark.storage.files import alone
 from benchmark.training.budget import Ledger
 
-MOST_BYTES = 3 * 2**28  # of raw pixels as features: 60,000 images of 32 px take 0.69 GiB, all that is made of them 3
-MOST_SIDE = 4096  # of the matrix that the linear probe decomposes: 2 minutes of one core; 3,072 for images of 32 px
+MOST_BYTES = 3 * 2**28  # of raw pixels as features: 60,000 images of 32 px take 0.69 GiB, and the evaluation 3 GiB
+MOST_SIDE = 4096  # rows of the matrix that the linear probe decomposes: 2 minutes of one core; 32 px have 3,072
 
 
 def measure(session: Session) -> list[Record]:
-    """Return the records of the floors under the same rules, from disk where they were measured before.
+    """Return the records of the floors under the same rules; those that were measured before are read from disk.
 
-    Raw pixels are features as wide as an image, which every evaluation holds as a whole, and the linear probe
-    decomposes a square matrix of as many rows as there are pixels or, if that is less than half, images. They are left
-    out past 0.75 GiB or 4,096 rows: 2,000 images of 96 px are measured.
+    Raw pixels are features as wide as an image. Every evaluation holds all of them, and the linear probe decomposes a
+    square matrix with a row for each value of an image or, if those are fewer, for every second image. Raw pixels are
+    left out past 0.75 GiB or 4,096 rows: 2,000 images of 96 px are measured.
     """
     if not session.evaluations or session.experiment.is_trial:
         return []
-    encoder, limits = _untrained(session).to(session.device), session.experiment.limits()
-
-    def random_init() -> Results:
-        return harness.evaluate_encoder(
-            encoder,
-            session.dataset,
-            session.evaluations,
-            session.device,
-            limits=limits,
-            folder=session.out / "floors" / "evaluations",
-        )
-
-    def raw_pixels() -> Results:
-        return harness.evaluate_pixels(session.dataset, session.evaluations, limits=limits)
-
-    seed = session.experiment.seed
-    floors = [_floor(session, RANDOM_INIT, encoder, seed, OF_RANDOM_INIT, random_init)]
+    encoder = _untrained(session).to(session.device)
+    random_init = partial(session.evaluate, encoder, folder=session.out / "floors" / "evaluations")
+    floors = [_floor(session, RANDOM_INIT, encoder, session.experiment.seed, OF_RANDOM_INIT, random_init)]
     if reason := _too_large(session.dataset):
         print(f"raw pixels left out: {reason}")
         return floors
+    limits = session.experiment.limits()
+    raw_pixels = partial(harness.evaluate_pixels, session.dataset, session.evaluations, limits=limits)
     return [*floors, _floor(session, "raw pixels", encoder, 0, OF_RAW_PIXELS, raw_pixels)]
 
 
 def _too_large(data: Dataset) -> str:
-    """Say why raw pixels are too many to be evaluated; empty where they are not."""
+    """Return why raw pixels are too many to be evaluated; empty where they are not."""
     n, *shape = data.train.images.shape
     dim = math.prod(shape)
     size, side = 4 * dim * (n + len(data.test.images)), rank(n, dim)
     if size > MOST_BYTES:
         return f"as features they take {size / 2**30:.1f} GiB; the most is {MOST_BYTES / 2**30:g} GiB"
     if side > MOST_SIDE:
-        return (
-            f"the linear probe of {n:,} images of {dim:,} values decomposes a matrix of {side:,} rows; the most is "
-            f"{MOST_SIDE:,}"
-        )
+        probe = f"the linear probe of {n:,} images of {dim:,} values decomposes a matrix of {side:,} rows"
+        return f"{probe}; the most is {MOST_SIDE:,}"
     return ""
 
 
 def _untrained(session: Session) -> Encoder:
-    """Build the encoder with random weights, also where its configuration fetches those that others trained."""
+    """Build the encoder with random weights, even if its configuration fetches trained ones."""
     encoder = session.encoder()
     if encoder.statistics is not None:
         encoder.net = create_model(encoder.spec.architecture, **encoder.spec.arguments)
@@ -90,13 +77,13 @@ def _floor(
     evaluate: Callable[[], Results],
 ) -> Record:
     key = digest(session.config.canonical.part(depends_on), session.dataset.fingerprint)
-    made_by = session.versions, str(torch.__version__)
+    code = session.versions, str(torch.__version__)
     folder = session.out / "floors"
     with alone(folder / f"{key[:8]}-s{seed}"):
         for path in sorted(folder.glob(f"*-s{seed}-{key[:8]}-*.json")):
-            known = records.read(path)
-            if known["method"]["name"] == name and (versions_of(known), known["environment"]["torch"]) == made_by:
-                return known
+            record = records.read(path)
+            if record["method"]["name"] == name and (versions_of(record), record["environment"]["torch"]) == code:
+                return record
         print(f"evaluating {name}, a floor, once; it is kept in {folder}", flush=True)
         begin = time.perf_counter()
         with progress.doing(f"evaluating {name}"):

@@ -1,4 +1,4 @@
-"""The hall: seed, build, plan the budget, pretrain, evaluate, record. The only module that sees the whole."""
+"""A whole run: build from the seed, plan the budget, pretrain, evaluate, record."""
 
 import sys
 import time
@@ -8,18 +8,18 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from tabulate import tabulate
 
 from benchmark.config.load import Config
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MethodError, Stopped, by
-from benchmark.evals import harness
 from benchmark.experiment import describe, floors
-from benchmark.experiment.environment import warning_of_emulation, warning_of_load
+from benchmark.experiment.environment import speed_warnings
 from benchmark.experiment.stage import Stage
-from benchmark.experiment.teacher import foreign, teach
+from benchmark.experiment.teacher import teach, teacher_from_file
 from benchmark.report import record as records
 from benchmark.report.cells import UNDONE, files_outside, load, of_run
 from benchmark.report.code import changed
-from benchmark.report.fields import Cost, Tuning
+from benchmark.report.fields import Tuning
 from benchmark.report.record import Record
 from benchmark.report.tuning import Contest, contests, fingerprint_without_test
 from benchmark.runtime import progress
@@ -27,13 +27,13 @@ from benchmark.storage.files import alone, check_folders, make_folder
 
 
 def dry_run(config: Config, out: Path) -> str:
-    """Return what a run would do: resolved configuration, data found, parameters, and what the budget buys.
+    """Return what a run would do: its resolved configuration, data, parameters, and what the budget buys.
 
-    For a budget in device seconds the step is calibrated, and the result kept in `out` for the run.
+    For a budget in device seconds a step is calibrated, and the result is kept in `out` for the run.
     """
     stage = Stage.open(config, out)
     stage.check()
-    foreign(stage)
+    teacher_from_file(stage)
     flops, steps = stage.flops, stage.steps
     with torch.device("meta"):
         method, _ = stage.method()
@@ -54,12 +54,11 @@ def dry_run(config: Config, out: Path) -> str:
         "key": stage.key,
     }
     facts = {name: fact for name, fact in facts.items() if fact}
-    width = max(map(len, facts))
-    return config.text + "\n" + "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())
+    return f"{config.text}\n{tabulate(facts.items(), tablefmt='plain', disable_numparse=True)}"
 
 
 def _teacher_stage(stage: Stage) -> str:
-    """Say what comes before the stage of the method; empty where nothing does."""
+    """Describe the teacher; empty where there is none."""
     if stage.experiment.teacher_weights is not None:
         return f"weights of {stage.experiment.teacher_weights}"
     if stage.teacher is None:
@@ -68,8 +67,8 @@ def _teacher_stage(stage: Stage) -> str:
     return f"{stage.teacher.pretraining.name}, {steps:,} steps first, {steps * flops / 1e12:.3f} TFLOPs of the budget"
 
 
-def stands(record: Record) -> bool:
-    """Return whether a run need not be made again: it came to its end, on its own budget, and by the code of now."""
+def is_done(record: Record) -> bool:
+    """Return whether a run need not be repeated: it ended, kept its budget, and its code has not changed since."""
     return record["status"] not in UNDONE and not changed(record)
 
 
@@ -86,66 +85,66 @@ def run(
 ) -> Record:
     """Pretrain, evaluate and record one experiment; print its row and return its record.
 
-    `varied` are those bindings of the configuration that a table shall name, since they tell this run from others of
-    its method. `trials` is a folder with the records of those that the rate was chosen from, which puts the run into
-    the division `tuned`.
-    A finished run is not repeated but shown, and published if asked; `fresh` repeats it. Where its record does not
-    stand, it is made again, and what it left is kept in a folder beside, named by its id.
+    `varied` are the bindings that tables name beside the method, since they tell this run from others of it. `trials`
+    is a folder with the records of the trials that chose the learning rate: the run is then of the division `tuned`.
+    A finished run is not repeated but shown, and published if asked; `fresh` repeats it. One that is not done (see
+    `is_done`) is made again, and its files are kept in a folder beside, which is named by the id of its record.
     Waits for another process that is at work on the same run.
-    Raises ConfigError where an unfinished run of the same configuration and seed lies in the way, or where the trials
-    are not all there or chose another rate.
+    Raises ConfigError where there is an unfinished run of the same configuration and seed, and neither `resume` nor
+    `fresh`, or where trials are missing or chose another learning rate.
     """
     if resume and fresh:
         raise ConfigError("--resume continues a run and --fresh starts it over; give one of them.")
     check_folders(out, publish)
     stage = Stage.open(config, out)
     stage.check()
-    teacher = foreign(stage)
-    division, tuning = _entered(stage, trials)
+    teacher = teacher_from_file(stage)
+    division, tuning = _division(stage, trials)
     folder = stage.folder
 
-    def repeated() -> Record | None:
-        finished = [] if fresh else of_run(folder)
-        standing = [record for record in finished if stands(record) and files_outside(record) == stage.made_by]
-        if not standing:
+    def finished_before() -> Record | None:
+        records_of_run = [] if fresh else of_run(folder)
+        done = [record for record in records_of_run if is_done(record) and files_outside(record) == stage.files_outside]
+        if not done:
             return None
         print(f"This run is finished, in {folder}; it is not repeated. --fresh repeats it.")
-        newest = standing[-1]
-        named = newest["config"] | {"varied": list(varied)}  # a sweep may pass through a recipe
-        below = floors.measure(stage)
-        own = {"division": division, "tuning": tuning, "config": named, "floors": [floor["id"] for floor in below]}
-        return _closing(records.seal(newest | own), below, folder, publish)
+        named = done[-1]["config"] | {"varied": list(varied)}  # a point of a sweep may be a run that exists
+        floor_records = floors.measure(stage)
+        ids = [floor["id"] for floor in floor_records]
+        changes = {"division": division, "tuning": tuning, "config": named, "floors": ids}
+        return _finish(records.seal(done[-1] | changes), floor_records, folder, publish)
 
-    if record := repeated():
+    if record := finished_before():
         return record
     flops, steps = stage.flops, stage.steps
     training = stage.training(checkpoint_seconds)  # before anything is written, as it refuses what cannot be built
     if publish:
         make_folder(publish)
-    with alone(folder), _told(*[each.folder for each in (stage, stage.teacher) if each]):
-        if record := repeated():  # by a process that was at work on it
+    with alone(folder), _explained_stop(*[each.folder for each in (stage, stage.teacher) if each]):
+        if record := finished_before():  # by another process, which held the lock
             return record
-        finished = of_run(folder)
-        if finished and not fresh:
-            _set_aside(folder, finished[-1], stage.made_by)
-        stage.claim(resume=resume, fresh=fresh, finished=bool(finished))
+        former = of_run(folder)
+        if former and not fresh:
+            _keep_beside(folder, former[-1], stage.files_outside)
+        stage.prepare_folder(resume=resume, fresh=fresh, finished=bool(former))
         print(_opening(stage, flops, steps))
-        for warning in filter(None, (warning_of_emulation(stage.precision), warning_of_load())):
+        for warning in speed_warnings(stage.precision):
             print(f"warning: {warning}", file=sys.stderr)
         (folder / "config.gin").write_text(config.text)
-        below = floors.measure(stage)  # first, since what fails here fails after hours of training too
+        floor_records = floors.measure(stage)  # first, since what fails here would fail after hours of training too
         teacher = teacher or teach(stage, resume=resume, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
         if teacher:
             training = stage.training(checkpoint_seconds, teacher.encoder)
         encoder, budget = training.method.encoder, stage.whole_budget
-        stages = [training.method, *([teacher.method] if teacher and teacher.method else [])]
+        methods = [training.method, *([teacher.method] if teacher and teacher.method else [])]
+        spent = partial(describe.cost, training.ledger, flops, teacher=teacher.ledger if teacher else None)
         run_record = partial(
             describe.record,
             stage,
             encoder,
             stage.all_versions,
             division=division,
-            method=describe.method(stage.pretraining.name, *stages),
+            method=describe.method(stage.pretraining.name, *methods),
             key=stage.key,
             varied=varied,
             precision=stage.precision,
@@ -158,30 +157,23 @@ def run(
             tuning=tuning,
             teacher=teacher.record if teacher else None,
         )
-
-        def spent(evaluation_seconds: float) -> Cost:
-            return describe.cost(training.ledger, flops, evaluation_seconds, teacher.ledger if teacher else None)
-
         try:
-            training.evaluation_seconds = below[0]["cost"]["evaluation_seconds"] if below else None
+            if floor_records:
+                training.evaluation_seconds = floor_records[0]["cost"]["evaluation_seconds"]
             outcome = training.run(resume)
             begin = time.perf_counter()
             with progress.doing(f"evaluating {stage.pretraining.name}"):
-                results = harness.evaluate_encoder(
+                results = stage.evaluate(
                     encoder,
-                    stage.dataset,
-                    stage.evaluations,
-                    stage.device,
-                    limits=stage.experiment.limits(),
                     projector=training.method.projection_head(),
                     folder=folder / "evaluations",
                     diverged=outcome.status == "diverged",
                 )
             seconds = time.perf_counter() - begin
         except Exception as problem:
-            is_answer = isinstance(problem, BenchmarkError) and not isinstance(problem, MethodError)
-            if publish and not is_answer:  # neither stopped on request nor refused
-                # the folder of the run gets no record, so that it can be resumed
+            is_explained = isinstance(problem, BenchmarkError) and not isinstance(problem, MethodError)
+            if publish and not is_explained:  # neither stopped on request nor refused
+                # only the board gets this record: without one, the folder of the run can be resumed
                 failure = describe.public(run_record(status="failed", cost=spent(0.0)), publish)
                 print(f"The run failed; record: {records.write(failure, publish)}")
             raise
@@ -193,19 +185,19 @@ def run(
             training=describe.training(outcome),
             metrics=results.metrics,
             predictions=results.save(folder / "predictions.safetensors"),
-            floors=[floor["id"] for floor in below],
+            floors=[floor["id"] for floor in floor_records],
             checkpoint=describe.weights(weights),
         )
-        return _closing(record, below, folder, publish)
+        return _finish(record, floor_records, folder, publish)
 
 
 @contextmanager
-def _told(*stages: Path) -> Iterator[None]:
-    """Say of a run that is stopped outside its training whether there is something to resume."""
+def _explained_stop(*folders: Path) -> Iterator[None]:
+    """Raise, for a stop outside of training, an error that says whether a stage can be resumed."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        if any(path for stage in stages for path in stage.glob("checkpoints/*.pt")):
+        if any(path for folder in folders for path in folder.glob("checkpoints/*.pt")):
             raise Interrupted(
                 f"Stopped{by(stop)}. The training goes on from its last checkpoint: continue with the same command and "
                 f"--resume."
@@ -216,41 +208,40 @@ def _told(*stages: Path) -> Iterator[None]:
         ) from None
 
 
-def _set_aside(folder: Path, record: Record, now: str | None) -> None:
-    """Rename the folder of a finished run, so that its successor neither takes nor replaces what is in it."""
-    parts = [*changed(record), *([] if files_outside(record) == now else ["the file of the method"])]
+def _keep_beside(folder: Path, record: Record, outside: str | None) -> None:
+    """Rename the folder of a finished run that is made again: the new run neither uses nor replaces its files."""
+    parts = [*changed(record), *([] if files_outside(record) == outside else ["the file of the method"])]
     why = f"by code that has changed since ({', '.join(parts)})" if parts else f"with the status {record['status']!r}"
-    aside = folder.with_name(f"{folder.name}-{record['id'][:8]}")
-    folder.rename(aside)
-    print(f"This run was finished {why}: it is made again, and {aside} keeps what it left.")
+    beside = folder.with_name(f"{folder.name}-{record['id'][:8]}")
+    folder.rename(beside)
+    print(f"This run was finished {why}: it is made again, and {beside} keeps what it left.")
 
 
-def _entered(stage: Stage, trials: Path | None) -> tuple[str, Tuning | None]:
-    """Return the division that a run enters, and how its rate was chosen."""
+def _division(stage: Stage, trials: Path | None) -> tuple[str, Tuning | None]:
+    """Return the division of a run, and how its learning rate was chosen."""
     experiment = stage.experiment
     if experiment.is_trial:
         if trials:
             raise ConfigError("experiment.is_trial: a trial does not follow from other trials; leave --trials out.")
-        return "trial", {
-            "recipe": stage.tuning_key,
-            "factor": experiment.rate_factor,
-            "trials": [],
-            "flops": 0.0,
-            "seconds": 0.0,
-        }
+        factor = experiment.rate_factor
+        return "trial", {"recipe": stage.tuning_key, "factor": factor, "trials": [], "flops": 0.0, "seconds": 0.0}
     if trials is None:
         return ("open" if experiment.teacher_weights else "closed"), None
     if experiment.teacher_weights:
         raise ConfigError("--trials: with teacher_weights a run is of the division open, whatever its rate.")
-    seen = fingerprint_without_test(stage.dataset.fingerprint)
-    of_now = (record for record in load(trials) if stands(record) and files_outside(record) == stage.made_by)
-    found = contests(record for record in of_now if record["dataset"]["fingerprint"] == seen)
-    contest = found.get(stage.tuning_key, Contest(()))
-    chosen = contest.tuning
-    if chosen["factor"] != experiment.rate_factor:
+    fingerprint = fingerprint_without_test(stage.dataset.fingerprint)
+    contest = contests(
+        record
+        for record in load(trials)
+        if is_done(record)
+        and files_outside(record) == stage.files_outside
+        and record["dataset"]["fingerprint"] == fingerprint
+    ).get(stage.tuning_key, Contest(()))
+    tuning = contest.tuning
+    if tuning["factor"] != experiment.rate_factor:
         raise ConfigError(
             f"experiment.rate_factor = {experiment.rate_factor:g}, but the trials in {trials} chose "
-            f"{chosen['factor']:g}. Bind that, or leave --trials out."
+            f"{tuning['factor']:g}. Bind that, or leave --trials out."
         )
     if contest.is_tied:
         print(
@@ -258,12 +249,12 @@ def _entered(stage: Stage, trials: Path | None) -> tuple[str, Tuning | None]:
             f"rate is the recipe's. Give a budget on which trials are long enough to differ.",
             file=sys.stderr,
         )
-    return "tuned", chosen
+    return "tuned", tuning
 
 
-def _closing(record: Record, floors: list[Record], folder: Path, publish: Path | None) -> Record:
-    """Conclude the record; raises BenchmarkError for a run that did not end as planned, whose record exists anyway."""
-    record = describe.conclude(record, floors, folder, publish)
+def _finish(record: Record, floors: list[Record], folder: Path, publish: Path | None) -> Record:
+    """Write and show the record; then raise BenchmarkError if the run did not end as planned."""
+    record = describe.finish(record, floors, folder, publish)
     if record["status"] == "ok":
         return record
     assert record["budget"] is not None

@@ -1,9 +1,9 @@
-"""What is examined: a configuration, the data it found, its encoder and evaluations, trained here or elsewhere."""
+"""An opened experiment: its configuration, data, encoder and evaluations."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 
@@ -15,7 +15,7 @@ from benchmark.data.streaming import subset
 from benchmark.data.subsets import holdout
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
-from benchmark.evals.harness import Evaluation
+from benchmark.evals.harness import Evaluation, Results
 from benchmark.experiment.environment import use_device
 from benchmark.experiment.setup import Experiment
 from benchmark.nets.encoders import Encoder
@@ -28,7 +28,7 @@ Data = TypeVar("Data", bound=Outline)
 
 @dataclass(frozen=True)
 class Session:
-    """An encoder and what it is scored on: the configuration, the data, and where results go."""
+    """An experiment with its data and device; `out` is the folder of all results."""
 
     config: Config
     experiment: Experiment
@@ -38,58 +38,63 @@ class Session:
 
     @classmethod
     def open(cls, config: Config, out: Path) -> Self:
-        """Build the experiment's factories, find the data, and refuse what cannot be evaluated."""
+        """Build the experiment, find its data, and refuse what cannot be evaluated."""
         device = use_device()
         experiment: Experiment = configuration.build(config)
-        made = cls(config, experiment, experiment.data(), device, out)
-        harness.check(made.outline, made.evaluations)
-        return made
+        session = cls(config, experiment, experiment.data(), device, out)
+        harness.check(session.outline, session.evaluations)
+        return session
 
     @cached_property
-    def _found(self) -> Outline:
+    def _outline(self) -> Outline:
         return self.images.outline()
 
     @cached_property
     def outline(self) -> Outline:
-        """The data as far as its tables tell: whatever can be refused is refused by this, while nothing is decoded."""
-        return without_test(self._found) if self.experiment.is_trial else self._found
+        """The data without pixels: enough to refuse what cannot work before an image is decoded."""
+        return without_test(self._outline) if self.experiment.is_trial else self._outline
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data with its pixels, which are decoded when this is first asked for."""
-        whole = self.images.decoded(self._found)
-        return without_test(whole) if self.experiment.is_trial else whole
+        """The data with its pixels, which are decoded at the first use."""
+        data = self.images.decoded(self._outline)
+        return without_test(data) if self.experiment.is_trial else data
 
     @cached_property
     def evaluations(self) -> tuple[Evaluation, ...]:
-        """The evaluations of the experiment."""
+        """The evaluations of the experiment, built."""
         return tuple(evaluation() for evaluation in self.experiment.evaluations)
 
     @cached_property
     def versions(self) -> dict[str, str]:
-        """The versions of the code that is used, by name: of pretraining as a whole, and of each evaluation."""
+        """The versions of pretraining as a whole and of each evaluation, by name."""
         evaluations = {type(evaluation).__name__: evaluation.version for evaluation in self.evaluations}
         return {PRETRAINING: PRETRAINING_VERSION} | evaluations
 
     def encoder(self) -> Encoder:
-        """Build the encoder from the seed: the same initial weights for every method and for the floor."""
+        """Build the encoder from the seed: every method and the floor start from the same weights."""
         torch.manual_seed(derive(self.experiment.seed, "encoder"))
         return self.experiment.encoder(self.images.size)
 
+    def evaluate(self, encoder: Encoder, **options: Any) -> Results:
+        """Score an encoder by the evaluations of the experiment; `options` are those of the harness."""
+        limits = self.experiment.limits()
+        return harness.evaluate_encoder(encoder, self.dataset, self.evaluations, self.device, limits=limits, **options)
+
 
 def without_test(data: Data) -> Data:
-    """Return the data for choices: a tenth of train is the test split, and nothing is trained on it."""
+    """Return the data by which rates are chosen: a hold-out of a tenth of train takes the place of the test split."""
     labels = data.train.labels
     if labels is None:
         raise ConfigError(f"{data.name} has no labels to choose by. Name their column: --set Images.label=...")
     fit, held = holdout(labels, data.name)
     train = Split(subset(data.train.images, fit), labels[fit])
-    made = replace(
+    changed = replace(
         data,
         pretrain=train.images if data.pretrain is data.train.images else data.pretrain,
         train=train,
         test=Split(subset(data.train.images, held), labels[held]),
     )
-    if isinstance(made, Dataset):
-        return replace(made, fingerprint=fingerprint_without_test(made.fingerprint))
-    return made
+    if isinstance(changed, Dataset):
+        return replace(changed, fingerprint=fingerprint_without_test(changed.fingerprint))
+    return changed

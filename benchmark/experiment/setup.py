@@ -1,4 +1,4 @@
-"""What a gin file describes: an experiment, and each stage of pretraining in it; nothing is built here."""
+"""What gin files describe: an experiment and its stages of pretraining."""
 
 import inspect
 from collections.abc import Callable
@@ -29,12 +29,11 @@ __all__ = ["Experiment", "PixelDecoder", "Pretraining", "Timm", "evals"]  # with
 class Pretraining:
     """A stage of pretraining, as factories: nothing is built before the seed is set.
 
-    `name` is what tables call the method, which is built as `method(encoder)` or, where its constructor has a
-    parameter `teacher`, as `method(encoder, teacher)`. `batch_size` is global. `precision` is that of encoders and
-    heads under autocast; losses are float32 always. "auto" is bfloat16 where the device computes it natively, else
-    float32; a configuration, its key and the record name what it became. `compiled` passes the forward pass, and with
-    it the backward, through torch.compile in its default mode; numbers then differ by rounding, and the time it takes
-    is not charged.
+    `name` is the method's name in tables. It is built as `method(encoder)` or, where its constructor has a parameter
+    `teacher`, as `method(encoder, teacher)`. `batch_size` is global. `precision` is that of encoders and heads under
+    autocast; losses always are float32. "auto" is bfloat16 where the device computes it natively, else float32; the
+    configuration, its key and the record name the choice. `compiled` passes the forward and backward pass through
+    torch.compile in its default mode: numbers then differ by rounding, and the time of compilation is not charged.
     """
 
     name: str
@@ -54,11 +53,11 @@ class Pretraining:
     @property
     def is_taught(self) -> bool:
         """Whether the method learns from a teacher."""
-        made_by = self.method.__init__ if isinstance(self.method, type) else self.method  # type: ignore[misc]
-        return "teacher" in inspect.signature(made_by).parameters
+        factory = self.method.__init__ if isinstance(self.method, type) else self.method  # type: ignore[misc]
+        return "teacher" in inspect.signature(factory).parameters
 
     def recipe(self, limits: ViewLimits, method: Method) -> tuple[View, ...]:
-        """Return one view distribution per view of the method."""
+        """Return the distributions of the method's views, one for each."""
         views = self.views(limits)
         if len(views) != method.n_views:
             raise ConfigError(
@@ -76,12 +75,12 @@ class Experiment:
     Without `pretraining` and `budget` it describes the evaluation of an encoder that exists.
 
     A method that learns from a teacher is built as `method(encoder, teacher)`, both of the same architecture. The
-    `teacher` stage is pretrained first, on `teacher_share` of the budget; the student gets what is left. A file of
-    weights (`teacher_weights`, the encoder.safetensors of another run) takes its place, leaves the whole budget to the
-    student, and puts the run into the division `open`, since what the teacher cost is not counted.
+    `teacher` is pretrained first, on `teacher_share` of the budget; the student gets the rest. A file of weights in its
+    place (`teacher_weights`, the encoder.safetensors of another run) leaves the whole budget to the student, and puts
+    the run into the division `open`, since the cost of the teacher is not counted.
 
-    Every stage trains at `rate_factor` times the rates of its recipe, and all of them together on `budget_share` of
-    the budget. A trial, from which rates are chosen, never sees the test set: a hold-out of train takes its place.
+    Every stage trains at `rate_factor` times the learning rates of its recipe, all of them together on `budget_share`
+    of the budget. A trial, from which learning rates are chosen, is scored on a hold-out of train, never on test.
     """
 
     data: Callable[[], Images]

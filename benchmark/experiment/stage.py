@@ -1,4 +1,4 @@
-"""An experiment on its way: what was configured, built from the seed, and what its budget buys."""
+"""A stage of pretraining: its method is built from the seed, and its budget planned in steps."""
 
 import hashlib
 import math
@@ -36,11 +36,11 @@ TEACHERS = ("experiment.teacher", "experiment.encoder", "experiment.limits", "ex
 
 @dataclass(frozen=True)
 class Stage(Session):
-    """One stage of pretraining, priced and planned, and the evaluation at its end."""
+    """One stage of pretraining: what it trains, what a step costs, how many steps it takes, and where it writes."""
 
     @cached_property
     def pretraining(self) -> Pretraining:
-        """What this stage trains, and how."""
+        """The method and its settings, built."""
         if self.experiment.pretraining is None:
             raise ConfigError("experiment.pretraining is None: there is nothing to train. Give the file of a method.")
         return self.experiment.pretraining()
@@ -52,58 +52,59 @@ class Stage(Session):
 
     @cached_property
     def key(self) -> str:
-        """What tells this stage from every other but those of other seeds."""
-        taught = self.experiment.teacher_weights
-        return self.config.key(self.dataset.fingerprint, *([] if taught is None else [digest_of(taught)]))
+        """Identifies the stage, whatever its seed."""
+        weights = self.experiment.teacher_weights
+        return self.config.key(self.dataset.fingerprint, *([] if weights is None else [digest_of(weights)]))
 
-    @cached_property
+    @property
     def tuning_key(self) -> str:
-        """What this run has in common with the trials from which its rate is chosen."""
+        """Identifies what a run and the trials of its learning rate share; a step of all of them takes as long."""
         return tuning_key(self.config.text)
 
     @cached_property
     def checkpoint_key(self) -> str:
         """Identifies the checkpoints that this stage may resume: same stage and seed, same code of training."""
-        return f"{_hash(self.key, self.training_versions, self.made_by)}-s{self.experiment.seed}"
+        return f"{_hash((self.key, self.training_versions, self.files_outside))}-s{self.experiment.seed}"
 
     @cached_property
     def folder(self) -> Path:
-        """Where this stage writes; a trial by code of another Major version is another trial, and is made again."""
+        """Where this stage writes; a trial by another Major version of the code is made again, in another folder."""
         key = self.key
         if self.experiment.is_trial:
-            key = _hash(key, {name: major(version) for name, version in self.all_versions.items()}, self.made_by)
+            majors = {name: major(version) for name, version in self.all_versions.items()}
+            key = _hash((key, majors, self.files_outside))
         return self.out / _name(self.pretraining, self.dataset, self.experiment.seed, key)
 
     @cached_property
     def all_versions(self) -> dict[str, str]:
-        """The versions of the code that this stage runs, its evaluations among it."""
+        """The versions of all code that this stage runs, with its evaluations."""
         return self.versions | self.training_versions
 
     @cached_property
     def training_versions(self) -> dict[str, str]:
-        """The versions of the code that decides the weights: pretraining, method and teacher."""
+        """The versions of the code on which the weights depend: pretraining, method and teacher."""
         return {PRETRAINING: self.versions[PRETRAINING]} | describe.versions(*self._methods)
 
     @cached_property
-    def made_by(self) -> str | None:
-        """The hash of the files of method and teacher that lie outside this project; None where there are none."""
+    def files_outside(self) -> str | None:
+        """The hash of those files of method and teacher that lie outside this project; None where there are none."""
         return describe.method(self.pretraining.name, *self._methods)["module_sha256"]
 
     @property
     def _methods(self) -> list[Method]:
-        """The method and its teacher's, as they are built, without values."""
+        """The method and its teacher's, built without values."""
         stages: list[Stage] = [self, *([self.teacher] if self.teacher else [])]
         with torch.device("meta"):
-            return [each.method()[0] for each in stages]
+            return [stage.method()[0] for stage in stages]
 
     @cached_property
     def teacher(self) -> "TeacherStage | None":
-        """The stage that comes first, with its part of the budget and a seed of its own; None where there is none."""
+        """The stage of the teacher, with its part of the budget and another seed; None where none is trained."""
         root = self.experiment
         if root.teacher is None or root.teacher_weights is not None:
             return None
         budget = self.whole_budget.part(root.teacher_share)
-        own = replace(
+        experiment = replace(
             root,
             pretraining=root.teacher,
             seed=derive(root.seed, "teacher"),
@@ -112,30 +113,28 @@ class Stage(Session):
             budget_share=1.0,
             evaluations=(),
         )
-        return TeacherStage(self.config, own, self.images, self.device, self.out, self)
+        return TeacherStage(self.config, experiment, self.images, self.device, self.out, self)
 
     @property
-    def whole_budget(self) -> Budget:
-        """What all stages together may spend."""
-        return self._undivided.part(self.experiment.budget_share)
-
-    @property
-    def _undivided(self) -> Budget:
-        """What the experiment may spend where it is not on a share of the budget, as trials are."""
+    def _undivided_budget(self) -> Budget:
+        """The budget of the experiment, of which trials spend a share."""
         if self.experiment.budget is None:
             raise ConfigError("experiment.budget is None: say what the run may spend, for instance @Budget.")
         return self.experiment.budget()
 
     @property
+    def whole_budget(self) -> Budget:
+        """What all stages together may spend."""
+        return self._undivided_budget.part(self.experiment.budget_share)
+
+    @property
     def budget(self) -> Budget:
-        """What this stage may spend: the experiment's budget without what its teacher spends."""
+        """What this stage may spend: the whole budget without what its teacher spends."""
         whole = self.whole_budget
-        if self.teacher is None:
-            return whole
-        return whole.without(self.teacher.steps, self.teacher.price)
+        return whole.without(self.teacher.steps, self.teacher.price) if self.teacher else whole
 
     def check(self) -> None:
-        """Refuse what can be refused before an image is decoded: data, method, recipe, and what the budget buys."""
+        """Refuse, before an image is decoded, data, methods, optimisers and budgets that cannot work."""
         if self.teacher is not None:
             self.teacher.check()
         with torch.device("meta"):
@@ -145,59 +144,47 @@ class Stage(Session):
             method.projection_head()
         self.pretraining.optimiser()
         batches(self.outline.pretrain, self.pretraining.batch_size, self.experiment.seed, "cpu")
-        if self.whole_budget.kind == "device_seconds":  # to calibrate a step takes images
-            self.flops  # noqa: B018
-        else:
-            self.steps  # noqa: B018
+        # a calibration would decode images
+        self.flops if self.whole_budget.kind == "device_seconds" else self.steps  # noqa: B018
 
     @cached_property
     def flops(self) -> int:
-        """The FLOPs of a step, counted."""
+        """The FLOPs of a step."""
         return count_step(lambda: self.method()[0], self.pretraining.batch_size, self.images.size)
 
     @cached_property
     def price(self) -> Price:
-        """What a step costs: its FLOPs counted and, for a budget in seconds, its seconds calibrated on this device."""
+        """What a step costs: FLOPs and, for a budget in seconds, the seconds that it takes on this device."""
         batch, flops = self.pretraining.batch_size, self.flops
         if self.whole_budget.kind != "device_seconds":
             return Price(batch, flops)
         machine = environment(self.device, self.precision)
         names = [machine[name] for name in ("gpu", "driver", "processor", "threads", "torch", "timm", "deterministic")]
-        names += [
-            self.pretraining.name,
-            self._step,
-            self.made_by,
-            self.dataset.fingerprint,
-            repr(self.training_versions),
-        ]
-        names += [type(self.dataset.pretrain).__name__]  # resident or streamed
-        file = hashlib.sha256(repr(names).encode()).hexdigest()[:32]
-        path = self.out / "calibrations" / f"{file}.json"
-        found = calibration.stored(path, lambda: self.scratch(flops), self._undivided.amount)
-        return Price(batch, flops, found.seconds)
-
-    @property
-    def _step(self) -> str:
-        """What a step's seconds depend on in the configuration: neither the rate nor the size of the budget."""
-        return self.tuning_key
+        names += [self.pretraining.name, self.tuning_key, self.files_outside, self.dataset.fingerprint]
+        names += [repr(self.training_versions), type(self.dataset.pretrain).__name__]  # resident or streamed
+        path = self.out / "calibrations" / f"{_hash(names)[:32]}.json"
+        measured = calibration.stored(path, lambda: self.scratch(flops), self._undivided_budget.amount)
+        return Price(batch, flops, measured.seconds)
 
     @cached_property
     def steps(self) -> int:
-        """The steps that the budget of this stage buys."""
+        """The steps that the budget buys."""
         return self.budget.plan(self.price)
 
     def method(self, teacher: Encoder | None = None) -> tuple[Method, tuple[View, ...]]:
-        """Build the method on a fresh encoder, and the recipe of its views; an untrained teacher if none is given."""
-        given = self.experiment.teacher is not None or self.experiment.teacher_weights is not None
-        if given != self.pretraining.is_taught:
-            need, remedy = ("no", "Leave both None.") if given else ("a", "Bind experiment.teacher to a Pretraining.")
+        """Build the method on a fresh encoder, and its views; without a `teacher`, an untrained one takes its place."""
+        has_teacher = self.experiment.teacher is not None or self.experiment.teacher_weights is not None
+        if has_teacher != self.pretraining.is_taught:
+            need, remedy = (
+                ("no", "Leave both None.") if has_teacher else ("a", "Bind experiment.teacher to a Pretraining.")
+            )
             raise ConfigError(
                 f"{self.pretraining.name} learns from {need} teacher, but experiment.teacher and "
-                f"experiment.teacher_weights give {'one' if given else 'none'}. {remedy}"
+                f"experiment.teacher_weights give {'one' if has_teacher else 'none'}. {remedy}"
             )
         with blamed(f"{self.pretraining.name} cannot be built", self.pretraining.method):
             encoder = self.encoder()
-            teachers = [teacher or self.experiment.encoder(self.images.size)] if given else []
+            teachers = [teacher or self.experiment.encoder(self.images.size)] if has_teacher else []
             torch.manual_seed(derive(self.experiment.seed, "method"))
             method = self.pretraining.method(encoder, *teachers)
             if not isinstance(getattr(method, "encoder", None), Encoder):
@@ -205,11 +192,10 @@ class Stage(Session):
             return method, self.pretraining.recipe(self.experiment.limits(), method)
 
     def training(self, checkpoint_seconds: float, teacher: Encoder | None = None) -> Training:
-        """Build the whole state of this stage, on its device.
+        """Build the training of this stage, on its device.
 
-        Under a budget in seconds, steps that are discarded come first: what a process pays once, such as loading
-        kernels, is then paid off the clock by each run, and not only by the one that calibrates. A state that still
-        waits for its teacher takes none.
+        Under a budget in seconds, steps of a scratch training come first, so that no run is charged for what a process
+        does once, such as loading kernels. They are left out while the teacher is still to come.
         """
         is_complete = teacher is not None or not self.pretraining.is_taught
         if is_complete and self.whole_budget.kind == "device_seconds":
@@ -219,7 +205,7 @@ class Stage(Session):
         return self._training(self.steps, self.price.flops, checkpoint_seconds, self.budget.most_seconds, teacher)
 
     def scratch(self, flops: int) -> Training:
-        """Build a state for steps that are timed, or looked at, and discarded."""
+        """Build a training whose steps are timed, or inspected, and discarded."""
         return self._training(calibration.WHOLE, flops, math.inf, math.inf, None)
 
     def _training(
@@ -229,12 +215,11 @@ class Stage(Session):
         data = batches(
             self.dataset.pretrain_on(self.device), self.pretraining.batch_size, self.experiment.seed, self.device
         )
-        recipe = self.pretraining.optimiser()
         method.to(self.device)
         choose_attention(method, self.device, self.pretraining.precision)
         if method.encoder.n_tokens is None:
             method.to(memory_format=torch.channels_last)
-        optimiser = recipe.build(method.param_groups(), self.pretraining.batch_size)
+        optimiser = self.pretraining.optimiser().build(method.param_groups(), self.pretraining.batch_size)
         optimiser.scale(self.experiment.rate_factor)
         return Training(
             method=method,
@@ -255,10 +240,9 @@ class Stage(Session):
             compiled=self.pretraining.compiled,
         )
 
-    def claim(self, *, resume: bool, fresh: bool, finished: bool) -> None:
-        """Make room for this stage without losing one: an unfinished run is resumed or discarded by name only."""
-        begun = any(self.folder.glob("checkpoints/*.pt"))
-        if begun and not finished and not (resume or fresh):
+    def prepare_folder(self, *, resume: bool, fresh: bool, finished: bool) -> None:
+        """Make the folder, and empty it unless the run is resumed; refuse to lose an unfinished run unasked."""
+        if any(self.folder.glob("checkpoints/*.pt")) and not finished and not (resume or fresh):
             raise ConfigError(
                 f"{self.folder} holds an unfinished run of this configuration and seed. Continue it with --resume, or "
                 f"start over with --fresh."
@@ -270,48 +254,50 @@ class Stage(Session):
             shutil.rmtree(self.folder / "evaluations", ignore_errors=True)
 
     def export(self, encoder: Encoder) -> Path:
-        """Write the weights of the encoder, under timm's names, and return their path."""
-        save_file({k: v.contiguous().cpu() for k, v in encoder.net.state_dict().items()}, self.weights)
+        """Write the weights of the encoder under timm's names, and return the path."""
+        state = encoder.net.state_dict()
+        save_file({name: value.contiguous().cpu() for name, value in state.items()}, self.weights)
         return self.weights
 
     @property
     def weights(self) -> Path:
-        """Where the encoder's weights are written when the stage is done."""
+        """The file of the encoder's weights, which is written when the stage is done."""
         return self.folder / "encoder.safetensors"
 
 
 @dataclass(frozen=True)
 class TeacherStage(Stage):
-    """The stage of a teacher; its folder is named by all that its weights depend on, so that experiments share it."""
+    """The stage of a teacher, which experiments share: its folder is named by all that its weights depend on."""
 
     student: Stage
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data of both stages, which are decoded once."""
+        """The data of the student, so that they are decoded once."""
         return self.student.dataset
 
     @cached_property
     def key(self) -> str:
-        """What its weights depend on, but for the seed."""
+        """Identifies all that the weights depend on."""
         return digest(
             self.config.canonical.part(TEACHERS),
             (self.whole_budget, self.student.experiment.seed, self.dataset.fingerprint),
-            (self.training_versions, self.made_by),
+            (self.training_versions, self.files_outside),
             (torch.__version__, torch.get_num_threads(), str(self.device)),
         )
 
     @property
-    def _step(self) -> str:
+    def tuning_key(self) -> str:
+        """Identifies what a step's seconds depend on; a teacher has no trials."""
         return self.key
 
     @cached_property
     def folder(self) -> Path:
-        """Where the teacher is kept."""
+        """Where the teacher is written."""
         return self.out / "teachers" / _name(self.pretraining, self.dataset, self.student.experiment.seed, self.key)
 
 
-def _hash(*names: object) -> str:
+def _hash(names: object) -> str:
     return hashlib.sha256(repr(names).encode()).hexdigest()
 
 

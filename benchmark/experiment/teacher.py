@@ -1,4 +1,4 @@
-"""The first before: a teacher that is pretrained under the same budget, or weights that come from elsewhere."""
+"""The teacher of a method: pretrained under the same budget, or weights from elsewhere."""
 
 import sys
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from benchmark.training.budget import Ledger
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained encoder, the method that trained it, what that cost, and what records say of it."""
+    """A trained encoder, the method that trained it, what that cost, and its part of the record."""
 
     encoder: Encoder
     method: Method | None
@@ -29,40 +29,31 @@ class Teacher:
 def teach(student: Stage, *, resume: bool, fresh: bool, checkpoint_seconds: float) -> Teacher | None:
     """Pretrain the teacher of a stage; None where none is trained.
 
-    A teacher that is finished is used again, which saves its time but not its charge.
+    A finished teacher is used again: that saves its time, but its cost is charged again.
     """
-    first = student.teacher
-    if first is None:
+    stage = student.teacher
+    if stage is None:
         return None
-    with alone(first.folder), progress.doing("teacher"):
-        return _taught(student, first, resume=resume, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
-
-
-def _taught(student: Stage, first: Stage, *, resume: bool, fresh: bool, checkpoint_seconds: float) -> Teacher:
-    finished = first.weights.is_file()
-    first.claim(resume=resume or finished, fresh=fresh, finished=finished)
-    flops, steps = first.price.flops, first.steps
-    name, tera = first.pretraining.name, steps * flops / 1e12
-    print(f"teacher: {name}, {steps:,} steps, {tera:.3f} TFLOPs; writing to {first.folder}")
-    training = first.training(checkpoint_seconds)
-    outcome = training.run(resume or finished)
-    if outcome.status != "ok":
-        print(
-            f"warning: the teacher ended at step {training.step} of {steps} with the status {outcome.status!r}, and "
-            f"the student learns from what it was then; look at {first.folder / 'metrics.jsonl'}.",
-            file=sys.stderr,
-        )
-    weights = first.export(training.method.encoder)
-    facts: fields.Teacher = {
-        "key": first.key,
-        "share": student.experiment.teacher_share,
-        "digest": sha256_of(weights),
-    }
+    with alone(stage.folder), progress.doing("teacher"):
+        finished = stage.weights.is_file()
+        stage.prepare_folder(resume=resume or finished, fresh=fresh, finished=finished)
+        steps, tera = stage.steps, stage.steps * stage.price.flops / 1e12
+        print(f"teacher: {stage.pretraining.name}, {steps:,} steps, {tera:.3f} TFLOPs; writing to {stage.folder}")
+        training = stage.training(checkpoint_seconds)
+        outcome = training.run(resume or finished)
+        if outcome.status != "ok":
+            print(
+                f"warning: the teacher ended at step {training.step} of {steps} with the status {outcome.status!r}, "
+                f"and the student learns from what it was then; look at {stage.folder / 'metrics.jsonl'}.",
+                file=sys.stderr,
+            )
+        digest = sha256_of(stage.export(training.method.encoder))
+    facts: fields.Teacher = {"key": stage.key, "share": student.experiment.teacher_share, "digest": digest}
     return Teacher(training.method.encoder, training.method, training.ledger, facts)
 
 
-def foreign(student: Stage) -> Teacher | None:
-    """Read the teacher's weights from elsewhere into an encoder of the experiment's; None where none are given."""
+def teacher_from_file(student: Stage) -> Teacher | None:
+    """Load `experiment.teacher_weights` into an encoder of the experiment; None where none are given."""
     file = student.experiment.teacher_weights
     if file is None:
         return None

@@ -1,4 +1,4 @@
-"""Whose encoder is evaluated, and by which configuration; found without torch, so that refusals are quick."""
+"""The trained encoder that is evaluated, and the configuration for it; without torch, so that refusals are quick."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ NO_PRETRAINING = ("experiment.pretraining = None", "experiment.budget = None", "
 
 @dataclass(frozen=True)
 class TrainedEncoder:
-    """Whose encoder is evaluated: its name in tables, its weights, how they are laid out, and the run they are of.
+    """An encoder to evaluate: its name in tables, the file and layout of its weights, and the run that trained it.
 
-    Without weights the encoder is as its configuration builds it, for instance with the weights that timm fetches.
-    Without a name it is called after its run, its file or its architecture.
+    Without weights its configuration decides them, as where timm fetches them. Without a name it has that of its run,
+    its file or its architecture.
     """
 
     name: str | None = None
@@ -37,14 +37,14 @@ class TrainedEncoder:
 
     @classmethod
     def of_run(cls, folder: Path, name: str | None = None) -> Self:
-        """Find the encoder of a finished run in its folder."""
-        finished = of_run(folder)
-        if not finished:
+        """Return the encoder in the folder of a finished run."""
+        records = of_run(folder)
+        if not records:
             raise ConfigError(
                 f"{folder} is not the folder of a finished run: it has no record. Give a folder that benchmark.run "
                 f"wrote, such as runs/<method>-<data>-s0-<key>, or finish the run with --resume."
             )
-        run = finished[-1]
+        run = records[-1]
         if run["division"] == "trial":
             raise ConfigError(
                 f"{folder} has a trial, which is scored on a hold-out of train alone. Give the folder of a run."
@@ -58,13 +58,13 @@ class TrainedEncoder:
         return cls(name, weights, "run", run)
 
     def title(self, encoder: str) -> str:
-        """Return what tables call it, where its configuration builds an encoder of this name."""
+        """Return its name in tables; `encoder` is the name of the architecture."""
         if self.run:
             return self.name or self.run["method"]["name"]
         return self.name or (f"{self.layout}: {self.weights.stem}" if self.weights else encoder)
 
 
 def configure(trained: TrainedEncoder, files: Sequence[str], settings: Sequence[str], *, allow_imports: bool) -> Config:
-    """Return the configuration of the evaluation: that of the run, or of the files, without any pretraining."""
+    """Return the configuration of the run, then files and settings over it, without any pretraining."""
     stored = trained.run["config"]["text"] if trained.run else ""
     return configuration.load(files, (*NO_PRETRAINING, *settings), allow_imports=allow_imports, stored=stored)

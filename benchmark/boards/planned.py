@@ -1,0 +1,115 @@
+"""What a suite plans: runs and evaluations, known by their configuration, with the commands that make them."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Literal, NamedTuple
+
+from benchmark.config.load import Config
+from benchmark.report.cells import files_outside
+from benchmark.report.identity import SEED, canonical, digest
+from benchmark.report.record import Record
+
+Division = Literal["closed", "trial", "tuned"]
+
+
+class Entry(NamedTuple):
+    """What enters a board: a protocol and a method, by stems or paths, and a point of the sweep, as bindings."""
+
+    protocol: str
+    method: str
+    point: tuple[str, ...]
+
+
+@cache
+def identity(text: str) -> str:
+    """Return what identifies the run of a canonical configuration: all but defaults and paths, and its seed."""
+    config = canonical(text)
+    return digest(config.identity, config.lines[SEED])
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of a suite, which may have records already."""
+
+    label: str
+    division: Division
+    entry: Entry
+    files: tuple[str, ...]
+    settings: tuple[str, ...]
+    seed: int
+    config: Config
+    files_outside: str | None
+    allow_imports: bool
+
+    @property
+    def identity(self) -> str:
+        """Identifies its records: by configuration and seed."""
+        return identity(self.config.text)
+
+    def owns(self, record: Record) -> bool:
+        """Return whether a record is of this run."""
+        division = "closed" if record["division"] == "open" else record["division"]  # with a teacher from elsewhere
+        return (division, identity(record["config"]["text"])) == (self.division, self.identity)
+
+    def has_files_of(self, record: Record) -> bool:
+        """Return whether those files of its method that lie outside this project are as when the record was made."""
+        return files_outside(record) == self.files_outside
+
+    def seconds(self, records: Sequence[Record]) -> float | None:
+        """Return the seconds of training: a budget in seconds, or another budget times the pace of the records.
+
+        The pace is their median of seconds per image or FLOP: of the records of the same method, or else of all. None
+        where no record has one, or where nothing is trained.
+        """
+        experiment = self.config.tree["params"]
+        budget, stage = experiment["budget"], experiment["pretraining"]
+        if budget is None or stage is None:
+            return None
+        amount: float = budget["params"]["amount"] * experiment["budget_share"]
+        if budget["params"]["kind"] == "device_seconds":
+            return amount
+        unit: Literal["flops", "images"] = "flops" if budget["params"]["kind"] == "flops" else "images"
+        trained = [record for record in records if record["cost"][unit]]
+        alike = [record for record in trained if record["method"]["name"] == stage["params"]["name"]]
+        paces = [record["cost"]["train_seconds"] / record["cost"][unit] for record in alike or trained]
+        return median(paces) * amount if paces else None
+
+    def command(self, out: Path, publish: Path) -> list[str]:
+        """Return the command that makes the run, or resumes it where it was interrupted."""
+        parts = [sys.executable, "-m", "benchmark.run"]
+        for option, values in (("--gin", self.files), ("--set", self.settings), ("--vary", self.entry.point)):
+            parts += [part for value in values for part in (option, value)]
+        if self.division == "tuned":
+            parts += ["--trials", str(publish)]
+        parts += ["--allow-imports"] * self.allow_imports
+        return [*parts, "--seed", str(self.seed), "--out", str(out), "--publish", str(publish), "--resume"]
+
+
+@dataclass(frozen=True)
+class PlannedEvaluation(Planned):
+    """An evaluation of the encoder of a finished run."""
+
+    of: Record
+
+    def owns(self, record: Record) -> bool:
+        """Return whether a record is of this evaluation: of the same weights, by the same configuration."""
+        is_of_run = record["division"] == "open" and record["checkpoint"] == self.of["checkpoint"]
+        return is_of_run and identity(record["config"]["text"]) == self.identity
+
+    def seconds(self, records: Sequence[Record]) -> float | None:
+        """Return the seconds of training: none."""
+        return 0.0
+
+    def command(self, out: Path, publish: Path) -> list[str]:
+        """Return the command that evaluates the encoder in the folder of its run."""
+        pattern = f"*-s{self.seed}-{self.of['config']['key'][:8]}"
+        folder = next(iter(sorted(out.glob(pattern))), out / pattern)
+        parts = [sys.executable, "-m", "benchmark.evaluate", "--run", str(folder)]
+        parts += [part for file in self.files for part in ("--gin", file)]
+        parts += [part for setting in self.settings for part in ("--set", setting)]
+        parts += ["--allow-imports"] * self.allow_imports
+        return [*parts, "--out", str(out), "--publish", str(publish)]
