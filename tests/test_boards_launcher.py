@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from tiny import SMALL
 
 from benchmark.boards.inventory import take
 from benchmark.boards.launcher import Launcher
-from benchmark.boards.plan import Suite
+from benchmark.boards.plan import Planned, Suite
 from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
 from benchmark.evaluate import main as evaluate_one
@@ -31,7 +32,9 @@ from benchmark.training.loop import Training
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = (*SMALL, "Budget.amount=96", "KNN.k=3")
-
+Written = Callable[..., list[str]]
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,7 +45,7 @@ def suite(**changes: object) -> Suite:
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Callable[..., list[str]]:
+def written(tmp_path: Path) -> Written:
     """Write a suite's file, and return the arguments that carry it out in a folder of its own."""
 
     def write(**changes: object) -> list[str]:
@@ -56,15 +59,30 @@ def written(tmp_path: Path) -> Callable[..., list[str]]:
 
 
 @pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Have the suites that follow make their runs in this process, which takes less time and can be patched."""
+def in_process(monkeypatch: Patch) -> None:
+    """Have suites make their runs in this process, which takes less time and can be patched."""
 
     def process(arguments: list[str], **_: object) -> SimpleNamespace:
         code = (evaluate_one if arguments[2] == "benchmark.evaluate" else run_one)(arguments[3:])
         return SimpleNamespace(wait=lambda left: code)
 
-    stub = SimpleNamespace(Popen=process, TimeoutExpired=TimeoutError)
-    return lambda: monkeypatch.setattr("benchmark.boards.launcher.subprocess", stub)
+    start_by(process, monkeypatch)
+
+
+def start_by(popen: Callable[..., SimpleNamespace], monkeypatch: Patch) -> None:
+    """Have suites start their runs by a function."""
+    stub = SimpleNamespace(Popen=popen, TimeoutExpired=TimeoutError)
+    monkeypatch.setattr("benchmark.boards.launcher.subprocess", stub)
+
+
+def set_changed(changed: Callable[[Record], tuple[str, ...]], monkeypatch: Patch) -> None:
+    """Decide by a function which records are of changed code."""
+    for module in ("experiment.run", "boards.launcher"):
+        monkeypatch.setattr(f"benchmark.{module}.changed", changed)
+
+
+def launcher(folder: Path, runs: Iterable[Planned] = ()) -> Launcher:
+    return Launcher("small", list(runs), folder / "runs", folder / "results")
 
 
 def runs(folder: Path) -> list[Record]:
@@ -73,15 +91,12 @@ def runs(folder: Path) -> list[Record]:
 
 def test_plan_is_a_product_with_seeds_outermost() -> None:
     """Oracle: the labels by hand, the same at every call; each text has its seed and its point."""
-    plan = list(suite(sweep={"AdamW.betas": ((0.9, 0.9), (0.9, 0.99)), "KNN.temperature": (0.5,)}).runs())
-    point = [f"AdamW.betas = (0.9, {beta})/KNN.temperature = 0.5" for beta in (0.9, 0.99)]
-    assert [run.label for run in plan] == [
-        f"digits_vit_micro/{method}/{point[i]}/seed {seed}"
-        for seed in (0, 1)
-        for method in ("simclr", "byol")
-        for i in (0, 1)
-    ]
-    assert plan == list(suite(sweep={"AdamW.betas": ((0.9, 0.9), (0.9, 0.99)), "KNN.temperature": (0.5,)}).runs())
+    sweep = {"AdamW.betas": ((0.9, 0.9), (0.9, 0.99)), "KNN.temperature": (0.5,)}
+    plan = list(suite(sweep=sweep).runs())
+    points = [f"AdamW.betas = (0.9, {beta})/KNN.temperature = 0.5" for beta in (0.9, 0.99)]
+    cells = product((0, 1), ("simclr", "byol"), points)
+    assert [run.label for run in plan] == [f"digits_vit_micro/{m}/{point}/seed {seed}" for seed, m, point in cells]
+    assert plan == list(suite(sweep=sweep).runs())
     assert "experiment.seed = 1" in plan[-1].config.text
     assert "AdamW.betas = (0.9, 0.99)" in plan[-1].config.text
     assert plan[0].entry.point == ("AdamW.betas = (0.9, 0.9)", "KNN.temperature = 0.5")
@@ -105,9 +120,7 @@ REFUSED: list[tuple[dict[str, object], str]] = [
 ]
 
 
-def test_a_plan_that_cannot_run_is_refused(
-    written: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plan_that_cannot_run_is_refused(written: Written, tmp_path: Path, capsys: Capture) -> None:
     """Oracle: exit code 2 and a message that names the line or the nearest name, before anything is run."""
     for changes, message in REFUSED:
         assert main(written(**changes)) == 2, changes
@@ -116,9 +129,7 @@ def test_a_plan_that_cannot_run_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
-def test_weights_are_not_fetched_for_a_plan(
-    written: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_are_not_fetched_for_a_plan(written: Written, monkeypatch: Patch, capsys: Capture) -> None:
     """Oracle: a plan of an encoder with weights from elsewhere, where anything that builds one fails."""
     monkeypatch.setattr("benchmark.nets.timm_net.create_model", None)
     settings = ("experiment.encoder = @Timm", "Timm.name = 'resnet10t.c3_in1k'", "Timm.pretrained = True")
@@ -137,15 +148,10 @@ def test_shipped_suites_are_plans() -> None:
     assert not listed
 
 
-def test_a_board_is_made_once(
-    written: Callable[..., list[str]],
-    in_process: Callable[[], None],
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+@pytest.mark.usefixtures("in_process")
+def test_a_board_is_made_once(written: Written, tmp_path: Path, capfd: Capture) -> None:
     """Oracle: exit code 1 and the label of the run that cannot be built, a record for each other point, then none more;
     the table names the points; a dry run says what is there."""
-    in_process()
     arguments = written(sweep={"Pretraining.batch_size": (2000, 32, 16)})
     assert main([*arguments, "--dry-run"]) == 0
     assert "small: 3 runs, 3 missing\n" in capfd.readouterr().out
@@ -163,9 +169,7 @@ def test_a_board_is_made_once(
     assert "done     digits_vit_micro/simclr/Pretraining.batch_size = 16/seed 0\nsmall: 1 runs" in printed.out
 
 
-def test_nothing_selected_is_refused(
-    written: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_selected_is_refused(written: Written, tmp_path: Path, capsys: Capture) -> None:
     """Oracle: exit code 2 and the labels, or the seeds, there are; also for a tuned board, whose trials have no seed
     of the suite's."""
     assert main([*written(), "--only", "byol"]) == 2
@@ -181,10 +185,7 @@ def test_nothing_selected_is_refused(
 
 
 def test_a_tuned_board_chooses_rates_first(
-    written: Callable[..., list[str]],
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    written: Written, tmp_path: Path, capfd: Capture, monkeypatch: Patch
 ) -> None:
     """Oracle: five trials on the hold-out, then the run at the winner's rate, which names them; then nothing is left.
     Trials by code that has changed since are refused.
@@ -192,7 +193,7 @@ def test_a_tuned_board_chooses_rates_first(
     Runs are made in this process by the commands of the plan; another rate, and a trial on top of trials, is refused.
     """
     plan = suite(methods=("simclr",), seeds=(0,), settings=(*SETTINGS[:-2], "Budget.amount=1024"), chosen_by="@KNN")
-    board = Launcher("small", [], tmp_path / "runs", tmp_path / "results").planned(plan, tuned=True)
+    board = launcher(tmp_path).planned(plan, tuned=True)
     assert [run.label.rpartition("/")[2] for run in board.runs] == [
         f"rate_factor = {factor}" for factor in (0.25, 0.5, 1.0, 2.0, 4.0)
     ]
@@ -222,45 +223,37 @@ def test_a_tuned_board_chooses_rates_first(
     found = runs(tmp_path)
     trials = {record["id"]: record for record in found if record["division"] == "trial"}
     (record,) = (record for record in found if record["division"] == "tuned")
-    assert record["tuning"] is not None
     assert set(record["tuning"]["trials"]) == set(trials)
     best = max(trial["metrics"]["knn"]["top1"] for trial in trials.values())
-    winners = {
-        trial["tuning"]["factor"]
-        for trial in trials.values()
-        if trial["tuning"] and trial["metrics"]["knn"]["top1"] == best
-    }
-    assert record["tuning"]["factor"] in winners
-    assert {trial["budget"]["steps"] for trial in trials.values() if trial["budget"]} == {2}
+    winners = [trial for trial in trials.values() if trial["metrics"]["knn"]["top1"] == best]
+    assert record["tuning"]["factor"] in {trial["tuning"]["factor"] for trial in winners}
+    assert {trial["budget"]["steps"] for trial in trials.values()} == {2}
     assert {trial["dataset"]["sizes"]["test"] for trial in trials.values()} == {143}
     assert len(board.planned(plan, tuned=False).missing()) == 1
 
 
-def test_trials_choose_while_their_code_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_choose_while_their_code_is_the_same(tmp_path: Path, monkeypatch: Patch) -> None:
     """Oracle: what is missing of a board whose five trials have the plan's texts, before and after the code changed;
     trials of a suite that chooses by another evaluation are others."""
-    own = {"methods": ("simclr",), "seeds": (0,), "settings": SETTINGS[:-1]}
-    plan = suite(**own, chosen_by="@KNN")
-    board = Launcher("small", [], tmp_path / "runs", tmp_path / "results")
+    shared = {"methods": ("simclr",), "seeds": (0,), "settings": SETTINGS[:-1]}
+    plan = suite(**shared, chosen_by="@KNN")
+    board = launcher(tmp_path)
     for run, each in zip(plan.trials(), FACTORS, strict=True):
         write(trial(each, 0.5, config__text=run.config.text), board.folder)
-    monkeypatch.setattr("benchmark.experiment.run.changed", lambda record: ())
+    set_changed(lambda record: (), monkeypatch)
     assert [run.division for run in board.planned(plan, tuned=True).missing()] == ["tuned"]
-    by_another = suite(**own, chosen_by="@Linear")
+    by_another = suite(**shared, chosen_by="@Linear")
     assert [run.division for run in board.planned(by_another, tuned=True).missing()] == ["trial"] * 5
     monkeypatch.setattr("benchmark.experiment.run.changed", lambda record: ("method",))
     assert [run.division for run in board.planned(plan, tuned=True).missing()] == ["trial"] * 5
 
 
-def test_what_stands_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: by hand, for the ways in which the records of a run stand; nothing follows from a trial that missed."""
+def test_states_follow_from_records(tmp_path: Path, monkeypatch: Patch) -> None:
+    """Oracle: by hand, for several records of a run; nothing follows from a trial that missed its budget."""
 
-    def changed(record: Record) -> tuple[str, ...]:
-        return ("pretraining",) * (record["code"]["versions"] == {"pretraining": "0.1"})
-
-    for place in ("experiment.run", "boards.launcher"):
-        monkeypatch.setattr(f"benchmark.{place}.changed", changed)
-    old, missed = {"code__versions": {"pretraining": "0.1"}}, {"status": "budget_miss"}
+    older = {"pretraining": "0.1"}
+    set_changed(lambda record: ("pretraining",) * (record["code"]["versions"] == older), monkeypatch)
+    old, missed = {"code__versions": older}, {"status": "budget_miss"}
     ways = [
         ("missing", []),
         ("done", [{"status": "diverged"}]),
@@ -272,7 +265,7 @@ def test_what_stands_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("done", [{"status": "failed", "metrics": {}}, {}]),
     ]
     plan = suite(methods=("simclr",), seeds=tuple(range(len(ways))), chosen_by="@KNN")
-    board = Launcher("small", [], tmp_path / "runs", tmp_path / "results").planned(plan, tuned=False)
+    board = launcher(tmp_path).planned(plan, tuned=False)
     for run, (_, records) in zip(board.runs, ways, strict=True):
         for day, changes in enumerate(records, 1):
             write(make(config__text=run.config.text, created_utc=f"2026-01-0{day}T00:00:00Z", **changes), board.folder)
@@ -283,22 +276,16 @@ def test_what_stands_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert board.planned(plan, tuned=True).states() == [*["done"] * 4, "missed"]
 
 
-def test_a_finished_run_of_other_code_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_run_of_other_code_is_made_again(tmp_path: Path, monkeypatch: Patch, capfd: Capture) -> None:
     """Oracle: what the first run left, byte for byte, beside its successor, which is gone on with after a stop."""
-    board = Launcher(
-        "small", list(suite(methods=("simclr",), seeds=(0,)).runs()), tmp_path / "runs", tmp_path / "results"
-    )
+    board = launcher(tmp_path, suite(methods=("simclr",), seeds=(0,)).runs())
     command = board.runs[0].command(board.out, board.folder)[3:]
     assert run_one(command) == 0
     (folder,) = board.out.glob("simclr-*")
-    (own,) = load(folder)
+    (unpublished,) = load(folder)
     (first,) = runs(tmp_path)
-    for place in ("experiment.run", "boards.launcher"):
-        monkeypatch.setattr(
-            f"benchmark.{place}.changed", lambda record: ("method",) * (record["id"] in (own["id"], first["id"]))
-        )
+    ids = (unpublished["id"], first["id"])
+    set_changed(lambda record: ("method",) * (record["id"] in ids), monkeypatch)
     assert board.states() == ["stale"]
     left = contents(folder)
     take = Training._take
@@ -311,7 +298,7 @@ def test_a_finished_run_of_other_code_is_made_again(
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_take", stopped)
         assert run_one(command) == 75
-    aside = folder.with_name(f"{folder.name}-{own['id'][:8]}")
+    aside = folder.with_name(f"{folder.name}-{ids[0][:8]}")
     assert f"changed since (method): it is made again, and {aside} keeps" in capfd.readouterr().out
     assert run_one(command) == 0
     assert board.states() == ["done"]
@@ -329,15 +316,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_missed_budget_is_tried_again_by_the_next_command(
-    written: Callable[..., list[str]],
-    in_process: Callable[[], None],
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.usefixtures("in_process")
+def test_a_missed_budget_is_tried_again(written: Written, tmp_path: Path, capfd: Capture, monkeypatch: Patch) -> None:
     """Oracle: the announcements and exit codes by hand; the verdict on a budget is a stub."""
-    in_process()
     arguments = written()
     with monkeypatch.context() as busy:
         busy.setattr(Budget, "verdict", lambda self, seconds: "budget_miss")
@@ -361,35 +342,24 @@ def test_a_missed_budget_is_tried_again_by_the_next_command(
     assert "stale (pretraining 1.0, now 2.0)" in capfd.readouterr().out
 
 
-def test_a_failed_trial_is_tried_once(
-    written: Callable[..., list[str]],
-    in_process: Callable[[], None],
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.usefixtures("in_process")
+def test_a_failed_trial_is_tried_once(written: Written, tmp_path: Path, capfd: Capture, monkeypatch: Patch) -> None:
     """Oracle: the announcements of the one trial that is missing, and that cannot be built, and the failures."""
-    in_process()
     settings = (*SETTINGS, "Pretraining.batch_size=2000")
     plan = suite(methods=("simclr",), seeds=(0,), settings=settings, chosen_by="@KNN")
     for run, each in zip(list(plan.trials())[1:], FACTORS[1:], strict=True):
         write(trial(each, 0.5, config__text=run.config.text), tmp_path / "results" / "small")
-    monkeypatch.setattr("benchmark.experiment.run.changed", lambda record: ())
+    set_changed(lambda record: (), monkeypatch)
     assert main([*written(settings=settings, chosen_by="@KNN"), "--tune"]) == 1
     printed = capfd.readouterr()
     assert printed.out.count("\n== ") == 1
     assert "1 runs failed" in printed.err
 
 
-def test_encoders_of_a_seed_are_examined_when_their_runs_are_done(
-    written: Callable[..., list[str]],
-    in_process: Callable[[], None],
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+@pytest.mark.usefixtures("in_process")
+def test_trained_encoders_of_a_seed_are_evaluated(written: Written, tmp_path: Path, capfd: Capture) -> None:
     """Oracle: the labels in their order by hand; a record of the run's weights by the preset at the suite's settings,
     none of the other seed's; then nothing is missing."""
-    in_process()
     (tmp_path / "few.gin").write_text("experiment.evaluations = (@KNN, @Retrieval)\n")
     few = os.path.relpath(tmp_path / "few", "gin/presets")  # the shipped presets take minutes
     methods = ("simclr", "mrcl_simclr")
@@ -417,11 +387,11 @@ def test_encoders_of_a_seed_are_examined_when_their_runs_are_done(
     assert "are evaluated by" not in printed
 
 
-def test_an_examination_of_another_encoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_of_another_encoder_is_refused(tmp_path: Path, monkeypatch: Patch) -> None:
     """Oracle: the message, where a macro gives the runs patches that the protocol's file does not have."""
-    monkeypatch.setattr("benchmark.experiment.run.changed", lambda record: ())
+    set_changed(lambda record: (), monkeypatch)
     plan = suite(methods=("simclr",), seeds=(0,), settings=("PATCH = 2",), examined_by="frozen", examined_seeds=(0,))
-    board = Launcher("small", [], tmp_path / "runs", tmp_path / "results")
+    board = launcher(tmp_path)
     (run,) = board.planned(plan, tuned=False).runs
     write(make(config__text=run.config.text), board.folder)
     with pytest.raises(ConfigError, match=r"seed 0 has another encoder than gin/protocol/digits_vit_micro\.gin"):
@@ -436,11 +406,8 @@ def test_a_sweep_of_what_trials_set_is_refused() -> None:
         list(ladder.trials())
 
 
-def test_commands_share_a_board_of_which_one_was_killed(
-    written: Callable[..., list[str]],
-    in_process: Callable[[], None],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_commands_share_a_board(
+    written: Written, request: pytest.FixtureRequest, tmp_path: Path, capsys: Capture
 ) -> None:
     """Oracle: digests and scores of a board that nobody disturbed; the other's suite dies by SIGKILL while the first of
     its two runs trains, then the same command goes on, and a second one waits for it and announces the second run."""
@@ -465,7 +432,7 @@ def test_commands_share_a_board_of_which_one_was_killed(
         time.sleep(0.05)
     assert runs(tmp_path) == []
     first = started(tmp_path / "first.log", "== 1 of 2")
-    in_process()
+    request.getfixturevalue("in_process")
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert first.wait(60) == 0
@@ -485,22 +452,14 @@ def test_commands_share_a_board_of_which_one_was_killed(
     assert {run["cost"]["images"]: run["cost"]["resumes"] for run in runs(tmp_path)} == {9600: 1, 96: 0}
 
 
-def test_what_another_process_failed_at_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_process_failed_at_is_not_tried_again(tmp_path: Path, monkeypatch: Patch) -> None:
     """Oracle: a record that came after the command was given, of a run that is missing nevertheless: nothing starts."""
-    monkeypatch.setattr("benchmark.boards.launcher.changed", lambda record: {})
-    monkeypatch.setattr("benchmark.experiment.run.changed", lambda record: {})
-    board = Launcher("b", list(suite(methods=("simclr",), seeds=(0,)).runs()), tmp_path / "runs", tmp_path)
+    set_changed(lambda record: (), monkeypatch)
+    board = launcher(tmp_path, suite(methods=("simclr",), seeds=(0,)).runs())
     missed = make(status="budget_miss", config__text=board.runs[0].config.text)
     write(missed, board.folder)
     started = []
-
-    def start(arguments: list[str], **_: object) -> SimpleNamespace:
-        started.append(arguments)
-        return SimpleNamespace(wait=lambda left: 0)
-
-    monkeypatch.setattr(
-        "benchmark.boards.launcher.subprocess", SimpleNamespace(Popen=start, TimeoutExpired=TimeoutError)
-    )
+    start_by(lambda *_, **__: started.append(0) or SimpleNamespace(wait=lambda left: 0), monkeypatch)
     assert board.carry_out(None) == (board.runs, [])
     assert started == []
     board.known = frozenset([missed["id"]])
@@ -513,28 +472,23 @@ def test_what_another_process_failed_at_is_not_tried_again(tmp_path: Path, monke
     assert len(started) == 1
 
 
-def test_a_run_that_is_stopped_stops_the_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_stopped_stops_the_board(tmp_path: Path, monkeypatch: Patch) -> None:
     """Oracle: the first of four runs ends by a signal, with a state to resume or without one: no other is begun."""
     for code in (75, 130, -signal.SIGINT, -signal.SIGTERM):
         started = []
         process = SimpleNamespace(wait=lambda left, code=code: code)
-        popen = lambda *_, process=process, started=started, **__: started.append(0) or process  # noqa: E731
-        monkeypatch.setattr(
-            "benchmark.boards.launcher.subprocess", SimpleNamespace(Popen=popen, TimeoutExpired=TimeoutError)
-        )
+        start_by(lambda *_, process=process, started=started, **__: started.append(0) or process, monkeypatch)
         with pytest.raises(KeyboardInterrupt):
-            Launcher("small", list(suite().runs()), tmp_path / "runs", tmp_path / "results").carry_out(None)
+            launcher(tmp_path, suite().runs()).carry_out(None)
         assert started == [0]
 
 
-def test_waiting_ends_at_the_time_limit(
-    written: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_waiting_ends_at_the_time_limit(written: Written, tmp_path: Path, capfd: Capture) -> None:
     """Oracle: the code of a stop, while another process makes the only run; nothing is started."""
     arguments = written()
     (run,) = suite(methods=("simclr",), seeds=(0,)).runs()
     begin = time.monotonic()
-    with Launcher("small", [], tmp_path / "runs", tmp_path / "results")._lock(run):
+    with launcher(tmp_path)._lock(run):
         assert main([*arguments, "--time-limit", "1"]) == 75
     assert time.monotonic() - begin < 50
     printed = capfd.readouterr()
@@ -563,9 +517,7 @@ def test_estimate_is_what_budgets_cost(tmp_path: Path) -> None:
     """Oracle: by hand, from images and seconds of records that are none of the plan's; each spent 1e9 FLOPs, and a
     floor nothing. Of a ladder the smallest rung was measured: 1 s and 2 s of 6 images, of 96 the whole."""
     for place, (changes, measured, expected) in enumerate(ESTIMATES):
-        board = Launcher("b", [], tmp_path, tmp_path / str(place)).planned(
-            suite(**changes), tuned="chosen_by" in changes
-        )
+        board = launcher(tmp_path / str(place)).planned(suite(**changes), tuned="chosen_by" in changes)
         for seed, (method, images, seconds) in enumerate(measured):
             cost = {"cost__images": images, "cost__train_seconds": seconds, "cost__flops": 1e9}
             write(make(method__name=method, seed=seed, **cost), board.folder)
@@ -574,9 +526,7 @@ def test_estimate_is_what_budgets_cost(tmp_path: Path) -> None:
         assert board.estimate() == (expected if expected is None else pytest.approx(expected)), changes
 
 
-def test_a_board_is_cut_short_at_the_time_limit(
-    written: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_board_is_cut_short_at_the_time_limit(written: Written, tmp_path: Path, capfd: Capture) -> None:
     """Oracle: code 75 and no run; argparse's code for a limit below zero."""
     assert main([*written(), "--time-limit", "0"]) == 75
     assert "Stopped with 1 runs missing. The same command goes on" in capfd.readouterr().err

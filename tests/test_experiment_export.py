@@ -71,7 +71,6 @@ def test_a_stranger_gets_the_same_outputs(run: Path, tmp_path: Path) -> None:
     assert torch.equal(load_file(tmp_path / "outputs")["outputs"], expected)
 
     record = TrainedEncoder.of_run(run).run
-    assert record is not None
     assert "license: cc-by-4.0\n" in card
     assert row(record, []) in card
     assert str(tuple(record["dataset"]["mean"])) in card

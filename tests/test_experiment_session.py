@@ -32,17 +32,10 @@ def test_the_form_for_choices_has_no_test_image(digits: Dataset) -> None:
     """Oracle: train splits into two parts, a tenth and the rest, that share no id and of which none is pretrained on
     twice; the pixels of the test split are in neither. Choices need labels."""
     found = without_test(digits)
-    images = torch.cat([found.train.images, found.test.images])
-    assert len(images) == len(digits.train.images)
-    assert sorted(image.numpy().tobytes() for image in images) == sorted(
-        image.numpy().tobytes() for image in digits.train.images
-    )
-    assert len(found.test.images) == pytest.approx(0.1 * len(images), abs=5)
+    whole = _pairs(digits.train)
+    assert sorted([*_pairs(found.train), *_pairs(found.test)]) == sorted(whole)
+    assert len(found.test.images) == pytest.approx(0.1 * len(whole), abs=5)
     assert found.pretrain is found.train.images
-    assert found.train.labels is not None
-    assert found.test.labels is not None
-    whole = {(image.numpy().tobytes(), int(label)) for image, label in zip(*_split(digits.train), strict=True)}
-    assert {(i.numpy().tobytes(), int(n)) for i, n in zip(*_split(found.test), strict=True)} <= whole
     assert found.fingerprint == fingerprint_without_test(digits.fingerprint) != digits.fingerprint
     extra = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     assert without_test(replace(digits, pretrain=extra)).pretrain is extra
@@ -50,9 +43,8 @@ def test_the_form_for_choices_has_no_test_image(digits: Dataset) -> None:
         without_test(replace(digits, train=Split(digits.train.images, None)))
 
 
-def _split(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
-    assert split.labels is not None
-    return split.images, split.labels
+def _pairs(split: Split) -> list[tuple[bytes, int]]:
+    return [(image.numpy().tobytes(), int(label)) for image, label in zip(split.images, split.labels, strict=True)]
 
 
 def test_impossible_parts_are_refused(tmp_path: Path) -> None:
@@ -70,16 +62,13 @@ def test_a_share_of_the_budget_buys_its_part(tmp_path: Path) -> None:
     """Oracle: 3,200 images are 100 steps of 32; a quarter is 25, of which a teacher's half is 12."""
     assert stage(tmp_path).steps == 100
     assert stage(tmp_path, "experiment.budget_share = 0.25").steps == 25
-    taught = stage(tmp_path, "experiment.budget_share = 0.25", gin="gin/mimco.gin")
-    assert taught.teacher is not None
-    assert (taught.teacher.steps, taught.steps) == (12, 13)
+    student = stage(tmp_path, "experiment.budget_share = 0.25", gin="gin/mimco.gin")
+    assert (student.teacher.steps, student.steps) == (12, 13)
 
 
 def test_every_stage_trains_at_the_factor(tmp_path: Path) -> None:
     """Oracle: the peak rates of the recipe times the factor, for the method and for its teacher."""
     whole, half = (stage(tmp_path, f"experiment.rate_factor = {factor}", gin="gin/mimco.gin") for factor in (1.0, 0.5))
-    assert whole.teacher is not None
-    assert half.teacher is not None
     for ours, theirs in ((whole, half), (whole.teacher, half.teacher)):
         configuration.build(ours.config)
         peaks = [
@@ -91,7 +80,7 @@ def test_every_stage_trains_at_the_factor(tmp_path: Path) -> None:
 
 def test_a_recipe_is_what_trials_and_runs_share(tmp_path: Path) -> None:
     """Oracle: the parts in which they differ change nothing, any other does."""
-    own = stage(tmp_path).tuning_key
+    key = stage(tmp_path).tuning_key
     trial = (
         "experiment.is_trial = True",
         "experiment.rate_factor = 2.0",
@@ -99,10 +88,10 @@ def test_a_recipe_is_what_trials_and_runs_share(tmp_path: Path) -> None:
         "experiment.evaluations = (@Linear,)",
         "experiment.seed = 1000",
     )
-    assert stage(tmp_path, *trial).tuning_key == own
-    assert stage(tmp_path, "AdamW.base_rate = 1.0").tuning_key != own
-    assert stage(tmp_path, "Budget.amount = 6400").tuning_key != own
-    assert stage(tmp_path, gin="gin/moco_v3.gin").tuning_key != own
+    assert stage(tmp_path, *trial).tuning_key == key
+    assert stage(tmp_path, "AdamW.base_rate = 1.0").tuning_key != key
+    assert stage(tmp_path, "Budget.amount = 6400").tuning_key != key
+    assert stage(tmp_path, gin="gin/moco_v3.gin").tuning_key != key
 
 
 def test_a_trial_by_changed_code_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +115,6 @@ def test_a_trial_has_no_floors_and_its_own_division(tmp_path: Path) -> None:
     trial = configuration.load(["gin/simclr.gin"], (*SMALL, "Budget.amount=64", "experiment.is_trial=True"))
     record = run.run(trial, out=tmp_path)
     assert (record["division"], record["floors"]) == ("trial", [])
-    assert record["tuning"] is not None
     assert (record["tuning"]["factor"], record["tuning"]["trials"]) == (1.0, [])
     assert record["dataset"]["sizes"] == {"pretrain": 1299, "train": 1299, "test": 143}
     assert not (tmp_path / "floors").exists()

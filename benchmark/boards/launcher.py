@@ -50,7 +50,6 @@ class Launcher:
 
     @property
     def folder(self) -> Path:
-        """The folder of the board's records."""
         return self.results / self.name
 
     def records(self) -> list[Record]:
@@ -142,7 +141,6 @@ class Launcher:
         return code == 0 or run not in self.missing()
 
     def _lock(self, run: Planned) -> FileLock:
-        """Return the lock that a process holds while it makes a run."""
         return lock(self.out / hashlib.sha256(f"{run.label}\n{run.identity}".encode()).hexdigest()[:16])
 
 

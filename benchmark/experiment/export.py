@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.experiment.describe import SMOKE
@@ -27,17 +27,20 @@ library_name: timm
 license: {license}
 tags: [self-supervised, image-feature-extraction]
 ---
-# {name} on {dataset}
+# {method[name]} on {dataset[name]}
 
-{encoder}, {parameters:,} parameters, {size} px, {width} features, pretrained without labels by {name} on
-{dataset} (fingerprint {fingerprint}), seed {seed}. Inputs are RGB in [0, 1], normalised with mean {mean} and deviation
+{encoder[name]}, {encoder[parameters]:,} parameters, {dataset[size]} px, {encoder[width]} features, \
+pretrained without labels by {method[name]} on
+{dataset[name]} (fingerprint {dataset[fingerprint]:.16}), seed {seed}. Inputs are RGB in [0, 1], \
+normalised with mean {mean} and deviation
 {std}.
 
 ```python
 {loading}
 ```
 
-{budget}
+Budget: {budget[amount]:g} {budget[kind]}, {budget[steps]:,} steps of {budget[batch_size]} images, \
+{flops:.3f} TFLOPs in all.
 
 ```
 {row}
@@ -54,7 +57,6 @@ Record {id}, code {commit}, {processor}.
 ```
 {text}```
 """
-BUDGET = "Budget: {amount:g} {kind}, {steps:,} steps of {batch_size} images, {flops:.3f} TFLOPs in all."
 
 
 def export(
@@ -111,30 +113,22 @@ def _config(record: Record, spec: TimmSpec, license: str) -> dict[str, Any]:  # 
 
 
 def _card(record: Record, spec: TimmSpec, folder: Path, license: str) -> str:  # noqa: A002
-    data, encoder, budget = record["dataset"], record["encoder"], record["budget"]
+    data, code, environment = record["dataset"], record["code"], record["environment"]
     deviations = "\n".join(f"- {text}" for text in record["method"]["deviations"])
-    return CARD.format(
-        license=license,
-        name=record["method"]["name"],
-        dataset=data["name"],
-        encoder=encoder["name"],
-        parameters=encoder["parameters"],
-        size=data["size"],
-        width=encoder["width"],
-        fingerprint=data["fingerprint"][:16],
-        seed=record["seed"],
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
-        loading="\n".join(_loading(spec, folder.name)),
-        budget=BUDGET.format(**budget, flops=record["cost"]["flops"] / 1e12) if budget else "",
-        row=row(record, []),
-        smoke="\n" + SMOKE[data["name"]] + "\n" if data["name"] in SMOKE else "",
-        id=record["id"],
-        commit=(record["code"]["commit"] or record["code"]["version"])[:12],
-        processor=record["environment"]["gpu"] or record["environment"]["processor"],
-        deviations=deviations or "The source of the method states none.",
-        text=without_paths(record["config"]["text"]),
-    )
+    values = {
+        "license": license,
+        "mean": tuple(data["mean"]),
+        "std": tuple(data["std"]),
+        "loading": "\n".join(_loading(spec, folder.name)),
+        "flops": record["cost"]["flops"] / 1e12,
+        "row": row(record, []),
+        "smoke": "\n" + SMOKE[data["name"]] + "\n" if data["name"] in SMOKE else "",
+        "commit": (code["commit"] or code["version"])[:12],
+        "processor": environment["gpu"] or environment["processor"],
+        "deviations": deviations or "The source of the method states none.",
+        "text": without_paths(record["config"]["text"]),
+    }
+    return CARD.format(**record | values)
 
 
 def _loading(spec: TimmSpec, folder: str) -> list[str]:
@@ -161,18 +155,16 @@ def _compare(encoder: Encoder, spec: TimmSpec, folder: Path) -> None:
     """
     images = torch.rand(4, 3, encoder.image_size, encoder.image_size, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
-        save_file({"images": images}, Path(scratch) / "images")
+        file = f"{scratch}/tensor"
+        torch.save(images, file)
         lines = [
             *_loading(spec, str(folder.resolve())),
             "import torch",
-            "from safetensors.torch import load_file, save_file",
             f"torch.set_num_threads({torch.get_num_threads()})",
-            f"images = load_file({scratch + '/images'!r})['images']",
-            f"save_file({{'outputs': model(images).detach().contiguous()}}, {scratch + '/outputs'!r})",
+            f"torch.save(model(torch.load({file!r})).detach(), {file!r})",
         ]
         done = subprocess.run([sys.executable, "-I", "-c", "\n".join(lines)], capture_output=True, text=True)
-        outputs = encoder.eval()(images).pooled
-        if done.returncode or not torch.equal(load_file(scratch + "/outputs")["outputs"], outputs):
+        if done.returncode or not torch.equal(torch.load(file), encoder.eval()(images).pooled):
             raise BenchmarkError(
                 f"The exported encoder in {folder} does not give the outputs of the run's encoder; do not use it. "
                 f"{done.stderr[-2000:]}"

@@ -108,10 +108,13 @@ def run(
         if not done:
             return None
         print(f"This run is finished, in {folder}; it is not repeated. --fresh repeats it.")
-        named = done[-1]["config"] | {"varied": list(varied)}  # a point of a sweep may be a run that exists
         floor_records = floors.measure(stage)
-        ids = [floor["id"] for floor in floor_records]
-        changes = {"division": division, "tuning": tuning, "config": named, "floors": ids}
+        changes = {
+            "division": division,
+            "tuning": tuning,
+            "config": done[-1]["config"] | {"varied": list(varied)},  # a point of a sweep may be a run that exists
+            "floors": [floor["id"] for floor in floor_records],
+        }
         return _finish(records.seal(done[-1] | changes), floor_records, folder, publish)
 
     if record := finished_before():
@@ -128,7 +131,7 @@ def run(
             _keep_beside(folder, former[-1], stage.files_outside)
         stage.prepare_folder(resume=resume, fresh=fresh, finished=bool(former))
         print(_opening(stage, flops, steps))
-        for warning in speed_warnings(stage.precision):
+        for warning in speed_warnings(stage.pretraining.precision):
             print(f"warning: {warning}", file=sys.stderr)
         (folder / "config.gin").write_text(config.text)
         floor_records = floors.measure(stage)  # first, since what fails here would fail after hours of training too
@@ -142,12 +145,12 @@ def run(
             describe.record,
             stage,
             encoder,
-            stage.all_versions,
+            stage.versions | stage.training_versions,
             division=division,
             method=describe.method(stage.pretraining.name, *methods),
             key=stage.key,
             varied=varied,
-            precision=stage.precision,
+            precision=stage.pretraining.precision,
             budget={
                 "kind": budget.kind,
                 "amount": float(budget.amount),
@@ -282,5 +285,5 @@ def _opening(stage: Stage, flops: int, steps: int) -> str:
     return (
         f"{stage.pretraining.name} on {stage.dataset.name}, seed {stage.experiment.seed}: the budget buys {steps:,} "
         f"steps of {stage.pretraining.batch_size} images, {images / len(stage.dataset.pretrain):.1f} epochs, "
-        f"{steps * flops / 1e12:.3f} TFLOPs, in {stage.precision}; writing to {stage.folder}"
+        f"{steps * flops / 1e12:.3f} TFLOPs, in {stage.pretraining.precision}; writing to {stage.folder}"
     )

@@ -45,11 +45,6 @@ class Stage(Session):
             raise ConfigError("experiment.pretraining is None: there is nothing to train. Give the file of a method.")
         return self.experiment.pretraining()
 
-    @property
-    def precision(self) -> str:
-        """The precision in which the encoder is trained."""
-        return self.pretraining.precision
-
     @cached_property
     def key(self) -> str:
         """Identifies the stage, whatever its seed."""
@@ -71,14 +66,10 @@ class Stage(Session):
         """Where this stage writes; a trial by another Major version of the code is made again, in another folder."""
         key = self.key
         if self.experiment.is_trial:
-            majors = {name: major(version) for name, version in self.all_versions.items()}
+            versions = self.versions | self.training_versions
+            majors = {name: major(version) for name, version in versions.items()}
             key = _hash((key, majors, self.files_outside))
         return self.out / _name(self.pretraining, self.dataset, self.experiment.seed, key)
-
-    @cached_property
-    def all_versions(self) -> dict[str, str]:
-        """The versions of all code that this stage runs, with its evaluations."""
-        return self.versions | self.training_versions
 
     @cached_property
     def training_versions(self) -> dict[str, str]:
@@ -158,7 +149,7 @@ class Stage(Session):
         batch, flops = self.pretraining.batch_size, self.flops
         if self.whole_budget.kind != "device_seconds":
             return Price(batch, flops)
-        machine = environment(self.device, self.precision)
+        machine = environment(self.device, self.pretraining.precision)
         names = [machine[name] for name in ("gpu", "driver", "processor", "threads", "torch", "timm", "deterministic")]
         names += [self.pretraining.name, self.tuning_key, self.files_outside, self.dataset.fingerprint]
         names += [repr(self.training_versions), type(self.dataset.pretrain).__name__]  # resident or streamed
