@@ -31,8 +31,8 @@ def measure(session: Session) -> list[Record]:
     """Return the records of the floors under the same rules; those that were measured before are read from disk.
 
     Raw pixels are features as wide as an image. Every evaluation holds all of them, and the linear probe decomposes a
-    square matrix with a row for each value of an image or, if those are fewer, for every second image. Raw pixels are
-    left out past 0.75 GiB or 4,096 rows: 2,000 images of 96 px are measured.
+    square matrix with a row for each value of an image, or for each image where these are at most half as many. Raw
+    pixels are left out past 0.75 GiB or 4,096 rows: 2,000 images of 96 px are measured.
     """
     if not session.evaluations or session.experiment.is_trial:
         return []

@@ -19,7 +19,7 @@ from benchmark.experiment.teacher import teach, teacher_from_file
 from benchmark.report import record as records
 from benchmark.report.cells import UNDONE, files_outside, load, of_run
 from benchmark.report.code import changed
-from benchmark.report.fields import Tuning
+from benchmark.report.fields import Cost, Tuning
 from benchmark.report.record import Record
 from benchmark.report.tuning import Contest, contests, fingerprint_without_test
 from benchmark.runtime import progress
@@ -140,7 +140,6 @@ def run(
             training = stage.training(checkpoint_seconds, teacher.encoder)
         encoder, budget = training.method.encoder, stage.whole_budget
         methods = [training.method, *([teacher.method] if teacher and teacher.method else [])]
-        spent = partial(describe.cost, training.ledger, flops, teacher=teacher.ledger if teacher else None)
         run_record = partial(
             describe.record,
             stage,
@@ -160,6 +159,10 @@ def run(
             tuning=tuning,
             teacher=teacher.record if teacher else None,
         )
+
+        def spent(evaluation_seconds: float) -> Cost:  # resuming replaces the ledger
+            return describe.cost(training.ledger, flops, evaluation_seconds, teacher.ledger if teacher else None)
+
         try:
             if floor_records:
                 training.evaluation_seconds = floor_records[0]["cost"]["evaluation_seconds"]
