@@ -24,13 +24,12 @@ def test_methods_are_the_gin_files() -> None:
 
 def test_protocols_have_data_and_encoder() -> None:
     """Oracle: the name of each file, which joins those of its data and its encoder."""
-    found = take(NOWHERE, NOWHERE)
-    assert {Path(protocol.gin).stem for protocol in found.protocols} == {
-        f"{protocol.data}_{protocol.encoder}" for protocol in found.protocols
-    }
-    assert len(found.protocols) == 16
-    assert {protocol.budget for protocol in found.protocols if protocol.data == "digits"} == {"8e+12 flops"}
-    assert [(data.name, data.size) for data in found.data] == [
+    inventory = take(NOWHERE, NOWHERE)
+    protocols = inventory.protocols
+    assert all(Path(protocol.gin).stem == f"{protocol.data}_{protocol.encoder}" for protocol in protocols)
+    assert len(protocols) == 16
+    assert {protocol.budget for protocol in protocols if protocol.data == "digits"} == {"8e+12 flops"}
+    assert [(data.name, data.size) for data in inventory.data] == [
         ("cifar10", 32),
         ("cifar100", 32),
         ("digits", 16),
@@ -41,10 +40,10 @@ def test_protocols_have_data_and_encoder() -> None:
 
 def test_evaluations_are_named_by_file() -> None:
     """Oracle: the tuple of the preset by hand, and the number of presets."""
-    found = {Path(entry.gin).stem: entry for entry in take(NOWHERE, NOWHERE).evaluations}
-    assert found["trained"].evaluations == ("FineTune", "one_percent/SemiFineTune", "ten_percent/SemiFineTune")
-    assert set(found) == {"shared", *(path.stem for path in ROOT.glob("gin/presets/*.gin"))}
-    assert found["frozen"].about == "Every evaluation of frozen features, on any run or encoder"
+    by_file = {Path(entry.gin).stem: entry for entry in take(NOWHERE, NOWHERE).evaluations}
+    assert by_file["trained"].evaluations == ("FineTune", "one_percent/SemiFineTune", "ten_percent/SemiFineTune")
+    assert set(by_file) == {"shared", *(path.stem for path in ROOT.glob("gin/presets/*.gin"))}
+    assert by_file["frozen"].about == "Every evaluation of frozen features, on any run or encoder"
 
 
 def test_records_of_boards(tmp_path: Path) -> None:
@@ -66,24 +65,15 @@ def test_records_of_boards(tmp_path: Path) -> None:
 
 def test_runs_are_finished_or_not(tmp_path: Path) -> None:
     """Oracle: three folders by hand; of two records in one the newer counts; other folders are no runs."""
-    names = ("a", "b", "c", "teachers")
-    folders = {name: tmp_path / name for name in names}
+    folders = {name: tmp_path / name for name in ("a", "b", "c", "teachers")}
     for folder in folders.values():
         folder.mkdir()
-    lines = (
-        "Images.name = 'mine'",
-        "Pretraining.name = 'alpha'",
-        "teacher/Pretraining.name = 'old'",
-        "experiment.seed = 3",
-        "",
-    )
+    names = "Images.name = 'mine'\nPretraining.name = 'alpha'\nteacher/Pretraining.name = 'old'\n"
     for name in "abc":
-        (folders[name] / "config.gin").write_text("\n".join(lines))
+        (folders[name] / "config.gin").write_text(f"{names}experiment.seed = 3\n")
     write(make(seed=1, metrics={"linear": metrics(0.9), "knn": metrics(0.8)}), folders["a"])
-    newer = trial(
-        2.0, 0.0, metrics={"knn": metrics(0.7)}, seed=1, status="diverged", created_utc="2026-02-01T12:00:00Z"
-    )
-    write(newer, folders["a"])
+    later = {"status": "diverged", "created_utc": "2026-02-01T12:00:00Z"}
+    write(trial(2.0, 0.0, metrics={"knn": metrics(0.7)}, seed=1, **later), folders["a"])
     write(make(seed=2, metrics={}), folders["b"])
     assert take(tmp_path, NOWHERE).runs == (
         Run(str(folders["a"]), "alpha", "digits", 1, "trial", "diverged", "kNN v1", 0.7),

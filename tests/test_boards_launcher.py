@@ -220,9 +220,8 @@ def test_a_tuned_board_chooses_rates_first(
     assert "the same score" not in capfd.readouterr().err
     assert board.planned(plan, tuned=True).missing() == []
     assert audit(tmp_path / "results") == []
-    found = runs(tmp_path)
-    trials = {record["id"]: record for record in found if record["division"] == "trial"}
-    (record,) = (record for record in found if record["division"] == "tuned")
+    trials = {record["id"]: record for record in runs(tmp_path) if record["division"] == "trial"}
+    (record,) = (record for record in runs(tmp_path) if record["division"] == "tuned")
     assert set(record["tuning"]["trials"]) == set(trials)
     best = max(trial["metrics"]["knn"]["top1"] for trial in trials.values())
     winners = [trial for trial in trials.values() if trial["metrics"]["knn"]["top1"] == best]
@@ -277,7 +276,7 @@ def test_states_follow_from_records(tmp_path: Path, monkeypatch: Patch) -> None:
 
 
 def test_a_finished_run_of_other_code_is_made_again(tmp_path: Path, monkeypatch: Patch, capfd: Capture) -> None:
-    """Oracle: what the first run left, byte for byte, beside its successor, which is gone on with after a stop."""
+    """Oracle: what the first run left, byte for byte, beside its successor, which is resumed after a stop."""
     board = launcher(tmp_path, suite(methods=("simclr",), seeds=(0,)).runs())
     command = board.runs[0].command(board.out, board.folder)[3:]
     assert run_one(command) == 0
@@ -371,15 +370,14 @@ def test_trained_encoders_of_a_seed_are_evaluated(written: Written, tmp_path: Pa
     labels = [f"digits_vit_micro/{method}/seed 0{end}" for end in ("", f"/{few}") for method in methods]
     assert [line.partition(": ")[2] for line in announced] == labels
     assert main(arguments) == 0
-    found = runs(tmp_path)
-    trained = {(run["method"]["name"], run["seed"]): run for run in found if run["division"] == "closed"}
-    examined = {(run["method"]["name"], run["seed"]): run for run in found if run["division"] == "open"}
-    assert len(found) == 6
-    assert set(examined) == {("simclr", 0), ("mrcl_simclr", 0)}
-    for name, run in examined.items():
-        assert run["checkpoint"] == trained[name]["checkpoint"]
-        assert set(run["metrics"]) == {"knn", "retrieval"}
-        assert "\nKNN.k = 3\n" in run["config"]["text"]
+    records = {(run["division"], run["method"]["name"], run["seed"]): run for run in runs(tmp_path)}
+    assert len(runs(tmp_path)) == len(records) == 6
+    for method in methods:
+        evaluation = records["open", method, 0]
+        assert evaluation["checkpoint"] == records["closed", method, 0]["checkpoint"]
+        assert set(evaluation["metrics"]) == {"knn", "retrieval"}
+        assert "\nKNN.k = 3\n" in evaluation["config"]["text"]
+        assert ("closed", method, 1) in records
     capfd.readouterr()
     assert main([*arguments, "--dry-run"]) == 0
     printed = capfd.readouterr().out

@@ -34,12 +34,12 @@ def test_a_method_is_known_by_all_that_it_runs(folder: Path) -> None:
     """Oracle: the files by name; a change of any of them changes the hash, a change of a file that is none does not."""
     importlib.import_module("stranger")
     method = importlib.import_module("own_of_mine").Own(TinyEncoder())
-    found = describe.method("own", method)
-    assert set(found["files"]) >= {"own_of_mine.py", "base_of_mine.py", "loss_of_mine.py"}
-    assert "stranger.py" not in found["files"]
+    description = describe.method("own", method)
+    assert set(description["files"]) >= {"own_of_mine.py", "base_of_mine.py", "loss_of_mine.py"}
+    assert "stranger.py" not in description["files"]
     for name, text in FILES.items():
         (folder / f"{name}.py").write_text(text + "more = 1\n")
-        assert (describe.method("own", method)["module_sha256"] == found["module_sha256"]) == (name == "stranger")
+        assert (describe.method("own", method)["module_sha256"] == description["module_sha256"]) == (name == "stranger")
         (folder / f"{name}.py").write_text(text)
 
 
@@ -51,10 +51,10 @@ def test_half_width_is_wilsons(n: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tested", "changes", "said"), [(12, {}, True), (199, {}, True), (200, {}, False), (12, {"metrics": {}}, False)]
+    ("tested", "changes", "is_named"), [(12, {}, True), (199, {}, True), (200, {}, False), (12, {"metrics": {}}, False)]
 )
 def test_few_test_images_are_named(
-    tested: int, changes: dict[str, Any], said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tested: int, changes: dict[str, Any], is_named: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Oracle: 25 points for 12 images, 7 for 199; nothing from 200 images up, nor without scores."""
     sizes = {"pretrain": 100, "train": 100, "test": tested}
@@ -63,4 +63,4 @@ def test_few_test_images_are_named(
     sentence = (
         f"There are {tested} test images: the 95 % interval (Wilson) around an accuracy of 50 % is ± {points} points"
     )
-    assert (sentence in capsys.readouterr().out) == said
+    assert (sentence in capsys.readouterr().out) == is_named

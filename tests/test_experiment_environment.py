@@ -21,12 +21,12 @@ ROOT = Path(__file__).parents[1]
 
 def test_description_is_valid_in_a_record() -> None:
     """Oracle: the schema of records, on the types that JSON keeps."""
-    found = environment.environment(torch.device("cpu"), "float32")
-    record = seal(EXAMPLE | {"environment": found})
+    description = environment.environment(torch.device("cpu"), "float32")
+    record = seal(EXAMPLE | {"environment": description})
     assert validate(record) == []
-    assert json.loads(json.dumps(found)) == found
-    assert found["threads"] == torch.get_num_threads()
-    assert found["gpu"] is None
+    assert json.loads(json.dumps(description)) == description
+    assert description["threads"] == torch.get_num_threads()
+    assert description["gpu"] is None
 
 
 def test_flags_are_found_where_linux_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,10 +68,10 @@ def test_every_protocol_takes_the_precision(flags: str, precision: str, monkeypa
         method = "gin/mimco.gin" if "vit" in file.stem else "gin/simclr.gin"
         loaded = configuration.load([method, str(file)])
         assert set(re.findall(r"Pretraining.precision = '(\w+)'", loaded.text)) == {precision}
-    own = configuration.load(["gin/simclr.gin"], ["Pretraining.precision = 'bfloat16'"])
-    assert "Pretraining.precision = 'bfloat16'" in own.text
+    bound = configuration.load(["gin/simclr.gin"], ["Pretraining.precision = 'bfloat16'"])
+    assert "Pretraining.precision = 'bfloat16'" in bound.text
     auto = configuration.load(["gin/simclr.gin"])
-    assert (auto.key("data") == own.key("data")) == (precision == "bfloat16")
+    assert (auto.key("data") == bound.key("data")) == (precision == "bfloat16")
 
 
 def test_busy_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,15 +111,15 @@ def test_threads_follow_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("asked", ["1", "0"])
-def test_kernels_repeat_their_bits_unless_told_otherwise(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("setting", ["1", "0"])
+def test_kernels_repeat_their_bits_unless_set_otherwise(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: torch's switches, and what a record says; float32 is never rounded to TF32."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    monkeypatch.setenv("SSL_BENCHMARK_DETERMINISTIC", asked)
+    monkeypatch.setenv("SSL_BENCHMARK_DETERMINISTIC", setting)
     try:
         environment.use_device()
-        assert environment.environment(torch.device("cpu"), "float32")["deterministic"] == (asked == "1")
-        assert torch.backends.cudnn.benchmark == (asked == "0")
+        assert environment.environment(torch.device("cpu"), "float32")["deterministic"] == (setting == "1")
+        assert torch.backends.cudnn.benchmark == (setting == "0")
         assert not torch.backends.cudnn.allow_tf32
     finally:
         environment.set_deterministic(True)

@@ -51,21 +51,21 @@ def test_a_run_scores_as_it_did(run: Path, out: Path) -> None:
     By another evaluation it has that one's metrics, and another key; nothing of the pretraining is in the text, and
     no features are written again.
     """
-    found, original = evaluated(out, "--run", str(run)), of(run)
-    assert found["metrics"] == original["metrics"]
-    assert found["floors"] == original["floors"]
-    assert (found["division"], original["division"]) == ("open", "closed")
+    record, original = evaluated(out, "--run", str(run)), of(run)
+    assert record["metrics"] == original["metrics"]
+    assert record["floors"] == original["floors"]
+    assert (record["division"], original["division"]) == ("open", "closed")
     for name in ("method", "budget", "training", "encoder", "dataset", "seed", "checkpoint"):
-        assert found[name] == original[name], name  # type: ignore[literal-required]
-    assert {**found["cost"], "evaluation_seconds": 0} == {**original["cost"], "evaluation_seconds": 0}
+        assert record[name] == original[name], name  # type: ignore[literal-required]
+    assert {**record["cost"], "evaluation_seconds": 0} == {**original["cost"], "evaluation_seconds": 0}
     features = set(out.glob("features/*/*"))
-    found = evaluated(out, "--run", str(run), "--set", "experiment.evaluations=(@Retrieval,)", "--name", "mine")
+    record = evaluated(out, "--run", str(run), "--set", "experiment.evaluations=(@Retrieval,)", "--name", "mine")
     assert set(out.glob("features/*/*")) == features != set()
-    assert list(found["metrics"]) == ["retrieval"]
-    assert found["method"]["name"] == "mine"
-    assert found["config"]["key"] != original["config"]["key"]
-    assert "experiment.pretraining = None" in found["config"]["text"]
-    assert "AdamW" not in found["config"]["text"]
+    assert list(record["metrics"]) == ["retrieval"]
+    assert record["method"]["name"] == "mine"
+    assert record["config"]["key"] != original["config"]["key"]
+    assert "experiment.pretraining = None" in record["config"]["text"]
+    assert "AdamW" not in record["config"]["text"]
 
 
 def test_equal_weights_of_other_heads_have_other_features(run: Path, out: Path, tmp_path: Path) -> None:
@@ -85,12 +85,12 @@ def test_seeds_of_a_run_are_one_line(run: Path, out: Path) -> None:
     """Oracle: the mean over two seeds in one line of the table, each with predictions of its own."""
     assert pretrain(command(out, 4, seed=1)) == 0
     other = next(out.glob("simclr-*-s1-*"))
-    found = [evaluated(out, "--run", str(folder), "--set", "KNN.k=3") for folder in (run, other)]
-    assert [record["seed"] for record in found] == [0, 1]
-    lines = [line for line in render(found).splitlines() if line.split(" | ")[1:2] and "simclr" in line]
+    evaluations = [evaluated(out, "--run", str(folder), "--set", "KNN.k=3") for folder in (run, other)]
+    assert [record["seed"] for record in evaluations] == [0, 1]
+    lines = [line for line in render(evaluations).splitlines() if line.split(" | ")[1:2] and "simclr" in line]
     assert len(lines) == 1
     assert " ± " in lines[0]
-    assert len({record["predictions"]["file"] for record in found}) == 2
+    assert len({record["predictions"]["file"] for record in evaluations}) == 2
 
 
 def test_weights_from_elsewhere_score_the_same(run: Path, out: Path, tmp_path: Path) -> None:
@@ -101,13 +101,13 @@ def test_weights_from_elsewhere_score_the_same(run: Path, out: Path, tmp_path: P
     for layout, laid_out in (("timm", dict(weights)), ("moco_v3", {"state_dict": wrapped})):
         torch.save(laid_out, tmp_path / "theirs.pth")
         theirs = ["--weights", str(tmp_path / "theirs.pth"), "--layout", layout]
-        found = evaluated(out, *theirs, "--gin", "gin/protocol/digits_vit_micro.gin", *SMALLER, *KNN_ONLY)
-        same = found["metrics"] == of(run)["metrics"]
+        record = evaluated(out, *theirs, "--gin", "gin/protocol/digits_vit_micro.gin", *SMALLER, *KNN_ONLY)
+        same = record["metrics"] == of(run)["metrics"]
         assert same == (layout == "timm")  # the other layout expects ImageNet's statistics, not the digits'
-        assert found["method"] == {"name": f"{layout}: theirs", "files": [], "module_sha256": None, "deviations": []}
-        assert found["budget"] is None
-        assert found["cost"]["flops"] == 0
-        assert "unknown budgets, open division" in render([found])
+        assert record["method"] == {"name": f"{layout}: theirs", "files": [], "module_sha256": None, "deviations": []}
+        assert record["budget"] is None
+        assert record["cost"]["flops"] == 0
+        assert "unknown budgets, open division" in render([record])
 
 
 def test_the_floor_of_published_weights_is_random(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,10 +126,10 @@ def test_the_floor_of_published_weights_is_random(out: Path, monkeypatch: pytest
     plain = evaluated(out, "--gin", "gin/protocol/digits.gin", *settings)
     assert plain["method"]["name"] == plain["encoder"]["name"] == "resnet10t"
     assert plain["checkpoint"] is None
-    found = evaluated(out, "--gin", "gin/protocol/digits.gin", *settings, "--set", "Timm.pretrained=True")
-    floors = [floor for floor in map(records.read, out.glob("floors/*.json")) if floor["id"] in found["floors"]]
+    record = evaluated(out, "--gin", "gin/protocol/digits.gin", *settings, "--set", "Timm.pretrained=True")
+    floors = [floor for floor in map(records.read, out.glob("floors/*.json")) if floor["id"] in record["floors"]]
     (floor,) = (floor for floor in floors if floor["method"]["name"] == "random init")
-    assert found["metrics"]["knn"]["top1"] < 0.2
+    assert record["metrics"]["knn"]["top1"] < 0.2
     assert floor["metrics"]["knn"]["top1"] > 0.3
     assert plain["metrics"]["knn"]["top1"] > 0.3
 
@@ -184,8 +184,8 @@ def test_a_diverged_run_is_scored_as_it_was(out: Path, tmp_path: Path, capsys: p
     """Oracle: the metrics of the run's record; its weights without the run are refused, since they made no features."""
     assert pretrain(command(tmp_path, 5, "--set", "AdamW.base_rate=1e9")) == 1
     run = next(tmp_path.glob("simclr-*-s0-*"))
-    found = evaluated(out, "--run", str(run))
-    assert (found["status"], found["metrics"]) == ("diverged", of(run)["metrics"])
+    record = evaluated(out, "--run", str(run))
+    assert (record["status"], record["metrics"]) == ("diverged", of(run)["metrics"])
     weights = ["--weights", str(run / "encoder.safetensors"), "--gin", "gin/protocol/digits_vit_micro.gin"]
     assert main([*weights, *SMALLER, *KNN_ONLY, "--out", str(out)]) == 1
     assert "train images has values that are not finite" in capsys.readouterr().err

@@ -20,7 +20,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def made(out: Path) -> Path:
+def recorded(out: Path) -> Path:
     """The record of a run of 4 steps."""
     if not list(out.glob("simclr-*")):
         assert main(command(out, 4)) == 0
@@ -42,9 +42,9 @@ def again(path: Path, out: Path) -> int:
     return main(["--reproduce", str(path), "--out", str(out)])
 
 
-def test_a_clock_may_differ(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_clock_may_differ(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Oracle: a figure in seconds beside a score is no score; another figure is."""
-    old = records.read(made)
+    old = records.read(recorded)
     for name, code, answer in (
         ("seconds_to_95", 0, "The same bits"),
         ("epochs_to_95", 4, "knn gave other scores"),
@@ -54,7 +54,7 @@ def test_a_clock_may_differ(made: Path, tmp_path: Path, capsys: pytest.CaptureFi
         assert answer in "".join(capsys.readouterr())
 
 
-def test_what_cannot_agree_says_why(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_agree_says_why(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Oracle: one field of the record changed: an exit code above 0 and the reason."""
     older = {"pretraining": "2.0", "KNN": "0.9", "SimCLR": "3.1"}
     for change, answer in (
@@ -66,20 +66,20 @@ def test_what_cannot_agree_says_why(made: Path, tmp_path: Path, capsys: pytest.C
         ({"config__text": "\nexperiment.pretraining = None\n", "division": "open"}, "nothing was pretrained"),
         ({"status": "failed", "training__digest": None}, "ended as 'failed'"),
     ):
-        path = write(altered(records.read(made), **change), tmp_path / "board")
+        path = write(altered(records.read(recorded), **change), tmp_path / "board")
         assert again(path, tmp_path) in (2, 4)
         assert answer in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("spread", "code"), [(0.05, 0), (0.0001, 4)])
 def test_elsewhere_the_interval_decides(
-    spread: float, code: int, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    spread: float, code: int, recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Oracle: three seeds of another machine around a mean 2 points off: inside a wide spread, outside a narrow one.
 
     A record of another division is of no cell of theirs.
     """
-    record = records.read(made)
+    record = records.read(recorded)
     centre = record["metrics"]["knn"]["top1"] + 0.02
     for seed, step in enumerate((-1, 0, 1)):
         top1 = centre + step * spread
@@ -98,10 +98,10 @@ def test_elsewhere_the_interval_decides(
     "beside", [{"status": "failed", "seed": 1, "metrics": {}}, {"created_utc": "2026-01-01T00:00:00Z"}]
 )
 def test_one_seed_with_scores_gives_no_interval(
-    beside: dict[str, Any], made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    beside: dict[str, Any], recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Oracle: the refusal, where what lies beside the record has no score, or is an older run of its own seed."""
-    elsewhere = altered(records.read(made), environment__processor="Another")
+    elsewhere = altered(records.read(recorded), environment__processor="Another")
     write(altered(elsewhere, **beside), tmp_path / "board")
     assert again(write(elsewhere, tmp_path / "board"), tmp_path) == 4
     assert "One seed gives no interval" in capsys.readouterr().err

@@ -31,12 +31,12 @@ def stage(tmp_path: Path, *settings: str, gin: str = "gin/simclr.gin") -> Stage:
 def test_the_form_for_choices_has_no_test_image(digits: Dataset) -> None:
     """Oracle: train splits into two parts, a tenth and the rest, that share no id and of which none is pretrained on
     twice; the pixels of the test split are in neither. Choices need labels."""
-    found = without_test(digits)
+    data = without_test(digits)
     whole = _pairs(digits.train)
-    assert sorted([*_pairs(found.train), *_pairs(found.test)]) == sorted(whole)
-    assert len(found.test.images) == pytest.approx(0.1 * len(whole), abs=5)
-    assert found.pretrain is found.train.images
-    assert found.fingerprint == fingerprint_without_test(digits.fingerprint) != digits.fingerprint
+    assert sorted([*_pairs(data.train), *_pairs(data.test)]) == sorted(whole)
+    assert len(data.test.images) == pytest.approx(0.1 * len(whole), abs=5)
+    assert data.pretrain is data.train.images
+    assert data.fingerprint == fingerprint_without_test(digits.fingerprint) != digits.fingerprint
     extra = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     assert without_test(replace(digits, pretrain=extra)).pretrain is extra
     with pytest.raises(ConfigError, match="no labels to choose by"):
