@@ -147,7 +147,7 @@ STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdl
 
 
 @contextmanager
-def blamed(doing: str, owner: Any = None, batch_size: int | None = None) -> Iterator[None]:
+def method_errors(doing: str, owner: Any = None, batch_size: int | None = None) -> Iterator[None]:
     """Turn errors of user code inside, such as a method's `forward`, into MethodError; other errors pass.
 
     `doing` begins the message. `owner` is the class that is called: a call with wrong arguments is then reported by

@@ -14,7 +14,7 @@ from tiny import command
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
 from benchmark.run import main
-from benchmark.storage.files import alone, check_folders, lock, make_folder
+from benchmark.storage.files import check_folders, exclusive, lock, make_folder
 from benchmark.training import calibration
 from benchmark.training.calibration import Calibration
 from benchmark.training.loop import Training
@@ -22,8 +22,8 @@ from benchmark.training.loop import Training
 HOLDER = """
 import sys, time
 from pathlib import Path
-from benchmark.storage.files import alone
-with alone(Path(sys.argv[1])):
+from benchmark.storage.files import exclusive
+with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
     if len(sys.argv) > 3:
@@ -52,7 +52,7 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"file/runs .*--out, --publish or --to"):
         make_folder(tmp_path / "file" / "runs")
-    with pytest.raises(ConfigError, match="file cannot be made a folder"), alone(tmp_path / "file" / "runs"):
+    with pytest.raises(ConfigError, match="file cannot be made a folder"), exclusive(tmp_path / "file" / "runs"):
         pass
 
 
@@ -60,11 +60,11 @@ def test_the_second_waits_for_the_first(tmp_path: Path, capsys: pytest.CaptureFi
     """Oracle: the clock, and what is printed; nobody waits for one that has ended."""
     begin = time.monotonic()
     process = holder(tmp_path / "new" / "run", "1")
-    with alone(tmp_path / "new" / "run"):
+    with exclusive(tmp_path / "new" / "run"):
         assert time.monotonic() - begin > 1
         assert process.wait(60) == 0
     assert capsys.readouterr().out == f"waiting for another process, which is at work on {tmp_path / 'new' / 'run'}\n"
-    with alone(tmp_path / "new" / "run"):
+    with exclusive(tmp_path / "new" / "run"):
         assert capsys.readouterr().out == ""
 
 
@@ -95,13 +95,13 @@ def test_a_run_that_another_process_finished_is_not_repeated(
 
     @contextmanager
     def later(path: Path) -> Iterator[None]:
-        monkeypatch.setattr("benchmark.experiment.run.alone", alone)
+        monkeypatch.setattr("benchmark.experiment.run.exclusive", exclusive)
         assert main(arguments) == 0
         assert "it is not repeated" not in capsys.readouterr().out
-        with alone(path):
+        with exclusive(path):
             yield
 
-    monkeypatch.setattr("benchmark.experiment.run.alone", later)
+    monkeypatch.setattr("benchmark.experiment.run.exclusive", later)
     assert main([*arguments, "--resume"]) == 0
     assert "it is not repeated" in capsys.readouterr().out
     assert len(list(tmp_path.glob("simclr-*/*.json"))) == 1

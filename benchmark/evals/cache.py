@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmark.data.pixels import Pixels
 from benchmark.data.streaming import ahead
 from benchmark.storage.digest import digest
-from benchmark.storage.files import written_whole
+from benchmark.storage.files import atomic_write
 
 Features = dict[str, Tensor]
 
@@ -36,7 +36,7 @@ class FeatureCache:
         features = _read(path, labels_digest)
         if features is None:
             features = make()
-            with written_whole(path) as partial:
+            with atomic_write(path) as partial:
                 save_file(features, partial, {"labels": labels_digest, "features": digest(features)})
         return features
 

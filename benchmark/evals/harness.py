@@ -14,7 +14,7 @@ from benchmark.data.images import Dataset, Outline
 from benchmark.data.pixels import Pixels
 from benchmark.data.streaming import ahead
 from benchmark.data.subsets import holdout
-from benchmark.errors import ConfigError, blamed
+from benchmark.errors import ConfigError, method_errors
 from benchmark.evals.cache import FeatureCache
 from benchmark.evals.features import Bank, Network, Prepare, Ranking, extract, finite
 from benchmark.evals.scoring import SealedLabels
@@ -177,7 +177,7 @@ def _evaluate(
     metrics: dict[str, Metrics] = {}
     rankings = {}
     for evaluation in evaluations:
-        context = blamed(f"The evaluation {evaluation.name} failed", type(evaluation))
+        context = method_errors(f"The evaluation {evaluation.name} failed", type(evaluation))
         with progress.doing(evaluation.name), context:
             ranking = evaluation(bank)
         if ranking is None:

@@ -23,7 +23,7 @@ from benchmark.report.fields import Cost, Tuning
 from benchmark.report.record import Record
 from benchmark.report.tuning import Contest, contests, fingerprint_without_test
 from benchmark.runtime import progress
-from benchmark.storage.files import alone, check_folders, make_folder
+from benchmark.storage.files import check_folders, exclusive, make_folder
 
 
 def dry_run(config: Config, out: Path) -> str:
@@ -123,7 +123,7 @@ def run(
     training = stage.training(checkpoint_seconds)  # before anything is written, as it refuses what cannot be built
     if publish:
         make_folder(publish)
-    with alone(folder), _explained_stop(*[each.folder for each in (stage, stage.teacher) if each]):
+    with exclusive(folder), _explained_stop(*[each.folder for each in (stage, stage.teacher) if each]):
         if record := finished_before():  # by another process, which held the lock
             return record
         former = of_run(folder)

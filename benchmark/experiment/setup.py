@@ -51,7 +51,7 @@ class Pretraining:
             )
 
     @property
-    def is_taught(self) -> bool:
+    def needs_teacher(self) -> bool:
         """Whether the method learns from a teacher."""
         factory = self.method.__init__ if isinstance(self.method, type) else self.method  # type: ignore[misc]
         return "teacher" in inspect.signature(factory).parameters

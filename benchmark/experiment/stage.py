@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from benchmark.data.images import Dataset
 from benchmark.data.streaming import batches
-from benchmark.errors import ConfigError, blamed
+from benchmark.errors import ConfigError, method_errors
 from benchmark.experiment import describe
 from benchmark.experiment.environment import environment
 from benchmark.experiment.session import Session
@@ -130,7 +130,7 @@ class Stage(Session):
             self.teacher.check()
         with torch.device("meta"):
             method, _ = self.method()
-        with blamed(f"{self.pretraining.name} cannot be trained", type(method)):
+        with method_errors(f"{self.pretraining.name} cannot be trained", type(method)):
             method.param_groups()
             method.projection_head()
         self.pretraining.optimiser()
@@ -165,7 +165,7 @@ class Stage(Session):
     def method(self, teacher: Encoder | None = None) -> tuple[Method, tuple[View, ...]]:
         """Build the method on a fresh encoder, and its views; without a `teacher`, an untrained one takes its place."""
         has_teacher = self.experiment.teacher is not None or self.experiment.teacher_weights is not None
-        if has_teacher != self.pretraining.is_taught:
+        if has_teacher != self.pretraining.needs_teacher:
             need, remedy = (
                 ("no", "Leave both None.") if has_teacher else ("a", "Bind experiment.teacher to a Pretraining.")
             )
@@ -173,7 +173,7 @@ class Stage(Session):
                 f"{self.pretraining.name} learns from {need} teacher, but experiment.teacher and "
                 f"experiment.teacher_weights give {'one' if has_teacher else 'none'}. {remedy}"
             )
-        with blamed(f"{self.pretraining.name} cannot be built", self.pretraining.method):
+        with method_errors(f"{self.pretraining.name} cannot be built", self.pretraining.method):
             encoder = self.encoder()
             teachers = [teacher or self.experiment.encoder(self.images.size)] if has_teacher else []
             torch.manual_seed(derive(self.experiment.seed, "method"))
@@ -188,7 +188,7 @@ class Stage(Session):
         Under a budget in seconds, steps of a scratch training come first, so that no run is charged for what a process
         does once, such as loading kernels. They are left out while the teacher is still to come.
         """
-        is_complete = teacher is not None or not self.pretraining.is_taught
+        is_complete = teacher is not None or not self.pretraining.needs_teacher
         if is_complete and self.whole_budget.kind == "device_seconds":
             self.scratch(self.price.flops).advance(calibration.WARMUP)
             if self.device.type == "cuda":

@@ -12,7 +12,7 @@ from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
 from benchmark.report import fields
 from benchmark.runtime import progress
-from benchmark.storage.files import alone, sha256_of
+from benchmark.storage.files import exclusive, sha256_of
 from benchmark.training.budget import Ledger
 
 
@@ -34,7 +34,7 @@ def teach(student: Stage, *, resume: bool, fresh: bool, checkpoint_seconds: floa
     stage = student.teacher
     if stage is None:
         return None
-    with alone(stage.folder), progress.doing("teacher"):
+    with exclusive(stage.folder), progress.doing("teacher"):
         finished = stage.weights.is_file()
         stage.prepare_folder(resume=resume or finished, fresh=fresh, finished=finished)
         steps, tera = stage.steps, stage.steps * stage.price.flops / 1e12

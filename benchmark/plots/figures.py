@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.errors import ConfigError, blamed
+from benchmark.errors import ConfigError, method_errors
 from benchmark.evals.linear import fit
 from benchmark.evals.neighbours import nearest
 from benchmark.nets.attention import set_fused
@@ -181,7 +181,7 @@ def pictures(scene: Scene) -> dict[str, Figure]:
     data = scene.stage.dataset
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
     grids: dict[str, dict[str, list[Tile]]] = {}
-    with blamed(f"{type(method).__name__} makes no pictures", type(method)):
+    with method_errors(f"{type(method).__name__} makes no pictures", type(method)):
         normalised = method.pictures([view] * method.n_views, Draws(0, 0, len(view), view.device))
     for name, batch in normalised.items():
         grid, _, row = name.partition("/")

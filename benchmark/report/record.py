@@ -15,7 +15,7 @@ from benchmark.annotations import checker
 from benchmark.errors import BenchmarkError
 from benchmark.report.fields import Code, Common, Metrics
 from benchmark.report.schema_1 import RecordOfSchema1
-from benchmark.storage.files import written_whole
+from benchmark.storage.files import atomic_write
 
 FIELD = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False)
 SLUG_LENGTH = 24  # three slugs, a 63-bit seed and two short hashes stay within 120 characters
@@ -59,7 +59,7 @@ def write(record: Record, folder: Path) -> Path:
         raise BenchmarkError("\n  ".join(["The record is not a valid record:", *problems]))
     path = folder / file_name(record)
     try:
-        with written_whole(path, replaces=False) as partial:
+        with atomic_write(path, replaces=False) as partial:
             partial.write_bytes(content)
     except FileExistsError as error:
         if path.read_bytes() != content:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmark.errors import BenchmarkError
-from benchmark.storage.files import written_whole
+from benchmark.storage.files import atomic_write
 
 KEPT = 2
 
@@ -23,7 +23,7 @@ def save(state: dict[str, Any], step: int, folder: Path) -> Path:
     content = buffer.getbuffer()
     path = folder / f"step-{step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
     try:
-        with written_whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_bytes(content)
     except OSError as problem:
         raise BenchmarkError(

@@ -36,7 +36,7 @@ def _error(folder: Path, reason: str) -> ConfigError:
 
 
 @contextmanager
-def written_whole(path: Path, *, replaces: bool = True) -> Iterator[Path]:
+def atomic_write(path: Path, *, replaces: bool = True) -> Iterator[Path]:
     """Yield a temporary path; what is written there appears at `path` atomically, and is on disk afterwards.
 
     Raises FileExistsError if the file exists and `replaces` is false.
@@ -76,7 +76,7 @@ def lock(path: Path) -> FileLock:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock of a file or folder; print a line if it must wait for another process."""
     file_lock = lock(path)
     try:

@@ -10,7 +10,7 @@ from statistics import fmean
 import torch
 
 from benchmark.runtime import progress
-from benchmark.storage.files import alone, written_whole
+from benchmark.storage.files import atomic_write, exclusive
 from benchmark.training.budget import TOLERANCE
 from benchmark.training.loop import Training, window_of
 
@@ -49,7 +49,7 @@ class Calibration:
 
 def stored(path: Path, build: Callable[[], Training], budget: float) -> Calibration:
     """Read a calibration, or measure and write it, so that all seeds of a configuration take the same steps."""
-    with alone(path):
+    with exclusive(path):
         if path.is_file():
             return Calibration(**json.loads(path.read_text()))
         with progress.doing("calibrating a step"):
@@ -64,6 +64,6 @@ def stored(path: Path, build: Callable[[], Training], budget: float) -> Calibrat
                 f"if it shares its cores with other machines, give the budget in FLOPs.",
                 file=sys.stderr,
             )
-        with written_whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(json.dumps(asdict(calibration), indent=2) + "\n")
         return calibration

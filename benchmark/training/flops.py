@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark.errors import BenchmarkError, MethodError, blamed, first_line, place
+from benchmark.errors import BenchmarkError, MethodError, first_line, method_errors, place
 from benchmark.method import Method, Step
 from benchmark.nets.attention import set_fused
 from benchmark.randomness import Draws
@@ -33,7 +33,7 @@ def count_step(build: Callable[[], Method], batch_size: int, image_size: int) ->
     with meta:
         method = build()
     name = type(method).__name__
-    with blamed(f"A step of {name} cannot be priced", type(method)):
+    with method_errors(f"A step of {name} cannot be priced", type(method)):
         try:
             first = count(method, batch_size, image_size, meta)
             method.after_step(LAST)

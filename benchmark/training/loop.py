@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data.resident import Resident
-from benchmark.errors import Interrupted, MissingError, blamed
+from benchmark.errors import Interrupted, MissingError, method_errors
 from benchmark.method import Method, Step, Views
 from benchmark.randomness import Draws, derive
 from benchmark.runtime import progress
@@ -172,7 +172,7 @@ class Training:
     def _blamed(self) -> AbstractContextManager[None]:
         """Turn errors of the method's own code, and lack of memory, into one sentence."""
         name = type(self.method).__name__
-        return blamed(f"Step {self.step + 1} of {name} failed", type(self.method), self.data.batch_size)
+        return method_errors(f"Step {self.step + 1} of {name} failed", type(self.method), self.data.batch_size)
 
     def _take(self) -> None:
         step = self.differentiate()
