@@ -74,7 +74,7 @@ MISUSES = [
     ("PATCH=5", "ViT.patch = 5 does not divide the image side 16"),
     ("ViT.heads=3", "must be a multiple of 4 and of ViT.heads = 3"),
     ("ViT.depth=0", "at least 1 block"),
-    ("AdamW.warmup=1.5", "use at least 0 and below 1"),
+    ("AdamW.warmup=1.5", "of at least 0 and below 1"),
     ("AdamW.betas=(2.0, 2.0)", "betas in [0, 1)"),
     ("AdamW.base_rate=-1.0", "a base_rate above 0"),
     ("SimCLR.temperature=0.0", "SimCLR.temperature expected float above 0"),

