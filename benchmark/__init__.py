@@ -6,7 +6,7 @@ seed to record), `report/record.py` (the record), `report/leaderboard.py` (what 
 
 The modules here are the commands, `python -m benchmark.NAME` (run, suite, evaluate, tables, results, list, export,
 figures, speed), and what the author of a method imports (method, losses, annotations, randomness, errors). All else has
-a room. Imports run downward in this list, never up:
+a folder. Imports run downward in this list, never up:
 
     boards/      many runs: what a suite plans, how its runs are started, what `list` finds
     plots/       figures of a run

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from benchmark.errors import BenchmarkError, Interrupted, reported
 
 if TYPE_CHECKING:
-    from benchmark.boards.plan import Planned
+    from benchmark.boards.planned import Planned
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="division tuned: choose each method's rate on a hold-out of train by short trials, then make the runs",
     )
-    parser.add_argument("--dry-run", action="store_true", help="show the runs: done, missing, stale or missed")
+    parser.add_argument("--dry-run", action="store_true", help="show the runs: done, missing, stale, missed or failed")
     parser.add_argument("--allow-imports", action="store_true", help="let gin files import modules of your own")
     return parser
 

@@ -114,6 +114,11 @@ def imports(file: Path) -> set[tuple[str | None, str]]:
     return {(node.module, alias.name) for node in nodes for alias in node.names}
 
 
+def is_imported(file: Path, by: Path) -> bool:
+    """Return whether a file imports a module or something of it."""
+    return any(module(file) in (source, f"{source}.{name}") for source, name in imports(by))
+
+
 def files(folder: str) -> list[Path]:
     return sorted(path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py"))
 
@@ -128,7 +133,9 @@ def stages(file: Path, definition: str | None) -> list[list[Path]]:
     exact = [path for path in users if definition in users[path]] or [path for path in users if users[path]]
     first = [test_file(file)]
     if not (ROOT / first[0]).exists():
-        first = [test for test in files("tests") if module(file) in dict(imports(test))]
+        first = [test for test in files("tests") if is_imported(file, test)]
+        users_here = (path for path in files("benchmark") if is_imported(file, path))
+        first = first or [test_file(path) for path in users_here if (ROOT / test_file(path)).exists()]
     then = [test_file(path) for path in exact if (ROOT / test_file(path)).exists()]
     return [stage for stage in (first, then) if stage]
 
@@ -188,6 +195,8 @@ def main() -> int:
     chosen = subjects(options.names)
     if not chosen:
         parser.error(f"no module has the path or the name {' or '.join(options.names)}")
+    if untested := [str(file) for file in chosen if not stages(file, None)]:
+        parser.error(f"no test imports {', '.join(untested)}, so that no mutant could be caught")
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}  # a fork takes no other thread along
     sys.dont_write_bytecode = True  # a cached module of the same second and size would be stale
     for name in PRELOADED:

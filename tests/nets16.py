@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from benchmark.method import Branch, Draws, Method
+from benchmark.method import Branch, Method
 from benchmark.nets.encoders import Features, ResNet, ViT
+from benchmark.randomness import Draws
 
 BATCH = 8
 

@@ -6,8 +6,8 @@ from nets16 import BATCH, hidden, views, vit
 from torch import nn
 
 from baselines.barlow_twins import BarlowTwins
-from benchmark.method import Draws
 from benchmark.nets.encoders import Encoder
+from benchmark.randomness import Draws
 
 
 def barlow_twins(encoder: Encoder | None = None, redundancy_weight: float = 0.3) -> BarlowTwins:

@@ -18,10 +18,11 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from benchmark.config import load as configuration
 from benchmark.experiment.stage import Stage
-from benchmark.method import Container, Draws, Method, Siamese, Step
+from benchmark.method import Container, Method, Siamese, Step
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.momentum import MomentumCopy
 from benchmark.nets.queue import KeyQueue
+from benchmark.randomness import Draws
 from benchmark.storage.digest import digest, flatten
 from benchmark.training.flops import count_step
 from benchmark.training.optim import Optimiser

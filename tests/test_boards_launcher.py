@@ -17,7 +17,8 @@ from tiny import SMALL
 
 from benchmark.boards.inventory import take
 from benchmark.boards.launcher import Launcher
-from benchmark.boards.plan import Planned, Suite
+from benchmark.boards.plan import Suite
+from benchmark.boards.planned import Planned
 from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
 from benchmark.evaluate import main as evaluate_one

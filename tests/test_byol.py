@@ -5,8 +5,8 @@ from nets16 import BATCH, hidden, unlike, views, vit
 from torch import nn
 
 from baselines.byol import BYOL
-from benchmark.method import Draws
 from benchmark.nets.encoders import Encoder
+from benchmark.randomness import Draws
 
 
 def byol(encoder: Encoder | None = None, momentum: float = 0.9) -> BYOL:

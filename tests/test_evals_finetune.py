@@ -470,7 +470,7 @@ def test_impossible_settings_are_refused(kind: Any, settings: dict[str, Any], me
         kind(**settings)
 
 
-def test_impossible_recipes_are_refused_before_anything_is_trained() -> None:
+def test_settings_out_of_range_are_refused_before_anything_is_trained() -> None:
     """Oracle: the ranges by hand, named when the configuration is read."""
     for name, value, words in (
         ("ViTTuning.rate", 0.0, "above 0"),
@@ -488,7 +488,7 @@ def test_impossible_recipes_are_refused_before_anything_is_trained() -> None:
             )
 
 
-def test_an_impossible_recipe_is_refused_with_the_evaluation() -> None:
+def test_an_impossible_crop_is_refused_with_the_evaluation() -> None:
     """Oracle: the message when the evaluation is built, which is before an encoder is pretrained."""
     settings = ("experiment.evaluations=(@FineTune,)", "ViTTuning.crop_scale=(0.9, 0.1)")
     experiment: Experiment = configuration.build(configuration.load([str(GIN / "simclr.gin")], settings))
@@ -496,7 +496,7 @@ def test_an_impossible_recipe_is_refused_with_the_evaluation() -> None:
         experiment.evaluations[0]()
 
 
-def test_gin_reaches_the_recipes() -> None:
+def test_gin_reaches_the_settings() -> None:
     """Oracle: a rate bound for ViTTuning is that of the settings which the evaluation builds."""
     settings = ("experiment.evaluations=(@FineTune,)", "ViTTuning.rate=0.5", "FineTune.epochs=30")
     experiment: Experiment = configuration.build(configuration.load([str(GIN / "simclr.gin")], settings))

@@ -78,7 +78,7 @@ def test_every_stage_trains_at_the_factor(tmp_path: Path) -> None:
     assert whole.teacher.key != half.teacher.key
 
 
-def test_a_recipe_is_what_trials_and_runs_share(tmp_path: Path) -> None:
+def test_the_tuning_key_is_what_trials_and_runs_share(tmp_path: Path) -> None:
     """Oracle: the parts in which they differ change nothing, any other does."""
     key = stage(tmp_path).tuning_key
     trial = (

@@ -18,10 +18,11 @@ from baselines.mae import MAE
 from baselines.mrcl import MRCL
 from baselines.simclr import SimCLR
 from benchmark.errors import BenchmarkError
-from benchmark.method import Draws, Method, Step, Views
+from benchmark.method import Method, Step, Views
 from benchmark.nets.attention import set_fused
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder, ResNet, ViT
+from benchmark.randomness import Draws
 from benchmark.timing.workloads import shipped_trainings
 from benchmark.training.flops import RESERVED, count, count_step
 from benchmark.training.loop import Training

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from baselines.macrl import MACRL
 from baselines.moco import MoCo
 from benchmark.errors import ConfigError
-from benchmark.method import Draws
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder
+from benchmark.randomness import Draws
 
 T = 0.3
 BASE = partial(MoCo, temperature=T, momentum=0.9, queue_size=24, projector_width=6, splits=1)

@@ -7,8 +7,9 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor, nn
 
-from benchmark.method import Branch, Container, Draws, Method, ParamGroup, Siamese, Step, Views
+from benchmark.method import Branch, Container, Method, ParamGroup, Siamese, Step, Views
 from benchmark.nets.encoders import Encoder, Features
+from benchmark.randomness import Draws
 
 
 class Toy(Encoder):

@@ -9,8 +9,8 @@ from nets16 import BATCH, resnet, untrained, views
 
 from baselines.mimco import MimCo
 from benchmark.errors import ConfigError
-from benchmark.method import Draws
 from benchmark.nets.encoders import ViT
+from benchmark.randomness import Draws
 
 SETTINGS: dict[str, Any] = {
     "mask_ratio": 0.6,

@@ -17,9 +17,10 @@ from baselines.moco import MoCo
 from baselines.simclr import SimCLR
 from baselines.simsiam import SimSiam
 from benchmark.errors import ConfigError
-from benchmark.method import Draws, Siamese
+from benchmark.method import Siamese
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.mixing import GridMask, Pattern, box_map
+from benchmark.randomness import Draws
 
 T = 0.3
 MOCO = partial(MoCo, temperature=T, momentum=0.9, queue_size=20, projector_width=6, splits=1)

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from baselines.moco import MoCo
 from baselines.mrcl import MRCL
-from benchmark.method import Draws
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.split_norm import SplitBatchNorm2d
+from benchmark.randomness import Draws
 
 SETTINGS = {"temperature": 0.3, "momentum": 0.9, "queue_size": 20, "projector_width": 6}
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.moco_v3 import MoCoV3
-from benchmark.method import Draws
 from benchmark.nets.encoders import Encoder
+from benchmark.randomness import Draws
 
 
 def moco_v3(encoder: Encoder | None = None, temperature: float = 0.2, momentum: float = 0.9) -> MoCoV3:

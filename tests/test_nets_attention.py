@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from baselines.moco_v3 import MoCoV3
-from benchmark.method import Draws
 from benchmark.nets.attention import choose_attention, set_fused
 from benchmark.nets.decoder import PixelDecoder
+from benchmark.randomness import Draws
 
 
 def chosen(module: nn.Module) -> set[bool]:

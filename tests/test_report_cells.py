@@ -1,4 +1,4 @@
-"""The store: the same records whatever the files' places, and cells that mix nothing incomparable."""
+"""The folder of records: the same ones whatever the files' places, and cells that mix nothing incomparable."""
 
 import re
 import shutil

@@ -91,7 +91,7 @@ def test_early_records_have_the_keys_of_today(published: list[Record]) -> None:
 
 @pytest.mark.parametrize("name", ["digits", "cifar10_cpu"])
 def test_a_new_option_disturbs_no_board(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: the board is complete, by its trials, runs and examinations, with a new defaulted field in the data and
+    """Oracle: the board is complete, by its trials, runs and evaluations, with a new defaulted field in the data and
     in an evaluation as without."""
     parameters_of = registry.parameters
 

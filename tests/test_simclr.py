@@ -8,8 +8,8 @@ from torch import Tensor
 from baselines.simclr import SimCLR
 from benchmark.errors import ConfigError
 from benchmark.losses import info_nce, nt_xent
-from benchmark.method import Draws
 from benchmark.nets.encoders import Encoder
+from benchmark.randomness import Draws
 
 
 def simclr(encoder: Encoder) -> SimCLR:

@@ -6,8 +6,8 @@ from nets16 import BATCH, branch, hidden, views, vit
 from torch import nn
 
 from baselines.simsiam import SimSiam
-from benchmark.method import Draws
 from benchmark.nets.encoders import Encoder
+from benchmark.randomness import Draws
 from benchmark.training.optim import AdamW
 
 

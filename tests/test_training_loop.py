@@ -14,7 +14,8 @@ from tiny import TinyEncoder, TinyMethod, training
 
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MissingError
 from benchmark.experiment.setup import Pretraining
-from benchmark.method import Draws, Method, Step, Views
+from benchmark.method import Method, Step, Views
+from benchmark.randomness import Draws
 from benchmark.training import loop
 from benchmark.training.loop import Outcome, Training
 from benchmark.views.recipes import View, ViewLimits

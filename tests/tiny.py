@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.data.resident import Resident
-from benchmark.method import Draws, Method, Step, Views
+from benchmark.method import Method, Step, Views
 from benchmark.nets.encoders import Encoder, Features
+from benchmark.randomness import Draws
 from benchmark.training.loop import Training
 from benchmark.training.optim import AdamW
 from benchmark.views.recipes import View

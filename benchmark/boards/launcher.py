@@ -21,7 +21,8 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from benchmark.boards.plan import Planned, Suite
+from benchmark.boards.plan import Suite
+from benchmark.boards.planned import Planned
 from benchmark.errors import ConfigError, Interrupted, Stopped
 from benchmark.experiment.run import is_done
 from benchmark.report.cells import load
@@ -70,7 +71,7 @@ class Launcher:
         return [run for run, state in zip(self.runs, self.states(), strict=True) if state != "done"]
 
     def planned(self, suite: Suite, *, tuned: bool) -> "Launcher":
-        """Return the board with the runs of a suite, and the evaluations of those that are done.
+        """Return the launcher with the runs of a suite, and the evaluations of those that are done.
 
         In the division `tuned` its runs are the trials, and the runs whose learning rates the trials have chosen.
         """
@@ -79,7 +80,7 @@ class Launcher:
         return replace(self, runs=[*runs, *suite.evaluations(runs, done)])
 
     def selected(self, pattern: str) -> "Launcher":
-        """Return the board with those runs whose label has a part that matches the pattern."""
+        """Return the launcher with those runs whose label has a part that matches the pattern."""
         matching = [run for run in self.runs if fnmatch.fnmatch(run.label, f"*{pattern}*")]
         if not matching:
             labels = "\n  ".join(run.label for run in self.runs)

@@ -26,8 +26,6 @@ from benchmark.report.code import HERE, classes
 from benchmark.report.record import Record
 from benchmark.report.tuning import FACTORS, SHARE, contests, factor
 
-__all__ = ["Planned", "Suite"]
-
 TRIAL_SEED = 1000  # of all trials; runs have other seeds
 TRIED = ("experiment.is_trial", "experiment.budget_share", "experiment.evaluations", "experiment.rate_factor")
 Value = int | float | str | bool | None | tuple[int | float, ...]

@@ -1,7 +1,7 @@
 """The record: one immutable JSON file per run, from which every table, plot and page is derived.
 
-`Record`, with its parts in `fields`, is both the type and the schema: `validate` checks its annotations. Records are
-shared through git, so a file is named by its content, is never rewritten, and any changed byte is found on reading.
+`Record`, with its parts in `fields`, is both the type and the schema: `read` and `write` check its annotations. Records
+are shared through git, so a file is named by its content, is never rewritten, and any changed byte is found on reading.
 """
 
 import hashlib

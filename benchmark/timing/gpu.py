@@ -76,7 +76,7 @@ TURN = replace(TURNS["cuda"], steps=10)
 
 @dataclass(frozen=True)
 class Plan:
-    """What is examined, and on which device: the defaults take less than four minutes of a GPU of a data centre."""
+    """What is checked, and on which device: the defaults take less than four minutes of a GPU of a data centre."""
 
     device: torch.device
     methods: tuple[Workload, ...] = field(default_factory=_every_method)

@@ -144,7 +144,7 @@ class Training:
         """Take `count` steps, fewer if a signal asks to stop; charge and return their wall-clock seconds."""
         self.method.train()
         if not self._is_warm:
-            with self._blamed():
+            with self._method_errors():
                 self._warm_up()
         start, joules, begin = (
             self.step,
@@ -152,7 +152,7 @@ class Training:
             time.perf_counter(),
         )  # reading the meter is not timed
         while self.step < start + count and (self._stop is None or self.step == start):
-            with self._blamed():
+            with self._method_errors():
                 self._take()
             if stepped is not None:
                 stepped()
@@ -169,7 +169,7 @@ class Training:
         self.ledger.peak_memory_bytes = max(self.ledger.peak_memory_bytes, peak_bytes(self.device))
         return seconds
 
-    def _blamed(self) -> AbstractContextManager[None]:
+    def _method_errors(self) -> AbstractContextManager[None]:
         """Turn errors of the method's own code, and lack of memory, into one sentence."""
         name = type(self.method).__name__
         return method_errors(f"Step {self.step + 1} of {name} failed", type(self.method), self.data.batch_size)
