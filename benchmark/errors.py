@@ -8,7 +8,6 @@ code that is neither in this package nor installed; the baselines count as user 
 """
 
 import difflib
-import inspect
 import os
 import signal
 import sys
@@ -210,6 +209,8 @@ def _definition(error: BaseException, owner: Any) -> tuple[str, int | None, str]
 
     These are wrong syntax, a function that is called with wrong arguments, and an abstract class.
     """
+    import inspect  # costs more than all else that a refusal or --help needs
+
     if isinstance(error, SyntaxError) and error.filename and is_user_code(error.filename):
         return error.filename, error.lineno, "<module>"
     if not isinstance(error, TypeError):
