@@ -405,7 +405,6 @@ def test_a_sweep_of_what_trials_set_is_refused() -> None:
         list(ladder.trials())
 
 
-@pytest.mark.long
 def test_commands_share_a_board(
     written: Written, request: pytest.FixtureRequest, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from banks import bank_of, mixture, normal
+from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -75,6 +76,17 @@ def test_probe_equals_sklearn(n: int, dim: int, classes: int, spread: float, cha
     theirs = reference.predict(scaler.transform(asked.double().numpy()))
     assert (probe.scores(asked).argmax(1).numpy() == theirs)[clear].all()
     assert clear.mean() > 0.9
+
+
+def test_random_labels_give_chance() -> None:
+    """Oracle: the central 99.9 % of the binomial distribution of 1000 guesses among 4 classes."""
+    features, _ = mixture(400, 10, 4)
+    asked, _ = mixture(1000, 10, 4, seed=1)
+    labels, truth = (torch.randint(4, (n,), generator=torch.Generator().manual_seed(n)) for n in (400, 1000))
+    ranking = Linear()(bank_of({"x": features}, labels, {"x": asked}, 4))
+    hits = int((ranking.classes[:, 0] == truth).sum())
+    low, high = binom.interval(0.999, 1000, 0.25)
+    assert low <= hits <= high
 
 
 def test_feature_is_chosen_on_the_holdout() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
@@ -103,6 +104,26 @@ def test_view_without_operations_is_the_image(images: Tensor) -> None:
     """Oracle: the image divided by 255."""
     square = images[..., :24]
     torch.testing.assert_close(IDENTITY(square, 24, Drawn(40)), square / 255, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("flip", {"flip": 0.5}),
+        ("jitter", {"jitter": (0.4, 0.4, 0.4, 0.1), "jitter_p": 0.8}),
+        ("grey", {"grey_p": 0.2}),
+        ("blur", {"blur_p": 0.1, "blur_sigma": (1.0, 2.0)}),
+        ("solarize", {"solarize_p": 0.3}),
+    ],
+)
+def test_operations_occur_with_their_probability(name: str, change: dict[str, float]) -> None:
+    """Oracle: binomial test of how many of 4000 views differ from the image."""
+    images = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    images = images.expand(4000, -1, -1, -1)
+    views = replace(IDENTITY, **change)(images, 8, Drawn(4000, seed=3))
+    changed = int(((views - images / 255).abs() > 1e-5).flatten(1).any(dim=1).sum())
+    probability = change.get(f"{name}_p", change.get(name))
+    assert binomtest(changed, 4000, probability).pvalue > 1e-3
 
 
 def test_probability_one_always_and_zero_never() -> None:
