@@ -1,7 +1,9 @@
 """Loading images: every way to give them, every kind of image, every way in which they can be wrong."""
 
 import io
+import itertools
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +14,11 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from benchmark.data.decode import decode
 from benchmark.data.images import Dataset, Images
 from benchmark.errors import ConfigError, MissingError
 
@@ -110,6 +113,16 @@ def test_digits() -> None:
     assert ours == Counter((image.tobytes(), label) for image, label in zip(rounded, bunch.target, strict=True))
     assert data.classes == tuple("0123456789")
     assert data.fingerprint == DIGITS_8
+
+
+def test_digits_need_no_other_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the fingerprint, where these cannot be imported; and by scikit-learn's reader once its file has moved."""
+    with monkeypatch.context() as patch:
+        for name in ("datasets", "sklearn.datasets"):
+            patch.setitem(sys.modules, name, None)
+        assert load("sklearn:digits", size=8).fingerprint == DIGITS_8
+    monkeypatch.setattr("benchmark.data.sources.DIGITS", "elsewhere.csv.gz")
+    assert load("sklearn:digits", size=8).fingerprint == DIGITS_8
 
 
 def test_digits_are_enlarged() -> None:
@@ -326,6 +339,28 @@ def test_modes(tmp_path: Path) -> None:
     images = load(tmp_path / "x.parquet", test=None).train.images
     for image, (mode, (_, expected)) in zip(images, MODES.items(), strict=True):
         assert torch.equal(image, expected), mode
+
+
+FORMATS = {
+    "BMP": [{}],
+    "GIF": [{}],
+    "JPEG": [{}, {"progressive": True, "subsampling": 2}],
+    "PNG": [{}, {"interlace": 1}, {"optimize": True}],
+    "PPM": [{}],
+    "TIFF": [{}],
+    "WEBP": [{"lossless": True}, {"quality": 50}],
+}
+
+
+def test_formats() -> None:
+    """Oracle: Pillow's own choice of the format, conversion and resize of the same bytes, at the size and beside it."""
+    for kind, options in FORMATS.items():
+        for option, mode in itertools.product(options, ("RGB", "L")):
+            data = encode(picture(0, 9, 9).convert(mode), kind, **option)
+            for size in (9, 6):
+                with Image.open(io.BytesIO(data)) as image:
+                    expected = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+                assert np.array_equal(decode({"bytes": data, "path": None}, size), np.array(expected)), (kind, option)
 
 
 def test_resize(tmp_path: Path) -> None:

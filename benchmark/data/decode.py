@@ -1,14 +1,57 @@
-"""One stored image becomes square uint8 RGB pixels."""
+"""Stored images become square uint8 RGB pixels."""
 
+import hashlib
 import io
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from benchmark.data.streaming import Streamed
+from benchmark.errors import MissingError
+
 # Told apart by their first bytes alone. Pillow tries WebP last of all formats, which takes a third of the whole time.
 COMMON = ("PNG", "JPEG", "PPM", "WEBP")
+SLICE = 512  # stored images that are hashed at a time
+
+Items = Callable[[list[int] | range], list[Any]]
+"""Returns stored images by their ids: structs of `bytes` and a `path`, which is read where there are no bytes."""
+
+
+class Stored(Streamed):
+    """The images of a split as its source stores them, decoded when they are indexed.
+
+    `where` names the split in the message for an image that cannot be read.
+    """
+
+    def __init__(self, n: int, items: Items, size: int, where: str) -> None:
+        super().__init__(n, size, self._decode)
+        self._items = items
+        self._where = where
+
+    def _decode(self, ids: list[int], places: npt.NDArray[np.uint8]) -> None:
+        for index, item, place in zip(ids, self._items(ids), places, strict=True):
+            try:
+                place[:] = decode(item, self.shape[-1]).transpose(2, 0, 1)
+            except Exception as error:  # a decoder fed broken bytes raises whatever it likes
+                file = f" ({item['path']})" if item and item["path"] else ""
+                raise MissingError(
+                    f"Image {index}{file} of {self._where} cannot be read: {error}. "
+                    "Restore it from the original or remove it from the source; no image is skipped or replaced."
+                ) from error
+
+    def digest(self) -> str:
+        """Return the SHA-256 of every stored byte. Raises OSError or TypeError for an image that is absent."""
+        total = hashlib.sha256()
+        for start in range(0, len(self), SLICE):
+            for item in self._items(range(start, min(start + SLICE, len(self)))):
+                content = Path(item["path"]).read_bytes() if item["bytes"] is None else item["bytes"]
+                total.update(b"%d " % len(content))
+                total.update(content)
+        return total.hexdigest()
 
 
 def decode(item: dict[str, Any], size: int) -> npt.NDArray[np.uint8]:

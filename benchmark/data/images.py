@@ -11,24 +11,18 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import gin
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from benchmark.annotations import Location, Residence
-from benchmark.data.decode import decode
+from benchmark.data.decode import Stored
 from benchmark.data.pixels import Pixels
-from benchmark.data.sources import SCHEMES
-from benchmark.data.streaming import Streamed, ahead
+from benchmark.data.sources import SCHEMES, Table
+from benchmark.data.streaming import ahead
 from benchmark.errors import ConfigError, MissingError, suggest
 from benchmark.runtime import progress
-
-if TYPE_CHECKING:
-    import datasets
 
 ROOT_VARIABLE = "SSL_BENCHMARK_DATA"
 IMAGE_COLUMNS = ("image", "img")
@@ -163,10 +157,8 @@ class Images:
         mean, std = _mean_and_std(counts)
         return Dataset(outline.name, outline.classes, self.size, pretrain, train, test, fingerprint, mean, std)
 
-    def _tables(self) -> dict[str, "datasets.Dataset"]:
+    def _tables(self) -> dict[str, Table]:
         """Return the rows of the configured splits, by name."""
-        import datasets
-
         scheme, _, place = self.source.partition(":")
         if scheme == "hub" and ROOT_VARIABLE in os.environ:
             local = Path(os.environ[ROOT_VARIABLE]) / self.name
@@ -177,8 +169,7 @@ class Images:
                 f"Images.source = {self.source!r}: expected 'sklearn:digits', 'hub:owner/name', 'parquet:path' "
                 "or 'folder:path'."
             )
-        datasets.disable_progress_bars()
-        tables: dict[str, datasets.Dataset] = {}
+        tables: dict[str, Table] = {}
         what = f"Data set {self.name!r}"
         try:
             splits = SCHEMES[scheme](place)
@@ -188,7 +179,7 @@ class Images:
                         raise _unknown(parameter, split, "split", splits)
                     what = f"Split {split!r} of data set {self.name!r}"
                     tables[split] = splits[split]()
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise MissingError(
                 f"{what} cannot be read from {scheme}:{place} ({error}). Give it in one of three ways: "
                 "--set Images.source=parquet:/path or folder:/path; "
@@ -196,74 +187,57 @@ class Images:
                 "or --set Images.source=hub:owner/name with access to the hub."
             ) from error
         for split, table in tables.items():
-            if len(table) == 0:
+            if table.rows == 0:
                 raise MissingError(
                     f"Split {split!r} of data set {self.name!r} ({scheme}:{place}) is empty; expected images."
                 )
         return tables
 
-    def _pixels(self, table: "datasets.Dataset", split: str) -> Pixels:
+    def _pixels(self, table: Table, split: str) -> Pixels:
         """Return the images of a split in its order, uint8 `(n, 3, size, size)`, to be decoded."""
-        import datasets
-
-        columns = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
-        column = self._column(table, "image", self.image, columns, IMAGE_COLUMNS)
+        column = self._column(table, "image", self.image, table.images, IMAGE_COLUMNS)
         if column is None:
             raise ConfigError(
-                f"Split {split!r} of {self.name} has {len(columns) or 'no'} image columns and none called "
-                f"{' or '.join(IMAGE_COLUMNS)}; set Images.image to one of {', '.join(table.column_names)}."
+                f"Split {split!r} of {self.name} has {len(table.images) or 'no'} image columns and none called "
+                f"{' or '.join(IMAGE_COLUMNS)}; set Images.image to one of {', '.join(table.features)}."
             )
         try:
-            rows = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+            encoded = table.encoded(column)
         except (TypeError, ValueError, NotImplementedError) as error:
             raise ConfigError(
                 f"Images.image = {column!r}: expected a column of images, got {table.features[column]} in split "
-                f"{split!r}; the columns are {', '.join(table.column_names)}."
+                f"{split!r}; the columns are {', '.join(table.features)}."
             ) from error
+        return Stored(table.rows, encoded, self.size, f"split {split!r} of {self.name}")
 
-        def read(ids: list[int], places: npt.NDArray[np.uint8]) -> None:
-            for index, item, place in zip(ids, rows[ids][column], places, strict=True):
-                try:
-                    place[:] = decode(item, self.size).transpose(2, 0, 1)
-                except Exception as error:  # a decoder fed broken bytes raises whatever it likes
-                    file = f" ({item['path']})" if item and item["path"] else ""
-                    raise MissingError(
-                        f"Image {index}{file} of split {split!r} of {self.name} cannot be read: {error}. "
-                        "Restore it from the original or remove it from the source; no image is skipped or replaced."
-                    ) from error
-
-        return Streamed(len(rows), self.size, read)
-
-    def _class_names(self, table: "datasets.Dataset", split: str) -> tuple[list[str] | None, tuple[str, ...]]:
+    def _class_names(self, table: Table, split: str) -> tuple[list[str] | None, tuple[str, ...]]:
         """Return the class name of each row (None without labels) and all class names in the order of their index."""
-        import datasets
-
-        columns = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
-        column = self._column(table, "label", self.label, columns, LABEL_COLUMNS)
+        column = self._column(table, "label", self.label, list(table.classes), LABEL_COLUMNS)
         if column is None:
             return None, ()
-        feature, labels = table.features[column], table[column][:]
+        labels = table.values(column)
         for index, label in enumerate(labels):
             if not isinstance(label, (int, str)) or (isinstance(label, int) and label < 0):
                 raise ConfigError(
                     f"Label {label!r} of image {index} in split {split!r} (column {column!r}): expected a class name "
                     "or an integer from 0. A split without labels can only be Images.pretrain."
                 )
-        if isinstance(feature, datasets.ClassLabel):
-            return [feature.names[label] for label in labels], tuple(feature.names)
+        if column in table.classes:
+            classes = table.classes[column]
+            return [classes[label] for label in labels], tuple(classes)
         return [str(label) for label in labels], tuple(str(label) for label in sorted(set(labels)))
 
     def _column(
-        self, table: "datasets.Dataset", parameter: str, name: str | None, typed: list[str], conventional: Iterable[str]
+        self, table: Table, parameter: str, name: str | None, typed: list[str], conventional: Iterable[str]
     ) -> str | None:
         """Return the named column, else the only one of the right type, else the first with a conventional name."""
         if name is not None:
-            if name not in table.column_names:
-                raise _unknown(parameter, name, "column", table.column_names)
+            if name not in table.features:
+                raise _unknown(parameter, name, "column", table.features)
             return name
         if len(typed) == 1:
             return typed[0]
-        return next((name for name in conventional if name in table.column_names), None)
+        return next((name for name in conventional if name in table.features), None)
 
 
 def _unknown(parameter: str, value: str, kind: str, available: Iterable[str]) -> ConfigError:

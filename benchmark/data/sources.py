@@ -1,55 +1,118 @@
 """Where images come from: one reader for each kind of source, which returns the rows of its splits."""
 
 import glob
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmark.data.decode import Items
 from benchmark.data.subsets import hashed_order
 from benchmark.errors import ConfigError
 
 if TYPE_CHECKING:
     import datasets
 
-Loader = Callable[[], "datasets.Dataset"]
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a split: the types of its columns, and the class names of those that have them.
+
+    `values` returns a column as it is; `encoded` gives access to its stored images, or raises TypeError, ValueError or
+    NotImplementedError if it has none. `images` are the columns that are declared to hold images.
+    """
+
+    rows: int
+    features: Mapping[str, object]
+    images: list[str]
+    classes: Mapping[str, list[str]]
+    values: Callable[[str], list[Any]]
+    encoded: Callable[[str], Items]
+
+
+Loader = Callable[[], Table]
+
+DIGITS = "datasets/data/digits.csv.gz"  # inside scikit-learn, whose own reader takes a second to import
 
 
 def _digits(place: str) -> dict[str, Loader]:
     """Return the splits of scikit-learn's digits: the first fifth of each class in hashed order is the test split."""
-    import datasets
-    from sklearn.datasets import load_digits
-
     if place != "digits":
         raise ConfigError(f"Images.source = 'sklearn:{place}': expected 'sklearn:digits', the only one of its kind.")
-    bunch = load_digits()
-    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    labels = torch.from_numpy(bunch.target)
+    grey, classes = _grey_and_classes()
+    pixels, labels = np.rint(grey * (255 / 16)).astype(np.uint8), torch.from_numpy(classes)
     is_test = torch.zeros(len(labels), dtype=torch.bool)
     for order in hashed_order(labels, "digits", "test"):
         is_test[order[: len(order) // 5]] = True
-    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=list("0123456789")))
 
-    def rows(mask: Tensor) -> "datasets.Dataset":
+    def rows(mask: Tensor) -> Table:
         ids = mask.nonzero().flatten().tolist()
-        columns = {"image": [Image.fromarray(pixels[i]) for i in ids], "label": labels[ids].tolist()}
-        return datasets.Dataset.from_dict(columns, features=features)
+        images = [{"bytes": b"P5 8 8 255\n" + pixels[i].tobytes(), "path": None} for i in ids]  # PGM files
+        columns = {"image": images, "label": labels[ids].tolist()}
+
+        def encoded(column: str) -> Items:
+            if column != "image":
+                raise TypeError(column)
+            return lambda ids: [images[i] for i in ids]
+
+        features = {"image": "Image", "label": "ClassLabel"}
+        return Table(len(ids), features, ["image"], {"label": list("0123456789")}, columns.__getitem__, encoded)
 
     return {"train": partial(rows, ~is_test), "test": partial(rows, is_test)}
 
 
-def _hub(place: str) -> dict[str, Loader]:
+def _grey_and_classes() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the digits, 64 values from 0 to 16 each, and their classes."""
+    package = find_spec("sklearn")
+    try:
+        table = np.loadtxt(Path(str(package and package.origin)).parent / DIGITS, delimiter=",", dtype=np.int64)
+    except OSError:
+        from sklearn.datasets import load_digits
+
+        grey, classes = load_digits(return_X_y=True)
+        return grey, classes
+    return table[:, :-1], table[:, -1]
+
+
+@contextmanager
+def _library() -> Iterator[Any]:
+    """Yield the library `datasets`; its own errors become OSError."""
     import datasets
 
+    datasets.disable_progress_bars()
+    try:
+        yield datasets
+    except datasets.exceptions.DatasetsError as error:
+        raise OSError(str(error)) from error
+
+
+def _table(rows: "datasets.Dataset") -> Table:
+    import datasets
+
+    def encoded(column: str) -> Items:
+        images = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+        return lambda ids: images[ids][column]
+
+    features = rows.features
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    classes = {name: feature.names for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
+    return Table(len(rows), features, images, classes, lambda column: rows[column][:], encoded)
+
+
+def _hub(place: str) -> dict[str, Loader]:
     repository, _, configuration = place.partition(":")
-    tables = datasets.load_dataset(repository, configuration or None)
-    return {split: partial(tables.__getitem__, split) for split in tables}
+    with _library() as datasets:
+        tables = datasets.load_dataset(repository, configuration or None)
+    return {split: partial(_table, tables[split]) for split in tables}
 
 
 def _parquet(place: str) -> dict[str, Loader]:
@@ -64,11 +127,10 @@ def _parquet(place: str) -> dict[str, Loader]:
     if not files:
         raise FileNotFoundError("no Parquet file there")
 
-    def rows(names: list[str]) -> "datasets.Dataset":
-        import datasets
-
-        # Unlike load_dataset("parquet"), this reports no download to the hub.
-        return datasets.Dataset.from_parquet([glob.escape(name) for name in names])
+    def rows(names: list[str]) -> Table:
+        with _library() as datasets:
+            # Unlike load_dataset("parquet"), this reports no download to the hub.
+            return _table(datasets.Dataset.from_parquet([glob.escape(name) for name in names]))
 
     return {split: partial(rows, names) for split, names in files.items()}
 
@@ -77,24 +139,23 @@ def _folder(place: str) -> dict[str, Loader]:
     root = Path(place).expanduser()
     readable = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
 
-    def rows(folder: Path) -> "datasets.Dataset":
-        import datasets
-
+    def rows(folder: Path) -> Table:
         # Sorted, because folders list their files in no particular order. Unlike Path.rglob, glob leaves hidden files
         # out and follows links, of which subsets of large data sets are often made.
         names = sorted(glob.glob("**/*", root_dir=folder, recursive=True))  # noqa: PTH207
         files = [Path(name) for name in names if Path(name).suffix.lower() in readable]
         columns: dict[str, list[str]] = {"image": [str(folder / file) for file in files]}
-        features = datasets.Features(image=datasets.Image())
         depths = {len(file.parts) > 1 for file in files}
         if depths == {True, False}:
             raise ConfigError(
                 f"{folder} has images both directly and in class folders: expected one or the other; move them."
             )
-        if depths == {True}:
-            columns["label"] = [file.parts[0] for file in files]
-            features["label"] = datasets.ClassLabel(names=sorted(set(columns["label"])))
-        return datasets.Dataset.from_dict(columns, features=features)
+        with _library() as datasets:
+            features = datasets.Features(image=datasets.Image())
+            if depths == {True}:
+                columns["label"] = [file.parts[0] for file in files]
+                features["label"] = datasets.ClassLabel(names=sorted(set(columns["label"])))
+            return _table(datasets.Dataset.from_dict(columns, features=features))
 
     children = sorted(root.iterdir())
     if any(child.suffix.lower() in readable for child in children):
