@@ -139,7 +139,7 @@ def test_misuse_is_answered(
 ) -> None:
     """Oracle: exit code 2, the words that help, nothing written, a decoder that nobody calls; argparse's own code where
     nothing is to be evaluated, or where a layout would score a random encoder."""
-    monkeypatch.setattr("benchmark.data.images.decode", None)
+    monkeypatch.setattr("benchmark.data.cache.decoded", None)
     protocol = ["--gin", "gin/protocol/digits_vit_micro.gin"]
     for arguments, answer in (
         (["--run", "tests"], "is not the folder of a finished run"),

@@ -191,7 +191,7 @@ def test_weights_from_elsewhere_flag_the_row(out: Path, whole: Record, tmp_path:
 def test_unusable_weights_and_shares_are_refused(tmp_path: Path, capsys: Capture, monkeypatch: Patch) -> None:
     """Oracle: exit code 2 and a message that names file and remedy: missing, no weights, of another network; or the
     range of the share. The decoder is not called."""
-    monkeypatch.setattr("benchmark.data.images.decode", None)
+    monkeypatch.setattr("benchmark.data.cache.decoded", None)
     (tmp_path / "text").write_text("no weights")
     save_file({"some.weight": torch.zeros(2)}, tmp_path / "foreign")
     remedy = "Give the encoder.safetensors of a run"

@@ -99,7 +99,7 @@ def test_misuse_is_answered_before_anything_is_built(
 ) -> None:
     """Oracle: the exit code, the words that help, no traceback, a folder for runs that does not exist, and a decoder
     that nobody calls."""
-    monkeypatch.setattr("benchmark.data.images.decode", None)
+    monkeypatch.setattr("benchmark.data.cache.decoded", None)
     for more, code, answer in [*((["--set", setting], 2, answer) for setting, answer in MISUSES), *OPTIONS]:
         assert main(command(tmp_path / "runs", 2, *more)) == code, more
         printed = capsys.readouterr().err

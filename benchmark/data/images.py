@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmark.annotations import Location, Residence
+from benchmark.data import cache
 from benchmark.data.decode import Stored
 from benchmark.data.pixels import Pixels
 from benchmark.data.sources import SCHEMES, Table
@@ -91,9 +92,10 @@ class Images:
     `image` or `img` and `label` or `fine_label`. `train`, `test` and `pretrain` name splits; `test=None` means none,
     `pretrain=None` means the train split.
 
-    `streamed` decodes images on the fly, for data larger than memory. Loading then decodes them too, for fingerprint
-    and statistics: the train split twice if it is also pretrained on. Both are computed anew at each start, because a
-    stored value could not show that the pixels are still the same.
+    Decoded images are kept for the next start: see `benchmark.data.cache`. `streamed` decodes them on the fly, for data
+    larger than memory. Loading then decodes them too, for fingerprint and statistics: the train split twice if it is
+    also pretrained on. Both are computed anew at each start, because a stored value could not show that the pixels are
+    still the same.
     """
 
     name: str
@@ -143,10 +145,13 @@ class Images:
             return Outline(self.name, classes, self.size, pretrain, train, test)
 
     def decoded(self, outline: Outline) -> Dataset:
-        """Decode the images, unless they are `streamed`. Raises MissingError for one that cannot be read."""
+        """Decode the images, unless they are `streamed` or were decoded at an earlier start.
+
+        Raises MissingError for one that cannot be read.
+        """
 
         def pixels(images: Pixels) -> Pixels:
-            return images if self.streamed else images[:]
+            return cache.decoded(images) if isinstance(images, Stored) and not self.streamed else images
 
         with progress.doing(f"decoding {outline.name}"):
             train = replace(outline.train, images=pixels(outline.train.images))

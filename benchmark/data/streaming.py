@@ -126,7 +126,10 @@ def ahead(
     parts = (torch.arange(len(images)) if ids is None else ids).split(batch_size)
     shown = progress.each(parts, "batch")
     if not isinstance(images, Streamed):
-        yield from ((part, send(device, images[part])[0]) for part in shown)
+        for number, part in enumerate(shown):
+            start = number * batch_size
+            batch = images[start : start + batch_size] if ids is None else images[part]  # a slice copies nothing
+            yield part, send(device, batch)[0]
         return
     moved, begun = images.to(device), deque[tuple[Tensor, Callable[[], Tensor]]]()
     for part in shown:

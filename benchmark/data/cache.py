@@ -1,0 +1,103 @@
+"""Decoded images on disk: a split is decoded at its first start, and read at all later ones.
+
+A file is named by all that its pixels depend on: every stored byte, the size, the code of `decode`, and the decoder. So
+it is never stale, whatever happens to the dates of the source. A digest at its head covers its name and its pixels, so
+that a damaged or renamed file is decoded again. Files are read into memory and not mapped: a file that another
+machine removes, or that a disk loses, ends no run, and the bytes that were checked are those that are used.
+"""
+
+import hashlib
+import os
+import platform
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import PIL
+import torch
+from PIL import Image, ImageFile, features
+from torch import Tensor
+
+from benchmark.data import decode
+from benchmark.errors import ConfigError
+from benchmark.runtime.progress import announce
+from benchmark.storage.files import atomic_write, exclusive
+
+MOST_BYTES = 8 * 2**30  # our choice: ten times what the protocols' data sets take that are not streamed
+LIBRARIES = ("jpg", "libjpeg_turbo", "webp", "libtiff", "jpg_2000", "avif")  # of Pillow, whose pixels could differ
+
+
+def decoded(images: decode.Stored) -> Tensor:
+    """Return all images of a split, from its file if there is a sound one. Raises MissingError as decoding does."""
+    key = _key(images) if images.shape.numel() <= MOST_BYTES else None
+    if key is None:
+        return images[:]
+    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ssl-benchmark", "pixels", key)
+    pixels = _read(path, images.shape)
+    with ExitStack() as stack:
+        if pixels is None:
+            with suppress(OSError, ConfigError, NotImplementedError):  # where nothing can be locked, all decode
+                stack.enter_context(exclusive(path))
+                pixels = _read(path, images.shape)
+        if pixels is None:
+            pixels = images[:]
+            if _key(images) == key:  # else files changed meanwhile
+                _write(path, pixels)
+    return pixels
+
+
+def _key(images: decode.Stored) -> str | None:
+    """Return what names the pixels; None where an image is absent, which decoding reports."""
+    try:
+        stored = images.digest()
+    except (OSError, TypeError):
+        return None
+    decoder = (
+        Path(decode.__file__).read_bytes(),
+        (PIL.__version__, *map(features.version, LIBRARIES), platform.machine()),
+        (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES),
+    )
+    return hashlib.sha256(repr((stored, images.shape, decoder)).encode()).hexdigest()
+
+
+def _digest(path: Path, pixels: Tensor) -> bytes:
+    digest = hashlib.sha256(path.name.encode())
+    digest.update(pixels.numpy().data)
+    return digest.digest()
+
+
+def _read(path: Path, shape: torch.Size) -> Tensor | None:
+    """Return the pixels of a sound file, which becomes the one that was used last."""
+    try:
+        with path.open("rb") as file:
+            digest, pixels = file.read(32), torch.empty(shape, dtype=torch.uint8)
+            file.readinto(pixels.numpy().data)
+    except OSError:
+        return None
+    if digest != _digest(path, pixels):
+        return None
+    with suppress(OSError):
+        os.utime(path)
+    return pixels
+
+
+def _write(path: Path, pixels: Tensor) -> None:
+    try:
+        with atomic_write(path) as partial, partial.open("wb") as file:
+            file.write(_digest(path, pixels))
+            file.write(pixels.numpy().data)
+        _remove_oldest(path.parent)
+    except OSError as error:
+        announce(f"decoded images are not kept in {path.parent}: {error}")
+
+
+def _remove_oldest(folder: Path) -> None:
+    """Remove the files that were not used for longest, so that the others take at most `MOST_BYTES`."""
+    files = []
+    for file in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process has removed it
+            files.append((file.stat().st_mtime_ns, file.stat().st_size, file))
+    total = 0
+    for _, size, file in sorted(files, reverse=True):
+        total += size
+        if size and total > MOST_BYTES:  # locks are empty
+            file.unlink(missing_ok=True)
