@@ -94,6 +94,14 @@ def test_a_second_start_decodes_nothing(source: Path, kept: Path, decoder: Decod
     assert [file.stat().st_size for file in files(kept)] == [FILE_BYTES]
 
 
+def test_the_folder_is_the_users(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the place that the manual names, where no other is set."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    load(source)
+    assert len(files(tmp_path / "home/.cache/ssl-benchmark/pixels")) == 1
+
+
 def test_every_kind_of_source(source: Path, kept: Path, tmp_path: Path, decoder: Decoder) -> None:
     """Oracle: files and the same bytes in Parquet share a file; other labels are seen; the digits are kept too."""
     first = load(source)

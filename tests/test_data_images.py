@@ -33,7 +33,9 @@ DIGITS_8 = "63c5ead8a44d06e5cefc50f21b82e98f79b8ad1ff8ec1593f3b9dc5520dc2b38"
 def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Read no other data and leave nothing in the user's cache."""
     monkeypatch.delenv("SSL_BENCHMARK_DATA", raising=False)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 
 
 def picture(seed: int, width: int = 4, height: int = 4) -> Image.Image:
