@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 from contextlib import ExitStack, suppress
+from functools import cache
 from pathlib import Path
 
 import PIL
@@ -87,7 +88,12 @@ def _write(path: Path, pixels: Tensor) -> None:
             file.write(pixels.numpy().data)
         _remove_oldest(path.parent)
     except OSError as error:
-        announce(f"decoded images are not kept in {path.parent}: {error}")
+        _say_once(f"decoded images are not kept in {path.parent}: {error.strerror or error}")
+
+
+@cache
+def _say_once(line: str) -> None:
+    announce(line)
 
 
 def _remove_oldest(folder: Path) -> None:
