@@ -35,9 +35,9 @@ def lightly_forward(encoder: ViT, decoder: PixelDecoder, view: Tensor, visible: 
     """Encode and decode by lightly's modules, whose ids count the class token."""
     settings = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0}
     vit = timm.create_model("vit_tiny_patch16_224", **settings)
-    theirs = MaskedVisionTransformerTIMM(vit=vit)
+    theirs = MaskedVisionTransformerTIMM(vit=vit).double()
     theirs.vit.load_state_dict(encoder.net.state_dict())
-    blocks = MaskedVisionTransformerDecoderTIMM(num_patches=16, embed_dim=16, depth=2, num_heads=2)
+    blocks = MaskedVisionTransformerDecoderTIMM(num_patches=16, embed_dim=16, depth=2, num_heads=2).double()
     names = {"positions": "pos_embed"}
     outside = ("embed.", "predict.")
     weights = {names.get(k, k): v for k, v in decoder.state_dict().items() if not k.startswith(outside)}
@@ -52,12 +52,12 @@ def lightly_forward(encoder: ViT, decoder: PixelDecoder, view: Tensor, visible: 
 
 def test_autoencoder_equals_lightly(autoencoder: tuple[ViT, PixelDecoder], visible: Tensor) -> None:
     """Oracle: lightly's masked encoder and decoder, written by others, with our weights under their names."""
-    encoder, decoder = autoencoder
-    view = torch.randn(3, 3, 16, 16)
+    encoder, decoder = (part.double() for part in autoencoder)
+    view = torch.randn(3, 3, 16, 16).double()
     features = encoder(view, visible)
     latent, predicted = lightly_forward(encoder, decoder, view, visible)
-    torch.testing.assert_close(torch.cat([features.pooled[:, None], features.tokens], 1), latent, rtol=0, atol=1e-6)
-    torch.testing.assert_close(decoder(features), predicted, rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.cat([features.pooled[:, None], features.tokens], 1), latent, rtol=0, atol=1e-12)
+    torch.testing.assert_close(decoder(features), predicted, rtol=0, atol=1e-12)
     assert predicted.shape == (3, 16, 48)
 
 
