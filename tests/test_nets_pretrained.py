@@ -35,6 +35,13 @@ def resnet(seed: int = 0) -> ResNet:
     return noisy(encoder)
 
 
+def padded(seed: int = 0) -> ResNet:
+    """The same with solo-learn's padding."""
+    encoder = resnet(seed)
+    encoder.net.conv1.padding = (2, 2)
+    return encoder
+
+
 def noisy(network: Any) -> Any:
     for tensor in network.state_dict().values():
         tensor += torch.rand(tensor.shape).mul(0.1) if tensor.is_floating_point() else 7
@@ -147,7 +154,7 @@ FILES: dict[str, tuple[str, Callable[[], Encoder], Callable[[State], Any]]] = {
     "dino, backbone alone": ("dino", vit, lambda s: s),
     "solo_learn": (
         "solo_learn",
-        resnet,
+        padded,
         lambda s: lightning(prefixed("backbone.", s) | some("classifier.weight", "projector.0.weight")),
     ),
     "lightly": ("lightly", resnet, lambda s: lightning(prefixed("backbone.", s) | some("projection_head.0.weight"))),
@@ -454,3 +461,23 @@ def test_statistics() -> None:
     assert {layout: statistics(layout) for layout in LAYOUTS} == {
         layout: None if layout in own else IMAGENET for layout in LAYOUTS
     }
+
+
+@pytest.mark.parametrize(("layout", "padding"), [("solo_learn", 2), ("lightly", 1)])
+def test_a_network_for_small_images_gives_its_own_features(layout: str, padding: int, tmp_path: Path) -> None:
+    """Oracle: torchvision's ResNet-18 with the stem that the project's code gives it for CIFAR, without its classifier.
+
+    solo-learn pads this convolution by 2 (`solo/methods/base.py`), which neither keys nor shapes show.
+    """
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18()
+    theirs.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
+    theirs.maxpool, theirs.fc = nn.Identity(), nn.Identity()
+    noisy(theirs)
+    encoder = ResNet(16, name="resnet18")
+    load(encoder, saved(lightning(prefixed("backbone.", theirs.state_dict())), tmp_path), layout)
+    torch.testing.assert_close(encoder.eval()(images()).pooled, theirs(images()), rtol=1e-5, atol=1e-6)
+    model = create_model(encoder.spec.architecture, **encoder.spec.arguments)
+    exec("\n".join(encoder.spec.changes), {"model": model, "torch": torch})
+    model.load_state_dict(encoder.net.state_dict())
+    torch.testing.assert_close(model.eval()(images()), theirs(images()), rtol=1e-5, atol=1e-6)

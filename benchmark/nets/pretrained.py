@@ -11,7 +11,7 @@ import pickle
 import re
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,12 +19,12 @@ import torch
 from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import is_model
-from timm.models.resnet import ResNet
+from timm.models.resnet import ResNet as TimmResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from benchmark.errors import ConfigError, suggest
-from benchmark.nets.encoders import Encoder, Statistics
+from benchmark.nets.encoders import Encoder, ResNet, Statistics
 
 SHOWN = 8  # keys in a message, of each kind
 
@@ -62,7 +62,8 @@ class Layout:
     that are known not to belong to the encoder. `renames`: patterns and replacements that turn the rest of a key into
     timm's name. `dropped`: beginnings of such names that are in the file beside the encoder's. `statistics`: mean and
     deviation of the inputs that published weights expect, None where they are the data set's own. `heads`: attention
-    heads by width where the project's differ from timm's.
+    heads by width where the project's differ from timm's. `padding`: of the 3x3 convolution that replaces the
+    stem of a residual network for small images; weights do not show it.
     """
 
     within: tuple[str | None, ...]
@@ -72,6 +73,7 @@ class Layout:
     dropped: tuple[str, ...] = ()
     statistics: Statistics | None = None
     heads: Mapping[int, int] = field(default_factory=dict)
+    padding: int = 1
 
 
 LAYOUTS = {
@@ -94,7 +96,7 @@ LAYOUTS = {
         statistics=IMAGENET,
     ),
     "dino": Layout(("teacher", None), r"(module\.)?(backbone\.)?", dropped=("head.",), statistics=IMAGENET),
-    "solo_learn": Layout(("state_dict",), r"backbone\.", beside=("",)),
+    "solo_learn": Layout(("state_dict",), r"backbone\.", beside=("",), padding=2),
     "lightly": Layout(
         ("state_dict", None),
         r"backbone\.(vit\.)?",
@@ -147,6 +149,10 @@ def load(encoder: Encoder, file: str, layout: str) -> None:
                 f"{file}: a ViT of width {encoder.width} in the layout {layout!r} has {heads} attention heads, which "
                 f"weights do not show; {encoder.name} has {attention.num_heads}. Set ViT.heads = {heads}."
             )
+    if isinstance(encoder, ResNet) and encoder.stem == "3x3" and encoder.net.conv1.padding != (project.padding,) * 2:
+        encoder.net.conv1.padding = (project.padding,) * 2
+        change = f"model.conv1.padding = {encoder.net.conv1.padding}"
+        encoder.spec = replace(encoder.spec, changes=(*encoder.spec.changes, change))
     encoder.net.load_state_dict(match.weights)
 
 
@@ -265,7 +271,7 @@ def _advice(encoder: Encoder, file: str, contents: Mapping[str, Any], layout: st
                     f"{encoder.image_size} px; they are not resampled. Build the encoder for images of that size: "
                     f"--set Images.size={side * pixels}{_timm(file, match)}"
                 )
-    elif isinstance(net, ResNet) and all(problem.startswith("conv1.") for problem in match.misshapen):
+    elif isinstance(net, TimmResNet) and all(problem.startswith("conv1.") for problem in match.misshapen):
         return (
             f"Its first convolution is not the one for images of {encoder.image_size} px. To keep the network as it "
             f"was trained: --set experiment.encoder=@Timm --set Timm.name={encoder.spec.architecture}"
