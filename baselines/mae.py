@@ -21,7 +21,8 @@ class MAE(Method):
     (section 3). At least `mask_ratio` of the patches is masked.
 
     Differs from the paper: the encoder's initialisation is the protocol's; the decoder's size too, since the paper's
-    512 x 8 would cost more than a small encoder.
+    512 x 8 would cost more than a small encoder; the decoder starts from Xavier-uniform matrices, as in the authors'
+    code.
     """
 
     n_views = 1

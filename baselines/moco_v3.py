@@ -20,7 +20,8 @@ class MoCoV3(Siamese):
 
     Differs from the paper: the patch embedding is trained, as for every method of the protocol, where the paper
     freezes it for stability (section 4.2); the same heads serve a ResNet, for which the authors leave out the
-    predictor's last batch norm.
+    predictor's last batch norm; crops are BYOL's, resized bicubically, where the authors' code is bilinear; a momentum
+    is that of the step before, since the copy follows after a step and not before the next.
     """
 
     target: MomentumCopy

@@ -19,7 +19,8 @@ class SimCLR(Siamese):
     The joint forward matters: batch norm sees the statistics of both views, as in the authors' code.
 
     Differs from the paper: the projector has batch norm in its hidden layers and none on its output; the loss is the
-    mean over the 2 * batch rows, where the authors' code sums the two halves (twice this mean).
+    mean over the 2 * batch rows, where the authors' code sums the two halves (twice this mean); crops are resized
+    bilinearly, where that code is bicubic.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ import torch
 from banks import normal
 from torch import Tensor
 
-from benchmark.evals.knn import KNN, KNNProjection
+from benchmark.evals.knn import KNN, KNNProjection, voted, votes
 
 bank_of = partial(banks.bank_of, block=1)
 
@@ -44,7 +44,7 @@ def test_equal_votes_go_to_the_smaller_class() -> None:
     bank = bank_of({"x": keys}, torch.tensor([2, 1, 1, 2]), {"x": torch.tensor([[0.3, 0.4]])}, classes=3)
     votes = KNN().scores(keys, bank.labels, bank.test["x"], 3)
     assert votes.tolist() == [[0.0, 2.0, 2.0]]
-    assert KNN()(bank).classes.tolist() == [[1, 2, 0]]
+    assert KNN()(bank).classes.tolist() == [[1, 2, -1]], "class 0 has no vote"
 
 
 def test_small_temperature_is_one_neighbour() -> None:
@@ -120,3 +120,9 @@ def test_projections_have_a_row_of_their_own() -> None:
     assert torch.equal(ranking.classes, KNN(k=200, temperature=0.1)(other).classes)
     assert ranking.choices == {"k": 200, "temperature": 0.1}
     assert KNNProjection.name == "knn_projection"
+
+
+def test_a_class_without_a_vote_is_not_ranked() -> None:
+    """Oracle: by hand; with 2 neighbours at most 2 of 60 classes can be among the best 5."""
+    scores = votes(torch.tensor([[0.9, 0.8], [0.7, 0.7]]), torch.tensor([[7, 3], [4, 4]]), 60, 0.1)
+    assert voted(scores).tolist() == [[7, 3, -1, -1, -1], [4, -1, -1, -1, -1]]

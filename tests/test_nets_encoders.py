@@ -128,6 +128,7 @@ def test_frozen_patches_are_not_trained(frozen: bool) -> None:
     patches = {"net.patch_embed.proj.weight", "net.patch_embed.proj.bias"}
     without = {name for name, p in encoder.named_parameters() if p.grad is None}
     assert without == {"net.pos_embed"} | (patches if frozen else set())
+    assert frozen == (not encoder.net.patch_embed.proj.bias.any())
 
 
 def test_vit_starts_from_xavier_uniform_matrices() -> None:

@@ -38,7 +38,7 @@ class KNN:
         labels = bank.labels[ids]
 
         def ranked(k: int, temperature: float) -> Tensor:
-            return best_classes(votes(similarity[:, :k], labels[:, :k], bank.classes, temperature))
+            return voted(votes(similarity[:, :k], labels[:, :k], bank.classes, temperature))
 
         names = {(min(self.k, n), self.temperature): "result"}  # a setting that equals another one has no second name
         for k in OTHERS:
@@ -76,7 +76,13 @@ class KNNProjection:
         keys, queries = bank.projected
         knn = KNN(k=self.k, temperature=self.temperature)
         scores = knn.scores(keys, bank.labels, queries, bank.classes)
-        return Ranking(best_classes(scores), {"k": self.k, "temperature": self.temperature})
+        return Ranking(voted(scores), {"k": self.k, "temperature": self.temperature})
+
+
+def voted(scores: Tensor) -> Tensor:
+    """Rank the classes of votes `(n, classes)`, at most 5; -1 stands where no further class has a vote."""
+    ranked = best_classes(scores)
+    return ranked.masked_fill(scores.gather(1, ranked) == 0, -1)
 
 
 def votes(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:

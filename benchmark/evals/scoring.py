@@ -72,12 +72,12 @@ class SealedLabels:
         confusion = torch.zeros(self._classes, self._classes, dtype=torch.float64)
         confusion.index_put_((labels, predicted), torch.ones(len(labels), dtype=torch.float64), accumulate=True)
         correct, actual, predictions = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-        present = actual > 0
+        present, seen = actual > 0, actual + predictions > 0
         f1 = 2 * correct / (actual + predictions).clamp(min=1)
         return {
             "top1": float(correct.sum() / len(labels)),
             "top5": float((ranked == labels[:, None]).any(1).double().mean()),
-            "macro_f1": float(f1[present].mean()),
+            "macro_f1": float(f1[seen].mean()),
             "balanced_accuracy": float((correct / actual.clamp(min=1))[present].mean()),
         }
 

@@ -86,7 +86,7 @@ class ViT(Encoder):
     `pooled` is the class token and `tokens` are the patch tokens, both after the final norm. The initial weights are
     those of `xavier_`. Those of timm, truncated normal with a deviation of 0.02, suit a width of 768; in a narrow
     network the class token would hardly depend on the patches. `frozen_patches` does not train the projection of the
-    patches, for stability (Chen et al. 2021, arXiv:2104.02057, section 4).
+    patches, for stability (Chen et al. 2021, arXiv:2104.02057, section 4), and gives it no bias, as the authors' code.
     """
 
     def __init__(
@@ -126,7 +126,9 @@ class ViT(Encoder):
         nn.init.xavier_uniform_(self.net.patch_embed.proj.weight.view(width, -1))
         nn.init.normal_(self.net.cls_token, std=0.02)
         self.net.pos_embed = nn.Parameter(sincos_positions(width, image_size // patch), requires_grad=False)
-        self.net.patch_embed.requires_grad_(not frozen_patches)
+        if frozen_patches:
+            self.net.patch_embed.requires_grad_(False)
+            nn.init.zeros_(self.net.patch_embed.proj.bias)
 
     def forward(self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None) -> Features:
         net = self.net
