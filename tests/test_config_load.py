@@ -287,6 +287,7 @@ def test_parameters_without_an_annotation_are_refused(monkeypatch: pytest.Monkey
 
 def test_defaults_that_gin_cannot_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: they stay out of the text, and the tree names them without an address in memory."""
+    monkeypatch.setattr(registry, "_parameters", registry._parameters.__wrapped__)  # defaults change below
     build(read("toy_root.anything = 3\n"))
     for default, shown in ((float("inf"), "inf"), (functools.partial(write), "functools.partial(<function write>)")):
         monkeypatch.setitem(toy_root.__kwdefaults__, "anything", default)
@@ -298,6 +299,7 @@ def test_defaults_that_gin_cannot_say(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_values_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: ints fit floats and become floats, so that 1 and 1.0 are one configuration; macros inside macros."""
+    monkeypatch.setattr(registry, "_parameters", registry._parameters.__wrapped__)  # defaults change below
     loaded = read(
         STAGE + "ToyNet.rate = 1\nToyStage.betas = (0, 1)\ntoy_root.sizes = %ALL\nALL = [1, %LAST]\nLAST = 2\n"
     )

@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any
 
 import gin
@@ -70,7 +71,11 @@ def parameters(selector: str) -> dict[str, Parameter]:
 
     Raises ConfigError for a parameter of user code without a readable type annotation: nothing could check its value.
     """
-    thing = _REGISTRY[selector].wrapped
+    return _parameters(_REGISTRY[selector].wrapped)
+
+
+@cache  # a suite asks for each some hundred times
+def _parameters(thing: Any) -> dict[str, Parameter]:
     hints = _hints(thing)
     result = {}
     for name, parameter in inspect.signature(thing).parameters.items():
