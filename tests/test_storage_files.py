@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from tiny import command
 
 from benchmark.errors import ConfigError
 from benchmark.evals import harness
+from benchmark.report.cells import load, of_run
 from benchmark.run import main
 from benchmark.storage.files import check_folders, exclusive, lock, make_folder
 from benchmark.training import calibration
@@ -139,3 +140,31 @@ def test_folders_are_refused_before_they_are_made(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("os.access", lambda place, mode: False)
     with pytest.raises(ConfigError, match="may not be written to"):
         check_folders(tmp_path / "new")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_run_trains_while_another_process_measures_its_floors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: floors are waited for after the training alone, and all results are those of an undisturbed run."""
+    assert main(command(tmp_path / "alone", 2)) == 0
+    order: list[object] = []
+
+    @contextmanager
+    def held(path: Path, *, waits: bool) -> Iterator[None]:
+        order.append(waits)
+        with nullcontext() if waits else lock(path), exclusive(path, waits=waits):
+            yield
+
+    train = Training.run
+    monkeypatch.setattr(Training, "run", lambda training, resume: order.append("training") or train(training, resume))
+    monkeypatch.setattr("benchmark.experiment.floors.exclusive", held)
+    assert main(command(tmp_path / "shared", 2)) == 0
+    assert order == [False, "training", True, True]
+    results = []
+    for name in ("alone", "shared"):
+        (run,) = of_run(next(tmp_path.glob(f"{name}/simclr-*")))
+        floors = {floor["id"]: floor["metrics"] for floor in load(tmp_path / name / "floors")}
+        results.append((run["training"], run["metrics"], [floors[floor] for floor in run["floors"]]))
+    assert results[0] == results[1]
+    assert len(results[0][2]) == 2

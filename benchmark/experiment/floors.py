@@ -27,8 +27,10 @@ MOST_BYTES = 3 * 2**28  # of raw pixels as features: 60,000 images of 32 px take
 MOST_SIDE = 4096  # rows of the matrix that the linear probe decomposes: 2 minutes of one core; 32 px have 3,072
 
 
-def measure(session: Session) -> list[Record]:
+def measure(session: Session, *, waits: bool = True) -> list[Record]:
     """Return the records of the floors under the same rules; those that were measured before are read from disk.
+
+    Without `waits`, raises Timeout where another process is measuring one.
 
     Raw pixels are features as wide as an image. Every evaluation holds all of them, and the linear probe decomposes a
     square matrix with a row for each value of an image, or for each image where these are at most half as many. Raw
@@ -38,13 +40,13 @@ def measure(session: Session) -> list[Record]:
         return []
     encoder = _untrained(session).to(session.device)
     random_init = partial(session.evaluate, encoder, folder=session.out / "floors" / "evaluations")
-    floors = [_floor(session, RANDOM_INIT, encoder, session.experiment.seed, OF_RANDOM_INIT, random_init)]
+    floors = [_floor(session, RANDOM_INIT, encoder, session.experiment.seed, OF_RANDOM_INIT, random_init, waits)]
     if reason := _too_large(session.dataset):
         print(f"raw pixels left out: {reason}")
         return floors
     limits = session.experiment.limits()
     raw_pixels = partial(harness.evaluate_pixels, session.dataset, session.evaluations, limits=limits)
-    return [*floors, _floor(session, "raw pixels", encoder, 0, OF_RAW_PIXELS, raw_pixels)]
+    return [*floors, _floor(session, "raw pixels", encoder, 0, OF_RAW_PIXELS, raw_pixels, waits)]
 
 
 def _too_large(data: Dataset) -> str:
@@ -75,11 +77,12 @@ def _floor(
     seed: int,
     depends_on: Sequence[str],
     evaluate: Callable[[], Results],
+    waits: bool,
 ) -> Record:
     key = digest(session.config.canonical.part(depends_on), session.dataset.fingerprint)
     code = session.versions, str(torch.__version__)
     folder = session.out / "floors"
-    with exclusive(folder / f"{key[:8]}-s{seed}"):
+    with exclusive(folder / f"{key[:8]}-s{seed}", waits=waits):
         for path in sorted(folder.glob(f"*-s{seed}-{key[:8]}-*.json")):
             record = records.read(path)
             if record["method"]["name"] == name and (versions_of(record), record["environment"]["torch"]) == code:

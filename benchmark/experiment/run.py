@@ -3,11 +3,12 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import torch
+from filelock import Timeout
 from tabulate import tabulate
 
 from benchmark.config.load import Config
@@ -134,7 +135,10 @@ def run(
         for warning in speed_warnings(stage.pretraining.precision):
             print(f"warning: {warning}", file=sys.stderr)
         (folder / "config.gin").write_text(config.text)
-        floor_records = floors.measure(stage)  # first, since what fails here would fail after hours of training too
+        floor_records: list[Record] | None = None
+        with suppress(Timeout):  # another process is measuring them: train meanwhile
+            # first, since what fails here would fail after hours of training too
+            floor_records = floors.measure(stage, waits=False)
         teacher = teacher or teach(stage, resume=resume, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
         if teacher:
             training = stage.training(checkpoint_seconds, teacher.encoder)
@@ -176,6 +180,8 @@ def run(
                     diverged=outcome.status == "diverged",
                 )
             seconds = time.perf_counter() - begin
+            if floor_records is None:
+                floor_records = floors.measure(stage)
         except Exception as problem:
             is_explained = isinstance(problem, BenchmarkError) and not isinstance(problem, MethodError)
             if publish and not is_explained:  # neither stopped on request nor refused

@@ -76,12 +76,17 @@ def lock(path: Path) -> FileLock:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock of a file or folder; print a line if it must wait for another process."""
+def exclusive(path: Path, *, waits: bool = True) -> Iterator[None]:
+    """Hold the lock of a file or folder; print a line if it must wait for another process.
+
+    Without `waits`, raises Timeout instead of waiting.
+    """
     file_lock = lock(path)
     try:
         file_lock.acquire(blocking=False)
     except Timeout:
+        if not waits:
+            raise
         wait = f"waiting for another process, which is at work on {path}"
         print(wait, flush=True)
         with progress.doing(wait):
