@@ -28,6 +28,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", metavar="PATTERN", help="only runs whose label matches, for instance 'resnet18'")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], metavar="SEED", help="only runs of these seeds")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="make N runs at once (one for each GPU; without a GPU, one for each core, as far as there are 2 GiB of "
+        "memory for each, or 1 for a budget in seconds). On a processor each of several has one thread; 1 has all",
+    )
     parser.add_argument("--time-limit", type=float, metavar="S", help="stop after S seconds, with the state saved")
     parser.add_argument(
         "--tune",
@@ -45,10 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.time_limit is not None and not options.time_limit >= 0:
         parser.error(f"--time-limit {options.time_limit:g}: give the seconds after which to stop, 0 or more")
+    if options.jobs is not None and options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}: give the number of runs to make at once, 1 or more")
     from benchmark.config import load as configuration
 
     config = configuration.load([options.gin], root="suite", defaults={}, allow_imports=options.allow_imports)
     from benchmark.boards import launcher  # imports torch, which a refusal of the file need not wait for
+    from benchmark.boards.jobs import described, slots
     from benchmark.boards.plan import Suite
     from benchmark.config.parse import locate
     from benchmark.report.code import changed
@@ -65,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return board.planned(suite, tuned=options.tune).selected(options.only or "*")
 
     selection = planned()
+    board.slots = selection.slots = slots(options.jobs, is_timed=any(run.is_timed for run in selection.runs))
     missing = selection.missing()
     estimate = selection.estimate()
     if options.dry_run:
@@ -77,20 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing and suite.examined_by:
         seeds = ", ".join(map(str, suite.examined_seeds))
         print(f"Encoders of seed {seeds} are evaluated by {suite.preset} once they are trained.")
+    if missing:
+        at_once = min(len(board.slots), len(missing))
+        share = f", about {estimate / 60 / at_once:,.0f} minutes" if estimate and at_once > 1 else ""
+        print(f"{described(board.slots)}{share}")
     if options.dry_run:
         return 0
     deadline = None if options.time_limit is None else time.monotonic() + options.time_limit
     try:
-        failed: list[Planned] = []
-        settled: list[Planned] = []
-        while selection.runs:
-            failures, elsewhere = selection.carry_out(deadline)
-            failed += failures
-            settled += [run for run in selection.runs if run not in elsewhere]
-            selection = planned()
-            selection.runs = [run for run in selection.runs if run not in settled]
-            if selection.runs and all(run in elsewhere for run in selection.runs):
-                selection.wait_for(selection.runs[0], deadline)
+        failed = selection.carry_out(planned, deadline)
     except KeyboardInterrupt:
         left = len(planned().missing())
         raise Interrupted(f"Stopped with {left} runs missing. The same command goes on where it was.") from None

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from benchmark.report.cells import load
 from benchmark.report.record import Record, write
 from benchmark.report.tuning import FACTORS, Contest
 from benchmark.run import main as run_one
+from benchmark.runtime import progress
 from benchmark.suite import main
 from benchmark.training.budget import Budget
 from benchmark.training.loop import Training
@@ -54,7 +56,7 @@ def written(tmp_path: Path) -> Written:
         lines = [f"suite.{name} = {value!r}" for name, value in (plan | changes).items()]
         (tmp_path / "small.gin").write_text("\n".join(lines) + "\n")
         folders = ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
-        return ["--gin", str(tmp_path / "small.gin"), *folders]
+        return ["--gin", str(tmp_path / "small.gin"), *folders, "--jobs", "1"]
 
     return write
 
@@ -65,15 +67,20 @@ def in_process(monkeypatch: Patch) -> None:
 
     def process(arguments: list[str], **_: object) -> SimpleNamespace:
         code = (evaluate_one if arguments[2] == "benchmark.evaluate" else run_one)(arguments[3:])
-        return SimpleNamespace(wait=lambda left: code)
+        return ended(code)
 
     start_by(process, monkeypatch)
 
 
 def start_by(popen: Callable[..., SimpleNamespace], monkeypatch: Patch) -> None:
     """Have suites start their runs by a function."""
-    stub = SimpleNamespace(Popen=popen, TimeoutExpired=TimeoutError)
-    monkeypatch.setattr("benchmark.boards.launcher.subprocess", stub)
+    stub = SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr("benchmark.boards.jobs.subprocess", stub)
+
+
+def ended(code: int) -> SimpleNamespace:
+    """Return a process that has ended."""
+    return SimpleNamespace(poll=lambda: code, wait=lambda: code, stdout=None, stderr=None)
 
 
 def set_changed(changed: Callable[[Record], tuple[str, ...]], monkeypatch: Patch) -> None:
@@ -337,7 +344,7 @@ def test_a_missed_budget_is_tried_again(written: Written, tmp_path: Path, capfd:
     monkeypatch.setattr("benchmark.report.code._pretraining", lambda root: "2.0")
     assert main([*arguments, "--dry-run"]) == 0
     assert "stale    digits_vit_micro/simclr/seed 0\n" in capfd.readouterr().out
-    monkeypatch.setattr(Launcher, "carry_out", lambda self, deadline: ([], []))
+    monkeypatch.setattr(Launcher, "carry_out", lambda *_: [])
     assert main(arguments) == 0
     assert "stale (pretraining 1.0, now 2.0)" in capfd.readouterr().out
 
@@ -405,50 +412,91 @@ def test_a_sweep_of_what_trials_set_is_refused() -> None:
         list(ladder.trials())
 
 
-def test_commands_share_a_board(
-    written: Written, request: pytest.FixtureRequest, tmp_path: Path, capsys: Capture
+def test_runs_at_once_are_equal_to_those_one_by_one(
+    written: Written, request: pytest.FixtureRequest, tmp_path: Path, capfd: Capture
 ) -> None:
-    """Oracle: digests and scores of a board that nobody disturbed; the other's suite dies by SIGKILL while the first of
-    its two runs trains, then the same command goes on, and a second one waits for it and announces the second run."""
-    arguments = written(settings=(*SETTINGS[:-2], "KNN.k=3"), sweep={"Budget.amount": (9600, 96)})
-    deadline = time.monotonic() + 600
-
-    def started(log: Path, sign: str) -> subprocess.Popen[bytes]:
-        """Start the command and wait until it has written a file."""
-        with log.open("w") as printed:
-            process = subprocess.Popen([sys.executable, "-m", "benchmark.suite", *arguments], stdout=printed)
-        while sign not in log.read_text() or not any(p.stat().st_size for p in tmp_path.glob("runs/*/metrics.jsonl")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.02)
-        return process
-
-    killed = started(tmp_path / "killed.log", "== 1 of 2")
-    killed.kill()
-    killed.wait()
-    while not list(tmp_path.glob("runs/simclr-*/checkpoints/*.pt")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert runs(tmp_path) == []
-    first = started(tmp_path / "first.log", "== 1 of 2")
+    """Oracle: digests and scores of two runs that two processes make at once, and of the same runs one by one."""
+    arguments = written(sweep={"Budget.amount": (96, 128)})
+    assert main([*arguments[:-1], "2"]) == 0
+    printed = capfd.readouterr().out
+    assert "2 runs at once, 1 thread a run" in printed
+    for amount in (96, 128):
+        assert f"\ndigits_vit_micro/simclr/Budget.amount = {amount}/seed 0: simclr on digits, seed 0:" in printed
     request.getfixturevalue("in_process")
-    assert main(arguments) == 0
-    printed = capsys.readouterr().out
-    assert first.wait(60) == 0
-    others = (tmp_path / "first.log").read_text()
-    labels = [f"digits_vit_micro/simclr/Budget.amount = {amount}/seed 0" for amount in (9600, 96)]
-    assert [label for label in labels if f": {label}\n" in others] == labels[:1]
-    assert [label for label in labels if f": {label}\n" in printed] == labels[1:]
-    assert f"waiting for another process, which makes {labels[0]}\n" in printed
     whole = tmp_path / "whole"
     assert main([*arguments, "--out", str(whole / "runs"), "--results", str(whole / "results")]) == 0
     ends = [
-        {run["cost"]["images"]: (run["config"]["varied"], run["training"], run["metrics"]) for run in runs(place)}
+        {run["cost"]["images"]: (run["config"], run["training"], run["metrics"]) for run in runs(place)}
         for place in (tmp_path, whole)
     ]
-    assert len(ends[0]) == 2
+    assert set(ends[0]) == {96, 128}
     assert ends[0] == ends[1]
-    assert {run["cost"]["images"]: run["cost"]["resumes"] for run in runs(tmp_path)} == {9600: 1, 96: 0}
+    assert {run["environment"]["threads"] for run in runs(tmp_path)} == {1}
+
+
+KILLED = """
+import os, signal, sys
+from benchmark.boards import jobs
+code = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: open(sys.argv[1], 'w').close() or sys.exit());"
+code += "print(flush=True); signal.pause()"
+child = jobs._start([sys.executable, "-c", code, sys.argv[1]], {}, jobs.subprocess.PIPE)
+child.stdout.readline()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems send no signal to a run whose suite is killed")
+def test_a_suite_that_is_killed_stops_its_runs(tmp_path: Path) -> None:
+    """Oracle: what a process that the suite has started does on SIGTERM."""
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "stopped")]).returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "stopped").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from benchmark.storage.files import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_commands_share_a_board(written: Written, tmp_path: Path, capsys: Capture, monkeypatch: Patch) -> None:
+    """Oracle: the announcements by hand: another process makes the first of two runs, and ends after the second."""
+    plan = launcher(tmp_path, suite(methods=("simclr",)).runs())
+    first, second = plan.runs
+    path = plan._lock(first).lock_file
+    holder = [sys.executable, "-c", HOLDER, str(Path(path).with_name(Path(path).name[1:-5]))]
+    other = subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"held\n"
+    waiting = progress.doing
+
+    def waited(message: str) -> AbstractContextManager[None]:
+        if "which makes" in message:
+            write(make(config__text=first.config.text), plan.folder)
+            other.communicate()
+        return waiting(message)
+
+    started = []
+
+    def process(command: list[str], **_: object) -> SimpleNamespace:
+        started.append(command)
+        write(make(config__text=second.config.text), plan.folder)
+        return ended(0)
+
+    set_changed(lambda record: (), monkeypatch)
+    monkeypatch.setattr(progress, "doing", waited)
+    start_by(process, monkeypatch)
+    assert main(written(seeds=(0, 1))) == 0
+    assert started == [second.command(plan.out, plan.folder)]
+    printed = capsys.readouterr().out
+    assert f"== 2 of 2: {second.label}\nwaiting for another process, which makes {first.label}\n" in printed
+    assert printed.count("\n== ") == 1
 
 
 def test_what_another_process_failed_at_is_not_tried_again(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -458,16 +506,16 @@ def test_what_another_process_failed_at_is_not_tried_again(tmp_path: Path, monke
     missed = make(status="budget_miss", config__text=board.runs[0].config.text)
     write(missed, board.folder)
     started = []
-    start_by(lambda *_, **__: started.append(0) or SimpleNamespace(wait=lambda left: 0), monkeypatch)
-    assert board.carry_out(None) == (board.runs, [])
+    start_by(lambda *_, **__: started.append(0) or ended(0), monkeypatch)
+    assert board.carry_out(lambda: launcher(tmp_path), None) == board.runs
     assert started == []
     board.known = frozenset([missed["id"]])
-    assert board.carry_out(None) == ([], [])
+    assert board.carry_out(lambda: launcher(tmp_path), None) == []
     assert len(started) == 1
     board.known = frozenset()
     done = make(config__text=board.runs[0].config.text)
     monkeypatch.setattr(Launcher, "missing", lambda self: write(done, self.folder) and self.runs)
-    assert board.carry_out(None) == ([], [])
+    assert board.carry_out(lambda: launcher(tmp_path), None) == []
     assert len(started) == 1
 
 
@@ -475,10 +523,9 @@ def test_a_run_that_is_stopped_stops_the_board(tmp_path: Path, monkeypatch: Patc
     """Oracle: the first of four runs ends by a signal, with a state to resume or without one: no other is begun."""
     for code in (75, 130, -signal.SIGINT, -signal.SIGTERM):
         started = []
-        process = SimpleNamespace(wait=lambda left, code=code: code)
-        start_by(lambda *_, process=process, started=started, **__: started.append(0) or process, monkeypatch)
+        start_by(lambda *_, code=code, started=started, **__: started.append(0) or ended(code), monkeypatch)
         with pytest.raises(KeyboardInterrupt):
-            launcher(tmp_path, suite().runs()).carry_out(None)
+            launcher(tmp_path, suite().runs()).carry_out(lambda: launcher(tmp_path), None)
         assert started == [0]
 
 

@@ -76,7 +76,7 @@ def test_every_protocol_takes_the_precision(flags: str, precision: str, monkeypa
 
 def test_busy_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: three quarters of two cores, and only where several threads would wait for each other."""
-    monkeypatch.setattr(environment, "_cores", lambda: 2)
+    monkeypatch.setattr(environment, "usable_cores", lambda: 2)
     for load, threads, warns in ((0.4, 2, False), (3.0, 2, True), (3.0, 1, False), (1.4, 2, False), (1.6, 2, True)):
         monkeypatch.setattr(environment.os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
@@ -103,7 +103,7 @@ def test_threads_follow_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.get_num_threads() == 1
         assert torch.are_deterministic_algorithms_enabled()
         monkeypatch.delenv("OMP_NUM_THREADS")
-        monkeypatch.setattr(environment, "_cores", lambda: 2)
+        monkeypatch.setattr(environment, "usable_cores", lambda: 2)
         environment.use_device()
         assert torch.get_num_threads() == 2
     finally:

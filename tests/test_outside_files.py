@@ -97,10 +97,9 @@ def suite(
 
     def process(arguments: list[str], **_: object) -> SimpleNamespace:
         code = (evaluate_one if arguments[2] == "benchmark.evaluate" else run_one)(arguments[3:])
-        return SimpleNamespace(wait=lambda left: code)
+        return SimpleNamespace(poll=lambda: code, wait=lambda: code)
 
-    stub = SimpleNamespace(Popen=process, TimeoutExpired=TimeoutError)
-    monkeypatch.setattr("benchmark.boards.launcher.subprocess", stub)
+    monkeypatch.setattr("benchmark.boards.jobs.subprocess", SimpleNamespace(Popen=process))
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def carried_out(*options: str, **changes: object) -> tuple[int, str]:
@@ -110,7 +109,7 @@ def suite(
         (tmp_path / "board.gin").write_text("\n".join(lines) + "\n")
         plan._build.cache_clear()
         plan._method.cache_clear()
-        folders = ("--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results"))
+        folders = ("--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results"), "--jobs", "1")
         code = main(["--gin", str(tmp_path / "board.gin"), *folders, *options])
         printed = capsys.readouterr()
         return code, printed.out + printed.err

@@ -9,6 +9,7 @@ from tiny import SMALL, command, training
 from benchmark.report import record as records
 from benchmark.report.record import Record
 from benchmark.run import main
+from benchmark.storage.files import lock
 from benchmark.training import calibration, loop
 from benchmark.training.calibration import WARMUP, WHOLE, Calibration
 from benchmark.training.loop import Training
@@ -74,6 +75,28 @@ def test_a_calibration_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert json.loads(path.read_text()) == {"seconds": 0.5, "least": 0.5, "most": 0.5}
 
 
+def test_who_waits_for_a_calibration_is_a_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the steps that are taken until another process has written the calibration, which is read."""
+    monkeypatch.setenv("SSL_BENCHMARK_JOBS", "2")
+    path, counts, advance = tmp_path / "x.json", [], Training.advance
+    other = lock(path)
+    other.acquire()
+
+    def advanced(run: Training, count: int) -> float:
+        counts.append(count)
+        if len(counts) == 3:
+            path.write_text('{"seconds": 2.0, "least": 1.0, "most": 3.0}')
+            other.release()
+        return advance(run, count)
+
+    monkeypatch.setattr(Training, "advance", advanced)
+    scratch = training(tmp_path / "scratch", steps=WHOLE)
+    assert calibration.stored(path, lambda: scratch, 10.0) == Calibration(2.0, 1.0, 3.0)
+    assert counts == [4, 4, 4]
+    with lock(path).acquire(blocking=False):
+        pass
+
+
 @pytest.mark.parametrize(("slowest", "warned"), [(0.52, False), (0.55, True)])
 def test_a_device_that_drifts_is_named(
     slowest: float, warned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -109,7 +132,8 @@ def test_seconds_become_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_calibration_serves_runs_of_equal_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: the number of files; another rate or share of the budget takes the same steps, other code may not."""
+    """Oracle: the number of files; another rate or share of the budget takes the same steps; other code, and
+    runs beside others, may not."""
 
     def calibrated(*settings: str) -> int:
         more = [part for setting in settings for part in ("--set", setting)]
@@ -123,6 +147,8 @@ def test_a_calibration_serves_runs_of_equal_steps(tmp_path: Path, monkeypatch: p
     assert calibrated("Pretraining.batch_size=64") == 2
     monkeypatch.setattr("benchmark.experiment.session.PRETRAINING_VERSION", "1.1")
     assert calibrated("experiment.rate_factor=4.0") == 3
+    monkeypatch.setenv("SSL_BENCHMARK_JOBS", "2")
+    assert calibrated("experiment.rate_factor=4.0") == 4
 
 
 def test_calibration_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

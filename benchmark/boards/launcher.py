@@ -1,29 +1,25 @@
-"""Starts the runs of a board that are missing, one after another.
+"""Starts the runs of a board that are missing, one after another in each slot.
 
 Each run is a process, by the command that a user would type, so that its failure stops no other. The records of the
 board alone decide what is done: those of unchanged code that kept their budget. Several commands may work on one board
 at a time, for instance one for each device: the first that comes to a run makes it.
 """
 
-import ctypes
 import fnmatch
 import hashlib
 import math
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock, Timeout
 
+from benchmark.boards.jobs import Job, Jobs, Slot
 from benchmark.boards.plan import Suite
 from benchmark.boards.planned import Planned
-from benchmark.errors import ConfigError, Interrupted, Stopped
+from benchmark.errors import ConfigError
 from benchmark.experiment.run import is_done
 from benchmark.report.cells import load
 from benchmark.report.code import changed
@@ -31,8 +27,6 @@ from benchmark.report.record import Record
 from benchmark.runtime import progress
 from benchmark.storage.files import lock
 
-STOPPED = (Interrupted.exit_code, Stopped.exit_code, -signal.SIGINT, -signal.SIGTERM)
-PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 State = Literal["done", "missing", "stale", "missed", "failed"]
 
 
@@ -40,7 +34,8 @@ State = Literal["done", "missing", "stale", "missed", "failed"]
 class Launcher:
     """The runs of a suite; `out` is the folder of runs, `results` that of boards.
 
-    `known` are the ids of the records that the board had when the command was given.
+    `known` are the ids of the records that the board had when the command was given. One run is made in each of the
+    `slots` at a time.
     """
 
     name: str
@@ -48,6 +43,7 @@ class Launcher:
     out: Path
     results: Path
     known: frozenset[str] = frozenset()
+    slots: tuple[Slot, ...] = ({},)
 
     @property
     def folder(self) -> Path:
@@ -93,53 +89,72 @@ class Launcher:
         seconds = [each for run in missing if (each := run.seconds(records)) is not None]
         return math.fsum(seconds) if len(seconds) == len(missing) else None
 
-    def carry_out(self, deadline: float | None) -> tuple[list[Planned], list[Planned]]:
-        """Make the missing runs in order, each once.
+    def carry_out(self, plan: "Callable[[], Launcher]", deadline: float | None) -> list[Planned]:
+        """Make the missing runs in order, each once, with one in each slot; return those that failed or missed budgets.
 
-        Return those that failed or missed their budget, and those that other processes are making.
+        Once all have begun, and whenever one has ended from then on, `plan` says which runs there are: trials choose
+        those of the division `tuned`, and evaluations follow from runs. What other processes make is waited for.
         Raises KeyboardInterrupt at the `deadline`, a time of the monotonic clock, or where a run was stopped by a
-        signal; the run has then saved its state.
+        signal; all runs at work have then saved their state.
         """
-        failed, elsewhere = [], []
-        missing = self.missing()
-        for number, run in enumerate(missing, 1):
-            if deadline is not None and time.monotonic() >= deadline:
-                raise KeyboardInterrupt
-            try:
-                acquired = self._lock(run).acquire(blocking=False)
-            except Timeout:
-                elsewhere.append(run)
-                continue
-            with acquired:
-                if not self._make(run, f"{number} of {len(missing)}", deadline):
-                    failed.append(run)
-        return failed, elsewhere
+        failed: list[Planned] = []
+        settled: list[Planned] = []
+        selection = self
+        with Jobs(self.slots) as jobs:
+            while selection.runs or jobs.active:
+                ended: list[Job] = []
+                elsewhere: list[Planned] = []
+                queue = selection.missing()
+                count = len(queue)
+                while queue:
+                    if not jobs.free:
+                        ended += jobs.wait(deadline)
+                    if deadline is not None and time.monotonic() >= deadline:
+                        raise KeyboardInterrupt
+                    run = _first(queue, jobs.active)
+                    queue.remove(run)
+                    try:
+                        lock = self._lock(run).acquire(blocking=False).lock
+                    except Timeout:
+                        elsewhere.append(run)
+                        continue
+                    if self._is_to_make(run):
+                        print(f"\n== {count - len(queue)} of {count}: {run.label}", flush=True)
+                        jobs.start(run, run.command(self.out, self.folder), lock)
+                    else:
+                        lock.release()
+                        failed += [run] * (not self._is_done(run))
+                if jobs.active and not (ended and jobs.free):
+                    ended += jobs.wait(deadline)
+                failed += [job.run for job in ended if job.code != 0 and not self._is_done(job.run)]
+                settled += [run for run in selection.runs if run not in elsewhere]
+                selection = plan()
+                selection.runs = [run for run in selection.runs if run not in settled]
+                if not jobs.active and selection.runs and all(run in elsewhere for run in selection.runs):
+                    selection.wait_for(selection.runs[0], deadline)
+        return failed
 
     def wait_for(self, run: Planned, deadline: float | None) -> None:
         """Wait for the process that makes a run. Raises KeyboardInterrupt at the `deadline`."""
         message = f"waiting for another process, which makes {run.label}"
         print(message, flush=True)
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
             with progress.shown(), progress.doing(message):
-                self._lock(run).acquire(_left(deadline)).lock.release()
+                self._lock(run).acquire(left).lock.release()
         except Timeout:
             raise KeyboardInterrupt from None
 
-    def _make(self, run: Planned, place: str, deadline: float | None) -> bool:
-        """Make a run, unless another process has tried since the command was given; return whether it is done."""
-        records = [record for record in self.records() if run.owns(record)]
-        if _state(run, records) == "done":
-            return True
-        if any(record["id"] not in self.known for record in records):
-            return False
-        print(f"\n== {place}: {run.label}", flush=True)
-        command = run.command(self.out, self.folder)
-        # an evaluation has no gin file beside the modules that its configuration imports
-        variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        code = _wait(subprocess.Popen(command, env=variables, preexec_fn=_die_with_parent), deadline)
-        if code in STOPPED:
-            raise KeyboardInterrupt
-        return code == 0 or run not in self.missing()
+    def _is_to_make(self, run: Planned) -> bool:
+        """Return whether a run is not done, and no other process has tried since the command was given."""
+        records = self._records(run)
+        return _state(run, records) != "done" and all(record["id"] in self.known for record in records)
+
+    def _is_done(self, run: Planned) -> bool:
+        return _state(run, self._records(run)) == "done"
+
+    def _records(self, run: Planned) -> list[Record]:
+        return [record for record in self.records() if run.owns(record)]
 
     def _lock(self, run: Planned) -> FileLock:
         return lock(self.out / hashlib.sha256(f"{run.label}\n{run.identity}".encode()).hexdigest()[:16])
@@ -158,22 +173,7 @@ def _state(run: Planned, records: Sequence[Record]) -> State:
     return "failed" if statuses == {"failed"} else "missed"
 
 
-def _die_with_parent() -> None:
-    """Have Linux ask this process to stop when the suite is killed; it then saves its state."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _left(deadline: float | None) -> float | None:
-    """Return the seconds until a deadline; None where there is none."""
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
-
-
-def _wait(process: "subprocess.Popen[bytes]", deadline: float | None) -> int:
-    """Wait for a run and return its exit code; at the deadline or on Ctrl-C ask it to save its state and stop."""
-    try:
-        return process.wait(_left(deadline))
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        return Interrupted.exit_code
+def _first(queue: Sequence[Planned], jobs: Sequence[Job]) -> Planned:
+    """Return the first run that would not wait for a teacher which a job makes, or else the first of all."""
+    teachers = {job.run.teacher for job in jobs} - {None}
+    return next((run for run in queue if run.teacher not in teachers), queue[0])

@@ -2,18 +2,20 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Literal, NamedTuple
 
 from benchmark.config.load import Config
+from benchmark.experiment.stage import TEACHERS
 from benchmark.report.cells import files_outside
 from benchmark.report.identity import SEED, canonical, digest
 from benchmark.report.record import Record
 
 Division = Literal["closed", "trial", "tuned"]
+ENDLESS = ("Budget.kind = 'samples'", "Budget.amount = 1e9", "experiment.evaluations = ()")  # days on any device
 
 
 class Entry(NamedTuple):
@@ -59,6 +61,19 @@ class Planned:
         """Return whether those files of its method that lie outside this project are as when the record was made."""
         return files_outside(record) == self.files_outside
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether its budget is in seconds."""
+        budget = self.config.tree["params"]["budget"]
+        return budget is not None and budget["params"]["kind"] == "device_seconds"
+
+    @property
+    def teacher(self) -> str | None:
+        """Identifies the teacher that is trained for it, which runs share; None where there is none."""
+        if self.config.tree["params"]["teacher"] is None:
+            return None
+        return digest(self.config.canonical.part(TEACHERS), self.seed)
+
     def seconds(self, records: Sequence[Record]) -> float | None:
         """Return the seconds of training: a budget in seconds, or another budget times the pace of the records.
 
@@ -70,7 +85,7 @@ class Planned:
         if budget is None or stage is None:
             return None
         amount: float = budget["params"]["amount"] * experiment["budget_share"]
-        if budget["params"]["kind"] == "device_seconds":
+        if self.is_timed:
             return amount
         unit: Literal["flops", "images"] = "flops" if budget["params"]["kind"] == "flops" else "images"
         trained = [record for record in records if record["cost"][unit]]
@@ -88,12 +103,27 @@ class Planned:
         parts += ["--allow-imports"] * self.allow_imports
         return [*parts, "--seed", str(self.seed), "--out", str(out), "--publish", str(publish), "--resume"]
 
+    def endless(self, folder: Path) -> list[str]:
+        """Return the command of a training like this one that only a signal ends; it writes to a folder."""
+        entry = self.entry._replace(point=(*self.entry.point, *ENDLESS))
+        return replace(self, division="closed", entry=entry).command(folder, folder)
+
 
 @dataclass(frozen=True)
 class PlannedEvaluation(Planned):
     """An evaluation of the encoder of a finished run."""
 
     of: Record
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether its budget is in seconds: it has none."""
+        return False
+
+    @property
+    def teacher(self) -> str | None:
+        """Identifies its teacher: it has none."""
+        return None
 
     def owns(self, record: Record) -> bool:
         """Return whether a record is of this evaluation: of the same weights, by the same configuration."""

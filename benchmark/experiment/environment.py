@@ -46,7 +46,7 @@ def speed_warnings(precision: str) -> Iterator[str]:
             f"this device does not compute {precision} natively, and torch emulates it: on a processor that is 35 to "
             f"60 times slower than float32. Leave Pretraining.precision at 'auto', or set it to 'float32'."
         )
-    load, cores = os.getloadavg()[0], _cores()
+    load, cores = os.getloadavg()[0], usable_cores()
     if torch.get_num_threads() > 1 and load >= BUSY * cores:
         yield (
             f"other processes keep these cores busy (load {load:.1f} on {cores}). Threads that wait for each other can "
@@ -68,7 +68,7 @@ def use_device() -> torch.device:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.allow_tf32 = False
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(_cores())
+        torch.set_num_threads(usable_cores())
     keep_freed_memory()
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -103,7 +103,7 @@ def environment(device: torch.device, precision: str) -> Environment:
         "gpu": torch.cuda.get_device_name(device) if gpu else None,
         "processor": _processor("model name") or platform.processor() or platform.machine(),
         "processor_flags": [flag for flag in FLAGS if flag in _flags()],
-        "cores": _cores(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "os": platform.platform(),
         "precision": precision,
@@ -112,7 +112,8 @@ def environment(device: torch.device, precision: str) -> Environment:
     }
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -153,6 +153,7 @@ class Stage(Session):
         names = [machine[name] for name in ("gpu", "driver", "processor", "threads", "torch", "timm", "deterministic")]
         names += [self.pretraining.name, self.tuning_key, self.files_outside, self.dataset.fingerprint]
         names += [repr(self.training_versions), type(self.dataset.pretrain).__name__]  # resident or streamed
+        names += [f"{calibration.at_once()} at once"] * (calibration.at_once() > 1)
         path = self.out / "calibrations" / f"{_hash(names)[:32]}.json"
         measured = calibration.stored(path, lambda: self.scratch(flops), self._undivided_budget.amount)
         return Price(batch, flops, measured.seconds)

@@ -5,15 +5,19 @@ these, so a line also appears during one slow step. Without `shown` nothing is p
 """
 
 import io
+import re
+import shutil
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import IO, TextIO, TypeVar
 
 INTERVAL = 15.0  # seconds between two lines
+LINE = re.compile(rb" \((\d+ s|\d+ min \d\d s|\d+ h \d\d min)\)$")  # the end of a line of progress
 
 Item = TypeVar("Item")
 
@@ -82,6 +86,41 @@ def announce(text: str) -> None:
     from tqdm import tqdm  # imported late: commands print --help at once
 
     tqdm.write(text)
+
+
+class Relay:
+    """Prints what a process says, each line after its name, so that several can print at once.
+
+    On a terminal, each line of progress takes the place of the one before, below all that is printed.
+    """
+
+    def __init__(self, process: "subprocess.Popen[bytes]", name: str) -> None:
+        from tqdm import tqdm
+
+        self._name = name
+        self._bar = tqdm(bar_format="{desc}", desc=name, leave=False, disable=not sys.stderr.isatty())
+        streams = ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
+        self._threads = [threading.Thread(target=self._print, args=each, daemon=True) for each in streams]
+        for thread in self._threads:
+            thread.start()
+
+    def _print(self, stream: IO[bytes] | None, out: TextIO) -> None:
+        from tqdm import tqdm
+
+        for whole in stream or ():
+            line = whole.rstrip().rpartition(b"\r")[2]  # of a bar that writes to a log, its last state
+            text = f"{self._name}: {line.decode(errors='replace')}"
+            if LINE.search(line) and not self._bar.disable:
+                self._bar.set_description_str(text[: shutil.get_terminal_size().columns - 1])
+            elif line:
+                tqdm.write(text, file=out)
+                out.flush()
+
+    def close(self) -> None:
+        """Print the rest of what the process said, and take its line away."""
+        for thread in self._threads:
+            thread.join(timeout=5)  # a process that it started may keep the stream open
+        self._bar.close()
 
 
 def duration(seconds: float) -> str:
