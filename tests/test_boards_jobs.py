@@ -264,7 +264,7 @@ def test_a_budget_in_seconds_is_spent_under_the_same_load(tmp_path: Path, monkey
     assert machine.log == [*begun, "end of byol_0", "SIGKILL load", "end of load"]
     (load,) = (command for command in machine.commands if "Budget.amount = 1e9" in command)
     assert load.index("Budget.amount = 1e9") > load.index("Budget.amount = 60.0")
-    assert {"Budget.kind = 'samples'", "experiment.evaluations = ()"} < set(load)
+    assert {"Budget.kind = 'samples'", "experiment.is_trial = True"} < set(load)
     assert str(tmp_path / "runs") not in load
     assert str(tmp_path / "results" / "small") not in load
     for settings, count, shared in ((SETTINGS, 2, None), (TIMED, 2, OWN), (TIMED, 1, {})):

@@ -148,7 +148,7 @@ def test_a_calibration_serves_runs_of_equal_steps(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("benchmark.experiment.session.PRETRAINING_VERSION", "1.1")
     assert calibrated("experiment.rate_factor=4.0") == 3
     monkeypatch.setenv("SSL_BENCHMARK_JOBS", "2")
-    assert calibrated("experiment.rate_factor=4.0") == 4
+    assert calibrated("experiment.rate_factor=8.0") == 4
 
 
 def test_calibration_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ class Launcher:
                         elsewhere.append(run)
                         continue
                     if self._is_to_make(run):
-                        print(f"\n== {count - len(queue)} of {count}: {run.label}", flush=True)
+                        progress.announce(f"\n== {count - len(queue)} of {count}: {run.label}")
                         jobs.start(run, run.command(self.out, self.folder), lock)
                     else:
                         lock.release()

@@ -82,10 +82,11 @@ def shown() -> Iterator[None]:
 
 
 def announce(text: str) -> None:
-    """Print a line on stdout, above the bar if there is one."""
+    """Print a line on stdout at once, above the bars if there are any."""
     from tqdm import tqdm  # imported late: commands print --help at once
 
     tqdm.write(text)
+    sys.stdout.flush()
 
 
 class Relay:
