@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -195,6 +196,22 @@ def test_what_follows_from_a_run_waits_for_no_other(tmp_path: Path, monkeypatch:
     assert machine.log[:4] == ["simclr_0 of 1", "byol_0 of 2", "end of byol_0", "simclr_1 of 2"]
     assert machine.log.index("byol_1 of 2") < machine.log.index("end of simclr_0")
     assert len(machine.commands) == 4
+
+
+def test_trials_that_end_late_put_no_method_last(tmp_path: Path, monkeypatch: Patch) -> None:
+    """Oracle: the runs seed by seed, though the last trial of byol ends after all of simclr's."""
+    machine = Machine(monkeypatch, {"byol_1000": 3, "simclr_0": 5})
+    plan = suite(chosen_by="@KNN")
+
+    def planned() -> Launcher:
+        chosen = [name for name in plan.methods if machine.log.count(f"end of {name}_1000") == 5]
+        tuned = [replace(run, division="tuned") for run in plan.runs() if run.entry.method in chosen]
+        return replace(board(tmp_path, plan), runs=[*plan.trials(), *tuned])
+
+    assert planned().carry_out(planned, None) == []
+    started = [line.partition(" ")[0] for line in machine.log if not line.startswith("end")]
+    assert sorted(started[:10]) == ["byol_1000"] * 5 + ["simclr_1000"] * 5
+    assert started[10:] == ["simclr_0", "byol_0", "simclr_1", "byol_1"]
 
 
 def test_a_teacher_is_waited_for_only_where_nothing_else_is_left(tmp_path: Path, monkeypatch: Patch) -> None:

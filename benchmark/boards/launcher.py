@@ -92,8 +92,9 @@ class Launcher:
     def carry_out(self, plan: "Callable[[], Launcher]", deadline: float | None) -> list[Planned]:
         """Make the missing runs in order, each once, with one in each slot; return those that failed or missed budgets.
 
-        Once all have begun, and whenever one has ended from then on, `plan` says which runs there are: trials choose
-        those of the division `tuned`, and evaluations follow from runs. What other processes make is waited for.
+        Once all have begun, and whenever one has ended from then on, `plan` says which runs there are, as evaluations
+        follow from runs. It is asked again as soon as the last trials end: they choose runs of the division `tuned`,
+        and no method is to come last with all of its seeds. What other processes make is waited for.
         Raises KeyboardInterrupt at the `deadline`, a time of the monotonic clock, or where a run was stopped by a
         signal; all runs at work have then saved their state.
         """
@@ -106,9 +107,10 @@ class Launcher:
                 elsewhere: list[Planned] = []
                 queue = selection.missing()
                 count = len(queue)
-                while queue:
+                while queue and not (queue[0].division != "trial" and _has_trial(ended)):
                     if not jobs.free:
                         ended += jobs.wait(deadline)
+                        continue
                     if deadline is not None and time.monotonic() >= deadline:
                         raise KeyboardInterrupt
                     run = _first(queue, jobs.active)
@@ -127,7 +129,7 @@ class Launcher:
                 if jobs.active and not (ended and jobs.free):
                     ended += jobs.wait(deadline)
                 failed += [job.run for job in ended if job.code != 0 and not self._is_done(job.run)]
-                settled += [run for run in selection.runs if run not in elsewhere]
+                settled += [run for run in selection.runs if run not in (*elsewhere, *queue)]
                 selection = plan()
                 selection.runs = [run for run in selection.runs if run not in settled]
                 if not jobs.active and selection.runs and all(run in elsewhere for run in selection.runs):
@@ -171,6 +173,10 @@ def _state(run: Planned, records: Sequence[Record]) -> State:
     if not statuses:
         return "stale"
     return "failed" if statuses == {"failed"} else "missed"
+
+
+def _has_trial(jobs: Sequence[Job]) -> bool:
+    return any(job.run.division == "trial" for job in jobs)
 
 
 def _first(queue: Sequence[Planned], jobs: Sequence[Job]) -> Planned:
