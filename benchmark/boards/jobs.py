@@ -22,6 +22,7 @@ from benchmark.runtime.progress import Relay
 from benchmark.training.calibration import JOBS
 
 STOPPED = (Interrupted.exit_code, Stopped.exit_code, -signal.SIGINT, -signal.SIGTERM)
+LIBC = ctypes.CDLL(None)  # loaded here: a child that was forked beside threads should do as little as it can
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 MEMORY = 2 * 2**30  # bytes of a run on CIFAR-10, of which those of the published board took up to 1.9 GiB
 POLL = 0.1  # seconds between two looks at the processes
@@ -164,4 +165,4 @@ def _start(command: Sequence[str], slot: Slot, output: int | None) -> "subproces
 def _die_with_parent() -> None:
     """Have Linux ask this process to stop when the suite is killed; it then saves its state."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
