@@ -16,6 +16,7 @@ import pytest
 from report_records import make, trial
 from tiny import SMALL
 
+from benchmark import PRETRAINING_VERSION
 from benchmark.boards.inventory import take
 from benchmark.boards.launcher import Launcher
 from benchmark.boards.plan import Suite
@@ -346,7 +347,7 @@ def test_a_missed_budget_is_tried_again(written: Written, tmp_path: Path, capfd:
     assert "stale    digits_vit_micro/simclr/seed 0\n" in capfd.readouterr().out
     monkeypatch.setattr(Launcher, "carry_out", lambda *_: [])
     assert main(arguments) == 0
-    assert "stale (pretraining 1.0, now 2.0)" in capfd.readouterr().out
+    assert f"stale (pretraining {PRETRAINING_VERSION}, now 2.0)" in capfd.readouterr().out
 
 
 @pytest.mark.usefixtures("in_process")

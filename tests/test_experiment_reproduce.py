@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tiny import command
 
+from benchmark import PRETRAINING_VERSION
 from benchmark.report import record as records
 from benchmark.report.record import Record, seal, write
 from benchmark.run import main
@@ -59,7 +60,10 @@ def test_what_cannot_agree_says_why(recorded: Path, tmp_path: Path, capsys: pyte
     older = {"pretraining": "2.0", "KNN": "0.9", "SimCLR": "3.1"}
     for change, answer in (
         ({"training__digest": "0" * 64}, "but the weights differ"),
-        ({"code__versions": older}, "(KNN 0.9, now 1.0; SimCLR 3.1, now 1.0; pretraining 2.0, now 1.0)"),
+        (
+            {"code__versions": older},
+            f"(KNN 0.9, now 1.0; SimCLR 3.1, now 1.0; pretraining 2.0, now {PRETRAINING_VERSION})",
+        ),
         ({"code__versions": {"KNN": "1.4"}}, "One seed gives no interval"),
         ({"method__module_sha256": "0" * 64}, "The file of the method is not that of the record"),
         ({"division": "floor", "budget": None}, "nothing was pretrained"),

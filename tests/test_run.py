@@ -320,7 +320,7 @@ def test_an_unfinished_run_is_neither_lost_nor_taken(
         "holds an unfinished run of this configuration and seed. Continue it with --resume" in capsys.readouterr().err
     )
     with monkeypatch.context() as patch:  # a state of other code is refused
-        patch.setattr("benchmark.experiment.session.PRETRAINING_VERSION", "1.1")
+        patch.setattr("benchmark.experiment.session.PRETRAINING_VERSION", "1.99")
         assert main([*arguments, "--resume"]) == 1
         assert "belongs to another configuration or code" in capsys.readouterr().err
     monkeypatch.setattr(KNN, "version", "1.1")  # that of another evaluation trains alike

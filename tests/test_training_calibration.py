@@ -145,7 +145,7 @@ def test_a_calibration_serves_runs_of_equal_steps(tmp_path: Path, monkeypatch: p
     assert calibrated("experiment.rate_factor=2.0") == 1
     assert calibrated("experiment.budget_share=0.5") == 1
     assert calibrated("Pretraining.batch_size=64") == 2
-    monkeypatch.setattr("benchmark.experiment.session.PRETRAINING_VERSION", "1.1")
+    monkeypatch.setattr("benchmark.experiment.session.PRETRAINING_VERSION", "1.99")
     assert calibrated("experiment.rate_factor=4.0") == 3
     monkeypatch.setenv("SSL_BENCHMARK_JOBS", "2")
     assert calibrated("experiment.rate_factor=8.0") == 4
