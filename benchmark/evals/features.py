@@ -21,6 +21,8 @@ Prepare = Callable[[Tensor, Tensor], Tensor]
 Choices = dict[str, str | float | int]
 Fraction = Annotated[float, Range(0, 1, below=True)]
 
+CPU_BATCH = 64  # images that a processor encodes at once: few enough for its cache, and a quarter faster than 512
+
 
 @dataclass(frozen=True)
 class Network:
@@ -127,6 +129,8 @@ def extract(
     modes = [net.training for net in nets]
     for net in nets:
         net.eval()
+    if batch_size is None and device.type == "cpu":
+        batch_size = CPU_BATCH
     parts: list[dict[str, Tensor]] = []
     for ids, batch in ahead(images, device=device, batch_size=batch_size):
         output = encoder(prepare(batch, ids))

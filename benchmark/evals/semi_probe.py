@@ -37,7 +37,7 @@ class SemiProbe:
     draws: Count
     list_file: Location | None = None
 
-    version = "1.0"
+    version = "1.1"
 
     def __post_init__(self) -> None:
         if self.list_file is not None and self.draws > 1:
@@ -132,9 +132,12 @@ class _Folds(Regression):
     """The regressions of all folds at once: `held` `(n, folds)` marks the samples that a fold is not fitted on."""
 
     def __init__(self, inputs: Tensor, labels: Tensor, classes: int, held: Tensor) -> None:
-        super().__init__(inputs, labels, classes)
-        self.outputs = held.shape[1] * classes
-        self.held, self.shares = held, (~held).float() / (~held).sum(0)
+        super().__init__(inputs, labels, classes, ((~held).float() / (~held).sum(0)).T.contiguous())
+        self.held = held.T
+
+    def bends(self, start: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = start.shape[1]
+        return torch.full((outputs,), 1 / self.classes), torch.eye(outputs)
 
     def held_losses(self, strengths: tuple[float, ...]) -> dict[float, float]:
         """Return the mean cross entropy of the held-out samples by strength, until one is not the best so far."""
@@ -142,20 +145,9 @@ class _Folds(Regression):
         start = None
         for strength in progress.each(strengths, "strength"):
             start, _ = self.minimise(strength, start, TOLERANCE)
-            losses[strength] = float(-self._log_probabilities(start[:-1], start[-1])[1][self.held].double().mean())
+            logits = self.logits(start)
+            right = logits.gather(1, self.labels.expand(len(logits), 1, -1)).squeeze(1)
+            losses[strength] = float((logits.logsumexp(1) - right)[self.held].double().mean())
             if strength != _lowest(losses):
                 break
         return losses
-
-    def _log_probabilities(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log probabilities of all classes, `(n, folds, classes)`, and of the labels, `(n, folds)`."""
-        logits = torch.addmm(bias, self.inputs, weight).view(*self.held.shape, self.classes)
-        logs = logits - logits.logsumexp(2, keepdim=True)  # several times as fast as log_softmax for few classes
-        right = self.labels[:, None, None].expand(*self.held.shape, 1)
-        return logs, logs.gather(2, right).squeeze(2)
-
-    def _gradient(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the sum of the folds' mean cross entropies and its gradients in weight and bias."""
-        logs, right = self._log_probabilities(weight, bias)
-        excess = logs.exp_().sub_(self.targets[:, None]).mul_(self.shares[:, :, None]).flatten(1)
-        return -(right * self.shares).sum(), self.inputs.T @ excess, excess.sum(0)
