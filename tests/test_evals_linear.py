@@ -211,3 +211,26 @@ def test_no_seed_is_involved() -> None:
         torch.manual_seed(seed)
         probes.append(linear.fit(features, labels, 4, 1e-3))
     assert torch.equal(probes[0].weight, probes[1].weight)
+
+
+@pytest.mark.parametrize(("n", "dim"), [(400, 60), (300, 500)])
+@pytest.mark.parametrize("strength", [1e-1, 1e-3, 1e-5])
+def test_a_warm_start_on_ill_conditioned_inputs_ends_at_the_same_optimum(n: int, dim: int, strength: float) -> None:
+    """Oracle: scikit-learn in float64 to a gradient of 1e-8, which starts at zero: the objective within 1e-3.
+
+    The inputs are not standardised, so that their covariance keeps a condition number of 1e6, and some samples of a
+    class of its own make the classes bend unlike each other.
+    """
+    features, labels = mixture(n, dim, 4, spread=3.0)
+    inputs, labels = features * torch.logspace(0, -3, dim), labels.where(torch.arange(n) > 7, 4)
+    regression, start = Regression(inputs, labels, 5), None
+    for stronger in (*(value for value in GRID if value > 2 * strength), strength):
+        start, converged = regression.minimise(stronger, start)
+        assert converged
+    reference = LogisticRegression(C=1 / (n * strength), tol=1e-8, max_iter=10_000).fit(inputs.double(), labels)
+    weight, bias = regression.weights(start).double().numpy(), start[-1].double().numpy()
+    objectives = [
+        mean_loss(inputs.double().numpy() @ weights + biases, labels.numpy()) + strength / 2 * (weights**2).sum()
+        for weights, biases in ((weight, bias), (reference.coef_.T, reference.intercept_))
+    ]
+    assert objectives[0] == pytest.approx(objectives[1], rel=1e-3)

@@ -42,7 +42,8 @@ def _search(queries: Tensor, keys: Tensor, k: int) -> Tensor:
         asked, factor = _wide(part)
         rough, ids = torch.mm((asked * factor).float(), unit.T, out=products[: len(part)]).topk(length, sorted=False)
         pairs = zip(asked.split(few), ids.split(few), strict=True)
-        exact = torch.cat([(wide[near] * query[:, None]).sum(2) for query, near in pairs])
+        taken = ((wide.index_select(0, near.flatten()).view(*near.shape, -1), query) for query, near in pairs)
+        exact = torch.cat([near.mul_(query[:, None]).sum(2) for near, query in taken])
         cosines = exact.mul_(factor).mul_(scale[ids, 0]).float()
         packed, unsure = _pack(cosines, ids), rough.amin(1) + error >= cosines.topk(k).values[:, -1]
         packed[unsure] = _search_all(part[unsure], wide, scale, length)
