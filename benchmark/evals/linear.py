@@ -167,20 +167,20 @@ def eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
 class Regression:
     """Multinomial logistic regression of `labels` `(n,)` on standardised `inputs` `(n, dim)`.
 
-    `shares` `(problems, n)` weigh the samples, and each row is a problem of its own; by default there is one, of equal
-    weights. The inputs are replaced by their coordinates `(n, rank)`, see `span`, and solutions are in coordinates too.
-    The Hessian of the loss is approximately a Kronecker product, to which the strength is added:
+    The inputs are replaced by their coordinates `(n, rank)`, see `span`, and solutions are in coordinates too. The
+    Hessian of the loss is approximately a Kronecker product, to which the strength is added:
 
-        axes @ diag(spectrum) @ axes.T = inputs.T @ inputs / n,   turn @ diag(spread) @ turn.T = mean of diag(p) - p p.T
+        axes @ diag(spectrum) @ axes.T = inputs.T @ inputs / n
+        turn @ diag(1 / scale) @ turn.T = mean of diag(p) - p p.T, for the probabilities p of a sample
 
-    with the probabilities p of a sample. Minimising over variables in which it is the identity has the same solution
-    and takes a fraction of the iterations, above all for the correlated features of an encoder.
+    Minimising over variables in which it is the identity has the same solution and takes a fraction of the iterations,
+    above all for the correlated features of an encoder.
     """
 
-    def __init__(self, inputs: Tensor, labels: Tensor, classes: int, shares: Tensor | None = None) -> None:
+    def __init__(self, inputs: Tensor, labels: Tensor, classes: int) -> None:
         self.inputs, self.basis = span(inputs)
         self.labels, self.classes = labels, classes
-        self.shares = torch.full((1, len(labels)), 1 / len(labels)) if shares is None else shares
+        self.outputs = classes
         self.targets = F.one_hot(labels, classes).float().T.contiguous()
         spectrum, self.axes = eigenvectors(self.inputs.T @ self.inputs / len(inputs))
         self.spectrum = spectrum.clamp(min=1e-7 * float(spectrum[-1]))[:, None]
@@ -190,43 +190,40 @@ class Regression:
         return inputs if self.basis is None else inputs @ self.basis
 
     def weights(self, solution: Tensor) -> Tensor:
-        """Return the weights `(dim, problems * classes)` on the original inputs."""
+        """Return the weights `(dim, outputs)` on the original inputs."""
         return solution[:-1] if self.basis is None else self.basis @ solution[:-1]
 
-    def logits(self, solution: Tensor) -> Tensor:
-        """Return `(problems, classes, n)`: what sums over classes is several times as fast with them not the last."""
-        logits = torch.addmm(solution[-1][:, None], solution[:-1].T, self.inputs.T)
-        return logits.view(-1, self.classes, len(self.inputs))
-
     def bends(self, start: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the curvature of the loss in the logits as `spread` `(outputs,)` and `turn` `(outputs, outputs)`."""
-        chances = self.logits(start).softmax(1)[0]
+        """Return `scale` `(outputs,)` and `turn` `(outputs, outputs)` for the probabilities at the start."""
+        chances = self._logits(start).softmax(0)
         spread, turn = eigenvectors(torch.diag(chances.mean(1)) - chances @ chances.T / len(self.inputs))
-        return spread.clamp(min=FLAT * float(spread[-1])), turn
+        return 1 / spread.clamp(min=FLAT * float(spread[-1])), turn
 
     def minimise(
         self, strength: float, start: Tensor | None = None, tolerance: float = TOLERANCE
     ) -> tuple[Tensor, bool]:
         """Minimise mean cross entropy + strength / 2 * |weights|^2, the bias free, by L-BFGS from `start` or zero.
 
-        Return `(rank + 1, problems * classes)`, whose last row is the bias, and whether the limit of iterations
-        sufficed. The gradient is written out, at half of autograd's cost.
+        Return `(rank + 1, outputs)`, whose last row is the bias, and whether the limit of iterations sufficed. The
+        gradient is written out, at half of autograd's cost.
         """
-        zero = torch.zeros(self.inputs.shape[1] + 1, self.classes * len(self.shares))
+        zero = torch.zeros(self.inputs.shape[1] + 1, self.outputs)
         start = zero if start is None else start
-        spread, turn = self.bends(start)
-        stretch, bias_stretch = (self.spectrum * spread + strength).rsqrt(), (self.classes * spread).rsqrt()
+        scale, turn = self.bends(start)
+        stretch, bias_stretch = (self.spectrum / scale + strength).rsqrt(), (scale / self.classes).sqrt()
         variables = torch.cat([self.axes.T @ start[:-1] @ turn / stretch, start[-1:] @ turn / bias_stretch])
 
         def solution(at: Tensor) -> Tensor:
             return torch.cat([self.axes @ (stretch * at[:-1]), bias_stretch * at[-1:]]) @ turn.T
 
+        _, slope, bias = self._gradient(zero)  # the tolerance is relative to it, as if all classes bent alike
+        slope = (self.spectrum / self.classes + strength).rsqrt() * (self.axes.T @ slope)
         variables.requires_grad_()
         optimiser = torch.optim.LBFGS(
             [variables],
             max_iter=ITERATIONS,
             max_eval=2 * ITERATIONS,
-            tolerance_grad=max(ROUNDING, tolerance * self._steepness(zero, strength)),
+            tolerance_grad=max(ROUNDING, tolerance * float(torch.cat([slope, bias[None]]).abs().max())),
             tolerance_change=0.0,
             history_size=10,
             line_search_fn="strong_wolfe",
@@ -237,26 +234,23 @@ class Regression:
                 at = solution(variables)
                 loss, slope, bias = self._gradient(at)
                 slope = stretch * (self.axes.T @ (slope + strength * at[:-1]) @ turn)
-                variables.grad = torch.cat([slope, bias_stretch * (bias @ turn)])
+                variables.grad = torch.cat([slope, bias_stretch * (bias[None] @ turn)])
             return loss + strength / 2 * at[:-1].square().sum()
 
         optimiser.step(closure)
         converged = optimiser.state[variables]["n_iter"] < ITERATIONS
         return solution(variables.detach()), converged
 
-    def _steepness(self, zero: Tensor, strength: float) -> float:
-        """Return the gradient's largest entry at zero weights, if all classes bend alike."""
-        _, slope, bias = self._gradient(zero)
-        slope = (self.spectrum / self.classes + strength).rsqrt() * (self.axes.T @ slope)
-        return float(torch.cat([slope, bias]).abs().max())
+    def _logits(self, solution: Tensor) -> Tensor:
+        """Return `(classes, n)`: sums over classes take a fraction of the time where the samples come last."""
+        return torch.addmm(solution[-1][:, None], solution[:-1].T, self.inputs.T)
 
     def _gradient(self, solution: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the sum of the problems' mean cross entropies and its gradients in weight and bias `(1, outputs)`."""
-        logits = self.logits(solution)
-        top = logits.amax(1, keepdim=True)
-        right = (logits - top).gather(1, self.labels.expand(len(logits), 1, -1))
-        chances = logits.sub_(top).exp_()
-        total = chances.sum(1, keepdim=True)
-        loss = ((total.log() - right).squeeze(1) * self.shares).sum()
-        excess = chances.div_(total).sub_(self.targets).mul_(self.shares[:, None]).flatten(0, 1)
-        return loss, (excess @ self.inputs).T, excess.sum(1)[None]
+        """Return the mean cross entropy and its gradients in weight and bias."""
+        logits = self._logits(solution)
+        logits -= logits.amax(0)
+        right = logits.gather(0, self.labels[None])[0]
+        chances = logits.exp_()
+        total = chances.sum(0)
+        excess = chances.div_(total).sub_(self.targets).div_(len(self.inputs))
+        return (total.log() - right).mean(), (excess @ self.inputs).T, excess.sum(1)
