@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightly.models.utils import normalize_mean_var, patchify
 from nets16 import BATCH, resnet, views, vit
-from test_nets_decoder import lightly_forward
+from test_nets_decoder import LightlyAutoencoder
 from torch import Tensor
 
 from baselines.mae import MAE
@@ -32,7 +32,7 @@ def test_loss_equals_lightly(ratio: float, count: int) -> None:
     view = views(dtype=torch.float64)[0]
     visible = Draws(0, 7, BATCH).rows(("mask", 0), 16).argsort(1)[:, :count]
     masked = torch.ones(BATCH, 16, dtype=torch.bool).scatter(1, visible, False)
-    _, predicted = lightly_forward(method.encoder, method.restore.decoder, view, visible)
+    _, predicted = LightlyAutoencoder(method.encoder, method.restore.decoder)(view, visible)
     expected = (predicted - normalize_mean_var(patchify(view, 4))).square()[masked].mean()
     torch.testing.assert_close(method([view], Draws(0, 7, BATCH)).loss, expected, rtol=1e-10, atol=0)
 

@@ -1,12 +1,14 @@
 """The decoder and the encoder before it against lightly's masked autoencoder, with the same weights."""
 
+import copy
+
 import pytest
 import timm
 import torch
 from lightly.models.modules import MaskedVisionTransformerTIMM
 from lightly.models.modules.masked_vision_transformer_decoder_timm import MaskedVisionTransformerDecoderTIMM
 from lightly.models.utils import set_at_index
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
@@ -31,23 +33,35 @@ def visible() -> Tensor:
     return visible_tokens(torch.rand(3, 16, generator=torch.Generator().manual_seed(0)), 0.75)
 
 
-def lightly_forward(encoder: ViT, decoder: PixelDecoder, view: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-    """Encode and decode by lightly's modules, whose ids count the class token."""
-    settings = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0}
-    vit = timm.create_model("vit_tiny_patch16_224", **settings)
-    theirs = MaskedVisionTransformerTIMM(vit=vit).double()
-    theirs.vit.load_state_dict(encoder.net.state_dict())
-    blocks = MaskedVisionTransformerDecoderTIMM(num_patches=16, embed_dim=16, depth=2, num_heads=2).double()
-    names = {"positions": "pos_embed"}
-    outside = ("embed.", "predict.")
-    weights = {names.get(k, k): v for k, v in decoder.state_dict().items() if not k.startswith(outside)}
-    blocks.load_state_dict(weights, strict=True)
+class LightlyAutoencoder(nn.Module):
+    """Lightly's masked encoder and decoder, with copies of our weights; its layers around the decoder are torch's."""
 
-    keep = torch.cat([torch.zeros(len(visible), 1, dtype=torch.long), visible + 1], dim=1)
-    latent = theirs.encode(view, idx_keep=keep)
-    tokens = blocks.mask_token.repeat(len(view), 17, 1)
-    tokens = set_at_index(tokens, keep, decoder.embed(latent))
-    return latent, decoder.predict(blocks(tokens))[:, 1:]
+    def __init__(self, encoder: ViT, decoder: PixelDecoder) -> None:
+        super().__init__()
+        shape = {name: value for name, value in encoder.spec.arguments.items() if name != "global_pool"}
+        self.encoder = MaskedVisionTransformerTIMM(vit=timm.create_model("vit_tiny_patch16_224", **shape))
+        block = decoder.blocks[0]
+        self.decoder = MaskedVisionTransformerDecoderTIMM(
+            num_patches=decoder.n_tokens,
+            embed_dim=decoder.norm.normalized_shape[0],
+            depth=len(decoder.blocks),
+            num_heads=block.attn.num_heads,
+        )
+        self.embed, self.predict = copy.deepcopy(decoder.embed), copy.deepcopy(decoder.predict)
+        self.to(decoder.predict.weight.dtype)
+        self.encoder.vit.load_state_dict(encoder.net.state_dict())
+        outside = ("embed.", "predict.")
+        weights = {k: v for k, v in decoder.state_dict().items() if not k.startswith(outside)}
+        weights["pos_embed"] = weights.pop("positions")
+        self.decoder.load_state_dict(weights, strict=True)
+
+    def forward(self, view: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the encoded tokens and the predicted patches; lightly's ids count the class token."""
+        keep = torch.cat([torch.zeros(len(visible), 1, dtype=torch.long), visible + 1], dim=1)
+        latent = self.encoder.encode(view, idx_keep=keep)
+        tokens = self.decoder.mask_token.repeat(len(view), self.decoder.sequence_length, 1)
+        tokens = set_at_index(tokens, keep, self.embed(latent))
+        return latent, self.predict(self.decoder(tokens))[:, 1:]
 
 
 def test_autoencoder_equals_lightly(autoencoder: tuple[ViT, PixelDecoder], visible: Tensor) -> None:
@@ -55,7 +69,7 @@ def test_autoencoder_equals_lightly(autoencoder: tuple[ViT, PixelDecoder], visib
     encoder, decoder = (part.double() for part in autoencoder)
     view = torch.randn(3, 3, 16, 16).double()
     features = encoder(view, visible)
-    latent, predicted = lightly_forward(encoder, decoder, view, visible)
+    latent, predicted = LightlyAutoencoder(encoder, decoder)(view, visible)
     torch.testing.assert_close(torch.cat([features.pooled[:, None], features.tokens], 1), latent, rtol=0, atol=1e-12)
     torch.testing.assert_close(decoder(features), predicted, rtol=0, atol=1e-12)
     assert predicted.shape == (3, 16, 48)
