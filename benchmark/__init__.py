@@ -24,5 +24,5 @@ a folder. Imports run downward in this list, never up:
 """
 
 __version__ = "0.1.0"
-PRETRAINING_VERSION = "1.1"
+PRETRAINING_VERSION = "1.0"
 """Major.Minor of all that decides an encoder's weights but the classes of methods, which have versions of their own."""

@@ -112,12 +112,12 @@ def test_fill_replaces_tokens_before_positions() -> None:
 
 def test_vit_weights_load_into_timm() -> None:
     """Oracle: timm's own model, built by name, with our weights loaded strictly: no key more, none less."""
-    encoder = vit().double().eval()
+    encoder = vit().float().eval()
     settings = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0}
-    theirs = timm.create_model("vit_tiny_patch16_224", **settings).double().eval()
+    theirs = timm.create_model("vit_tiny_patch16_224", **settings).eval()
     theirs.load_state_dict(encoder.net.state_dict(), strict=True)
-    view = images().double()
-    torch.testing.assert_close(theirs(view), encoder(view).pooled, rtol=0, atol=1e-12)
+    view = images().float()
+    torch.testing.assert_close(theirs(view), encoder(view).pooled, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("frozen", [False, True])

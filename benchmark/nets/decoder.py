@@ -5,11 +5,11 @@ from typing import Any
 
 import gin
 import torch
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from benchmark.annotations import Count
 from benchmark.errors import ConfigError
-from benchmark.nets.blocks import Block
 from benchmark.nets.encoders import Encoder, Features, sincos_positions, xavier_
 from benchmark.nets.masking import place
 

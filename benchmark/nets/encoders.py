@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from benchmark.annotations import Count
 from benchmark.errors import ConfigError, suggest
-from benchmark.nets.blocks import Block, linear
 from benchmark.nets.masking import pick
 
 
@@ -118,7 +117,7 @@ class ViT(Encoder):
             "num_classes": 0,
             "global_pool": "token",
         }
-        self.net = VisionTransformer(**shape, block_fn=Block)
+        self.net = VisionTransformer(**shape)
         self.spec = TimmSpec("vit_base_patch16_224", shape)
         self.name, self.image_size = f"{name}_patch{patch}", image_size
         self.width, self.patch, self.n_tokens = width, patch, (image_size // patch) ** 2
@@ -132,7 +131,7 @@ class ViT(Encoder):
 
     def forward(self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None) -> Features:
         net = self.net
-        tokens = self._embed(view)
+        tokens = net.patch_embed(view)
         if fill is not None:
             mask, token = fill
             tokens = torch.where(mask.bool()[..., None], token.to(tokens.dtype), tokens)
@@ -142,15 +141,6 @@ class ViT(Encoder):
         start = (net.cls_token + net.pos_embed[:, :1]).expand(len(tokens), -1, -1)
         tokens = net.norm(net.blocks(torch.cat([start, tokens], dim=1)))
         return Features(tokens[:, 0], tokens[:, 1:], visible)
-
-    def _embed(self, view: Tensor) -> Tensor:
-        """Return the embeddings of all patches: timm's convolution as a product, which is faster on a processor."""
-        batch, channels, height, width = view.shape
-        assert self.patch is not None
-        cells = view.reshape(batch, channels, height // self.patch, self.patch, width // self.patch, self.patch)
-        patches = cells.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * self.patch**2)
-        projection = self.net.patch_embed.proj
-        return linear(patches, projection.weight.flatten(1), projection.bias)
 
 
 def xavier_(module: nn.Module) -> None:
