@@ -9,10 +9,10 @@ import math
 import re
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 AUTO = "auto"
 
@@ -41,6 +41,12 @@ class Range:
         high = f"below {self.most:g}" if self.below else f"at most {self.most:g}"
         return low if self.most == math.inf else f"{low} and {high}"
 
+
+Readings = Annotated[int, "location", Range(0)]
+"""Annotates how often a run is measured on its way: it never changes what a run computes either."""
+
+Kept = Annotated[bool, "location"]
+"""Annotates whether a run keeps more files: it never changes what a run computes either."""
 
 Positive = Annotated[float, Range(0, above=True)]
 NonNegative = Annotated[float, Range(0)]
@@ -89,9 +95,9 @@ def checker(hint: Any) -> Check:
     """Return the function that checks a value against the annotation `hint`.
 
     It returns the value, where an int becomes a float if `hint` asks for one, and its problems, as pairs of a place in
-    it such as `.cost.images` and a sentence. A typed dictionary has exactly its fields; text may have a note with a
-    pattern, `Annotated[str, re.compile(...)]`. Annotations that are not about literals, references or JSON (type
-    variables, string leftovers) accept anything.
+    it such as `.cost.images` and a sentence. A typed dictionary has exactly its fields, and may lack those that are
+    `NotRequired`; text may have a note with a pattern, `Annotated[str, re.compile(...)]`. Annotations that are not
+    about literals, references or JSON (type variables, string leftovers) accept anything.
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if hint in (Any, object):
@@ -99,7 +105,9 @@ def checker(hint: Any) -> Check:
     expected = describe(hint)
     if is_typeddict(hint):
         kinds = get_type_hints(hint, include_extras=True)
-        return partial(_check_object, {name: checker(kind) for name, kind in kinds.items()})
+        return partial(_check_object, {name: checker(kind) for name, kind in kinds.items()}, hint.__required_keys__)
+    if origin is NotRequired:
+        return checker(arguments[0])
     if origin is Annotated:
         return _with_notes(expected, checker(arguments[0]), hint.__metadata__)
     if origin in (Union, types.UnionType):
@@ -193,10 +201,10 @@ def _check_union(expected: str, inner: Iterable[Check], value: Any) -> tuple[Any
     return value, inside or _mismatch(expected, value)
 
 
-def _check_object(fields: Mapping[str, Check], value: Any) -> tuple[Any, Problems]:
+def _check_object(fields: Mapping[str, Check], required: Collection[str], value: Any) -> tuple[Any, Problems]:
     if type(value) is not dict:
         return value, _mismatch("an object", value)
-    problems = [(f".{name}", "missing") for name in fields if name not in value]
+    problems = [(f".{name}", "missing") for name in fields if name in required and name not in value]
     for name, item in value.items():
         if name not in fields:
             problems.append((f".{name}", "unknown field"))

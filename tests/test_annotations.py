@@ -3,16 +3,18 @@
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, Protocol, TypedDict, TypeVar
 
 import pytest
 
 from benchmark.annotations import (
     Count,
+    Kept,
     Location,
     NonNegative,
     Positive,
     Range,
+    Readings,
     Reference,
     Residence,
     Share,
@@ -39,6 +41,11 @@ class Named(Protocol):
 class Inner(TypedDict):
     count: Count
     parts: list[Digits]
+
+
+class Optional(TypedDict):
+    a: int
+    b: NotRequired[int]
 
 
 class Outer(TypedDict):
@@ -84,6 +91,8 @@ class Outer(TypedDict):
         (Share, [1.0], [0.0, 1.1]),
         (Part, [0.5], [0.0, 1.0]),
         (Digits, ["12"], ["12x", "\u0661"]),
+        (Readings, [0, 8], [-1, 1.0]),
+        (Optional, [{"a": 1}, {"a": 1, "b": 2}], [{"b": 2}, {"a": 1, "b": None}, {"a": 1, "c": 2}]),
     ],
 )
 def test_fits(hint: Any, fitting: list[Any], others: list[Any]) -> None:
@@ -155,7 +164,7 @@ def test_places_of_problems(value: Any, problems: list[tuple[str, str]]) -> None
 
 def test_locations() -> None:
     """Oracle: which hints say where something lies, and which only look like it."""
-    locations = (Location, Location | None, Annotated[str, "location"], tuple[Location, ...], Residence)
+    locations = (Location, Location | None, Annotated[str, "location"], tuple[Location, ...], Residence, Readings, Kept)
     others = (str, Literal["location"], Annotated[str, "other"], None)
     assert all(map(is_location, locations))
     assert not any(map(is_location, others))

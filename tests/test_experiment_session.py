@@ -15,6 +15,7 @@ from benchmark.experiment import run
 from benchmark.experiment.session import without_test
 from benchmark.experiment.stage import Stage
 from benchmark.report.tuning import fingerprint_without_test
+from benchmark.training import monitor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -92,6 +93,40 @@ def test_the_tuning_key_is_what_trials_and_runs_share(tmp_path: Path) -> None:
     assert stage(tmp_path, "AdamW.base_rate = 1.0").tuning_key != key
     assert stage(tmp_path, "Budget.amount = 6400").tuning_key != key
     assert stage(tmp_path, gin="gin/moco_v3.gin").tuning_key != key
+
+
+def test_encoders_on_the_way_are_kept_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: files by name; the last is the encoder of the end, the first is another; --fresh keeps none of before.
+
+    A run with other points is the same run: its key and its weights; without points it has no curve.
+    """
+    monkeypatch.setattr(monitor, "SHARE", 1.0)  # else a run as short as this one has one point alone
+    settings = (*SMALL, "Budget.amount=1600", "experiment.evaluations=()")
+    kept, plain = (
+        configuration.load(["gin/simclr.gin"], (*settings, *more))
+        for more in (["experiment.curve_points=2", "experiment.keep_encoders=True"], ["experiment.curve_points=0"])
+    )
+    first = run.run(kept, out=tmp_path)
+    (folder,) = tmp_path.glob("simclr-*")
+    half, last = sorted(folder.glob("encoder-step-*"))
+    assert (half.name, last.name) == ("encoder-step-00000025.safetensors", "encoder-step-00000050.safetensors")
+    assert last.read_bytes() == (folder / "encoder.safetensors").read_bytes() != half.read_bytes()
+    assert [point["step"] for point in first["training"]["curve"]["points"]] == [25, 50]
+    second = run.run(plain, out=tmp_path, fresh=True)
+    assert not list(folder.glob("encoder-step-*"))
+    assert second["config"]["key"] == first["config"]["key"]
+    assert second["training"] == {name: value for name, value in first["training"].items() if name != "curve"}
+    with pytest.raises(ConfigError, match="there is none"):
+        stage(tmp_path, "experiment.keep_encoders = True", "experiment.curve_points = 0")
+
+
+def test_neither_trials_nor_teachers_have_a_curve(tmp_path: Path) -> None:
+    """Oracle: the points of each. A pass of 1,442 images costs about as much as two steps of 32 pairs and 17 heads, so
+    8 passes are a twentieth of 10,000 steps and one is more than that of 100."""
+    long, trial = "Budget.amount = 320000", "experiment.is_trial = True"
+    student = stage(tmp_path, long, gin="gin/mimco.gin")
+    assert (student.training(600).points, student.teacher.training(600).points) == (8, 0)
+    assert [stage(tmp_path, *each).training(600).points for each in ([long], [], [long, trial])] == [8, 1, 0]
 
 
 def test_a_trial_by_changed_code_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -273,7 +273,8 @@ def test_steps_that_break_the_contract_are_refused() -> None:
 
 def test_names_that_the_loop_logs_are_reserved(tmp_path: Path) -> None:
     """Oracle: the columns of a run's metrics, but for what its method logs."""
-    running = tiny_training(tmp_path)
+    running = tiny_training(tmp_path, points=1, probe=lambda encoder: 0.5)
+    running.probe.queries = 1000
     running.run(resume=False)
     line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert set(line) - set(running.logs) == set(RESERVED)

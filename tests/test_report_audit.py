@@ -142,6 +142,13 @@ def reworded(old: str, new: str) -> Callable[[str], str]:
     return exchange
 
 
+def curve(step: int, knn: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return what adds a curve of one point, measured on 1,000 queries."""
+    return lambda training: (
+        training | {"curve": {"bank": 4000, "queries": 1000, "points": [{"step": step, "knn": knn}]}}
+    )
+
+
 FORGED: dict[str, tuple[Record, str, Any, str]] = {
     "top-1 between two images": (SOUND, "metrics.linear.top1", 0.9011, "is no share of 500 images"),
     "fewer test images": (SOUND, "metrics.linear.n", 499, "the test set has 500"),
@@ -149,6 +156,8 @@ FORGED: dict[str, tuple[Record, str, Any, str]] = {
     "top-5 missing with a hundred classes": (SOUND, "dataset.classes", 100, "from 50 classes up"),
     "mean apart from its draws": (SOUND, "metrics.linear.draws", [0.5, 0.6], "not the mean of its draws"),
     "a draw between two images": (SOUND, "metrics.linear.draws", [0.90001, 0.89999], "is no share"),
+    "a curve between two images": (SOUND, "training", curve(200, 0.5005), "0.5005 after step 200 is no share of its"),
+    "a curve past the end": (SOUND, "training", curve(201, 0.5), "a point after step 201 of 200"),
     "more FLOPs than the budget": (SOUND, "cost.flops", 2.1e12, "cost.flops"),
     "fewer FLOPs than the steps": (SOUND, "cost.flops", 1.9e12, "expected 2e+12 from steps"),
     "more images than the steps": (SOUND, "cost.images", 30_000, "expected 25,600 from steps"),

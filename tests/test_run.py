@@ -209,6 +209,8 @@ def test_a_run_leaves_a_whole_record(tmp_path: Path, out: Path, capsys: pytest.C
     assert record["dataset"]["sizes"] == {"pretrain": 1442, "train": 1442, "test": 355}
     assert any("SimCLR: The projector has batch norm" in text for text in record["method"]["deviations"])
     assert record["training"]["loss"] == lines[-1]["loss"]
+    points = [{"step": 4, "knn": lines[-1]["knn"]}]
+    assert record["training"]["curve"] == {"bank": 1153, "queries": 289, "points": points}
     assert record["metrics"]["knn"]["n"] == 355
     published = {record["id"]: record for record in map(records.read, board.glob("*.json"))}
     floors = {identity: published.pop(identity) for identity in record["floors"]}

@@ -124,6 +124,25 @@ def test_the_time_is_printed_once_at_the_start(
             assert capsys.readouterr().out == (line if run.step == known_at else "")
 
 
+def test_an_accuracy_is_shown_with_its_error_and_its_time_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the line by hand: 5 of 10 steps of 2 s are left, although a measurement between them took 100 s."""
+    now = 0.0
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: now))
+    with progress.doing("pretraining"):
+        run = Pace(tqdm(disable=True), 0, 10, None)
+        for step in range(5):
+            now += 2.0
+            run.stepped()
+            if step == 3:
+                now += 100.0
+                run.looked(1.25, 640.0)
+                run.measured(0.431, 0.0157)
+                run.paused(100.0)
+        shown = progress._activities[-1].detail
+    measured = "loss 1.25, 640 images/s, kNN on train 43.1 ± 1.6 %"
+    assert shown == f"50% of the budget, step 5 of 10, {measured}, about 10 s left"
+
+
 def test_the_floors_tell_how_long_evaluation_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,9 @@ from tiny import TinyEncoder, TinyMethod, training
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MissingError
 from benchmark.experiment.setup import Pretraining
 from benchmark.method import Method, Step, Views
+from benchmark.nets.encoders import Encoder
 from benchmark.randomness import Draws
+from benchmark.storage import checkpoint
 from benchmark.training import loop
 from benchmark.training.loop import Outcome, Training
 from benchmark.views.recipes import View, ViewLimits
@@ -133,7 +135,7 @@ def test_checkpoints_load_safely(tmp_path: Path) -> None:
     """Oracle: torch's loader with weights_only=True, which executes nothing; the state is complete by name."""
     path = training(tmp_path).run(resume=False).checkpoint
     state = torch.load(path, weights_only=True)
-    assert set(state) == {"method", "optimiser", "step", "losses", "logs", "key", "ledger"}
+    assert set(state) == {"method", "optimiser", "step", "losses", "logs", "key", "ledger", "curve"}
 
 
 class Breaking(TinyMethod):
@@ -154,10 +156,12 @@ class Breaking(TinyMethod):
 def test_a_run_that_diverges_stops(tmp_path: Path, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: it ends within the window, without a loss, and what is logged and handed on has finite numbers only."""
     monkeypatch.setattr(Breaking, "value", value)
-    run = training(tmp_path, Breaking)
+    monkeypatch.setattr(loop, "points_of", lambda *_: [5, 12])
+    run = training(tmp_path, Breaking, points=2, probe=Counting())
     outcome = run.run(resume=False)
     assert (outcome.status, outcome.loss, outcome.logs) == ("diverged", None, {})
     assert outcome.health.collapsed
+    assert outcome.curve == {}
     assert run.step == 5
     assert [line["loss"] is None for line in lines(tmp_path)] == [False] * 4 + [True]
 
@@ -187,6 +191,95 @@ def test_measuring_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert often.digest == seldom.digest
     counts = [sum("effective_rank" in line for line in lines(tmp_path / name)) for name in ("often", "seldom")]
     assert counts == [12, 1]
+
+
+class Counting:
+    """A probe that passes images through the encoder; its accuracy is a function of the weights."""
+
+    bank, queries = 3, 1000
+
+    def __call__(self, encoder: Encoder) -> float:
+        encoder.eval()
+        images = torch.full((4, 3, 8, 8), 0.5)
+        return int(1000 * float(encoder(images).pooled.detach().sigmoid().mean())) / 1000
+
+
+def test_a_curve_is_measured_at_shares_and_changes_nothing(tmp_path: Path) -> None:
+    """Oracle: the run without points: its digest, loss and health; points of 200 steps by hand, each logged and kept.
+
+    A window has 2 steps, and the third point of four quarters of 202 steps lies inside one.
+    """
+    kept: list[int] = []
+    plain = training(tmp_path / "plain", steps=202).run(resume=False)
+    run = training(
+        tmp_path / "curve", steps=202, points=4, probe=Counting(), keep=lambda encoder, step: kept.append(step)
+    )
+    outcome = run.run(resume=False)
+    assert same(outcome, plain)
+    assert (plain.curve, kept) == ({}, [51, 101, 152, 202])
+    logged = {line["step"]: line for line in lines(tmp_path / "curve")}
+    assert {step: line["knn"] for step, line in logged.items() if "knn" in line} == outcome.curve
+    assert list(outcome.curve) == kept
+    assert len(set(outcome.curve.values())) > 1
+    error = math.sqrt(outcome.curve[51] * (1 - outcome.curve[51]) / 1000)
+    assert logged[51]["knn_standard_error"] == pytest.approx(error)
+    assert sorted(logged) == sorted({*range(2, 203, 2), *kept})
+
+
+def test_a_curve_survives_an_interruption(tmp_path: Path) -> None:
+    """Oracle: the curve and lines of the run that nobody interrupted: at a point, after it, and at the end.
+
+    The window after the point is cut short by it and by the signal.
+    """
+    settings = {"steps": 202, "points": 4, "probe": Counting()}
+    whole = training(tmp_path / "whole", **settings).run(resume=False)
+    for at in (51, 52, 202):
+        interrupted(training(tmp_path / str(at), **settings), at)
+        again = training(tmp_path / str(at), **settings).run(resume=True)
+        assert (again.curve, again.digest) == (whole.curve, whole.digest)
+        assert without_times(tmp_path / str(at)) == without_times(tmp_path / "whole")
+
+
+def test_a_killed_run_measures_lost_points_again(tmp_path: Path) -> None:
+    """Oracle: the undisturbed run; the kill lost the newest checkpoint, so that a logged point is newer than the state.
+
+    A checkpoint of code without curves can be resumed.
+    """
+    settings = {"steps": 100, "points": 2, "probe": Counting()}
+    whole = training(tmp_path / "whole", **settings).run(resume=False)
+    training(tmp_path / "cut", **settings, checkpoint_seconds=0.0).run(resume=False)
+    newest = max((tmp_path / "cut" / "checkpoints").iterdir())
+    newest.write_bytes(b"")
+    assert training(tmp_path / "cut", **settings).run(resume=True).curve == whole.curve
+    assert without_times(tmp_path / "cut") == without_times(tmp_path / "whole")
+    early = training(tmp_path / "early", **settings)
+    state = {name: value for name, value in torch.load(whole.checkpoint).items() if name != "curve"}
+    checkpoint.save(state, 100, tmp_path / "early" / "checkpoints")
+    assert early.run(resume=True).curve == {}
+
+
+def test_a_curve_is_not_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: a second a step by a clock that else moves for the probe alone: 12 s, 12 steps and their FLOPs."""
+    now = 0.0
+
+    def take(run: Training) -> None:
+        nonlocal now
+        now += 1.0
+        take_step(run)
+
+    class Slow(Counting):
+        def __call__(self, encoder: Encoder) -> float:
+            nonlocal now
+            now += 1000.0
+            return super().__call__(encoder)
+
+    take_step = Training._take
+    monkeypatch.setattr(Training, "_take", take)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now)
+    run = training(tmp_path, points=4, probe=Slow(), most_seconds=12.0)
+    outcome = run.run(resume=False)
+    assert (outcome.status, list(outcome.curve), now) == ("ok", [3, 6, 9, 12], 4012.0)
+    assert (run.ledger.train_seconds, run.ledger.images, run.ledger.flops) == (12.0, 12 * 16, 12 * 7)
 
 
 def test_ledger_is_charged_for_every_step(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """The two numbers that tell a healthy representation from a collapsed one."""
 
+import numpy as np
 import pytest
 import torch
 from tiny import TinyEncoder
 from torch import Tensor
 
 from benchmark.nets.encoders import Encoder, Features
-from benchmark.training.monitor import Health, health
+from benchmark.training.monitor import Health, affordable, health, points_of, standard_error
 
 
 class Fixed(Encoder):
@@ -65,6 +66,42 @@ def test_features_that_are_not_finite_are_collapsed() -> None:
     measured = of(torch.tensor([[1.0, float("nan")], [2.0, 1.0]]))
     assert measured.collapsed
     assert measured == Health(0.0, 0.0)
+
+
+def test_points_are_equal_shares_of_the_budget() -> None:
+    """Oracle: by hand: shares rounded up, each step once."""
+    for steps, points, expected in (
+        (800, 8, [100, 200, 300, 400, 500, 600, 700, 800]),
+        (1001, 4, [251, 501, 751, 1001]),
+        (3, 8, [1, 2, 3]),
+        (800, 1, [800]),
+        (800, 0, []),
+    ):
+        assert points_of(steps, points) == expected, (steps, points)
+
+
+def test_points_cost_a_twentieth_at_most_or_are_one() -> None:
+    """Oracle: by hand, of a run of 1,000 FLOPs, of which 50 may be spent."""
+    for points, cost, expected in (
+        (8, 6.25, 8),
+        (8, 6.26, 4),
+        (8, 12.6, 2),
+        (8, 51, 1),
+        (6, 10, 3),
+        (7, 10, 1),
+        (5, 0, 5),
+        (1, 1e9, 1),
+        (0, 1, 0),
+    ):
+        assert affordable(points, cost, 1000) == expected, (points, cost)
+
+
+def test_a_thousand_queries_err_by_a_point_and_a_half() -> None:
+    """Oracle: the deviation of a thousand coins, by numpy."""
+    for accuracy in (0.3, 0.5, 0.9):
+        draws = np.random.default_rng(0).binomial(1000, accuracy, 100_000) / 1000
+        assert standard_error(accuracy, 1000) == pytest.approx(draws.std(), rel=0.01)
+    assert 100 * standard_error(0.5, 1000) == pytest.approx(1.58, abs=0.01)
 
 
 def test_measuring_leaves_no_trace() -> None:

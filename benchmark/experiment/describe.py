@@ -28,6 +28,7 @@ from benchmark.report.record import Record
 from benchmark.storage.files import sha256_of
 from benchmark.training.budget import Ledger
 from benchmark.training.loop import Outcome
+from benchmark.training.monitor import Probe
 
 SMOKE = {"digits": "The digits are a smoke set: raw pixels reach 97 %, so these numbers rank nothing."}
 FEW = 200  # test images: with fewer, the interval of an accuracy is wider than 6.8 points on either side
@@ -169,9 +170,9 @@ def cost(ledger: Ledger, flops_per_step: int, evaluation_seconds: float, teacher
     }
 
 
-def training(outcome: Outcome) -> fields.Training:
-    """Describe how pretraining ended."""
-    return {
+def training(outcome: Outcome, probe: Probe | None = None) -> fields.Training:
+    """Describe how pretraining ended, and what a probe measured on the way."""
+    description: fields.Training = {
         "loss": outcome.loss,
         "logs": outcome.logs,
         "digest": outcome.digest,
@@ -179,6 +180,10 @@ def training(outcome: Outcome) -> fields.Training:
         "effective_rank": outcome.health.effective_rank,
         "feature_std": outcome.health.feature_std,
     }
+    if probe and outcome.curve:
+        points: list[fields.Point] = [{"step": step, "knn": knn} for step, knn in sorted(outcome.curve.items())]
+        description["curve"] = {"bank": probe.bank, "queries": probe.queries, "points": points}
+    return description
 
 
 def weights(path: Path) -> fields.Checkpoint:

@@ -194,7 +194,7 @@ def run(
         record = run_record(
             status=budget.verdict(cost["train_seconds"]) if outcome.status == "ok" else outcome.status,
             cost=cost,
-            training=describe.training(outcome),
+            training=describe.training(outcome, training.probe),
             metrics=results.metrics,
             predictions=results.save(folder / "predictions.safetensors"),
             floors=[floor["id"] for floor in floor_records],

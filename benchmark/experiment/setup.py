@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import gin
 
 from benchmark import evals
-from benchmark.annotations import Decided, Location
+from benchmark.annotations import Decided, Kept, Location, Readings
 from benchmark.data.images import Images
 from benchmark.errors import ConfigError
 from benchmark.evals.harness import Evaluation
@@ -81,6 +81,11 @@ class Experiment:
 
     Every stage trains at `rate_factor` times the learning rates of its recipe, all of them together on `budget_share`
     of the budget. A trial, from which learning rates are chosen, is scored on a hold-out of train, never on test.
+
+    At `curve_points` equal shares of the budget, kNN accuracy is measured on images of train, off the clock, and
+    `keep_encoders` also stores the weights. Where this costs over 5 % of the FLOPs of the run, there are fewer points:
+    of 8 then 4, 2 or the last. Trials and teachers have none. Neither option changes what a run computes, nor makes it
+    another run.
     """
 
     data: Callable[[], Images]
@@ -95,6 +100,8 @@ class Experiment:
     rate_factor: float = 1.0
     budget_share: float = 1.0
     is_trial: bool = False
+    curve_points: Readings = 8
+    keep_encoders: Kept = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -105,6 +112,11 @@ class Experiment:
         if not 0 < self.budget_share <= 1:
             raise ConfigError(
                 f"experiment.budget_share = {self.budget_share}: a run spends a part of its budget above 0 and up to 1."
+            )
+        if self.keep_encoders and not self.curve_points:
+            raise ConfigError(
+                "experiment.keep_encoders = True keeps the encoder at each point of the curve, but "
+                "experiment.curve_points = 0: there is none. Bind it to a number above 0."
             )
         if not 0 < self.teacher_share < 1:
             raise ConfigError(

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from benchmark.data.images import Dataset
 from benchmark.data.streaming import batches
 from benchmark.errors import ConfigError, method_errors
+from benchmark.evals.online import OnlineKNN, online_knn
 from benchmark.experiment import describe
 from benchmark.experiment.environment import environment
 from benchmark.experiment.session import Session
@@ -27,8 +28,9 @@ from benchmark.report.identity import digest
 from benchmark.storage.files import make_folder, sha256_of
 from benchmark.training import calibration
 from benchmark.training.budget import Budget, Price
-from benchmark.training.flops import count_step
+from benchmark.training.flops import count_forward, count_step
 from benchmark.training.loop import Training
+from benchmark.training.monitor import affordable
 from benchmark.views.recipes import View
 
 TEACHERS = ("experiment.teacher", "experiment.encoder", "experiment.limits", "experiment.rate_factor")
@@ -103,6 +105,8 @@ class Stage(Session):
             budget=lambda: budget,
             budget_share=1.0,
             evaluations=(),
+            curve_points=0,
+            keep_encoders=False,
         )
         return TeacherStage(self.config, experiment, self.images, self.device, self.out, self)
 
@@ -163,6 +167,21 @@ class Stage(Session):
         """The steps that the budget buys."""
         return self.budget.plan(self.price)
 
+    @cached_property
+    def probe(self) -> OnlineKNN | None:
+        """What measures the encoder during training; None without labels of train."""
+        return online_knn(self.dataset, self.experiment.seed, self.device, self.pretraining.precision)
+
+    @property
+    def points(self) -> int:
+        """How often that is done: as often as asked, or less where it would cost much."""
+        if self.experiment.is_trial:
+            return 0
+        with torch.device("meta"):
+            forward = count_forward(self.experiment.encoder(self.images.size), self.images.size)
+        images = self.probe.bank + self.probe.queries if self.probe else 0
+        return affordable(self.experiment.curve_points, images * forward, self.steps * self.flops)
+
     def method(self, teacher: Encoder | None = None) -> tuple[Method, tuple[View, ...]]:
         """Build the method on a fresh encoder, and its views; without a `teacher`, an untrained one takes its place."""
         has_teacher = self.experiment.teacher is not None or self.experiment.teacher_weights is not None
@@ -194,7 +213,11 @@ class Stage(Session):
             self.scratch(self.price.flops).advance(calibration.WARMUP)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        return self._training(self.steps, self.price.flops, checkpoint_seconds, self.budget.most_seconds, teacher)
+        training = self._training(self.steps, self.price.flops, checkpoint_seconds, self.budget.most_seconds, teacher)
+        training.points, training.probe = self.points, self.probe
+        if self.experiment.keep_encoders:
+            training.keep = self.export
+        return training
 
     def scratch(self, flops: int) -> Training:
         """Build a training whose steps are timed, or inspected, and discarded."""
@@ -241,15 +264,17 @@ class Stage(Session):
             )
         make_folder(self.folder)
         if not resume:
-            for old in [*self.folder.glob("checkpoints/*.pt"), self.folder / "metrics.jsonl"]:
+            kept = self.folder.glob("encoder-step-*.safetensors")
+            for old in [*self.folder.glob("checkpoints/*.pt"), *kept, self.folder / "metrics.jsonl"]:
                 old.unlink(missing_ok=True)
             shutil.rmtree(self.folder / "evaluations", ignore_errors=True)
 
-    def export(self, encoder: Encoder) -> Path:
-        """Write the weights of the encoder under timm's names, and return the path."""
+    def export(self, encoder: Encoder, step: int | None = None) -> Path:
+        """Write the weights of the encoder, at a step or in the end, under timm's names, and return the path."""
+        path = self.weights if step is None else self.folder / f"encoder-step-{step:08d}.safetensors"
         state = encoder.net.state_dict()
-        save_file({name: value.contiguous().cpu() for name, value in state.items()}, self.weights)
-        return self.weights
+        save_file({name: value.contiguous().cpu() for name, value in state.items()}, path)
+        return path
 
     @property
     def weights(self) -> Path:

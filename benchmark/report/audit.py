@@ -82,6 +82,12 @@ def _impossible(record: Record) -> Iterator[str]:
     for name, result in record["metrics"].items():
         yield from (f"metrics.{name}: {problem}" for problem in _impossible_metrics(record, result))
     budget, cost, teacher, is_ok = record["budget"], record["cost"], record["teacher"], record["status"] == "ok"
+    if curve := record["training"].get("curve"):
+        for point in curve["points"]:
+            if _is_no_share(point["knn"], curve["queries"]):
+                yield f"training.curve: {point['knn']} after step {point['step']:,} is no share of its queries."
+            if budget and point["step"] > budget["steps"]:
+                yield f"training.curve: a point after step {point['step']:,} of {budget['steps']:,}."
     waited, seconds, images = cost["data_wait_seconds"], cost["train_seconds"], cost["images"]
     if waited > seconds:
         yield f"cost.data_wait_seconds: {waited:g} are part of cost.train_seconds, but those are {seconds:g}."
@@ -127,7 +133,7 @@ def _impossible_metrics(record: Record, result: Metrics) -> Iterator[str]:
         yield f"n is {n:,}, but the test set has {images:,} images."
         return
     for top1 in draws:
-        if abs(top1 * n - round(top1 * n)) > SLACK * max(1, n):
+        if _is_no_share(top1, n):
             yield f"top1 {top1} is no share of {n:,} images."
     if not math.isclose(result["top1"], math.fsum(draws) / len(draws), rel_tol=1e-9):
         yield "top1 is not the mean of its draws."
@@ -135,6 +141,10 @@ def _impossible_metrics(record: Record, result: Metrics) -> Iterator[str]:
         yield "top5 is below top1."
     if (result["top5"] is None) != (record["dataset"]["classes"] < 50):
         yield "top5 is recorded from 50 classes up, and only there."
+
+
+def _is_no_share(accuracy: float, n: int) -> bool:
+    return abs(accuracy * n - round(accuracy * n)) > SLACK * max(1, n)
 
 
 def _missing_floors(records: Mapping[Path, Record]) -> Iterator[str]:

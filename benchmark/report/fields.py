@@ -1,7 +1,7 @@
 """The parts of a record, each with the types of its fields."""
 
 import re
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 from benchmark.annotations import NonNegative as Amount
 from benchmark.annotations import Range
@@ -147,8 +147,29 @@ class Environment(TypedDict):
     tf32: bool
 
 
+class Point(TypedDict):
+    """The kNN accuracy `knn` after `step` optimiser steps."""
+
+    step: Count
+    knn: Fraction
+
+
+class Curve(TypedDict):
+    """Accuracy during pretraining: `queries` images of train, classified by the labels of `bank` others of train.
+
+    It is neither charged nor ranked. The standard error of 1,000 queries is up to 1.6 points; no test image is seen.
+    """
+
+    bank: Count
+    queries: Count
+    points: list[Point]
+
+
 class Training(TypedDict):
-    """The end of pretraining: last loss and logs, digest of the final state, and measures of collapsed features."""
+    """The end of pretraining: last loss and logs, digest of the final state, and measures of collapsed features.
+
+    `curve` is absent where none was measured.
+    """
 
     loss: float | None
     logs: dict[str, float]
@@ -156,6 +177,7 @@ class Training(TypedDict):
     collapsed: bool | None
     effective_rank: Amount | None
     feature_std: Amount | None
+    curve: NotRequired[Curve]
 
 
 class Metrics(TypedDict):
@@ -205,8 +227,8 @@ class Checkpoint(TypedDict):
 class Common(TypedDict):
     """The fields that the record of a run has in all schemas.
 
-    Every field is required, and null only where the type says so. `created_utc` has whole seconds, such as
-    2026-01-31T12:00:00Z, so that its order as text is its order in time. `board` is null for a run that is not
+    Every field but `training.curve` is required, and null only where the type says so. `created_utc` has whole seconds,
+    such as 2026-01-31T12:00:00Z, so that its order as text is its order in time. `board` is null for a run that is not
     published, `budget` for a floor (an encoder without pretraining) and for an encoder from elsewhere. `floors` has the
     ids of the floors' records. A `trial` was evaluated on a hold-out of the training images, not on the test set.
     """

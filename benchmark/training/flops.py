@@ -15,11 +15,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmark.errors import BenchmarkError, MethodError, first_line, method_errors, place
 from benchmark.method import Method, Step
 from benchmark.nets.attention import set_fused
+from benchmark.nets.encoders import Encoder
 from benchmark.randomness import Draws
 from benchmark.runtime import progress
 
 LAST = 0.999  # progress at which a method that changes during a run has changed
-RESERVED = ("step", "loss", "rate", "images_per_second", "train_seconds", "feature_std", "effective_rank")
+RESERVED = (
+    "step",
+    "loss",
+    "rate",
+    "images_per_second",
+    "train_seconds",
+    "feature_std",
+    "effective_rank",
+    "knn",
+    "knn_standard_error",
+)
 
 
 @progress.doing("counting the FLOPs of a step")
@@ -67,6 +78,14 @@ def count(method: Method, batch_size: int, image_size: int, device: torch.device
         step.loss.backward()
         method.after_backward(step)
         method.after_step(0.0)
+    return int(counter.get_total_flops())
+
+
+def count_forward(encoder: Encoder, image_size: int) -> int:
+    """Count the pass of one image through an encoder on the meta device, in eval mode."""
+    set_fused(encoder.eval(), False)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder(torch.empty(1, 3, image_size, image_size, device="meta"))
     return int(counter.get_total_flops())
 
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor
 from benchmark.data.resident import Resident
 from benchmark.errors import Interrupted, MissingError, method_errors
 from benchmark.method import Method, Step, Views
+from benchmark.nets.encoders import Encoder
 from benchmark.randomness import Draws, derive
 from benchmark.runtime import progress
 from benchmark.storage import checkpoint
@@ -27,9 +28,9 @@ from benchmark.storage.digest import digest, flatten
 from benchmark.training import energy
 from benchmark.training.budget import Ledger
 from benchmark.training.memory import peak_bytes, reset_peak
-from benchmark.training.monitor import Health, health
+from benchmark.training.monitor import Health, Probe, health, points_of, standard_error
 from benchmark.training.optim import Optimiser
-from benchmark.training.pace import paced
+from benchmark.training.pace import Pace, paced
 from benchmark.views.colour import normalise
 from benchmark.views.recipes import View
 
@@ -40,7 +41,7 @@ WINDOW = 50  # most steps between two readings of the loss
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run of pretraining ended."""
+    """How a run of pretraining ended; `curve` has what the probe returned, by step."""
 
     status: Literal["ok", "diverged", "overtime"]
     loss: float | None
@@ -48,13 +49,16 @@ class Outcome:
     digest: str
     health: Health
     checkpoint: Path
+    curve: Mapping[int, float]
 
 
 @dataclass
 class Training:
     """One run of pretraining and its whole state: method, optimiser, step, losses, ledger.
 
-    `evaluation_seconds` is the time of the evaluation after it, if known, to be announced with that of training.
+    `evaluation_seconds` is the time of the evaluation after it, if known, to be announced with that of training. At
+    `points` equal shares of the budget, the last of which is the end, `probe` measures the encoder and `keep` stores
+    it with the step; neither is charged.
     """
 
     method: Method
@@ -74,12 +78,16 @@ class Training:
     most_seconds: float = math.inf
     compiled: bool = False
     evaluation_seconds: float | None = None
+    points: int = 0
+    probe: Probe | None = None
+    keep: Callable[[Encoder, int], object] | None = None
     step: int = 0
     ledger: Ledger = field(default_factory=Ledger)
 
     def __post_init__(self) -> None:
         self.losses = torch.zeros(self.steps, device=self.device)
         self.logs: dict[str, Tensor] = {}
+        self.curve: dict[int, float] = {}
         self._statistics = [torch.tensor(values, device=self.device) for values in (self.mean, self.std)]
         self._stop: int | None = None
         self._forward: Callable[[Views, Draws], Step] = self.method
@@ -96,6 +104,7 @@ class Training:
         _keep_lines(metrics, self.step)
         window = window_of(self.steps)
         every = max(WINDOW, self.steps // MONITORS)
+        points = points_of(self.steps, self.points)
         saved = time.monotonic()
         measured: Health | None = None
         reset_peak(self.device)
@@ -103,7 +112,7 @@ class Training:
             while self.step < self.steps and self._is_finite() and self.ledger.train_seconds <= self.most_seconds:
                 begin, measured = self.step, None
                 start = begin - begin % window  # a resumed run completes the window that a signal cut short
-                end = min(start + window, self.steps)
+                end = min(start + window, self.steps, *(point for point in points if point > begin))
                 speed = (end - begin) * self.data.batch_size / self.advance(end - begin, pace.stepped)
                 if self.step == end:
                     loss = self._loss(window)
@@ -118,6 +127,8 @@ class Training:
                     if loss is not None and (start // every != end // every or end == self.steps):
                         measured = self.health()
                         line |= asdict(measured)
+                    if loss is not None and end in points:
+                        line |= self._measure(pace)
                     log.write(json.dumps(line) + "\n")
                     log.flush()
                     pace.looked(float(self.losses[end - 1]), speed)
@@ -138,6 +149,7 @@ class Training:
             digest=digest(flatten(self._identity())),
             health=measured or self.health(),
             checkpoint=self.save(),
+            curve=self.curve,
         )
 
     def advance(self, count: int, stepped: Callable[[], None] | None = None) -> float:
@@ -244,10 +256,27 @@ class Training:
         images = self.data.images[:MONITORED].float() / 255
         return health(self.method.encoder, normalise(images, *self._statistics))
 
+    def _measure(self, pace: Pace) -> dict[str, float]:
+        """Store the encoder and measure it by the probe, if asked, and return what is to be logged; nothing is charged.
+
+        The memory that it takes is not counted either.
+        """
+        begin, logged = time.monotonic(), {}
+        if self.keep:
+            self.keep(self.method.encoder, self.step)
+        if self.probe:
+            accuracy = self.curve[self.step] = self.probe(self.method.encoder)
+            error = standard_error(accuracy, self.probe.queries)
+            logged = {"knn": accuracy, "knn_standard_error": error}
+            pace.measured(accuracy, error)
+        reset_peak(self.device)
+        pace.paused(time.monotonic() - begin)
+        return logged
+
     def save(self) -> Path:
         """Write a checkpoint of the whole state."""
         logs = {name: float(value) for name, value in self.logs.items()}
-        state = self._identity() | {"key": self.key, "ledger": asdict(self.ledger), "logs": logs}
+        state = self._identity() | {"key": self.key, "ledger": asdict(self.ledger), "logs": logs, "curve": self.curve}
         return checkpoint.save(state, self.step, self.folder / "checkpoints")
 
     def _identity(self) -> dict[str, Any]:
@@ -271,6 +300,7 @@ class Training:
         self.losses.copy_(state["losses"])
         self.logs = {name: torch.tensor(value) for name, value in state["logs"].items()}
         self.ledger = Ledger(**state["ledger"])
+        self.curve = state.get("curve", {})  # checkpoints of earlier code have none
         self.ledger.resumes += self.step < self.steps
 
     @contextmanager

@@ -27,6 +27,7 @@ class Pace:
         self.left: float | None = None
         self.is_announced = False
         self.last_window = ""
+        self.accuracy = ""
 
     def stepped(self) -> None:
         """Count a step."""
@@ -45,13 +46,25 @@ class Pace:
     def looked(self, loss: float, images_per_second: float) -> None:
         """Show the last loss of a window of steps and its speed."""
         self.last_window = f"loss {loss:.4g}, {images_per_second:,.0f} images/s"
-        self.bar.set_postfix_str(self.last_window, refresh=False)
+        self._show()
+
+    def measured(self, accuracy: float, error: float) -> None:
+        """Show the last accuracy on images of train, with its standard error."""
+        self.accuracy = f"kNN on train {100 * accuracy:.1f} ± {100 * error:.1f} %"
+        self._show()
+
+    def paused(self, seconds: float) -> None:
+        """Leave seconds that are no part of training out of the time of the rest."""
+        self.begin += seconds
+
+    def _show(self) -> None:
+        self.bar.set_postfix_str(", ".join(filter(None, (self.last_window, self.accuracy))), refresh=False)
         self._say()
 
     def _say(self) -> None:
         position = f"{self.step / self.steps:.0%} of the budget, step {self.step:,} of {self.steps:,}"
         left = "" if self.left is None else f"about {progress.duration(self.left)} left"
-        progress.say(", ".join(filter(None, (position, self.last_window, left))))
+        progress.say(", ".join(filter(None, (position, self.last_window, self.accuracy, left))))
 
     def _announce(self, left: float) -> None:
         evaluation = self.evaluation_seconds

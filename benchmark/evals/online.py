@@ -1,0 +1,69 @@
+"""kNN accuracy of an encoder that is still being pretrained, measured on images of train alone."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmark.data.images import Dataset
+from benchmark.data.streaming import subset
+from benchmark.evals.features import best_classes, extract, hits
+from benchmark.evals.knn import KNN
+from benchmark.nets.encoders import Encoder
+from benchmark.randomness import derive
+from benchmark.runtime import progress
+from benchmark.views.colour import normalise
+
+IMAGES = 5000  # of train, at most: four of five are the bank, the others the queries
+
+
+@dataclass(frozen=True)
+class OnlineKNN:
+    """The accuracy of `KNN` with its defaults, on the pooled feature, by ids of train images: a bank and queries.
+
+    The accuracy of 1,000 queries has a standard error of about 1.5 points. The encoder may have been pretrained on
+    these images, without their labels. Nothing is chosen by this accuracy.
+    """
+
+    dataset: Dataset
+    device: torch.device
+    precision: str
+    bank_ids: Tensor
+    query_ids: Tensor
+
+    @property
+    def bank(self) -> int:
+        """The number of images that vote."""
+        return len(self.bank_ids)
+
+    @property
+    def queries(self) -> int:
+        """The number of images that are classified."""
+        return len(self.query_ids)
+
+    @progress.doing("kNN on train images")
+    def __call__(self, encoder: Encoder) -> float:
+        """Measure an encoder in eval mode, in the precision of its pretraining."""
+        data, labels = self.dataset, self.dataset.train.labels
+        assert labels is not None
+
+        def prepare(batch: Tensor, ids: Tensor) -> Tensor:
+            return normalise(batch.float() / 255, data.mean, data.std)
+
+        images = subset(data.train.images, torch.cat([self.bank_ids, self.query_ids]))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            pooled = next(iter(extract(encoder, images, prepare, self.device).values()))  # the others pool tokens
+        pooled = pooled.where(pooled.isfinite().all(1, keepdim=True), 0.0)  # as a run that diverges is evaluated
+        keys, queries = pooled.split([self.bank, self.queries])
+        scores = KNN().scores(keys, labels[self.bank_ids], queries, len(data.classes))
+        return hits(best_classes(scores), labels[self.query_ids]) / self.queries
+
+
+def online_knn(dataset: Dataset, seed: int, device: torch.device, precision: str) -> OnlineKNN | None:
+    """Draw bank and queries from train by the seed; None where train has no labels or nothing to tell apart."""
+    n = len(dataset.train.images)
+    if dataset.train.labels is None or len(dataset.classes) < 2 or n < 2:
+        return None
+    drawn = torch.randperm(n, generator=torch.Generator().manual_seed(derive(seed, "online kNN")))[:IMAGES]
+    bank, queries = drawn.tensor_split([len(drawn) * 4 // 5])
+    return OnlineKNN(dataset, device, precision, bank.sort().values, queries.sort().values)
