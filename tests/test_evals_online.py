@@ -65,6 +65,7 @@ def test_bank_and_queries_are_drawn_once_from_train(digits: Dataset) -> None:
     unlabelled = replace(digits, train=Split(digits.train.images, None))
     for data in (unlabelled, replace(digits, classes=("0",)), of_size(1, digits)):
         assert online_knn(data, 0, CPU, "float32") is None
+    assert online_knn(replace(digits, classes=("0", "1")), 0, CPU, "float32") is not None
 
 
 def test_no_image_or_label_of_test_is_seen(digits: Dataset) -> None:

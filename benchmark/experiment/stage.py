@@ -174,8 +174,8 @@ class Stage(Session):
 
     @property
     def points(self) -> int:
-        """How often that is done: as often as asked, or less where it would cost much."""
-        if self.experiment.is_trial:
+        """How often that is done, or the encoder kept: as often as asked, or less where it would cost much."""
+        if self.experiment.is_trial or not (self.probe or self.experiment.keep_encoders):
             return 0
         with torch.device("meta"):
             forward = count_forward(self.experiment.encoder(self.images.size), self.images.size)
