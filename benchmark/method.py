@@ -2,7 +2,8 @@
 
 The harness owns the loop, the clock, the data and the labels. A method sees views and returns a loss. It is built by
 its factory as `method(encoder)`, or `method(encoder, teacher)` if it learns from a trained encoder of the same
-architecture: positional parameters come from the harness, keyword-only parameters from gin.
+architecture (where it learns from labels, `method(encoder, classes)`): positional parameters come from the harness,
+keyword-only parameters from gin.
 """
 
 from abc import ABC, abstractmethod
@@ -78,6 +79,16 @@ class Method(nn.Module, ABC):
         They are `(batch, 3, height, width)`, normalised as the views are, NaN where a pixel is hidden.
         """
         return {}
+
+
+class Labelled(Method):
+    """A method that learns from labels: it is built as `method(encoder, classes)` and trains on the train split.
+
+    Before each forward the harness sets `labels`, the classes `(batch,)` of the images, int64. Tables show such a
+    method beside the others, and do not rank it.
+    """
+
+    labels: Tensor
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,9 @@ def build_all(method: Path, setting: str) -> None:
     teacher = experiment.encoder(16)
     for factory in filter(None, (experiment.teacher, experiment.pretraining)):
         stage = factory()
-        built = stage.method(experiment.encoder(16), *([teacher] if stage.needs_teacher else []))
+        built = stage.method(
+            experiment.encoder(16), *([teacher] if stage.needs_teacher else []), *([10] if stage.needs_labels else [])
+        )
         stage.recipe(experiment.limits(), built)
         stage.optimiser().build(built.param_groups(), stage.batch_size)
 

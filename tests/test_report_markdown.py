@@ -58,6 +58,15 @@ def test_the_page_of_a_board() -> None:
         assert render(records) == page
 
 
+def test_what_learnt_from_labels_stands_beside_the_methods() -> None:
+    """Oracle: the page without it, but for its line: in italics before the floors, with its cost and no rank."""
+    best = [run("labels", seed, 0.99, 0.99, method__supervised=True) for seed in range(3)]
+    lines, before = render([*board(), *best]).splitlines(), render(board()).splitlines()
+    (line,) = set(lines) - set(before)
+    assert line == "|  | *labels* | *99.00 ± 0.00* | *99.00 ± 0.00* | 25,600 | 2.00 | 1.5 | 1.00 | 3 |  |"
+    assert lines[lines.index(line) + 1].startswith("|  | *random init*")
+
+
 def test_no_records() -> None:
     """Oracle: the commands that make records and tables; floors alone rank nothing."""
     assert "python -m benchmark.run --gin gin/<method>.gin --publish" in render([])

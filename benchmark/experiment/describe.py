@@ -16,7 +16,7 @@ from torch import nn
 
 from benchmark.experiment.environment import environment
 from benchmark.experiment.session import Session
-from benchmark.method import Method
+from benchmark.method import Labelled, Method
 from benchmark.nets.encoders import Encoder
 from benchmark.report import fields
 from benchmark.report import record as records
@@ -115,7 +115,15 @@ def method(name: str, *stages: Method) -> fields.Method:
     outside = sorted(file for file in files if not file.is_relative_to(HERE.parent))
     contents = "".join(f"{file.name}\n{sha256_of(file)}\n" for file in outside)
     digest = hashlib.sha256(contents.encode()).hexdigest() if outside else None
-    return {"name": name, "files": sorted(names), "module_sha256": digest, "deviations": deviations}
+    described: fields.Method = {
+        "name": name,
+        "files": sorted(names),
+        "module_sha256": digest,
+        "deviations": deviations,
+    }
+    if any(isinstance(stage, Labelled) for stage in stages):
+        described["supervised"] = True
+    return described
 
 
 def versions(*stages: Method) -> dict[str, str]:

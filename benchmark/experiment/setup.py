@@ -30,10 +30,11 @@ class Pretraining:
     """A stage of pretraining, as factories: nothing is built before the seed is set.
 
     `name` is the method's name in tables. It is built as `method(encoder)` or, where its constructor has a parameter
-    `teacher`, as `method(encoder, teacher)`. `batch_size` is global. `precision` is that of encoders and heads under
-    autocast; losses always are float32. "auto" is bfloat16 where the device computes it natively, else float32; the
-    configuration, its key and the record name the choice. `compiled` passes the forward and backward pass through
-    torch.compile in its default mode: numbers then differ by rounding, and the time of compilation is not charged.
+    `teacher`, as `method(encoder, teacher)`, or with a parameter `classes` as `method(encoder, classes)`. `batch_size`
+    is global. `precision` is that of encoders and heads under autocast; losses always are float32. "auto" is bfloat16
+    where the device computes it natively, else float32; the configuration, its key and the record name the choice.
+    `compiled` passes the forward and backward pass through torch.compile in its default mode: numbers then differ by
+    rounding, and the time of compilation is not charged.
     """
 
     name: str
@@ -53,8 +54,16 @@ class Pretraining:
     @property
     def needs_teacher(self) -> bool:
         """Whether the method learns from a teacher."""
+        return self._takes("teacher")
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the method learns from labels."""
+        return self._takes("classes")
+
+    def _takes(self, parameter: str) -> bool:
         factory = self.method.__init__ if isinstance(self.method, type) else self.method  # type: ignore[misc]
-        return "teacher" in inspect.signature(factory).parameters
+        return parameter in inspect.signature(factory).parameters
 
     def recipe(self, limits: ViewLimits, method: Method) -> tuple[View, ...]:
         """Return the distributions of the method's views, one for each."""

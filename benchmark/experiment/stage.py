@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from benchmark.data.images import Dataset
+from benchmark.data.images import Dataset, Outline
+from benchmark.data.pixels import Pixels
 from benchmark.data.streaming import batches
 from benchmark.errors import ConfigError, method_errors
 from benchmark.evals.online import OnlineKNN, online_knn
@@ -85,10 +86,10 @@ class Stage(Session):
 
     @property
     def _methods(self) -> list[Method]:
-        """The method and its teacher's, built without values."""
+        """The method and its teacher's, built without values and without a look at the data."""
         stages: list[Stage] = [self, *([self.teacher] if self.teacher else [])]
         with torch.device("meta"):
-            return [stage.method()[0] for stage in stages]
+            return [stage.method(classes=1)[0] for stage in stages]
 
     @cached_property
     def teacher(self) -> "TeacherStage | None":
@@ -138,9 +139,18 @@ class Stage(Session):
             method.param_groups()
             method.projection_head()
         self.pretraining.optimiser()
-        batches(self.outline.pretrain, self.pretraining.batch_size, self.experiment.seed, "cpu")
+        if self.pretraining.needs_labels and self.outline.train.labels is None:
+            raise ConfigError(
+                f"{self.pretraining.name} learns from labels, and {self.outline.name} has none. Name their column with "
+                f"--set Images.label=..., or choose a method without labels."
+            )
+        batches(self.source(self.outline), self.pretraining.batch_size, self.experiment.seed, "cpu")
         # a calibration would decode images
         self.flops if self.whole_budget.kind == "device_seconds" else self.steps  # noqa: B018
+
+    def source(self, data: Outline) -> Pixels:
+        """Return the images to train on: those to pretrain on, or for a method with labels those of train."""
+        return data.train.images if self.pretraining.needs_labels else data.pretrain
 
     @cached_property
     def flops(self) -> int:
@@ -182,8 +192,11 @@ class Stage(Session):
         images = self.probe.bank + self.probe.queries if self.probe else 0
         return affordable(self.experiment.curve_points, images * forward, self.steps * self.flops)
 
-    def method(self, teacher: Encoder | None = None) -> tuple[Method, tuple[View, ...]]:
-        """Build the method on a fresh encoder, and its views; without a `teacher`, an untrained one takes its place."""
+    def method(self, teacher: Encoder | None = None, *, classes: int | None = None) -> tuple[Method, tuple[View, ...]]:
+        """Build the method on a fresh encoder, and its views; without a `teacher`, an untrained one takes its place.
+
+        A method that learns from labels has as many `classes`, by default those of the data.
+        """
         has_teacher = self.experiment.teacher is not None or self.experiment.teacher_weights is not None
         if has_teacher != self.pretraining.needs_teacher:
             need, remedy = (
@@ -197,7 +210,8 @@ class Stage(Session):
             encoder = self.encoder()
             teachers = [teacher or self.experiment.encoder(self.images.size)] if has_teacher else []
             torch.manual_seed(derive(self.experiment.seed, "method"))
-            method = self.pretraining.method(encoder, *teachers)
+            outputs = [classes or len(self.outline.classes)] if self.pretraining.needs_labels else []
+            method = self.pretraining.method(encoder, *teachers, *outputs)
             if not isinstance(getattr(method, "encoder", None), Encoder):
                 raise ConfigError(f"{type(method).__name__} has no encoder: have __init__ set self.encoder = encoder.")
             return method, self.pretraining.recipe(self.experiment.limits(), method)
@@ -227,9 +241,9 @@ class Stage(Session):
         self, steps: int, flops: int, checkpoint_seconds: float, most_seconds: float, teacher: Encoder | None
     ) -> Training:
         method, views = self.method(teacher)
-        data = batches(
-            self.dataset.pretrain_on(self.device), self.pretraining.batch_size, self.experiment.seed, self.device
-        )
+        source, labels = self.source(self.dataset), self.dataset.train.labels
+        images = self.dataset.pretrain_on(self.device) if source is self.dataset.pretrain else source.to(self.device)
+        data = batches(images, self.pretraining.batch_size, self.experiment.seed, self.device)
         method.to(self.device)
         choose_attention(method, self.device, self.pretraining.precision)
         if method.encoder.n_tokens is None:
@@ -253,6 +267,7 @@ class Stage(Session):
             checkpoint_seconds=checkpoint_seconds,
             most_seconds=most_seconds,
             compiled=self.pretraining.compiled,
+            labels=labels.to(self.device) if labels is not None and self.pretraining.needs_labels else None,
         )
 
     def prepare_folder(self, *, resume: bool, fresh: bool, finished: bool) -> None:

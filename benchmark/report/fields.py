@@ -16,12 +16,14 @@ class Method(TypedDict):
     """The method, its source files, and its deviations from the paper, one sentence each.
 
     `module_sha256` is the hash of the files where they lie outside this project (in schema 1 of all files).
+    `supervised` is there, and true, for a reference that learnt from labels.
     """
 
     name: str
     files: list[str]
     module_sha256: Sha256 | None
     deviations: list[str]
+    supervised: NotRequired[Literal[True]]
 
 
 class Sizes(TypedDict):

@@ -83,6 +83,7 @@ def _all_entries(records: Sequence[Record], published: Sequence[Result], changed
                 "division": "published",
                 "method": result.method,
                 "is_floor": False,
+                "is_reference": False,
                 "evaluation": result.protocol,
                 "mean": result.value / 100,
                 "epochs": result.epochs or None,
@@ -107,6 +108,7 @@ def _entries(section: Section) -> Iterator[dict[str, Any]]:
                 "key": line.cell.key,
                 "rate_factor": line.rate_factor,
                 "is_floor": line.is_floor,
+                "is_reference": line.is_reference,
                 "rank_first": first,
                 "rank_last": last,
                 **score,
@@ -136,7 +138,7 @@ def _latex_table(section: Section) -> str:
     headings, lines = table(section, lambda line: _tex(line.name), _tex_value)
     columns = len(headings) if any(line[-1] for line in lines) else -1  # no column of notes where there are none
     rows = [[*cells, _tex(notes)][:columns] for *cells, notes in lines]
-    floors = next((place for place, line in enumerate(section.lines) if line.is_floor), len(rows))
+    floors = next((place for place, line in enumerate(section.lines) if line.is_beside), len(rows))
     rules = [r"\midrule"] * (floors < len(rows))
     short = [_tex(SHORT.get(heading, heading)) for heading in headings[:columns]]
     written = [_tex_line(row) for row in rows]

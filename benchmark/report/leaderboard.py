@@ -71,11 +71,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class Line:
-    """A method or a floor: its name, the range of its rank, a value per column, its cost, and how its runs ended."""
+    """A method or a floor: its name, the range of its rank, a value per column, its cost, and how its runs ended.
+
+    A `is_reference` line learnt from labels; it is compared with by eye, never ranked.
+    """
 
     cell: Cell
     name: str
     is_floor: bool
+    is_reference: bool
     rank: tuple[int, int] | None
     values: tuple[Value | None, ...]
     cost: Cost
@@ -89,6 +93,11 @@ class Line:
             return ""
         first, last = self.rank
         return str(first) if first == last else f"{first}-{last}"
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether it stands beside the methods, in italics: a floor or a reference."""
+        return self.is_floor or self.is_reference
 
     @property
     def rate_factor(self) -> float | None:
@@ -115,8 +124,13 @@ class Section:
 
     @property
     def runs(self) -> list[Record]:
-        """The runs of the methods, without the floors."""
-        return [run for line in self.lines if not line.is_floor for run in line.cell.runs]
+        """The runs of the methods, without floors and references."""
+        return [run for line in self.lines if not line.is_beside for run in line.cell.runs]
+
+
+def is_reference(record: Record) -> bool:
+    """Return whether the encoder of a record learnt from labels."""
+    return record["method"].get("supervised", False)
 
 
 def unchanged(record: Record) -> Sequence[str]:
@@ -158,23 +172,26 @@ def _section(cells: Sequence[Cell], by_id: Mapping[str, Record], changed: Change
     floor_ids = sorted({identity for run in runs for identity in run["floors"]})
     floors = group(by_id[identity] for identity in floor_ids if identity in by_id)
     columns = columns_of(runs)
-    ranked = [cell for cell in cells if columns and _is_ranked(cell, columns[0])]
+    references = [cell for cell in cells if is_reference(cell.runs[0])]
+    methods = [cell for cell in cells if cell not in references]
+    ranked = [cell for cell in methods if columns and _is_ranked(cell, columns[0])]
     comparisons = [_compare(ranked, column) for column in columns]
     ranking = comparisons[0] if ranked else None
     if ranking:
         ranked.sort(key=lambda cell: (-ranking.means[cell.entry], cell.entry))
-    ordered = [*ranked, *(cell for cell in cells if cell not in ranked), *floors]
+    ordered = [*ranked, *(cell for cell in methods if cell not in ranked), *references, *floors]
     lines = []
     for cell, name in zip(ordered, _names(ordered), strict=True):
-        is_floor = cell in floors
+        is_floor, is_beside = cell in floors, cell in floors or cell in references
         pairs = zip(columns, comparisons, strict=True)
         lines.append(
             Line(
                 cell=cell,
                 name=name,
                 is_floor=is_floor,
-                rank=ranking.ranks.get(cell.entry) if ranking and not is_floor else None,
-                values=tuple(_value(cell, column, None if is_floor else comparison) for column, comparison in pairs),
+                is_reference=is_beside and not is_floor,
+                rank=ranking.ranks.get(cell.entry) if ranking and not is_beside else None,
+                values=tuple(_value(cell, column, None if is_beside else comparison) for column, comparison in pairs),
                 cost=_cost(cell),
                 endings=_endings(cell),
                 stale=tuple(sorted({part for run in cell.runs for part in changed(run)})),

@@ -54,8 +54,9 @@ Scores are top-1 accuracy on the test set in %, as mean ± half width of the 95 
 has no interval. The heading of a column names the version of the evaluation. The best mean is **bold**. Means that are
 <u>underlined</u> cannot be distinguished from it (Tukey's range test at 5 %, seeds as blocks); for the same reason
 ranks are ranges. Methods that share fewer than two seeds cannot be distinguished. Runs that diverged or collapsed count
-like all others. A method is not ranked if one of its runs lacks the ranking evaluation or missed the budget. Floors, in
-italics, are encoders without pretraining.
+like all others. A method is not ranked if one of its runs lacks the ranking evaluation or missed the budget. In italics
+stand floors, which are encoders without pretraining, and references, which learnt from the labels of all training
+images.
 
 A table that names no division is closed: the learning rates are those of the recipes. In the tuned division the
 learning rate of each method was chosen from the same multiples of its recipe's learning rate ("LR x" is the multiple),
@@ -211,14 +212,14 @@ def _interval(value: float, interval: tuple[float, float] | None) -> str:
 
 def _name(line: Line, target: str = "") -> str:
     name = f"[{_escape(line.name)}]({target})" if target else _escape(line.name)
-    return f"*{name}*" if line.is_floor else name
+    return f"*{name}*" if line.is_beside else name
 
 
 def _value(value: Value | None, line: Line) -> str:
     if value is None:
         return ""
     text = spread(value.summary)
-    if line.is_floor:
+    if line.is_beside:
         return f"*{text}*"
     return {"best": f"**{text}**", "tied": f"<u>{text}</u>", "": text}[value.standing]
 

@@ -29,7 +29,7 @@ def time_to_target(section: Section) -> Iterator[Block]:
 def _results(line: Line, column: Column) -> list[Metrics]:
     """Return the results of a method's runs in a column; none unless every run has a curve."""
     results = [metrics for run in line.cell.runs if (metrics := result(run, column)) and metrics["curve"]]
-    return results if len(results) == len(line.cell.runs) and not line.is_floor else []
+    return results if len(results) == len(line.cell.runs) and not line.is_beside else []
 
 
 def _block(section: Section, column: Column, by_name: dict[str, list[Metrics]]) -> Block:

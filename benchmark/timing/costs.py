@@ -11,6 +11,7 @@ from benchmark.method import Method
 from benchmark.report.text import inserted, markdown
 from benchmark.training.flops import count_step
 
+CLASSES = 10  # of a method that learns from labels; what they cost does not show beside an encoder
 BUDGET = 1e16  # FLOPs
 PROTOCOLS = ("gin/protocol/cifar10_vit_tiny.gin", "gin/protocol/cifar10_resnet18.gin")
 
@@ -56,7 +57,8 @@ def flops_per_image(method: str, protocol: str) -> float | None:
 
 def _flops_of_stage(experiment: Experiment, stage: Pretraining, size: int, *, encoders: int) -> float:
     def build() -> Method:
-        return stage.method(*(experiment.encoder(size) for _ in range(encoders)))
+        classes = [CLASSES] if stage.needs_labels else []
+        return stage.method(*(experiment.encoder(size) for _ in range(encoders)), *classes)
 
     return count_step(build, stage.batch_size, size) / stage.batch_size
 

@@ -20,7 +20,7 @@ from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.experiment.environment import use_device
 from benchmark.experiment.setup import Experiment
 from benchmark.experiment.stage import Stage
-from benchmark.timing.costs import shipped_methods
+from benchmark.timing.costs import CLASSES, shipped_methods
 from benchmark.training.budget import Budget
 from benchmark.training.flops import count_step
 from benchmark.training.loop import Training
@@ -73,14 +73,15 @@ class Race:
 
 @dataclass(frozen=True, kw_only=True)
 class Noise(Images):
-    """`n` random images, which need no source."""
+    """`n` random images of `CLASSES` classes, which need no source."""
 
     n: int
 
     def outline(self) -> Outline:
         shape = (self.n, 3, self.size, self.size)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        return Outline(self.name, (), self.size, pixels, Split(pixels, None), Split(pixels[:0], None))
+        labels, classes = torch.arange(self.n) % CLASSES, tuple(map(str, range(CLASSES)))
+        return Outline(self.name, classes, self.size, pixels, Split(pixels, labels), Split(pixels[:0], labels[:0]))
 
 
 def as_shipped(peer: Peer) -> Callable[[], float]:

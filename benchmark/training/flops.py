@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.errors import BenchmarkError, MethodError, first_line, method_errors, place
-from benchmark.method import Method, Step
+from benchmark.method import Labelled, Method, Step
 from benchmark.nets.attention import set_fused
 from benchmark.nets.encoders import Encoder
 from benchmark.randomness import Draws
@@ -72,6 +72,8 @@ def count(method: Method, batch_size: int, image_size: int, device: torch.device
     method.train()
     shape = (batch_size, 3, image_size, image_size)
     views = [torch.empty(shape, device=device).fill_(0.5) for _ in range(method.n_views)]
+    if isinstance(method, Labelled):
+        method.labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
     with FlopCounterMode(display=False) as counter:
         step = method(views, Draws(0, 0, batch_size, device))
         _check(step, type(method).__name__)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmark.data.resident import Resident
 from benchmark.errors import Interrupted, MissingError, method_errors
-from benchmark.method import Method, Step, Views
+from benchmark.method import Labelled, Method, Step, Views
 from benchmark.nets.encoders import Encoder
 from benchmark.randomness import Draws, derive
 from benchmark.runtime import progress
@@ -58,7 +58,8 @@ class Training:
 
     `evaluation_seconds` is the time of the evaluation after it, if known, to be announced with that of training. At
     `points` equal shares of the budget, the last of which is the end, `probe` measures the encoder and `keep` stores
-    it with the step; neither is charged.
+    it with the step; neither is charged. `labels` are the classes of all images, on the device, for a method that
+    learns from them.
     """
 
     method: Method
@@ -78,6 +79,7 @@ class Training:
     most_seconds: float = math.inf
     compiled: bool = False
     evaluation_seconds: float | None = None
+    labels: Tensor | None = None
     points: int = 0
     probe: Probe | None = None
     keep: Callable[[Encoder, int], object] | None = None
@@ -199,7 +201,9 @@ class Training:
     def batch(self, step: int) -> list[Tensor]:
         """Return the views of a step, normalised, each `(batch, 3, height, width)`."""
         begin = time.perf_counter()
-        _, images = self.data.batch(step)
+        ids, images = self.data.batch(step)
+        if isinstance(self.method, Labelled) and self.labels is not None:
+            self.method.labels = self.labels[ids]
         self.ledger.data_wait_seconds += time.perf_counter() - begin
         draws, views = Draws(self.seed, step, len(images)), []
         for v, view in enumerate(self.views):
