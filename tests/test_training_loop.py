@@ -19,6 +19,7 @@ from benchmark.nets.encoders import Encoder
 from benchmark.randomness import Draws
 from benchmark.storage import checkpoint
 from benchmark.training import loop
+from benchmark.training.compiler import require_compiler
 from benchmark.training.loop import Outcome, Training
 from benchmark.views.recipes import View, ViewLimits
 
@@ -351,7 +352,7 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(MissingError, match=r"needs a C\+\+ compiler on a CPU device, and c\+\+-of-no-one is not found"):
         training(tmp_path, compiled=True)
     with pytest.raises(MissingError, match=r"needs a C compiler on a CUDA device, and gcc or clang is not found"):
-        loop._require_compiler(torch.device("cuda"))
+        require_compiler(torch.device("cuda"))
 
 
 class Recording(Method):

@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from benchmark.config.load import Config
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MethodError, Stopped, by
-from benchmark.experiment import describe, floors
+from benchmark.experiment import describe, floors, folders
 from benchmark.experiment.environment import speed_warnings
 from benchmark.experiment.stage import Stage
 from benchmark.experiment.teacher import teach, teacher_from_file
@@ -130,7 +130,7 @@ def run(
         former = of_run(folder)
         if former and not fresh:
             _keep_beside(folder, former[-1], stage.files_outside)
-        stage.prepare_folder(resume=resume, fresh=fresh, finished=bool(former))
+        folders.prepare(folder, resume=resume, fresh=fresh, finished=bool(former))
         print(_opening(stage, flops, steps))
         for warning in speed_warnings(stage.pretraining.precision):
             print(f"warning: {warning}", file=sys.stderr)

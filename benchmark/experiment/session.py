@@ -47,7 +47,8 @@ class Session:
 
     @cached_property
     def _outline(self) -> Outline:
-        return self.images.outline()
+        with torch.device("cpu"):  # whatever the device on which a method is built
+            return self.images.outline()
 
     @cached_property
     def outline(self) -> Outline:

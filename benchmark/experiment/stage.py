@@ -1,9 +1,6 @@
 """A stage of pretraining: its method is built from the seed, and its budget planned in steps."""
 
-import hashlib
 import math
-import re
-import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +15,7 @@ from benchmark.errors import ConfigError, method_errors
 from benchmark.evals.online import OnlineKNN, online_knn
 from benchmark.experiment import describe
 from benchmark.experiment.environment import environment
+from benchmark.experiment.folders import digest_of, hash_of, name_of
 from benchmark.experiment.session import Session
 from benchmark.experiment.setup import Pretraining
 from benchmark.method import Method
@@ -26,7 +24,6 @@ from benchmark.nets.encoders import Encoder
 from benchmark.randomness import derive
 from benchmark.report.cells import PRETRAINING, major, tuning_key
 from benchmark.report.identity import digest
-from benchmark.storage.files import make_folder, sha256_of
 from benchmark.training import calibration
 from benchmark.training.budget import Budget, Price
 from benchmark.training.flops import count_forward, count_step
@@ -62,7 +59,7 @@ class Stage(Session):
     @cached_property
     def checkpoint_key(self) -> str:
         """Identifies the checkpoints that this stage may resume: same stage and seed, same code of training."""
-        return f"{_hash((self.key, self.training_versions, self.files_outside))}-s{self.experiment.seed}"
+        return f"{hash_of((self.key, self.training_versions, self.files_outside))}-s{self.experiment.seed}"
 
     @cached_property
     def folder(self) -> Path:
@@ -71,8 +68,8 @@ class Stage(Session):
         if self.experiment.is_trial:
             versions = self.versions | self.training_versions
             majors = {name: major(version) for name, version in versions.items()}
-            key = _hash((key, majors, self.files_outside))
-        return self.out / _name(self.pretraining, self.dataset, self.experiment.seed, key)
+            key = hash_of((key, majors, self.files_outside))
+        return self.out / name_of(self.pretraining.name, self.dataset.name, self.experiment.seed, key)
 
     @cached_property
     def training_versions(self) -> dict[str, str]:
@@ -168,7 +165,7 @@ class Stage(Session):
         names += [self.pretraining.name, self.tuning_key, self.files_outside, self.dataset.fingerprint]
         names += [repr(self.training_versions), type(self.dataset.pretrain).__name__]  # resident or streamed
         names += [f"{calibration.at_once()} at once"] * (calibration.at_once() > 1)
-        path = self.out / "calibrations" / f"{_hash(names)[:32]}.json"
+        path = self.out / "calibrations" / f"{hash_of(names)[:32]}.json"
         measured = calibration.stored(path, lambda: self.scratch(flops), self._undivided_budget.amount)
         return Price(batch, flops, measured.seconds)
 
@@ -270,20 +267,6 @@ class Stage(Session):
             labels=labels.to(self.device) if labels is not None and self.pretraining.needs_labels else None,
         )
 
-    def prepare_folder(self, *, resume: bool, fresh: bool, finished: bool) -> None:
-        """Make the folder, and empty it unless the run is resumed; refuse to lose an unfinished run unasked."""
-        if any(self.folder.glob("checkpoints/*.pt")) and not finished and not (resume or fresh):
-            raise ConfigError(
-                f"{self.folder} holds an unfinished run of this configuration and seed. Continue it with --resume, or "
-                f"start over with --fresh."
-            )
-        make_folder(self.folder)
-        if not resume:
-            kept = self.folder.glob("encoder-step-*.safetensors")
-            for old in [*self.folder.glob("checkpoints/*.pt"), *kept, self.folder / "metrics.jsonl"]:
-                old.unlink(missing_ok=True)
-            shutil.rmtree(self.folder / "evaluations", ignore_errors=True)
-
     def export(self, encoder: Encoder, step: int | None = None) -> Path:
         """Write the weights of the encoder, at a step or in the end, under timm's names, and return the path."""
         path = self.weights if step is None else self.folder / f"encoder-step-{step:08d}.safetensors"
@@ -326,23 +309,8 @@ class TeacherStage(Stage):
     @cached_property
     def folder(self) -> Path:
         """Where the teacher is written."""
-        return self.out / "teachers" / _name(self.pretraining, self.dataset, self.student.experiment.seed, self.key)
-
-
-def _hash(names: object) -> str:
-    return hashlib.sha256(repr(names).encode()).hexdigest()
-
-
-def _name(pretraining: Pretraining, dataset: Dataset, seed: int, key: str) -> str:
-    parts = (pretraining.name, dataset.name, f"s{seed}", key[:8])
-    return "-".join(re.sub(r"[^a-z0-9_]+", "_", part.lower()) for part in parts)
-
-
-def digest_of(file: str) -> str:
-    """Return the SHA-256 of a teacher's weights."""
-    try:
-        return sha256_of(Path(file))
-    except OSError as problem:
-        raise ConfigError(
-            f"experiment.teacher_weights = {file!r} cannot be read: {problem}. Give the encoder.safetensors of a run."
-        ) from problem
+        return (
+            self.out
+            / "teachers"
+            / name_of(self.pretraining.name, self.dataset.name, self.student.experiment.seed, self.key)
+        )

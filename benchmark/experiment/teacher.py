@@ -7,7 +7,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from benchmark.errors import ConfigError
-from benchmark.experiment.stage import Stage, digest_of
+from benchmark.experiment import folders
+from benchmark.experiment.stage import Stage
 from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
 from benchmark.report import fields
@@ -36,7 +37,7 @@ def teach(student: Stage, *, resume: bool, fresh: bool, checkpoint_seconds: floa
         return None
     with exclusive(stage.folder), progress.doing("teacher"):
         finished = stage.weights.is_file()
-        stage.prepare_folder(resume=resume or finished, fresh=fresh, finished=finished)
+        folders.prepare(stage.folder, resume=resume or finished, fresh=fresh, finished=finished)
         steps, tera = stage.steps, stage.steps * stage.price.flops / 1e12
         print(f"teacher: {stage.pretraining.name}, {steps:,} steps, {tera:.3f} TFLOPs; writing to {stage.folder}")
         training = stage.training(checkpoint_seconds)
@@ -57,7 +58,7 @@ def teacher_from_file(student: Stage) -> Teacher | None:
     file = student.experiment.teacher_weights
     if file is None:
         return None
-    digest = digest_of(file)
+    digest = folders.digest_of(file)
     encoder = student.encoder().to(student.device)
     try:
         encoder.net.load_state_dict(load_file(file))

@@ -5,6 +5,8 @@ A file is `step-<step>-<digest>.pt`. It holds tensors and plain values only, so 
 
 import hashlib
 import io
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +63,13 @@ def newest(folder: Path, key: str) -> tuple[dict[str, Any] | None, list[str]]:
             f"No checkpoint in {folder} can be used:\n  " + "\n  ".join(warnings) + "\nStart over with --fresh."
         )
     return None, []
+
+
+def keep_lines(metrics: Path, step: int) -> None:
+    """Drop the lines of a log after `step`, which a resumed run will log again, and a last line cut short by a kill."""
+    kept = []
+    for line in metrics.read_text().splitlines() if metrics.exists() else []:
+        with suppress(json.JSONDecodeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    metrics.write_text("".join(kept))

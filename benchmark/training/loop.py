@@ -2,13 +2,11 @@
 
 import json
 import math
-import os
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data.resident import Resident
-from benchmark.errors import Interrupted, MissingError, method_errors
+from benchmark.errors import Interrupted, method_errors
 from benchmark.method import Labelled, Method, Step, Views
 from benchmark.nets.encoders import Encoder
 from benchmark.randomness import Draws, derive
@@ -27,6 +25,7 @@ from benchmark.storage import checkpoint
 from benchmark.storage.digest import digest, flatten
 from benchmark.training import energy
 from benchmark.training.budget import Ledger
+from benchmark.training.compiler import require_compiler
 from benchmark.training.memory import peak_bytes, reset_peak
 from benchmark.training.monitor import Health, Probe, health, points_of, standard_error
 from benchmark.training.optim import Optimiser
@@ -94,7 +93,7 @@ class Training:
         self._stop: int | None = None
         self._forward: Callable[[Views, Draws], Step] = self.method
         if self.compiled:
-            _require_compiler(self.device)
+            require_compiler(self.device)
             self._forward = torch.compile(self.method)  # the module that is saved stays as it is
         self._is_warm = not self.compiled
 
@@ -103,7 +102,7 @@ class Training:
         if resume:
             self._restore()
         metrics = self.folder / "metrics.jsonl"
-        _keep_lines(metrics, self.step)
+        checkpoint.keep_lines(metrics, self.step)
         window = window_of(self.steps)
         every = max(WINDOW, self.steps // MONITORS)
         points = points_of(self.steps, self.points)
@@ -327,28 +326,3 @@ class Training:
 def window_of(steps: int) -> int:
     """Return the steps between two readings of the loss, for which the host waits for the device."""
     return max(1, min(WINDOW, steps // 100))
-
-
-def _require_compiler(device: torch.device) -> None:
-    """Raise MissingError if there is no compiler, before torch.compile fails for lack of it."""
-    if device.type == "cpu":
-        language, variable, usual = "C++", "CXX", ["clang++" if sys.platform == "darwin" else "g++"]
-    else:  # Triton compiles the code that launches its kernels
-        language, variable, usual = "C", "CC", ["gcc", "clang"]
-    names = [os.environ[variable]] if variable in os.environ else usual
-    if not any(map(shutil.which, names)):
-        raise MissingError(
-            f"Pretraining.compiled = True: torch.compile needs a {language} compiler on a {device.type.upper()} "
-            f"device, and {' or '.join(names)} is not found. Install one, name another in the environment variable "
-            f"{variable}, or leave Pretraining.compiled at False."
-        )
-
-
-def _keep_lines(metrics: Path, step: int) -> None:
-    """Drop the lines after `step`, which a resumed run will log again, and a last line cut short by a kill."""
-    kept = []
-    for line in metrics.read_text().splitlines() if metrics.exists() else []:
-        with suppress(json.JSONDecodeError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    metrics.write_text("".join(kept))
