@@ -24,6 +24,7 @@ from benchmark.data.images import Dataset, Images, Split
 from benchmark.data.resident import Resident
 from benchmark.data.streaming import DEPTH, SHARE, WORKERS, Prefetched, Streamed, ahead, batches, subset
 from benchmark.errors import MissingError
+from benchmark.evals import features
 from benchmark.evals.cache import FeatureCache
 from benchmark.evals.finetune import ConvNetTuning, FineTune
 from benchmark.evals.harness import evaluate_encoder, evaluate_pixels
@@ -268,6 +269,7 @@ def test_evaluations_see_the_same_images(
     Those are counted in batches, of 200 images that are seen in batches of 16 at most.
     """
     monkeypatch.setattr(streaming, "BATCH", 16)
+    monkeypatch.setattr(features, "CPU_BATCH", 16)
     alive = Alive(monkeypatch)
     torch.manual_seed(0)
     encoder, results = TinyEncoder(), []

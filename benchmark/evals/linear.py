@@ -197,6 +197,7 @@ class Regression:
         """Return `scale` `(outputs,)` and `turn` `(outputs, outputs)` for the probabilities at the start."""
         chances = self._logits(start).softmax(0)
         spread, turn = eigenvectors(torch.diag(chances.mean(1)) - chances @ chances.T / len(self.inputs))
+        spread[0] = spread[-1]  # of adding one number to all classes, which moves nothing but rounding
         return 1 / spread.clamp(min=FLAT * float(spread[-1])), turn
 
     def minimise(
