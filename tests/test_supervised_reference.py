@@ -46,6 +46,7 @@ def test_images_meet_their_own_labels(tmp_path: Path) -> None:
             assert torch.equal(training.method.labels, data.train.labels[ids])  # type: ignore[arg-type]
             assert torch.equal(images, data.train.images[ids])
     held = {image.numpy().tobytes() for image in data.test.images[:]}
+    assert (opened.probe, opened.points) == (None, 0), "it knows the labels of the queries"
     assert not held & {image.numpy().tobytes() for image in training.data.images[:]}
 
 

@@ -176,7 +176,9 @@ class Stage(Session):
 
     @cached_property
     def probe(self) -> OnlineKNN | None:
-        """What measures the encoder during training; None without labels of train."""
+        """What measures the encoder during training; None without labels of train, or where these are learnt."""
+        if self.pretraining.needs_labels:
+            return None
         return online_knn(self.dataset, self.experiment.seed, self.device, self.pretraining.precision)
 
     @property
