@@ -234,3 +234,20 @@ def test_a_warm_start_on_ill_conditioned_inputs_ends_at_the_same_optimum(n: int,
         for weights, biases in ((weight, bias), (reference.coef_.T, reference.intercept_))
     ]
     assert objectives[0] == pytest.approx(objectives[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("strength", [1.0, 1e-6])
+def test_a_start_at_which_all_classes_are_certain(strength: float) -> None:
+    """Oracle: the solution from zero weights, by its loss; all probabilities of the start are 0 or 1 to float32."""
+    labels = torch.arange(60) % 3
+    inputs = normal(60, 5) + 20 * torch.eye(5)[labels]
+    regression = Regression(inputs, labels, 3)
+    start = torch.cat([1e3 * torch.eye(5)[:, :3], torch.zeros(1, 3)])
+    assert set(regression._logits(start).softmax(0).unique().tolist()) == {0.0, 1.0}
+    losses = []
+    for begin in (None, start):
+        solution, converged = regression.minimise(strength, begin)
+        assert converged
+        loss, _, _ = regression._gradient(solution)
+        losses.append(float(loss + strength / 2 * solution[:-1].square().sum()))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3, abs=1e-5)

@@ -21,6 +21,7 @@ EDGE = at_edge("L2 strength")
 ITERATIONS = 1000  # limit of L-BFGS
 TOLERANCE = 1e-5  # of the gradient's largest entry, relative to that at zero weights
 FLAT = 0.01  # lower bound of the classes' curvature, relative to the largest
+CERTAIN = 1e-6  # its lower bound where all probabilities are 0 or 1, at which it has no inverse
 ROUNDING = 1e-7  # lower bound of the tolerance: float32's error in a gradient that is zero
 COLUMNS = 1024  # dimensions converted to float64 at once, since all of wide features need too much memory
 
@@ -198,7 +199,7 @@ class Regression:
         chances = self._logits(start).softmax(0)
         spread, turn = eigenvectors(torch.diag(chances.mean(1)) - chances @ chances.T / len(self.inputs))
         spread[0] = spread[-1]  # of adding one number to all classes, which moves nothing but rounding
-        return 1 / spread.clamp(min=FLAT * float(spread[-1])), turn
+        return 1 / spread.clamp(min=max(FLAT * float(spread[-1]), CERTAIN)), turn
 
     def minimise(
         self, strength: float, start: Tensor | None = None, tolerance: float = TOLERANCE
