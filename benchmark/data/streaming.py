@@ -113,6 +113,11 @@ def subset(images: Pixels, ids: Tensor) -> Pixels:
     return images.subset(ids) if isinstance(images, Streamed) else images[ids]
 
 
+def at_once(images: Pixels, most: int) -> int:
+    """Return how many images a network sees at once where nothing is trained: `most`, or fewer where they are large."""
+    return max(1, min(most, PIXELS // images.shape[-2:].numel()))
+
+
 def ahead(
     images: Pixels, ids: Tensor | None = None, device: torch.device | str = "cpu", batch_size: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -122,7 +127,7 @@ def ahead(
     that have the pixels of 512 images of 96 px.
     """
     if batch_size is None:
-        batch_size = max(1, min(BATCH, PIXELS // images.shape[-2:].numel()))
+        batch_size = at_once(images, BATCH)
     parts = (torch.arange(len(images)) if ids is None else ids).split(batch_size)
     shown = progress.each(parts, "batch")
     if not isinstance(images, Streamed):

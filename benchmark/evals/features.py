@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmark.annotations import Range
 from benchmark.data.pixels import Pixels
-from benchmark.data.streaming import ahead
+from benchmark.data.streaming import ahead, at_once
 from benchmark.errors import BenchmarkError
 from benchmark.nets.encoders import Encoder
 from benchmark.views.recipes import ViewLimits
@@ -130,7 +130,7 @@ def extract(
     for net in nets:
         net.eval()
     if batch_size is None and device.type == "cpu":
-        batch_size = CPU_BATCH
+        batch_size = at_once(images, CPU_BATCH)
     parts: list[dict[str, Tensor]] = []
     for ids, batch in ahead(images, device=device, batch_size=batch_size):
         output = encoder(prepare(batch, ids))
