@@ -26,8 +26,8 @@ class MoCo(Siamese):
     demonstration does on one. The queue receives the keys after the backward pass, so no key is its own negative.
 
     Differs from the paper: the projector is linear - ReLU - linear without batch norm on every encoder, its hidden
-    layer as wide as the encoder (v2). The momentum copy moves after the optimiser's step instead of before the next
-    forward pass, which is the same sequence.
+    layer as wide as the encoder (v2), or with `projector_layers` = 1 a linear layer (v1). The momentum copy moves after
+    the optimiser's step instead of before the next forward pass, which is the same sequence.
     """
 
     target: MomentumCopy
@@ -40,11 +40,14 @@ class MoCo(Siamese):
         momentum: float,
         queue_size: Count,
         projector_width: Count,
+        projector_layers: Count = 2,
         symmetric: bool,
         splits: Count,
     ) -> None:
         self.shuffled = splits > 1 and split_batch_norms(encoder, splits)
-        projector = mlp(encoder.width, encoder.width, projector_width, layers=2, batch_norm=False, bias=True)
+        projector = mlp(
+            encoder.width, encoder.width, projector_width, layers=projector_layers, batch_norm=False, bias=True
+        )
         super().__init__(encoder, projector)
         self.target = MomentumCopy(self.encoder, self.projector)
         self.queue = KeyQueue(queue_size, projector_width)

@@ -16,7 +16,9 @@ from benchmark.nets.heads import mlp
 class SimCLR(Siamese):
     """NT-Xent (Eq. 1) on the projections of both views, which pass the network in one joint forward.
 
-    The joint forward matters: batch norm sees the statistics of both views, as in the authors' code.
+    The joint forward matters: batch norm sees the statistics of both views, as in the authors' code. With `joint` =
+    False each view has a forward of its own. `projector_norm` is the batch norm of the projector's hidden layers, and
+    `projector_bias` the bias of its last layer.
 
     Differs from the paper: the projector has batch norm in its hidden layers and none on its output; the loss is the
     mean over the 2 * batch rows, where the authors' code sums the two halves (twice this mean); crops are resized
@@ -31,12 +33,25 @@ class SimCLR(Siamese):
         projector_layers: Count,
         projector_hidden: Count,
         projector_width: Count,
+        projector_norm: bool = True,
+        projector_bias: bool = False,
+        joint: bool = True,
     ) -> None:
-        super().__init__(encoder, mlp(encoder.width, projector_hidden, projector_width, layers=projector_layers))
-        self.temperature = temperature
+        projector = mlp(
+            encoder.width,
+            projector_hidden,
+            projector_width,
+            layers=projector_layers,
+            batch_norm=projector_norm,
+            bias=projector_bias,
+        )
+        super().__init__(encoder, projector)
+        self.temperature, self.joint = temperature, joint
 
     def encode(self, views: Views, visible: Visible | None = None) -> tuple[Branch, ...]:
         """Pass all views through the network in one forward, which needs equally many visible tokens in each."""
+        if not self.joint:
+            return super().encode(views, visible)
         kept = [ids for ids in visible or [] if ids is not None]
         counts = [None if ids is None else ids.shape[1] for ids in visible or []]
         if len(set(counts)) > 1:

@@ -76,6 +76,7 @@ def training(
         "mean": (0.5, 0.5, 0.5),
         "std": (0.3, 0.3, 0.3),
         "steps": steps,
+        "schedule_steps": steps,
         "flops_per_step": 7,
         "seed": seed,
         "precision": "float32",

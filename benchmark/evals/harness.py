@@ -79,14 +79,14 @@ def evaluate_encoder(
 ) -> Results:
     """Score an encoder on features that are extracted once; `limits` hold for random views of train images.
 
-    `statistics` are the mean and deviation of its inputs if they are not the data set's. With a `cache` folder,
-    features of whole images are stored there and read again. Evaluations that train the encoder work on copies and
-    save their state in `folder`.
+    `statistics` are the mean and deviation of its inputs if they are not those that it states, or the data set's. With
+    a `cache` folder, features of whole images are stored there and read again. Evaluations that train the encoder work
+    on copies and save their state in `folder`.
 
     Raises BenchmarkError for features that are not finite. If the encoder's run `diverged`, such a row counts as 0
     instead, so that the run is scored and recorded.
     """
-    mean, std = statistics or (dataset.mean, dataset.std)
+    mean, std = statistics or encoder.statistics or (dataset.mean, dataset.std)
     choose_attention(encoder, device, "float32")  # for every encoder alike, since the last bits decide weak probes
 
     def features(images: Pixels, view: Prepare) -> dict[str, Tensor]:

@@ -46,9 +46,10 @@ class OnlineKNN:
         """Measure an encoder in eval mode, in the precision of its pretraining."""
         data, labels = self.dataset, self.dataset.train.labels
         assert labels is not None
+        mean, std = encoder.statistics or (data.mean, data.std)
 
         def prepare(batch: Tensor, ids: Tensor) -> Tensor:
-            return normalise(batch.float() / 255, data.mean, data.std)
+            return normalise(batch.float() / 255, mean, std)
 
         images = subset(data.train.images, torch.cat([self.bank_ids, self.query_ids]))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):

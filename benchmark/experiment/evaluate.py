@@ -48,7 +48,7 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
     with progress.doing(f"evaluating {name}"):
         results = session.evaluate(
             encoder,
-            statistics=pretrained.statistics(trained.layout) if trained.weights else encoder.statistics,
+            statistics=pretrained.statistics(trained.layout) if trained.weights else None,
             cache=out / "features" / architecture,
             folder=folder / architecture,
             diverged=trained.run is not None and trained.run["status"] == "diverged",

@@ -65,7 +65,8 @@ def _too_large(data: Dataset) -> str:
 def _untrained(session: Session) -> Encoder:
     """Build the encoder with random weights, even if its configuration fetches trained ones."""
     encoder = session.encoder()
-    if encoder.statistics is not None:
+    if encoder.is_trained:
+        encoder.statistics = None
         encoder.net = create_model(encoder.spec.architecture, **encoder.spec.arguments)
     return encoder
 

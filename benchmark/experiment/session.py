@@ -18,7 +18,7 @@ from benchmark.evals import harness
 from benchmark.evals.harness import Evaluation, Results
 from benchmark.experiment.environment import use_device
 from benchmark.experiment.setup import Experiment
-from benchmark.nets.encoders import Encoder
+from benchmark.nets.encoders import Encoder, Statistics
 from benchmark.randomness import derive
 from benchmark.report.cells import PRETRAINING
 from benchmark.report.tuning import fingerprint_without_test
@@ -76,6 +76,12 @@ class Session:
         """Build the encoder from the seed: every method and the floor start from the same weights."""
         torch.manual_seed(derive(self.experiment.seed, "encoder"))
         return self.experiment.encoder(self.images.size)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """The mean and deviation by which images are normalised: those that the encoder states, or of the data."""
+        with torch.device("meta"):
+            return self.encoder().statistics or (self.dataset.mean, self.dataset.std)
 
     def evaluate(self, encoder: Encoder, **options: Any) -> Results:
         """Score an encoder by the evaluations of the experiment; `options` are those of the harness."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import gin
 
 from benchmark import evals
-from benchmark.annotations import Decided, Kept, Location, Readings
+from benchmark.annotations import Count, Decided, Kept, Location, Readings
 from benchmark.data.images import Images
 from benchmark.errors import ConfigError
 from benchmark.evals.harness import Evaluation
@@ -33,8 +33,9 @@ class Pretraining:
     `teacher`, as `method(encoder, teacher)`, or with a parameter `classes` as `method(encoder, classes)`. `batch_size`
     is global. `precision` is that of encoders and heads under autocast; losses always are float32. "auto" is bfloat16
     where the device computes it natively, else float32; the configuration, its key and the record name the choice.
-    `compiled` passes the forward and backward pass through torch.compile in its default mode: numbers then differ by
-    rounding, and the time of compilation is not charged.
+    `schedule_steps` are those of the schedules of rate and momentum where a run is the beginning of a longer one; None
+    are the steps that the budget buys. `compiled` passes the forward and backward pass through torch.compile in its
+    default mode: numbers then differ by rounding, and the time of compilation is not charged.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Pretraining:
     optimiser: Callable[[], OptimiserSpec]
     batch_size: int
     precision: Annotated[Literal["float32", "bfloat16"], Decided(native_precision)]
+    schedule_steps: Count | None = None
     compiled: bool = False
 
     def __post_init__(self) -> None:

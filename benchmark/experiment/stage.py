@@ -172,7 +172,13 @@ class Stage(Session):
     @cached_property
     def steps(self) -> int:
         """The steps that the budget buys."""
-        return self.budget.plan(self.price)
+        steps, planned = self.budget.plan(self.price), self.pretraining.schedule_steps
+        if planned is not None and planned < steps:
+            raise ConfigError(
+                f"Pretraining.schedule_steps = {planned:,}, but the budget buys {steps:,} steps, and the schedule ends "
+                f"before them. Give at least as many, or None for a schedule as long as the run."
+            )
+        return steps
 
     @cached_property
     def probe(self) -> OnlineKNN | None:
@@ -249,14 +255,16 @@ class Stage(Session):
             method.to(memory_format=torch.channels_last)
         optimiser = self.pretraining.optimiser().build(method.param_groups(), self.pretraining.batch_size)
         optimiser.scale(self.experiment.rate_factor)
+        mean, std = self.statistics
         return Training(
             method=method,
             optimiser=optimiser,
             views=views,
             data=data,
-            mean=self.dataset.mean,
-            std=self.dataset.std,
+            mean=mean,
+            std=std,
             steps=steps,
+            schedule_steps=max(steps, self.pretraining.schedule_steps or 0),
             flops_per_step=flops,
             seed=self.experiment.seed,
             precision=self.pretraining.precision,

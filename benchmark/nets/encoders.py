@@ -44,9 +44,10 @@ class TimmSpec:
 class Encoder(nn.Module, ABC):
     """A network from normalised images `(batch, 3, image_size, image_size)` to `Features`.
 
-    `n_tokens` and `patch` are None for a convolutional network, which cannot drop tokens. `stem` names the first
-    layers where they depend on the image size. `statistics` are the mean and deviation of the inputs that published
-    weights expect; None where the data set's are used. `spec` builds `net` anew in timm.
+    `n_tokens` and `patch` are None for a convolutional network, which cannot drop tokens. `stem` names the first layers
+    where they depend on the image size. `statistics` are the mean and deviation by which inputs are normalised, as
+    published weights expect it; None where the data set's are used. `is_trained` says that its weights are published
+    ones. `spec` builds `net` anew in timm.
     """
 
     net: Any  # a timm module: its parts are typed as tensor or module, which no arithmetic accepts
@@ -57,6 +58,7 @@ class Encoder(nn.Module, ABC):
     patch: int | None = None
     stem: str | None = None
     statistics: Statistics | None = None
+    is_trained: bool = False
     spec: TimmSpec
 
     @abstractmethod
@@ -178,14 +180,19 @@ class ResNet(Encoder):
 
     Up to 48 px the first convolution is 3x3 with stride 1 and there is no max pooling (Chen et al. 2020,
     arXiv:2002.05709, B.9); up to 128 px the pooling stays; above, the stem is the 7x7 one of ImageNet. The last norm
-    of each block starts at zero, as timm does by default.
+    of each block starts at zero with `zero_last`, as timm does by default, else at one, as torchvision does.
+    `statistics` replace the mean and deviation of the data set, by which images are normalised.
     """
 
-    def __init__(self, image_size: int, *, name: str) -> None:
+    def __init__(
+        self, image_size: int, *, name: str, zero_last: bool = True, statistics: Statistics | None = None
+    ) -> None:
         super().__init__()
         if not is_model(name):
             raise ConfigError(f"ResNet.name = {name!r}: timm has no such network.{suggest(name, list_models())}")
-        self.net = create_model(name, num_classes=0)
+        arguments: dict[str, Any] = {"num_classes": 0} | ({} if zero_last else {"zero_init_last": False})
+        self.net = create_model(name, **arguments)
+        self.statistics = statistics
         self.stem = "7x7"
         changes = []
         if image_size <= 128:
@@ -204,7 +211,7 @@ class ResNet(Encoder):
             self.net.maxpool = nn.Identity()
             self.stem = "3x3"
             changes.append("model.maxpool = torch.nn.Identity()")
-        self.spec = TimmSpec(name, {"num_classes": 0}, tuple(changes))
+        self.spec = TimmSpec(name, arguments, tuple(changes))
         self.name, self.image_size, self.width = f"{name}_stem{self.stem}", image_size, self.net.num_features
 
     def forward(self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None) -> Features:

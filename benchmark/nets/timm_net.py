@@ -46,6 +46,7 @@ class Timm(Encoder):
             ) from problem
         self.name, self.image_size = name, image_size
         self.spec = TimmSpec(name.partition(".")[0], arguments)  # a tag names weights
+        self.is_trained = pretrained
         if pretrained:
             self.statistics = self.net.pretrained_cfg["mean"], self.net.pretrained_cfg["std"]
 

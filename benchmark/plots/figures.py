@@ -178,8 +178,7 @@ def pictures(scene: Scene) -> dict[str, Figure]:
     method = scene.method()
     images, names = scene.shown
     view = scene.prepared(images)
-    data = scene.stage.dataset
-    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
+    mean, std = (torch.tensor(values)[:, None, None] for values in scene.stage.statistics)
     grids: dict[str, dict[str, list[Tile]]] = {}
     with method_errors(f"{type(method).__name__} makes no pictures", type(method)):
         normalised = method.pictures([view] * method.n_views, Draws(0, 0, len(view), view.device))

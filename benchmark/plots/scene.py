@@ -104,8 +104,7 @@ class Scene:
 
     def prepared(self, images: Tensor) -> Tensor:
         """Return uint8 images as the encoder sees them."""
-        data = self.stage.dataset
-        return normalise(images.to(self.stage.device).float() / 255, data.mean, data.std)
+        return normalise(images.to(self.stage.device).float() / 255, *self.stage.statistics)
 
     def title(self, what: str) -> str:
         """Return a title that names the run."""

@@ -56,9 +56,9 @@ class Training:
     """One run of pretraining and its whole state: method, optimiser, step, losses, ledger.
 
     `evaluation_seconds` is the time of the evaluation after it, if known, to be announced with that of training. At
-    `points` equal shares of the budget, the last of which is the end, `probe` measures the encoder and `keep` stores
-    it with the step; neither is charged. `labels` are the classes of all images, on the device, for a method that
-    learns from them.
+    `points` equal shares of the budget, the last of which is the end, `probe` measures the encoder and `keep` stores it
+    with the step; neither is charged. Rates and momenta follow the progress in `schedule_steps`. `labels` are the
+    classes of all images, on the device, for a method that learns from them.
     """
 
     method: Method
@@ -68,6 +68,7 @@ class Training:
     mean: Sequence[float]
     std: Sequence[float]
     steps: int
+    schedule_steps: int
     flops_per_step: int
     seed: int
     precision: Literal["float32", "bfloat16"]
@@ -190,7 +191,7 @@ class Training:
     def _take(self) -> None:
         step = self.differentiate()
         self.method.after_backward(step)
-        progress = self.step / self.steps
+        progress = self.step / self.schedule_steps
         self.optimiser.step(progress)
         self.method.after_step(progress)
         self.losses[self.step] = step.loss.detach()

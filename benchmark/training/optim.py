@@ -12,6 +12,7 @@ from benchmark.method import ParamGroup
 from benchmark.nets.schedules import half_cosine
 
 Fraction = Annotated[float, Range(0, 1, below=True)]
+Curve = Literal["cosine", "constant"]
 
 
 class OptimiserSpec(Protocol):
@@ -30,6 +31,7 @@ class _Rates:
     weight_decay: NonNegative
     warmup: Fraction = 0.1
     decay: Literal["all", "weights"] = "weights"
+    curve: Curve = "cosine"
 
     def _grouped(
         self, groups: Sequence[ParamGroup], batch_size: int, vector_rate: float | None = None
@@ -60,7 +62,8 @@ class AdamW(_Rates):
 
     The peak learning rate is `base_rate * batch_size / 256`. `weight_decay` acts on tensors with two dimensions or
     more, so not on biases and norm gains (He et al. 2022, arXiv:2111.06377), or with `decay` = "all" on all tensors.
-    `warmup` is a fraction of the steps.
+    `warmup` is a fraction of the schedule; after it the rate falls by a half cosine, or with `curve` = "constant"
+    stays.
     """
 
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
@@ -68,7 +71,20 @@ class AdamW(_Rates):
     def build(self, groups: Sequence[ParamGroup], batch_size: int) -> "Optimiser":
         """Build the optimiser for a method's groups and the global batch."""
         settings = self._grouped(groups, batch_size)
-        return Optimiser(torch.optim.AdamW(settings, lr=0.0, betas=self.betas, fused=True), self.warmup)
+        return Optimiser(torch.optim.AdamW(settings, lr=0.0, betas=self.betas, fused=True), self.warmup, self.curve)
+
+
+@gin.register
+@dataclass(frozen=True, kw_only=True)
+class Adam(_Rates):
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980) with weight decay as part of the gradient; the rest as `AdamW`."""
+
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+
+    def build(self, groups: Sequence[ParamGroup], batch_size: int) -> "Optimiser":
+        """Build the optimiser for a method's groups and the global batch."""
+        settings = self._grouped(groups, batch_size)
+        return Optimiser(torch.optim.Adam(settings, lr=0.0, betas=self.betas, fused=True), self.warmup, self.curve)
 
 
 @gin.register
@@ -84,7 +100,7 @@ class SGD(_Rates):
     def build(self, groups: Sequence[ParamGroup], batch_size: int) -> "Optimiser":
         """Build the optimiser for a method's groups and the global batch."""
         settings = self._grouped(groups, batch_size)
-        return Optimiser(torch.optim.SGD(settings, lr=0.0, momentum=self.momentum, fused=True), self.warmup)
+        return Optimiser(torch.optim.SGD(settings, lr=0.0, momentum=self.momentum, fused=True), self.warmup, self.curve)
 
 
 @gin.register
@@ -106,7 +122,7 @@ class LARS(_Rates):
         settings = self._grouped(groups, batch_size, self.vector_rate)
         for group in settings:
             group["adapted"] = group["params"][0].ndim > 1
-        return Optimiser(_LARS(settings, self.momentum, self.trust), self.warmup)
+        return Optimiser(_LARS(settings, self.momentum, self.trust), self.warmup, self.curve)
 
 
 class _LARS(torch.optim.Optimizer):
@@ -145,9 +161,9 @@ class _LARS(torch.optim.Optimizer):
 class Optimiser:
     """A torch optimiser whose learning rates are set from the progress before each step, so that they have no state."""
 
-    def __init__(self, inner: torch.optim.Optimizer, warmup: float) -> None:
+    def __init__(self, inner: torch.optim.Optimizer, warmup: float, curve: Curve = "cosine") -> None:
         self.inner = inner
-        self.warmup = warmup
+        self.warmup, self.curve = warmup, curve
 
     def scale(self, factor: float) -> None:
         """Multiply all learning rates by `factor`."""
@@ -156,15 +172,15 @@ class Optimiser:
 
     def step(self, progress: float) -> None:
         """Take one step at `progress` in [0, 1) and clear the gradients."""
-        factor = schedule(progress, self.warmup)
+        factor = schedule(progress, self.warmup, self.curve)
         for group in self.inner.param_groups:
             group["lr"] = group["peak"] * (factor if group["scheduled"] else 1.0)
         self.inner.step()
         self.inner.zero_grad(set_to_none=True)
 
 
-def schedule(progress: float, warmup: float) -> float:
-    """Return the share of the peak rate: linear from 0 over `warmup`, then a half cosine to 0 at progress 1."""
+def schedule(progress: float, warmup: float, curve: Curve = "cosine") -> float:
+    """Return the share of the peak rate: linear from 0 over `warmup`, then 1 or a half cosine to 0 at progress 1."""
     if progress < warmup:
         return progress / warmup
-    return half_cosine(progress - warmup, 1 - warmup)
+    return 1.0 if curve == "constant" else half_cosine(progress - warmup, 1 - warmup)
