@@ -183,8 +183,8 @@ def page() -> str:
         head = ("epoch", "measure", "log", "ours", "difference", "band", "")
         parts.append(tabulate(verdicts(name), head, tablefmt="github", disable_numparse=True) + "\n")
         parts.append(
-            f"Seed {last['seed']}, {last['precision']}, {last['minutes']} minutes on {last['hardware']}, torch {last['torch']}, "
-            f"{last['created_utc'][:10]}.\n"
+            f"Seed {last['seed']}, {last['precision']}, {last['minutes']} minutes on {last['hardware']}, "
+            f"torch {last['torch']}, {last['created_utc'][:10]}.\n"
         )
     return "\n".join(parts)
 

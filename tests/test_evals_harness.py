@@ -250,8 +250,9 @@ def test_cached_features_give_the_same_scores(
         results = evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, cache=tmp_path)
         assert results.metrics == plain.metrics
         assert sum(encoded) == images
-    statistics = ((0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
-    evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, cache=tmp_path, statistics=statistics)
+    encoder.statistics = ((0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
+    evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, cache=tmp_path)
+    encoder.statistics = None
     assert sum(encoded) == 240
     evaluate_encoder(TinyEncoder(), dataset, BOTH, CPU, limits=LIMITS, cache=tmp_path)
     assert sum(encoded) == 480
@@ -267,18 +268,19 @@ def test_statistics_replace_those_of_the_data(dataset: Dataset, encoder: TinyEnc
     """Oracle: the same encoder on a data set that has these statistics."""
     statistics = ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
     own = replace(dataset, mean=statistics[0], std=statistics[1])
-    expected = evaluate_encoder(encoder, own, BOTH, CPU, limits=LIMITS)
-    results = evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS, statistics=statistics)
-    assert results.metrics == expected.metrics != evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS).metrics
+    expected, without = (evaluate_encoder(encoder, data, BOTH, CPU, limits=LIMITS) for data in (own, dataset))
+    encoder.statistics = statistics
+    results = evaluate_encoder(encoder, dataset, BOTH, CPU, limits=LIMITS)
+    assert results.metrics == expected.metrics != without.metrics
 
 
 def test_an_evaluation_gets_copies_of_the_network(dataset: Dataset, encoder: TinyEncoder, tmp_path: Path) -> None:
     """Oracle: the encoder's weights, which training a copy leaves alone, and the images; raw pixels have no network.
 
-    What it says of itself is in the record. Its inputs have the statistics that were asked for.
+    What it says of itself is in the record. Its inputs have the statistics that the encoder states.
     """
     before = digest(encoder.state_dict())
-    statistics = ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+    encoder.statistics = ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
 
     class Trained(Spy):
         version = "7.2"
@@ -296,11 +298,11 @@ def test_an_evaluation_gets_copies_of_the_network(dataset: Dataset, encoder: Tin
             return replace(ranking, curve=(0.25, 0.5), measures={"epochs_to_95": 2.0}, flags=("a flag",))
 
     spy = Trained()
-    results = evaluate_encoder(encoder, dataset, (spy,), CPU, limits=LIMITS, folder=tmp_path, statistics=statistics)
+    results = evaluate_encoder(encoder, dataset, (spy,), CPU, limits=LIMITS, folder=tmp_path)
     assert digest(encoder.state_dict()) == before
     (bank,) = spy.banks
     assert bank.network is not None
-    assert (bank.network.mean, bank.network.std) == statistics
+    assert (bank.network.mean, bank.network.std) == encoder.statistics
     assert (bank.network.limits, bank.network.folder) == (LIMITS, tmp_path)
     assert torch.equal(bank.network.train, dataset.train.images)
     assert torch.equal(bank.network.test, dataset.test.images)

@@ -156,3 +156,24 @@ def test_a_trial_has_no_floors_and_its_own_division(tmp_path: Path) -> None:
     assert (record["tuning"]["factor"], record["tuning"]["trials"]) == (1.0, [])
     assert record["dataset"]["sizes"] == {"pretrain": 1299, "train": 1299, "test": 143}
     assert not (tmp_path / "floors").exists()
+
+
+def test_a_schedule_is_at_least_as_long_as_the_run(tmp_path: Path) -> None:
+    """Oracle: 100 steps are bought; a schedule of 100 or more is taken, one of 99 is refused with both numbers."""
+    assert stage(tmp_path, "Pretraining.schedule_steps=200").training(600).schedule_steps == 200
+    assert stage(tmp_path).training(600).schedule_steps == 100
+    with pytest.raises(ConfigError, match=r"schedule_steps = 99, but the budget buys 100 steps"):
+        stage(tmp_path, "Pretraining.schedule_steps=99").check()
+
+
+def test_statistics_that_an_encoder_states_are_used_everywhere(tmp_path: Path) -> None:
+    """Oracle: a batch of the training, whose pixels follow from the batch by the statistics of the data."""
+    files = ["gin/simclr.gin", "gin/protocol/digits_resnet18.gin"]
+    pixels = []
+    for settings in ((), ("ResNet.statistics=((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))",)):
+        opened = Stage.open(configuration.load(files, settings), tmp_path)
+        stated = ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3)) if settings else (opened.dataset.mean, opened.dataset.std)
+        assert opened.statistics == stated
+        mean, std = (torch.tensor(values)[:, None, None] for values in stated)
+        pixels.append(opened.training(600).batch(0)[0] * std + mean)
+    torch.testing.assert_close(*pixels, atol=1e-5, rtol=1e-5)

@@ -202,3 +202,13 @@ def test_a_direction_alone_is_half_of_a_symmetric_loss() -> None:
     p, k = torch.randn(2, BATCH, 6, dtype=torch.float64)
     whole = method.objective({0: branch(p), 1: branch(p)}, {0: k, 1: k})
     torch.testing.assert_close(whole, 2 * method.compare(p, k))
+
+
+def test_head_of_one_layer() -> None:
+    """Oracle: one affine map from the features to the keys, which moves by momentum too."""
+    method = moco(projector_layers=1)
+    assert [(type(layer), layer.in_features, layer.out_features) for layer in method.projector] == [
+        (nn.Linear, method.encoder.width, 6)
+    ]
+    assert method.projector[0].bias is not None
+    assert method.target.projector[0].weight.shape == (6, method.encoder.width)

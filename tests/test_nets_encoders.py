@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+import torchvision
 from lightly.models.utils import get_2d_sine_cosine_positional_embedding
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -221,3 +222,16 @@ def test_resnet_refuses_tokens() -> None:
         encoder(view, fill=(torch.zeros(1, 16), torch.zeros(512)))
     with pytest.raises(ConfigError, match="Use a ViT"):
         encoder.patch_grid()
+
+
+@pytest.mark.parametrize("zero_last", [True, False])
+def test_last_norm_of_a_block_starts_at_zero_or_one(zero_last: bool) -> None:
+    """Oracle: timm's default, and torchvision's; with the lines of `spec` timm builds the same network."""
+    encoder = ResNet(16, name="resnet18", zero_last=zero_last)
+    assert {float(block.bn2.weight.detach().sum()) == 0 for block in encoder.net.layer1} == {zero_last}
+    theirs = torchvision.models.resnet18(zero_init_residual=zero_last)
+    assert torch.equal(encoder.net.layer4[1].bn2.weight, theirs.layer4[1].bn2.weight)
+    assert torch.equal(
+        timm.create_model(encoder.spec.architecture, **encoder.spec.arguments).layer1[0].bn2.weight,
+        encoder.net.layer1[0].bn2.weight,
+    )

@@ -119,7 +119,7 @@ def test_the_page_is_current_and_no_line_with_a_number_escapes() -> None:
     sections = dict(re.findall(r"^### (\S+)\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL))
     for path in sorted({*ROOT.glob("gin/**/*.gin")} - {*ROOT.glob("gin/suites/*.gin")}):
         text = path.read_text(encoding="utf-8")
-        bound = re.findall(r"^([\w./]+) *= *\(?(?:-?[\d.]|True|False)", text, re.MULTILINE)
+        bound = re.findall(r"^([\w./]+) *= *\(*(?:-?[\d.]|True|False)", text, re.MULTILINE)
         bound += re.findall(r"^([\w./]+\.views) *= *\(?@", text, re.MULTILINE)
         rows = re.findall(r"^\| `(.+?)` \|", sections.get(path.relative_to(ROOT / "gin").as_posix(), ""), re.MULTILINE)
         assert sorted(rows) == sorted(bound), path

@@ -39,7 +39,10 @@ FIELDS = list(required_fields())
 def with_value(path: tuple[str, ...], value: Any) -> dict[str, Any]:
     """The sealed example with the field set to the value, or removed if the value is `...`."""
     curve = {"bank": 80, "queries": 20, "points": [{"step": 200, "knn": 0.5}]}
-    example = make(division="tuned", tuning=tuning(0.5, "0" * 16), training__curve=curve)
+    start = {"name": "simclr", "digest": "0" * 64, "layout": "run", "positions": None}
+    inputs = {"mean": [0.5] * 3, "std": [0.2] * 3}
+    optional = {"training__curve": curve, "start": start, "encoder__inputs": inputs}
+    example = make(division="tuned", tuning=tuning(0.5, "0" * 16), **optional)
     record: dict[str, Any] = copy.deepcopy(dict(example))
     place = record
     for name in path[:-1]:
@@ -54,9 +57,9 @@ def with_value(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 def test_schema_is_walked_completely() -> None:
     """Oracle: fields counted by hand: at the top, then method, dataset, sizes, encoder, config and so on.
 
-    The example has no curve, as records from before there was one.
+    The example has no curve, as records from before there was one, no inputs and no start.
     """
-    assert len(FIELDS) == 22 + sum([4, 8, 3, 6, 3, 5, 5, 4, 13, 16, 6, 3, 11, 2, 3, 3])
+    assert len(FIELDS) == 22 + sum([4, 8, 3, 6, 3, 5, 5, 4, 13, 16, 6, 3, 11, 2, 3, 3, 2, 4])
     assert validate(make()) == []
 
 
@@ -90,6 +93,8 @@ def test_null_only_where_listed() -> None:
         ("config.key", "abc"),
         ("dataset.mean", [0.5, 0.5]),
         ("dataset.mean", (0.5, 0.5, 0.5)),
+        ("encoder.inputs.std", [0.5, 0.5]),
+        ("start.digest", "0"),
         ("dataset.std", [0.5, 0.5, "0.5"]),
         ("method.deviations", "none"),
         ("method.module_sha256", "A" * 64),

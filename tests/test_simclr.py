@@ -12,9 +12,9 @@ from benchmark.nets.encoders import Encoder
 from benchmark.randomness import Draws
 
 
-def simclr(encoder: Encoder) -> SimCLR:
+def simclr(encoder: Encoder, **settings: bool) -> SimCLR:
     torch.manual_seed(1)
-    return SimCLR(encoder, temperature=0.3, projector_layers=2, projector_hidden=16, projector_width=8)
+    return SimCLR(encoder, temperature=0.3, projector_layers=2, projector_hidden=16, projector_width=8, **settings)
 
 
 @pytest.fixture
@@ -35,6 +35,22 @@ def test_batch_norm_sees_both_views(method: SimCLR, views: list[Tensor]) -> None
         torch.testing.assert_close(branch.projection, expected)
         assert (method.projector(features) - expected).abs().max() > 1e-2
     torch.testing.assert_close(method(views, Draws(0, 0, 6)).loss, nt_xent(*together, temperature=0.3))
+
+
+def test_views_can_pass_apart(views: list[Tensor]) -> None:
+    """Oracle: the projector on each view alone, whose batch norm sees that view."""
+    method = simclr(vit(), joint=False)
+    apart = [method.projector(method.encoder(view).pooled) for view in views]
+    torch.testing.assert_close(method(views, Draws(0, 0, 6)).loss, nt_xent(*apart, temperature=0.3))
+
+
+def test_head_without_batch_norm_and_with_bias() -> None:
+    """Oracle: the layers that are asked for; a hidden layer has a bias where no batch norm follows."""
+    plain = simclr(vit(), projector_norm=False, projector_bias=True).projector
+    assert [type(layer).__name__ for layer in plain] == ["Linear", "ReLU", "Linear"]
+    assert plain[0].bias is not None
+    assert plain[2].bias is not None
+    assert simclr(vit()).projector[3].bias is None
 
 
 def test_gradient_flows_through_both_views(method: SimCLR, views: list[Tensor]) -> None:

@@ -69,6 +69,16 @@ def test_a_run_is_a_function_of_its_seed(tmp_path: Path) -> None:
     assert not torch.equal(runs[0].losses, runs[2].losses)
 
 
+def test_a_run_can_be_the_beginning_of_a_longer_one(tmp_path: Path) -> None:
+    """Oracle: the losses of the first 6 of 12 steps, whose rate depends on the progress; 6 whole steps have others."""
+    long, whole = (training(tmp_path / str(steps), steps=steps) for steps in (12, 6))
+    begun = training(tmp_path / "begun", steps=6, schedule_steps=12)
+    for run in (long, whole, begun):
+        run.run(resume=False)
+    assert torch.equal(begun.losses, long.losses[:6])
+    assert not torch.equal(begun.losses, whole.losses)
+
+
 def test_the_loss_falls(tmp_path: Path) -> None:
     """Oracle: training trains: the last window's loss is below half of the first."""
     training(tmp_path, steps=100).run(resume=False)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
 from benchmark.method import ParamGroup
-from benchmark.training.optim import LARS, SGD, AdamW, OptimiserSpec, schedule
+from benchmark.training.optim import LARS, SGD, Adam, AdamW, OptimiserSpec, schedule
 
 GIN = Path(__file__).parents[1] / "gin"
-ALL: tuple[Callable[..., OptimiserSpec], ...] = (AdamW, SGD, LARS)
+ALL: tuple[Callable[..., OptimiserSpec], ...] = (AdamW, Adam, SGD, LARS)
 
 
 def parameters(*shapes: tuple[int, ...]) -> list[nn.Parameter]:
@@ -32,6 +32,7 @@ def test_schedule_is_a_line_and_half_a_cosine() -> None:
             known |= {0.0: 0.0, warmup / 4: 0.25, warmup / 2: 0.5}
         for progress, share in known.items():
             assert schedule(progress, warmup) == pytest.approx(share, abs=1e-12)
+            assert schedule(progress, warmup, "constant") == pytest.approx(share if progress < warmup else 1, abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -48,6 +49,17 @@ def test_rate_of_each_group(kind: Callable[..., OptimiserSpec]) -> None:
         assert rates[id(constant)] == pytest.approx(0.001)
 
 
+@pytest.mark.parametrize("kind", ALL)
+def test_a_constant_rate_stays(kind: Callable[..., OptimiserSpec]) -> None:
+    """Oracle: base_rate * batch / 256 from the end of the warm-up on."""
+    optimiser = kind(base_rate=0.004, weight_decay=0.0, warmup=0.5, curve="constant").build(
+        [ParamGroup(parameters((2, 2)))], batch_size=64
+    )
+    for progress, share in ((0.25, 0.5), (0.5, 1.0), (0.99, 1.0)):
+        optimiser.step(progress)
+        assert optimiser.inner.param_groups[0]["lr"] == pytest.approx(0.001 * share)
+
+
 @pytest.mark.parametrize("shape", [(3, 2), (6,)])
 @pytest.mark.parametrize(
     ("spec", "reference"),
@@ -57,11 +69,15 @@ def test_rate_of_each_group(kind: Callable[..., OptimiserSpec]) -> None:
             lambda p: torch.optim.AdamW(p, lr=0.0, betas=(0.8, 0.9), weight_decay=0.5),
         ),
         (
+            Adam(base_rate=0.256, weight_decay=0.5, betas=(0.8, 0.9), warmup=0.5, decay="all"),
+            lambda p: torch.optim.Adam(p, lr=0.0, betas=(0.8, 0.9), weight_decay=0.5),
+        ),
+        (
             SGD(base_rate=0.256, weight_decay=0.5, momentum=0.8, warmup=0.5, decay="all"),
             lambda p: torch.optim.SGD(p, lr=0.0, momentum=0.8, weight_decay=0.5),
         ),
     ],
-    ids=["AdamW", "SGD"],
+    ids=["AdamW", "Adam", "SGD"],
 )
 def test_step_is_that_of_torch(
     spec: OptimiserSpec, reference: Callable[[list[nn.Parameter]], torch.optim.Optimizer], shape: tuple[int, ...]

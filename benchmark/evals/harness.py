@@ -19,7 +19,7 @@ from benchmark.evals.cache import FeatureCache
 from benchmark.evals.features import Bank, Network, Prepare, Ranking, extract, finite
 from benchmark.evals.scoring import SealedLabels
 from benchmark.nets.attention import choose_attention
-from benchmark.nets.encoders import Encoder, Statistics
+from benchmark.nets.encoders import Encoder
 from benchmark.randomness import Draws
 from benchmark.report.cells import major
 from benchmark.report.fields import Metrics, Predictions
@@ -72,21 +72,20 @@ def evaluate_encoder(
     *,
     limits: ViewLimits,
     projector: nn.Module | None = None,
-    statistics: Statistics | None = None,
     cache: Path | None = None,
     folder: Path | None = None,
     diverged: bool = False,
 ) -> Results:
     """Score an encoder on features that are extracted once; `limits` hold for random views of train images.
 
-    `statistics` are the mean and deviation of its inputs if they are not those that it states, or the data set's. With
+    Images are normalised by the statistics that the encoder states, or by those of the data. With
     a `cache` folder, features of whole images are stored there and read again. Evaluations that train the encoder work
     on copies and save their state in `folder`.
 
     Raises BenchmarkError for features that are not finite. If the encoder's run `diverged`, such a row counts as 0
     instead, so that the run is scored and recorded.
     """
-    mean, std = statistics or encoder.statistics or (dataset.mean, dataset.std)
+    mean, std = encoder.statistics or (dataset.mean, dataset.std)
     choose_attention(encoder, device, "float32")  # for every encoder alike, since the last bits decide weak probes
 
     def features(images: Pixels, view: Prepare) -> dict[str, Tensor]:

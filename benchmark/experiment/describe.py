@@ -57,7 +57,8 @@ def record(
     """Return the sealed record of a run, an evaluation or a floor that has just ended.
 
     `versions` are those of the code that was used, `precision` is that of pretraining. `values` must have `method` and
-    `cost`, and may replace any other field. Floors are recorded without paths, since they are published as they are.
+    `cost`, and may replace or add any other field. Floors are recorded without paths, since they are published as they
+    are.
     """
     data, text = session.dataset, session.config.text
     content = {
@@ -83,7 +84,8 @@ def record(
             "patch": net.patch,
             "stem": net.stem,
             "width": net.width,
-        },
+        }
+        | ({"inputs": dict(zip(("mean", "std"), map(list, net.statistics), strict=True))} if net.statistics else {}),
         "seed": session.experiment.seed,
         "config": {"key": key, "text": without_paths(text) if division == "floor" else text, "varied": list(varied)},
         "tuning": None,

@@ -8,6 +8,7 @@ from benchmark.config.load import Config
 from benchmark.errors import ConfigError
 from benchmark.experiment import describe, floors
 from benchmark.experiment.session import Session
+from benchmark.experiment.start import statistics_of
 from benchmark.experiment.trained import TrainedEncoder
 from benchmark.nets import pretrained
 from benchmark.report.cells import FIRST_VERSION, PRETRAINING, files_outside, key_of, versions_of
@@ -33,6 +34,8 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
         encoder = session.encoder()
     if trained.weights:
         pretrained.load(encoder, str(trained.weights), trained.layout)
+        stated = trained.run and statistics_of(trained.run)
+        encoder.statistics = stated or pretrained.statistics(trained.layout) or encoder.statistics
     folder = out / "evaluations"
     # part of the paths, since equal weights split into another number of heads give other features
     architecture = digest(config.canonical.part(["experiment.encoder"]))[:16]
@@ -48,7 +51,6 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
     with progress.doing(f"evaluating {name}"):
         results = session.evaluate(
             encoder,
-            statistics=pretrained.statistics(trained.layout) if trained.weights else None,
             cache=out / "features" / architecture,
             folder=folder / architecture,
             diverged=trained.run is not None and trained.run["status"] == "diverged",

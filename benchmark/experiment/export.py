@@ -104,12 +104,17 @@ def _config(record: Record, spec: TimmSpec, license: str) -> dict[str, Any]:  # 
             "fixed_input_size": True,
             "interpolation": "bicubic",
             "crop_pct": 1.0,
-            "mean": data["mean"],
-            "std": data["std"],
+            **_inputs(record),
             "num_classes": 0,
             "license": license,
         },
     }
+
+
+def _inputs(record: Record) -> dict[str, list[float]]:
+    """Return the mean and deviation by which the images of a run were normalised."""
+    stated = record["encoder"].get("inputs", record["dataset"])
+    return {"mean": stated["mean"], "std": stated["std"]}
 
 
 def _card(record: Record, spec: TimmSpec, folder: Path, license: str) -> str:  # noqa: A002
@@ -117,8 +122,7 @@ def _card(record: Record, spec: TimmSpec, folder: Path, license: str) -> str:  #
     deviations = "\n".join(f"- {text}" for text in record["method"]["deviations"])
     values = {
         "license": license,
-        "mean": tuple(data["mean"]),
-        "std": tuple(data["std"]),
+        **{name: tuple(values) for name, values in _inputs(record).items()},
         "loading": "\n".join(_loading(spec, folder.name)),
         "flops": record["cost"]["flops"] / 1e12,
         "row": row(record, []),

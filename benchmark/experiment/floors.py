@@ -16,7 +16,7 @@ from benchmark.experiment import describe
 from benchmark.experiment.session import Session
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
-from benchmark.report.cells import OF_RANDOM_INIT, OF_RAW_PIXELS, RANDOM_INIT, versions_of
+from benchmark.report.cells import OF_RANDOM_INIT, OF_RAW_PIXELS, RANDOM_INIT, START, versions_of
 from benchmark.report.identity import digest
 from benchmark.report.record import Record
 from benchmark.runtime import progress
@@ -41,6 +41,11 @@ def measure(session: Session, *, waits: bool = True) -> list[Record]:
     encoder = _untrained(session).to(session.device)
     random_init = partial(session.evaluate, encoder, folder=session.out / "floors" / "evaluations")
     floors = [_floor(session, RANDOM_INIT, encoder, session.experiment.seed, OF_RANDOM_INIT, random_init, waits)]
+    if session.start:
+        trained = session.initial()[0].to(session.device)
+        start = partial(session.evaluate, trained, folder=session.out / "floors" / "evaluations")
+        name = f"{START} {session.start.name}"
+        floors.append(_floor(session, name, trained, 0, OF_RANDOM_INIT, start, waits, session.start.digest))
     if reason := _too_large(session.dataset):
         print(f"raw pixels left out: {reason}")
         return floors
@@ -79,8 +84,9 @@ def _floor(
     depends_on: Sequence[str],
     evaluate: Callable[[], Results],
     waits: bool,
+    *weights: str,
 ) -> Record:
-    key = digest(session.config.canonical.part(depends_on), session.dataset.fingerprint)
+    key = digest(session.config.canonical.part(depends_on), session.dataset.fingerprint, *weights)
     code = session.versions, str(torch.__version__)
     folder = session.out / "floors"
     with exclusive(folder / f"{key[:8]}-s{seed}", waits=waits):

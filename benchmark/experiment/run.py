@@ -47,6 +47,7 @@ def dry_run(config: Config, out: Path) -> str:
         "encoder": f"{method.encoder.name}, {describe.parameters(method.encoder):,} parameters, "
         f"{method.encoder.width} features",
         "method": f"{stage.pretraining.name}, {describe.parameters(method):,} parameters, {method.n_views} view(s)",
+        "start": stage.start.name if stage.start else "",
         "teacher": _teacher_stage(stage),
         "step": f"{batch} images, {flops:,} FLOPs",
         "budget": f"{stage.budget.amount:g} {stage.budget.kind} buys {steps:,} steps, "
@@ -162,6 +163,7 @@ def run(
             },
             tuning=tuning,
             teacher=teacher.record if teacher else None,
+            **stage.began,
         )
 
         def spent(evaluation_seconds: float) -> Cost:  # resuming replaces the ledger
@@ -237,10 +239,11 @@ def _division(stage: Stage, trials: Path | None) -> tuple[str, Tuning | None]:
             raise ConfigError("experiment.is_trial: a trial does not follow from other trials; leave --trials out.")
         factor = experiment.rate_factor
         return "trial", {"recipe": stage.tuning_key, "factor": factor, "trials": [], "flops": 0.0, "seconds": 0.0}
+    outside = "teacher_weights" if experiment.teacher_weights else "init" if experiment.init else None
     if trials is None:
-        return ("open" if experiment.teacher_weights else "closed"), None
-    if experiment.teacher_weights:
-        raise ConfigError("--trials: with teacher_weights a run is of the division open, whatever its rate.")
+        return ("open" if outside else "closed"), None
+    if outside:
+        raise ConfigError(f"--trials: with {outside} a run is of the division open, whatever its rate.")
     fingerprint = fingerprint_without_test(stage.dataset.fingerprint)
     contest = contests(
         record

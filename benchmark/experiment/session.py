@@ -18,6 +18,7 @@ from benchmark.evals import harness
 from benchmark.evals.harness import Evaluation, Results
 from benchmark.experiment.environment import use_device
 from benchmark.experiment.setup import Experiment
+from benchmark.experiment.start import Start
 from benchmark.nets.encoders import Encoder, Statistics
 from benchmark.randomness import derive
 from benchmark.report.cells import PRETRAINING
@@ -78,10 +79,22 @@ class Session:
         return self.experiment.encoder(self.images.size)
 
     @cached_property
+    def start(self) -> Start | None:
+        """The trained weights from which pretraining goes on; None where it begins from random ones."""
+        init = self.experiment.init
+        return None if init is None else Start.find(init, self.experiment.init_layout)
+
+    def initial(self) -> tuple[Encoder, str | None]:
+        """Return the encoder with which pretraining begins, and how its positions were interpolated, if they were."""
+        encoder = self.encoder()
+        return encoder, self.start.load(encoder) if self.start else None
+
+    @cached_property
     def statistics(self) -> Statistics:
         """The mean and deviation by which images are normalised: those that the encoder states, or of the data."""
         with torch.device("meta"):
-            return self.encoder().statistics or (self.dataset.mean, self.dataset.std)
+            encoder, _ = self.initial()
+        return encoder.statistics or (self.dataset.mean, self.dataset.std)
 
     def evaluate(self, encoder: Encoder, **options: Any) -> Results:
         """Score an encoder by the evaluations of the experiment; `options` are those of the harness."""

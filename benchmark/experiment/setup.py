@@ -90,6 +90,11 @@ class Experiment:
     place (`teacher_weights`, the encoder.safetensors of another run) leaves the whole budget to the student, and puts
     the run into the division `open`, since the cost of the teacher is not counted.
 
+    With `init` every stage goes on from trained weights: `timm:NAME` for those that timm publishes, the folder of a run
+    of this benchmark, or a file in the layout `init_layout` of `benchmark.nets.pretrained`. Their inputs keep the mean
+    and deviation that they were trained with, and positions of a ViT are interpolated where the image size differs. The
+    run is of the division `open`, and its start is measured as a floor.
+
     Every stage trains at `rate_factor` times the learning rates of its recipe, all of them together on `budget_share`
     of the budget. A trial, from which learning rates are chosen, is scored on a hold-out of train, never on test.
 
@@ -108,6 +113,8 @@ class Experiment:
     teacher: Callable[[], Pretraining] | None = None
     teacher_share: float = 0.5
     teacher_weights: Location | None = None
+    init: str | None = None
+    init_layout: str = "run"
     rate_factor: float = 1.0
     budget_share: float = 1.0
     is_trial: bool = False

@@ -22,6 +22,7 @@ from benchmark.method import Method
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
 from benchmark.randomness import derive
+from benchmark.report import fields
 from benchmark.report.cells import PRETRAINING, major, tuning_key
 from benchmark.report.identity import digest
 from benchmark.training import calibration
@@ -31,7 +32,9 @@ from benchmark.training.loop import Training
 from benchmark.training.monitor import affordable
 from benchmark.views.recipes import View
 
-TEACHERS = ("experiment.teacher", "experiment.encoder", "experiment.limits", "experiment.rate_factor")
+TEACHERS = tuple(
+    f"experiment.{name}" for name in ("teacher", "encoder", "limits", "rate_factor", "init", "init_layout")
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Stage(Session):
     def key(self) -> str:
         """Identifies the stage, whatever its seed."""
         weights = self.experiment.teacher_weights
-        return self.config.key(self.dataset.fingerprint, *([] if weights is None else [digest_of(weights)]))
+        origins = [] if weights is None else [digest_of(weights)]
+        return self.config.key(self.dataset.fingerprint, *origins, *([self.start.digest] if self.start else []))
 
     @property
     def tuning_key(self) -> str:
@@ -132,6 +136,12 @@ class Stage(Session):
             self.teacher.check()
         with torch.device("meta"):
             method, _ = self.method()
+        if method.encoder.is_trained:
+            raise ConfigError(
+                f"The encoder {method.encoder.name} comes with trained weights, and a run from random weights is not "
+                f"to be ranked with one from these. Leave Timm.pretrained False and continue from them: "
+                f"--set experiment.init=timm:{method.encoder.name}"
+            )
         with method_errors(f"{self.pretraining.name} cannot be trained", type(method)):
             method.param_groups()
             method.projection_head()
@@ -153,6 +163,15 @@ class Stage(Session):
     def flops(self) -> int:
         """The FLOPs of a step."""
         return count_step(lambda: self.method()[0], self.pretraining.batch_size, self.images.size)
+
+    @property
+    def began(self) -> dict[str, fields.Start]:
+        """The part of a record that says from which weights pretraining went on; empty where from random ones."""
+        if self.start is None:
+            return {}
+        with torch.device("meta"):
+            _, positions = self.initial()
+        return {"start": self.start.described(positions)}
 
     @cached_property
     def price(self) -> Price:
@@ -212,7 +231,7 @@ class Stage(Session):
                 f"experiment.teacher_weights give {'one' if has_teacher else 'none'}. {remedy}"
             )
         with method_errors(f"{self.pretraining.name} cannot be built", self.pretraining.method):
-            encoder = self.encoder()
+            encoder, _ = self.initial()
             teachers = [teacher or self.experiment.encoder(self.images.size)] if has_teacher else []
             torch.manual_seed(derive(self.experiment.seed, "method"))
             outputs = [classes or len(self.outline.classes)] if self.pretraining.needs_labels else []
@@ -307,7 +326,7 @@ class TeacherStage(Stage):
         return digest(
             self.config.canonical.part(TEACHERS),
             (self.whole_budget, self.student.experiment.seed, self.dataset.fingerprint),
-            (self.training_versions, self.files_outside),
+            (self.training_versions, self.files_outside, *([self.start.digest] if self.start else [])),
             (torch.__version__, torch.get_num_threads(), str(self.device)),
         )
 

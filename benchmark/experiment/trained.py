@@ -12,7 +12,12 @@ from benchmark.report.cells import of_run
 from benchmark.report.record import Record
 from benchmark.storage.files import sha256_of
 
-NO_PRETRAINING = ("experiment.pretraining = None", "experiment.budget = None", "experiment.teacher = None")
+NO_PRETRAINING = (
+    "experiment.pretraining = None",
+    "experiment.budget = None",
+    "experiment.teacher = None",
+    "experiment.init = None",
+)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import is_model
 from timm.models.resnet import ResNet as TimmResNet
 from timm.models.vision_transformer import VisionTransformer
@@ -133,9 +134,23 @@ def load(encoder: Encoder, file: str, layout: str) -> None:
     Only tensors and plain values are read: no code in the file runs. Raises ConfigError for an unknown layout, a file
     that cannot be read, and weights whose names and shapes are not the encoder's, which it lists.
     """
-    project, contents = _layout(layout), _read(file)
-    expected = encoder.net.state_dict()
+    _layout(layout)
+    fit(encoder, read(file), file, layout)
+
+
+def fit(
+    encoder: Encoder, contents: Mapping[str, Any], file: str, layout: str, *, interpolated: bool = False
+) -> str | None:
+    """Load the contents of a file, as `load` does.
+
+    With `interpolated`, learnt positions of a ViT follow its image size, bicubically as in timm, and the return value
+    says from which grid to which; None where they fit.
+    """
+    project, expected = _layout(layout), encoder.net.state_dict()
     match = _match(contents, project, expected)
+    positions = None
+    if interpolated and match and isinstance(encoder.net, VisionTransformer):
+        match, positions = _interpolate(encoder.net, match)
     if match is None or match.missing or match.left_over or match.misshapen:
         raise ConfigError(
             f"{file} does not hold the weights of {encoder.name} in the layout {layout!r}, whose keys "
@@ -153,7 +168,23 @@ def load(encoder: Encoder, file: str, layout: str) -> None:
         encoder.net.conv1.padding = (project.padding,) * 2
         change = f"model.conv1.padding = {encoder.net.conv1.padding}"
         encoder.spec = replace(encoder.spec, changes=(*encoder.spec.changes, change))
-    encoder.net.load_state_dict(match.weights)
+    encoder.net.load_state_dict({name: part.to(expected[name].device) for name, part in match.weights.items()})
+    return positions
+
+
+def _interpolate(net: VisionTransformer, match: Match) -> tuple[Match, str | None]:
+    """Resample the positions of a square grid of patches to the grid of the network, if they are of another one."""
+    positions, prefix = match.weights.get("pos_embed"), net.num_prefix_tokens
+    if positions is None or positions.ndim != 3 or net.pos_embed is None or positions.shape == net.pos_embed.shape:
+        return match, None
+    side = math.isqrt(max(positions.shape[1] - prefix, 0))
+    if side**2 + prefix != positions.shape[1] or positions.shape[2] != net.pos_embed.shape[2]:
+        return match, None
+    rows, columns = net.patch_embed.grid_size
+    resampled = resample_abs_pos_embed(positions, [rows, columns], num_prefix_tokens=prefix)
+    misshapen = [problem for problem in match.misshapen if not problem.startswith("pos_embed ")]
+    changed = replace(match, weights={**match.weights, "pos_embed": resampled}, misshapen=misshapen)
+    return changed, f"{side} x {side} to {rows} x {columns}"
 
 
 def _layout(layout: str) -> Layout:
@@ -162,7 +193,7 @@ def _layout(layout: str) -> Layout:
     return LAYOUTS[layout]
 
 
-def _read(file: str) -> dict[str, Any]:
+def read(file: str) -> dict[str, Any]:
     """Read a file without running code from it; the arguments that training scripts save along are inert."""
     inert: list[Any] = [Namespace, (PurePosixPath, "pathlib.PosixPath"), (PurePosixPath, "pathlib._local.PosixPath")]
     try:

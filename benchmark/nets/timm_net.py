@@ -30,7 +30,8 @@ class Timm(Encoder):
                 f"timm.list_models('*resnet*') in Python lists names."
             )
         try:
-            self.net, arguments = _created(name, image_size, pretrained)
+            fetched = pretrained and torch.get_default_device().type != "meta"  # which holds no values
+            self.net, arguments = _created(name, image_size, fetched)
             self.width = self._pooled_width(image_size)
         except OSError as problem:
             raise MissingError(

@@ -47,8 +47,18 @@ class Dataset(TypedDict):
     unreadable: Count
 
 
+class Inputs(TypedDict):
+    """The mean and deviation of the colour channels by which images are normalised."""
+
+    mean: list[float]
+    std: list[float]
+
+
 class Encoder(TypedDict):
-    """The encoder that is evaluated; `patch` is null for a CNN, `stem` for a transformer, `width` counts features."""
+    """The encoder that is evaluated; `patch` is null for a CNN, `stem` for a transformer, `width` counts features.
+
+    `inputs` are absent where they are those of the data set.
+    """
 
     name: str
     parameters: Count
@@ -56,6 +66,7 @@ class Encoder(TypedDict):
     patch: Count | None
     stem: str | None
     width: Count
+    inputs: NotRequired[Inputs]
 
 
 class Config(TypedDict):
@@ -218,6 +229,18 @@ class Teacher(TypedDict):
     digest: str | None
 
 
+class Start(TypedDict):
+    """The trained weights from which pretraining went on: their name, what identifies them, and their layout.
+
+    `positions` says how those of a ViT were interpolated to the image size, null where they fit.
+    """
+
+    name: str
+    digest: Sha256
+    layout: str
+    positions: str | None
+
+
 class Checkpoint(TypedDict):
     """The file with the exported encoder."""
 
@@ -229,10 +252,11 @@ class Checkpoint(TypedDict):
 class Common(TypedDict):
     """The fields that the record of a run has in all schemas.
 
-    Every field but `training.curve` is required, and null only where the type says so. `created_utc` has whole seconds,
-    such as 2026-01-31T12:00:00Z, so that its order as text is its order in time. `board` is null for a run that is not
-    published, `budget` for a floor (an encoder without pretraining) and for an encoder from elsewhere. `floors` has the
-    ids of the floors' records. A `trial` was evaluated on a hold-out of the training images, not on the test set.
+    Every field but `training.curve`, `encoder.inputs` and `start` is required, and null only where the type says
+    so. `created_utc` has whole seconds, such as 2026-01-31T12:00:00Z, so that its order as text is its order in time.
+    `board` is null for a run that is not published, `budget` for a floor (an encoder without pretraining) and for an
+    encoder from elsewhere. `floors` has the ids of the floors' records. A `trial` was evaluated on a hold-out of the
+    training images, not on the test set.
     """
 
     id: Annotated[str, re.compile(r"[0-9a-f]{16}", re.ASCII)]
@@ -254,4 +278,5 @@ class Common(TypedDict):
     predictions: Predictions | None
     floors: list[str]
     teacher: Teacher | None
+    start: NotRequired[Start]
     checkpoint: Checkpoint | None

@@ -9,7 +9,7 @@ from itertools import groupby, product
 
 from tabulate import tabulate
 
-from benchmark.report.cells import hardware
+from benchmark.report.cells import START, hardware
 from benchmark.report.contents import contents, table, title
 from benchmark.report.leaderboard import (
     DIVISIONS,
@@ -26,6 +26,7 @@ from benchmark.report.leaderboard import (
 from benchmark.report.overall import standings
 from benchmark.report.published import Result
 from benchmark.report.record import Record
+from benchmark.report.statistics import summarise
 from benchmark.report.text import TERA, Block, alignment, markdown, percent, printable, spread, terms
 
 ESCAPED = str.maketrans(
@@ -258,9 +259,27 @@ def _remarks(section: Section) -> str:
         sentences.append(
             f"Replaced by other runs of the same seed, newer trials or newer code: {', '.join(superseded)}."
         )
+    if gains := [f"{line.name} {gain}" for line in section.lines if (gain := _gain(section, line))]:
+        sentences.append(f"Gain over the start, {section.columns[0].heading}, in points: {', '.join(gains)}.")
     if section.missing_floors:
         sentences.append(f"Floors named but not found: {', '.join(section.missing_floors)}.")
     return _escape(" ".join(sentences))
+
+
+def _gain(section: Section, line: Line) -> str:
+    """Return by how many points a line that went on from trained weights is above these; empty for any other line."""
+    floors = {floor["id"]: floor for each in section.lines if each.is_floor for floor in each.cell.runs}
+    gains = []
+    for run in line.cell.runs if "start" in line.cell.runs[0] else ():
+        start = next((floors[key] for key in run["floors"] if _is_start(floors.get(key))), None)
+        after, before = (result(record, section.columns[0]) if record else None for record in (run, start))
+        if after and before:
+            gains.append(after["top1"] - before["top1"])
+    return spread(summarise(gains)) if gains else ""
+
+
+def _is_start(floor: Record | None) -> bool:
+    return floor is not None and floor["method"]["name"].startswith(START)
 
 
 def _superscript(texts: Iterable[str], footnotes: dict[str, int]) -> str:

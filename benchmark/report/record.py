@@ -146,6 +146,8 @@ def _contradictions(record: Record) -> Iterator[str]:
         yield f"record.tuning: expected only for the divisions tuned and trial, got {division}"
     elif tuning is not None and bool(tuning["trials"]) != (division == "tuned"):
         yield "record.tuning.trials: expected some for the division tuned, none for a trial"
-    for name, values in (("mean", record["dataset"]["mean"]), ("std", record["dataset"]["std"])):
-        if len(values) != 3:
-            yield f"record.dataset.{name}: expected 3 numbers, got {len(values)}"
+    inputs = record["encoder"].get("inputs")
+    for place, stated in (("dataset", record["dataset"]), ("encoder.inputs", inputs)):
+        for name, values in (("mean", stated["mean"]), ("std", stated["std"])) if stated else ():
+            if len(values) != 3:
+                yield f"record.{place}.{name}: expected 3 numbers, got {len(values)}"
