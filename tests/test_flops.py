@@ -14,7 +14,9 @@ from tiny import training as tiny_training
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from baselines.macrl import MACRL
 from baselines.mae import MAE
+from baselines.moco import MoCo
 from baselines.mrcl import MRCL
 from baselines.simclr import SimCLR
 from benchmark.errors import BenchmarkError
@@ -193,6 +195,19 @@ def test_one_forward_more_is_counted() -> None:
     settings = {"temperature": 0.2, "projector_layers": 3, "projector_hidden": 32, "projector_width": 8}
     extra = patches(BATCH, TOKENS, PATCH, WIDTH) + blocks(BATCH, 1 + TOKENS, WIDTH, DEPTH)
     assert count_step(lambda: Wasteful(vit(), **settings), BATCH, SIZE) == simclr_step() + extra
+
+
+def test_macrl_pays_one_decoder_pass_to_restore_its_key() -> None:
+    """Oracle: the closed form of a decoder on all tokens, without the gradient of its input, which nobody asks for."""
+    base = partial(MoCo, temperature=0.2, momentum=0.9, queue_size=BATCH, projector_width=8, symmetric=False, splits=1)
+    settings = {"mask_ratio": 0.75, "key_mask_ratio": 0.0, "contrast_weight": 1.0, "masked_weight": 1.0}
+
+    def macrl(restore_key: bool) -> MACRL:
+        return MACRL(vit(), base=base, decoder=partial(PixelDecoder, **DECODER), **settings, restore_key=restore_key)
+
+    without, with_key = (count_step(lambda key=key: macrl(key), BATCH, SIZE) for key in (False, True))
+    no_gradient = product(BATCH * (1 + TOKENS), WIDTH, 16)
+    assert with_key - without == decoder_step(BATCH, TOKENS) - no_gradient
 
 
 def spent(training: Training, steps: int) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nets16 import BATCH, views, vit
+from nets16 import BATCH, unlike, views, vit
 from PIL import Image
 from sklearn.decomposition import PCA
 from torch import Tensor
@@ -254,6 +254,30 @@ def test_reconstructions_are_what_the_loss_scores(name: str) -> None:
         assert torch.equal(patches[~masked], original[~masked])
     scale = 1.0 if name == "raw mae" else original.var(2, keepdim=True) + 1e-6
     error = ((restored - original).square() / scale)[masked].mean()
+    torch.testing.assert_close(error, loss, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(("ratio", "masked"), [(0.0, 16), (0.5, 8)])
+def test_restored_keys_are_what_the_loss_scores(ratio: float, masked: int) -> None:
+    """Oracle: the absolute error of the same draws, computed anew from the pictures; the query's rows come first."""
+    torch.manual_seed(1)
+    settings = {"base": MOCO, **HALF, "key_mask_ratio": ratio, "contrast_weight": 1.0, "masked_weight": 1.0}
+    method = MACRL(vit(), **settings, restore_key=True)
+    unlike(method.base.target)
+    batch = views(dtype=torch.float32)
+    with torch.no_grad():
+        shown = method.pictures(batch, Draws(0, 3, BATCH))
+        loss = method(batch, Draws(0, 3, BATCH)).logs["key_reconstruction_loss"]
+    rows = ["original", "visible", "restored"]
+    key_rows = rows if ratio else ["original", "restored"]
+    assert list(shown) == [f"reconstructions/{row}" for row in rows] + [f"keys/{row}" for row in key_rows]
+    original, restored = (patchify(shown[f"keys/{row}"], 4) for row in ("original", "restored"))
+    assert torch.equal(original, patchify(batch[1], 4))
+    changed = (restored != original).any(2)
+    assert changed.sum(1).tolist() == [masked] * BATCH
+    if ratio:
+        assert torch.equal(changed, patchify(shown["keys/visible"], 4).isnan().all(2))
+    error = ((restored - original).abs() / (original.var(2, keepdim=True) + 1e-6).sqrt())[changed].mean()
     torch.testing.assert_close(error, loss, rtol=1e-4, atol=0)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
-from benchmark.nets.encoders import Encoder
+from benchmark.nets.encoders import Encoder, Features
 from benchmark.nets.schedules import half_cosine
 
 
@@ -24,11 +24,15 @@ class MomentumCopy(nn.Module):
         self.encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.projector = copy.deepcopy(projector).requires_grad_(False)
 
-    @torch.no_grad()
     def forward(self, view: Tensor, visible: Tensor | None = None) -> Tensor:
         """Return the projection `(batch, dim)` of a view, without gradient."""
-        projection: Tensor = self.projector(self.encoder(view, visible).pooled)
-        return projection
+        return self.encode(view, visible)[0]
+
+    @torch.no_grad()
+    def encode(self, view: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Features]:
+        """Return the projection `(batch, dim)` of a view and the features that it comes from, without gradient."""
+        features = self.encoder(view, visible)
+        return self.projector(features.pooled), features
 
     @torch.no_grad()
     def follow(self, encoder: Encoder, projector: nn.Module, momentum: float) -> None:

@@ -35,6 +35,8 @@ VIEWS = 6  # draws shown of a recipe
 CAPTIONS = {
     "reconstructions": "The encoder does not see the grey patches. In the last row the decoder restores them, and the "
     "others are copied. Where the loss standardises patches, a restored one has the original's mean and contrast.",
+    "keys": "The view of the momentum encoder, which does not see grey patches. In the last row the decoder restores "
+    "these and the others are copied; where none is grey, it restores all.",
     "mixtures": "A mixture is a view with parts erased, or mixed with its filler, which is another image of the batch.",
 }
 
