@@ -143,7 +143,7 @@ def verdicts(name: str) -> list[tuple[str, ...]]:
         if row["run"] != name or value is None:
             continue
         band, difference = RUNS[name].bands[row["measure"]], float(value) - float(row["value"])
-        inside = "inside" if abs(difference) <= band else "OUTSIDE"
+        inside = "inside" if round(abs(difference), 6) <= band else "OUTSIDE"
         unit = "" if row["measure"] == "loss" else " %"
         lines.append(
             (
