@@ -20,7 +20,7 @@ from benchmark.data import streaming
 from benchmark.data.resident import epoch_order
 from benchmark.errors import ConfigError
 from benchmark.evals import supervised
-from benchmark.evals.finetune import ConvNetTuning, FineTune, Tuning, ViTTuning, speed
+from benchmark.evals.finetune import ConvNetTuning, FineTune, Tuning, ViTTuning, exponents, speed
 from benchmark.evals.harness import Evaluation
 from benchmark.evals.semi_finetune import TwoRates
 from benchmark.evals.supervised import Classifier, SupervisedSettings, Trainer, _Run, drop_paths_
@@ -40,13 +40,13 @@ def run_of(toy: Toy, settings: SupervisedSettings, rows: Tensor, steps: int = 4,
 
 
 def test_layers_have_their_rates() -> None:
-    """Oracle: the shares by hand for a depth of 3; decay spares vectors, class token and positions (He et al. 2022)."""
+    """Oracle: MAE's code (`util/lr_decay.py`) by hand, depth 3; decay spares vectors, class token and positions."""
     net = ViT(8, name="vit", width=16, depth=3, heads=2, patch=2)
     model = Classifier(net, 16, 4)
     groups = ViTTuning(layer_decay=0.75, weight_decay=0.05).optimiser(model).param_groups
     by_parameter = {id(p): (group["scale"], group["weight_decay"]) for group in groups for p in group["params"]}
     shares = {"encoder.net.blocks.0": 3, "encoder.net.blocks.1": 2, "encoder.net.blocks.2": 1, "head": 0}
-    shares |= {"encoder.net.patch_embed": 4, "encoder.net.cls_token": 4, "encoder.net.norm": 1}
+    shares |= {"encoder.net.patch_embed": 4, "encoder.net.cls_token": 4, "encoder.net.norm": 0}
     expected = {}
     for name, parameter in model.named_parameters():
         if name != "encoder.net.pos_embed":
@@ -54,6 +54,28 @@ def test_layers_have_their_rates() -> None:
             weight = parameter.ndim > 1 and "cls_token" not in name
             expected[id(parameter)] = (pytest.approx(0.75**power), 0.05 if weight else 0.0)
     assert by_parameter == expected
+
+
+def test_decay_spares_what_a_network_names_by_patterns() -> None:
+    """Oracle: a pattern by hand, as XCiT of timm has one."""
+    model = Classifier(vit(), 16, 4)
+    model.encoder.net.no_weight_decay = lambda: {"blocks.*"}
+    groups = ViTTuning(weight_decay=0.05).optimiser(model).param_groups
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert decays[id(model.encoder.net.blocks[0].attn.qkv.weight)] == 0
+    assert decays[id(model.encoder.net.patch_embed.proj.weight)] == 0.05
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"global_pool": "avg"}, {"global_pool": "map"}, {"reg_tokens": 4, "pre_norm": True}]
+)
+def test_whatever_follows_the_blocks_has_the_rate_of_the_head(options: dict[str, Any]) -> None:
+    """Oracle: `get_layer_id_for_vit` of MAE's code by hand, with timm's further tokens and norms at the stem."""
+    net = VisionTransformer(img_size=8, patch_size=2, embed_dim=16, depth=2, num_heads=2, num_classes=0, **options)
+    powers = {"blocks.0.": 2, "blocks.1.": 1} | dict.fromkeys(("norm.", "fc_norm.", "attn_pool."), 0)
+    powers |= dict.fromkeys(("cls_token", "reg_token", "pos_embed", "patch_embed.", "norm_pre."), 3)
+    names = [name for name, _ in net.named_parameters()]
+    assert exponents(net) == {name: next(powers[start] for start in powers if name.startswith(start)) for name in names}
 
 
 def test_all_weights_of_a_convolutional_network_have_one_rate() -> None:

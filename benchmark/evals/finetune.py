@@ -1,12 +1,16 @@
 """Fine-tuning: the encoder and a linear head trained together on all of train."""
 
+import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from fnmatch import fnmatch
+from typing import Annotated, Any
 
 import gin
 import torch
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay  # type: ignore[attr-defined]
+from timm.models import group_parameters
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor
 
 from benchmark.annotations import NonNegative, Positive, Range, Share
@@ -39,9 +43,10 @@ class Tuning(SupervisedSettings):
 class ViTTuning(Tuning):
     """AdamW with a learning rate that falls from layer to layer (He et al. 2022, arXiv:2111.06377, Table 9).
 
-    `rate` is the head's, per 256 images. The other layers have
+    `rate` is per 256 images. The layers have
 
-        rate * layer_decay^(depth - i)      block i of `depth`, counted from 0; the final norm as the last block
+        rate                                head, final norm, and what else follows the last block (authors' code)
+        rate * layer_decay^(depth - i)      block i of `depth`, counted from 0
         rate * layer_decay^(depth + 1)      class token and patch embedding
 
     Vectors, the class token and positions have no weight decay. `drop_path` is that of the last block, and `warmup` a
@@ -65,10 +70,16 @@ class ViTTuning(Tuning):
     floor = 1e-6
 
     def optimiser(self, classifier: Classifier) -> torch.optim.Optimizer:
-        net = classifier.encoder.net
-        groups = param_groups_layer_decay(net, self.weight_decay, net.no_weight_decay(), layer_decay=self.layer_decay)
-        for group in groups:  # timm counts no layer after the last block, but the head is one
-            group["scale"] = group.pop("lr_scale") * self.layer_decay
+        net, parts = classifier.encoder.net, defaultdict(list)
+        for name, exponent in exponents(net).items():
+            parameter = net.get_parameter(name)
+            if parameter.requires_grad:
+                plain = parameter.ndim <= 1 or any(fnmatch(name, pattern) for pattern in net.no_weight_decay())
+                parts[exponent, 0.0 if plain else self.weight_decay].append(parameter)
+        groups: list[dict[str, Any]] = [
+            {"params": parameters, "scale": self.layer_decay**exponent, "weight_decay": weight_decay}
+            for (exponent, weight_decay), parameters in parts.items()
+        ]
         groups += [group | {"scale": 1.0} for group in param_groups_weight_decay(classifier.head, self.weight_decay)]
         return torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
 
@@ -111,7 +122,7 @@ class FineTune:
     curve: bool = False
 
     name = "finetune"
-    version = "1.0"
+    version = "2.0"
 
     def __post_init__(self) -> None:
         for tuning in (self.vit, self.convnet):
@@ -167,3 +178,15 @@ def speed(accuracy: Sequence[float], seconds: Sequence[float]) -> dict[str, floa
         epoch = next(i for i, reached in enumerate(accuracy) if 100 * reached >= percent * accuracy[-1])
         measures |= {f"epochs_to_{percent}": epoch + 1.0, f"seconds_to_{percent}": seconds[epoch]}
     return measures
+
+
+def exponents(net: Any) -> dict[str, int]:
+    """Return by name the power of the layer decay of each parameter of a timm transformer.
+
+    It is 1 for the last block, one more for each block before it, and 0 for what follows the blocks. timm's own count
+    has the final norm in the last block's layer, or in one of its own if it follows the mean of the tokens.
+    """
+    layers = group_parameters(net, net.group_matcher(coarse=False), reverse=True)
+    blocks = {name for name in layers if re.match(r"\w+\.\d+\.", name)}
+    last = max(layers[name] for name in blocks)
+    return {name: last + 1 - layer if name in blocks or layer < last else 0 for name, layer in layers.items()}
