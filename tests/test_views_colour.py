@@ -86,6 +86,17 @@ def test_blur_equals_torchvision(height: int, width: int, kernel: int) -> None:
     torch.testing.assert_close(blurred, torch.stack(expected), rtol=0, atol=5e-6)
 
 
+@pytest.mark.parametrize(("side", "deviation"), [(64, 1.641), (96, 1.8516), (224, 2.0)])
+def test_short_kernels_blur_less(side: int, deviation: float) -> None:
+    """Oracle: the second moment of exp(-k^2 / 8) over k = -3..3, -4..4 and -11..11, by hand: the blur of one pixel."""
+    blurred = torch.zeros(1, 3, side, side)
+    blurred[:, :, side // 2, side // 2] = 1.0
+    colour.blur_(blurred, torch.tensor([0]), torch.tensor([2.0]))
+    offsets = torch.arange(side) - side // 2
+    for line in (blurred[0, 0].sum(0), blurred[0, 0].sum(1)):
+        assert (line * offsets**2).sum().sqrt().item() == pytest.approx(deviation, abs=1e-4)
+
+
 def test_solarize_equals_torchvision() -> None:
     """Oracle: torchvision's solarize, to the last bit, on all 256 values: 127 stays, 128 is inverted."""
     images = (torch.arange(256).view(1, 1, 16, 16) / 255).expand(2, 3, 16, 16).contiguous()
