@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
 from safetensors.torch import save_file
 from timm.models import create_model
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
 from benchmark.nets.encoders import Encoder, ResNet, ViT
-from benchmark.nets.pretrained import IMAGENET, LAYOUTS, load, statistics
-from benchmark.nets.timm_net import Timm
+from benchmark.nets.pretrained import LAYOUTS, load, statistics
 
 State = dict[str, Tensor]
 
@@ -330,16 +328,27 @@ def test_two_keys_of_one_name_are_refused(tmp_path: Path) -> None:
         load(source, saved(state | {"norm.weight": torch.zeros(32)}, tmp_path), "dino")
 
 
-def test_heads_that_weights_do_not_show(tmp_path: Path) -> None:
-    """Oracle: the public code of the project: 12 heads at width 384, where timm's ViT has 6."""
-    files, encoders = [], {}
-    for heads in (6, 12):
-        encoders[heads] = ViT(16, name="small", width=384, depth=1, heads=heads, patch=8)
-        state = prefixed("module.base_encoder.", encoders[heads].net.state_dict())
-        files.append(saved({"state_dict": state}, tmp_path))
-    load(encoders[12], files[0], "moco_v3")
-    with pytest.raises(ConfigError, match=r"has 12 attention heads.*has 6. Set ViT.heads = 12"):
-        load(encoders[6], files[0], "moco_v3")
+@pytest.mark.parametrize(
+    ("layout", "width", "heads"),
+    [
+        ("mae", 768, 12),
+        ("moco_v3", 384, 12),
+        ("moco_v3", 768, 12),
+        ("dino", 192, 3),
+        ("dino", 384, 6),
+        ("solo_learn", 768, 12),
+        ("torchvision", 768, 12),
+    ],
+)
+def test_heads_that_weights_do_not_show(layout: str, width: int, heads: int, tmp_path: Path) -> None:
+    """Oracle: the projects' public code; with twice as many heads the weights look the same."""
+    write = next(write for name, (of, _, write) in FILES.items() if of == layout and "residual" not in name)
+    write = FILES["torchvision, vit"][2] if layout == "torchvision" else write
+    right, wrong = (ViT(16, name="vit", width=width, depth=1, heads=number, patch=8) for number in (heads, 2 * heads))
+    file = saved(write(right.net.state_dict()), tmp_path)
+    load(right, file, layout)
+    with pytest.raises(ConfigError, match=rf"has {heads} attention heads.*has {2 * heads}. Set ViT.heads = {heads}"):
+        load(wrong, file, layout)
 
 
 def test_counters_may_be_absent(tmp_path: Path) -> None:
@@ -351,53 +360,6 @@ def test_counters_may_be_absent(tmp_path: Path) -> None:
     assert torch.equal(target(images()).pooled, source(images()).pooled)
     with pytest.raises(ConfigError, match=rf"missing \(1\): {counters[3]}"):
         load(target, saved(without(state, counters[3]), tmp_path), "torchvision")
-
-
-def torchvision_vit() -> nn.Module:
-    return torchvision.models.VisionTransformer(
-        image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=128
-    )
-
-
-def test_torchvision_vit(tmp_path: Path) -> None:
-    """Oracle: torchvision's own forward up to its head."""
-    torch.manual_seed(0)
-    theirs = noisy(torchvision_vit())
-    ours = vit(1)
-    load(ours, saved(theirs.state_dict(), tmp_path), "torchvision")
-    theirs.heads = nn.Identity()
-    torch.testing.assert_close(ours(images()).pooled, theirs(images()), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("layout", ["torchvision", "lightly"])
-def test_torchvision_resnet(layout: str, tmp_path: Path) -> None:
-    """Oracle: torchvision's own forward up to its last layer, and the sequence of its children."""
-    torch.manual_seed(0)
-    theirs = noisy(torchvision.models.resnet18())
-    ours = Timm(64, name="resnet18").eval()
-    backbone = nn.Sequential(*list(theirs.children())[:-1])
-    state = theirs.state_dict() if layout == "torchvision" else prefixed("backbone.", backbone.state_dict())
-    load(ours, saved(state, tmp_path), layout)
-    view = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(ours(view).pooled, backbone(view).flatten(1), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("wrapper", ["MaskedVisionTransformerTIMM", "MaskedVisionTransformerTorchvision"])
-def test_lightly_wrapper(wrapper: str, tmp_path: Path) -> None:
-    """Oracle: lightly's own forward; its wrapper has a mask token and keeps the head of the network that it wraps."""
-    modules = pytest.importorskip("lightly.models.modules")
-    torch.manual_seed(0)
-    if "TIMM" in wrapper:
-        inner = vit(0).net
-        inner.reset_classifier(10)
-    else:
-        inner = torchvision_vit()
-    model = nn.Module()
-    model.backbone = noisy(getattr(modules, wrapper)(vit=inner))
-    model.projection_head = nn.Linear(32, 8)
-    ours = vit(1)
-    load(ours, saved({"state_dict": model.state_dict()}, tmp_path), "lightly")
-    torch.testing.assert_close(ours(images()).pooled, model.backbone(images()), rtol=0, atol=1e-5)
 
 
 def test_other_formats(tmp_path: Path) -> None:
@@ -449,35 +411,22 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
 
 def test_unknown_layouts() -> None:
     """Oracle: a near miss by hand."""
-    for ask in (statistics, lambda layout: load(vit(), "none.pth", layout)):
+    for ask in (lambda layout: statistics(layout, vit()), lambda layout: load(vit(), "none.pth", layout)):
         with pytest.raises(ConfigError, match=r"No layout 'torchvison'\. Did you mean torchvision"):
             ask("torchvison")
 
 
-def test_statistics() -> None:
-    """Oracle: ImageNet's mean and deviation as published, for the projects that publish ImageNet weights."""
-    assert IMAGENET == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    own = {"run", "timm", "solo_learn", "lightly"}
-    assert {layout: statistics(layout) for layout in LAYOUTS} == {
-        layout: None if layout in own else IMAGENET for layout in LAYOUTS
-    }
-
-
-@pytest.mark.parametrize(("layout", "padding"), [("solo_learn", 2), ("lightly", 1)])
-def test_a_network_for_small_images_gives_its_own_features(layout: str, padding: int, tmp_path: Path) -> None:
-    """Oracle: torchvision's ResNet-18 with the stem that the project's code gives it for CIFAR, without its classifier.
-
-    solo-learn pads this convolution by 2 (`solo/methods/base.py`), which neither keys nor shapes show.
-    """
-    torch.manual_seed(0)
-    theirs = torchvision.models.resnet18()
-    theirs.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
-    theirs.maxpool, theirs.fc = nn.Identity(), nn.Identity()
-    noisy(theirs)
-    encoder = ResNet(16, name="resnet18")
-    load(encoder, saved(lightning(prefixed("backbone.", theirs.state_dict())), tmp_path), layout)
-    torch.testing.assert_close(encoder.eval()(images()).pooled, theirs(images()), rtol=1e-5, atol=1e-6)
-    model = create_model(encoder.spec.architecture, **encoder.spec.arguments)
-    exec("\n".join(encoder.spec.changes), {"model": model, "torch": torch})
-    model.load_state_dict(encoder.net.state_dict())
-    torch.testing.assert_close(model.eval()(images()), theirs(images()), rtol=1e-5, atol=1e-6)
+def test_the_reference_says_what_weights_do_not_show() -> None:
+    """Oracle: the page, line by line; ImageNet's mean and deviation by hand."""
+    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    lines = [
+        "| layout | inputs | `pooled` | padding of a 3x3 stem | attention heads (width) | remark |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, layout in LAYOUTS.items():
+        assert layout.statistics in (None, imagenet)
+        inputs = "ImageNet's" if layout.statistics else "the data set's"
+        padding = "1, as ours" if layout.padding is None else str(layout.padding)
+        heads = ", ".join(f"{heads} ({width})" for width, heads in layout.heads.items()) or "not checked"
+        lines.append(f"| `{name}` | {inputs} | {layout.pooled} | {padding} | {heads} | {layout.remark} |")
+    assert "\n".join(lines) in (Path(__file__).parents[1] / "docs/reference.md").read_text()

@@ -35,7 +35,7 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
     if trained.weights:
         pretrained.load(encoder, str(trained.weights), trained.layout)
         stated = trained.run and statistics_of(trained.run)
-        encoder.statistics = stated or pretrained.statistics(trained.layout) or encoder.statistics
+        encoder.statistics = stated or pretrained.statistics(trained.layout, encoder)
     folder = out / "evaluations"
     # part of the paths, since equal weights split into another number of heads give other features
     architecture = digest(config.canonical.part(["experiment.encoder"]))[:16]

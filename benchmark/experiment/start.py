@@ -25,7 +25,7 @@ TIMM = "timm:"
 class Start:
     """Trained weights: their `name` in tables, what identifies them, and the layout in which they are read.
 
-    `statistics` are the mean and deviation of the inputs that they expect, None for those of the data at hand.
+    `statistics` are the mean and deviation of the inputs that they expect, None for those of their layout.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Start:
                 name=Path(init).stem,
                 digest=sha256_of(Path(init)),
                 layout=layout,
-                statistics=pretrained.statistics(layout),
+                statistics=None,
                 source=init,
                 contents=pretrained.read(init),
             )
@@ -83,8 +83,11 @@ class Start:
         return cls(name, digest.digest(weights), "timm", network.statistics, f"timm's {name}", weights)
 
     def load(self, encoder: Encoder) -> str | None:
-        """Load the weights into an encoder, and return how positions were interpolated, None where they were not."""
-        encoder.statistics = self.statistics
+        """Load the weights into an encoder, and return how positions were interpolated, None where they were not.
+
+        Statistics that the configuration sets for the encoder come first.
+        """
+        encoder.statistics = encoder.statistics or self.statistics or pretrained.statistics(self.layout, encoder)
         return pretrained.fit(encoder, self.contents, self.source, self.layout, interpolated=True)
 
     def described(self, positions: str | None) -> fields.Start:
