@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -90,6 +91,16 @@ def test_positions_follow_the_image_size(tmp_path: Path, monkeypatch: pytest.Mon
     torch.testing.assert_close(encoder.eval()(view).pooled, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_run_goes_on_from_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the grids of 224 and 32 px in patches of 16, and timm's inputs; the dry run names the start."""
+    network = published(monkeypatch, tmp_path)
+    shape = ("ViT.width=192", "ViT.depth=12", "ViT.heads=3", "ViT.patch=16", "Images.size=32")
+    record = run(tmp_path, *shape, f"experiment.init='timm:{NARROW}'", steps=1)
+    assert record["start"]["name"] == NARROW
+    assert (record["start"]["layout"], record["start"]["positions"]) == ("timm", "14 x 14 to 2 x 2")
+    assert record["encoder"]["inputs"]["mean"] == list(network.pretrained_cfg["mean"])
+
+
 def images64() -> Tensor:
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
@@ -149,15 +160,22 @@ def test_inputs_of_weights_from_elsewhere_are_theirs(tmp_path: Path) -> None:
     [
         ("nowhere", "run", "there is no such file or folder"),
         ("timm:vit_tyny_patch16_224", "run", "timm publishes no such weights. Did you mean"),
+        (f"timm:{NARROW}", "run", f"experiment.init = 'timm:{NARROW}': these weights cannot be fetched"),
         ("gin", "run", "is not the folder of a finished run"),
         ("{weights}", "run", "does not hold the weights of"),
         ("{weights}", "maee", "No layout 'maee'"),
     ],
 )
 def test_what_cannot_be_continued_is_refused(
-    init: str, layout: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    init: str,
+    layout: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Oracle: exit code 2 and one sentence, before anything is trained."""
+    """Oracle: one sentence before anything is trained; the exit code of what is missing or of what is wrong."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     weights = tmp_path / "weights.pth"
     torch.save(vit(1, size=8).net.state_dict(), weights)
     settings = (f"experiment.init='{init.format(weights=weights)}'", f"experiment.init_layout='{layout}'")

@@ -82,7 +82,8 @@ class Session:
     def start(self) -> Start | None:
         """The trained weights from which pretraining goes on; None where it begins from random ones."""
         init = self.experiment.init
-        return None if init is None else Start.find(init, self.experiment.init_layout)
+        with torch.device("cpu"):  # whatever the device on which a method is built
+            return None if init is None else Start.find(init, self.experiment.init_layout)
 
     def initial(self) -> tuple[Encoder, str | None]:
         """Return the encoder with which pretraining begins, and how its positions were interpolated, if they were."""

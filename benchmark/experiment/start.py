@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from timm.models import get_pretrained_cfg, list_pretrained
 
-from benchmark.errors import ConfigError, suggest
+from benchmark.errors import ConfigError, MissingError, suggest
 from benchmark.experiment.trained import TrainedEncoder
 from benchmark.nets import pretrained
 from benchmark.nets.encoders import Encoder, Statistics
@@ -77,8 +77,14 @@ class Start:
                 f"experiment.init = 'timm:{name}': timm publishes no such weights.{suggest(name, list_pretrained())} "
                 f"timm.list_pretrained('vit*') in Python lists names."
             )
-        with progress.doing(f"fetching {name}"):
-            network = Timm(published.input_size[-1], name=name, pretrained=True)
+        try:
+            with progress.doing(f"fetching {name}"):
+                network = Timm(published.input_size[-1], name=name, pretrained=True)
+        except MissingError as problem:
+            raise MissingError(
+                f"experiment.init = 'timm:{name}': these weights cannot be fetched: {problem.__cause__} Run once with "
+                f"a connection, or name a file of weights."
+            ) from problem
         weights = network.net.state_dict()
         return cls(name, digest.digest(weights), "timm", network.statistics, f"timm's {name}", weights)
 
