@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,52 @@ def test_a_damaged_checkpoint_is_mentioned(tmp_path: Path, capsys: pytest.Captur
     older.write_bytes(b"")
     with pytest.raises(BenchmarkError, match="--fresh"):
         training(tmp_path).run(resume=True)
+
+
+def test_lost_checkpoints_are_no_restart(tmp_path: Path) -> None:
+    """Oracle: 12 steps were logged: an error that says so; a run that logged nothing begins."""
+    training(tmp_path / "new").run(resume=True)
+    training(tmp_path / "lost").run(resume=False)
+    for path in (tmp_path / "lost" / "checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(BenchmarkError, match=r"has logged 12 steps but holds no checkpoint.*--fresh"):
+        training(tmp_path / "lost").run(resume=True)
+
+
+def test_a_damaged_log_is_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the lines of the undisturbed run, and a warning that counts the damaged one."""
+    training(tmp_path / "whole").run(resume=False)
+    interrupted(training(tmp_path / "cut"), 6)
+    log = tmp_path / "cut" / "metrics.jsonl"
+    log.write_bytes(b"\xff\xfe\n" + log.read_bytes())
+    training(tmp_path / "cut").run(resume=True)
+    assert "warning: 1 damaged lines of" in capsys.readouterr().err
+    assert without_times(tmp_path / "cut") == without_times(tmp_path / "whole")
+
+
+def test_slow_writes_come_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: by hand, on a clock of which a step takes 1 s and a write 0.1 s: 2 % of the time is a write each 5 s.
+
+    Without the bound every step would be followed by a write.
+    """
+    clock, writes = [0.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    run = training(tmp_path, steps=11, checkpoint_seconds=0.5)
+    advance = run.advance
+
+    def advanced(*arguments: Any) -> float:
+        clock[0] += 1.0
+        return advance(*arguments)
+
+    def written() -> Path:
+        clock[0] += 0.1
+        writes.append(run.step)
+        return tmp_path
+
+    monkeypatch.setattr(run, "advance", advanced)
+    monkeypatch.setattr(run, "save", written)
+    run.run(resume=False)
+    assert writes == [1, 7, 11]  # the first by the interval asked for, the next 5 s after it, the last at the end
 
 
 def test_checkpoints_load_safely(tmp_path: Path) -> None:

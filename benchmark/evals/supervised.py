@@ -127,11 +127,11 @@ class Trainer:
         self.current: dict[str, Any] | None = None
         self.saves = 0
         if self.folder:
-            state, warnings = checkpoint.newest(self.folder, self.key)
-            for warning in warnings:
+            for warning in checkpoint.restore(self.folder, self.key, self._load) or ():
                 print(f"warning: {warning}", file=sys.stderr)
-            if state:
-                self.results, self.current, self.saves = state["results"], state["present"], state["saves"]
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.results, self.current, self.saves = state["results"], state["present"], state["saves"]
 
     def train(
         self,

@@ -89,17 +89,14 @@ class Scene:
     def method(self) -> Method:
         """Return the method as it was when the run ended, with its heads and decoders."""
         folder = self.run / "checkpoints"
-        try:
-            state, _ = checkpoint.newest(folder, self.stage.checkpoint_key)
-        except BenchmarkError as problem:
-            raise LeftOut(f"no checkpoint in {folder} is whole and of this run") from problem
-        if state is None:
-            raise LeftOut(f"no checkpoint is left in {folder}")
         method, _ = self.stage.method()
+        key = self.stage.checkpoint_key
         try:
-            method.load_state_dict(state["method"])
-        except RuntimeError as problem:
-            raise LeftOut(f"the checkpoint in {folder} does not fit the code any more: {problem}") from problem
+            warnings = checkpoint.restore(folder, key, lambda state: method.load_state_dict(state["method"]))
+        except BenchmarkError as problem:
+            raise LeftOut(f"no checkpoint in {folder} is whole, of this run and of this code") from problem
+        if warnings is None:
+            raise LeftOut(f"no checkpoint is left in {folder}")
         return method.to(self.stage.device).eval()
 
     def prepared(self, images: Tensor) -> Tensor:

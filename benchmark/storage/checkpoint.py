@@ -6,7 +6,7 @@ A file is `step-<step>-<digest>.pt`. It holds tensors and plain values only, so 
 import hashlib
 import io
 import json
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.storage.files import atomic_write
 
 KEPT = 2
+SHOWN = 200  # characters of a foreign error
 
 
 def save(state: dict[str, Any], step: int, folder: Path) -> Path:
@@ -38,38 +39,80 @@ def save(state: dict[str, Any], step: int, folder: Path) -> Path:
     return path
 
 
-def newest(folder: Path, key: str) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the newest sound checkpoint of the configuration `key`, and a warning for each bad file.
+def restore(folder: Path, key: str, load: Callable[[dict[str, Any]], None]) -> list[str] | None:
+    """Hand the newest sound checkpoint of the configuration `key` to `load`; return a warning for each bad file.
 
-    Returns None if there is no file. Raises BenchmarkError if there are files and none is sound: a run never restarts
-    silently.
+    A file for which `load` raises is bad too, and the one before it is taken. Returns None if there is no file. Raises
+    BenchmarkError if there are files and none is sound: a run never restarts silently.
     """
     for leftover in folder.glob(".step-*.partial"):
         leftover.unlink(missing_ok=True)
     files = sorted(folder.glob("step-*.pt"), reverse=True)
     warnings = []
     for path in files:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest()[:16] != path.stem.rsplit("-", 1)[1]:
-            warnings.append(f"{path.name} is damaged (its content does not match its name) and is skipped.")
-            continue
-        state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-        if state["key"] != key:
-            warnings.append(f"{path.name} belongs to another configuration or code and is skipped.")
-            continue
-        return state, warnings
+        try:
+            load(_read(path, key))
+        except Exception as problem:  # what a foreign file raises depends on what it holds
+            warnings.append(f"{path.name} {_reason(problem)} and is skipped.")
+        else:
+            return warnings
     if files:
         raise BenchmarkError(
             f"No checkpoint in {folder} can be used:\n  " + "\n  ".join(warnings) + "\nStart over with --fresh."
         )
-    return None, []
+    return None
 
 
-def keep_lines(metrics: Path, step: int) -> None:
-    """Drop the lines of a log after `step`, which a resumed run will log again, and a last line cut short by a kill."""
-    kept = []
-    for line in metrics.read_text().splitlines() if metrics.exists() else []:
-        with suppress(json.JSONDecodeError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    metrics.write_text("".join(kept))
+class _UnsoundError(Exception):
+    """A checkpoint that is damaged or of another run, with the reason."""
+
+
+def _read(path: Path, key: str) -> dict[str, Any]:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest()[:16] != path.stem.rsplit("-", 1)[-1]:
+        raise _UnsoundError("is damaged (its content does not match its name)")
+    state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    if not isinstance(state, dict) or "key" not in state:
+        raise _UnsoundError("is no checkpoint of a run")
+    if state["key"] != key:
+        raise _UnsoundError("belongs to another configuration or code")
+    return state
+
+
+def _reason(problem: Exception) -> str:
+    if isinstance(problem, _UnsoundError):
+        return str(problem)
+    text = " ".join(str(problem).split())
+    return f"cannot be read ({type(problem).__name__}: {text[:SHOWN]}{'...' * (len(text) > SHOWN)})"
+
+
+def keep_lines(metrics: Path, step: int) -> int:
+    """Drop the lines of a log after `step`, which a resumed run will log again, and return how many were no lines of
+    it.
+
+    A last line that a kill cut short is dropped and not counted.
+    """
+    kept, damaged = [], 0
+    lines = metrics.read_bytes().split(b"\n") if metrics.exists() else []
+    for line in lines[:-1]:
+        at = step_of(line)
+        damaged += at is None
+        if at is not None and at <= step:
+            kept.append(line + b"\n")
+    metrics.write_bytes(b"".join(kept))
+    return damaged
+
+
+def last_step(metrics: Path) -> int:
+    """Return the last step that a log has, 0 without one."""
+    lines = metrics.read_bytes().split(b"\n") if metrics.exists() else []
+    return max((step for line in lines if (step := step_of(line)) is not None), default=0)
+
+
+def step_of(line: bytes) -> int | None:
+    """Return the step of a line of a log, None for anything else."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return None
+    return step if isinstance(step, int) else None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data.resident import Resident
-from benchmark.errors import Interrupted, method_errors
+from benchmark.errors import BenchmarkError, Interrupted, method_errors
 from benchmark.method import Labelled, Method, Step, Views
 from benchmark.nets.encoders import Encoder
 from benchmark.randomness import Draws, derive
@@ -35,6 +35,7 @@ from benchmark.views.recipes import View
 
 MONITORED = 512  # images of the fixed batch on which health is measured
 MONITORS = 20  # measurements of health per run, at least `WINDOW` steps apart
+WRITING = 0.02  # share of the time that writing checkpoints takes at most
 WINDOW = 50  # most steps between two readings of the loss
 
 
@@ -103,11 +104,12 @@ class Training:
         if resume:
             self._restore()
         metrics = self.folder / "metrics.jsonl"
-        checkpoint.keep_lines(metrics, self.step)
+        if damaged := checkpoint.keep_lines(metrics, self.step):
+            print(f"warning: {damaged} damaged lines of {metrics} were dropped.", file=sys.stderr)
         window = window_of(self.steps)
         every = max(WINDOW, self.steps // MONITORS)
         points = points_of(self.steps, self.points)
-        saved = time.monotonic()
+        saved, pause = time.monotonic(), self.checkpoint_seconds
         measured: Health | None = None
         reset_peak(self.device)
         with self._signals(), metrics.open("a") as log, paced(self.step, self.steps, self.evaluation_seconds) as pace:
@@ -140,9 +142,11 @@ class Training:
                         f"Stopped by {signal.Signals(self._stop).name} after step {self.step} of {self.steps}; the "
                         f"state is saved. Continue with the same command and --resume."
                     )
-                if time.monotonic() - saved > self.checkpoint_seconds:
+                if time.monotonic() - saved > pause:
+                    begun = time.monotonic()
                     self.save()
                     saved = time.monotonic()
+                    pause = max(self.checkpoint_seconds, (saved - begun) / WRITING)
         is_over = self.step == self.steps
         return Outcome(
             status="diverged" if not self._is_finite() else "ok" if is_over else "overtime",
@@ -293,18 +297,25 @@ class Training:
         }
 
     def _restore(self) -> None:
-        state, warnings = checkpoint.newest(self.folder / "checkpoints", self.key)
-        for warning in warnings:
+        warnings = checkpoint.restore(self.folder / "checkpoints", self.key, self._load)
+        logged = checkpoint.last_step(self.folder / "metrics.jsonl")
+        if warnings is None and logged:
+            raise BenchmarkError(
+                f"{self.folder} has logged {logged} steps but holds no checkpoint, so that nothing can be resumed. Put "
+                f"its checkpoints back, or start over with --fresh."
+            )
+        for warning in warnings or ():
             print(f"warning: {warning}", file=sys.stderr)
-        if state is None:
-            return
+
+    def _load(self, state: dict[str, Any]) -> None:
+        """Take over the state of a checkpoint."""
+        losses, logs = state["losses"], {name: torch.tensor(value) for name, value in state["logs"].items()}
+        ledger, curve = Ledger(**state["ledger"]), state.get("curve", {})  # checkpoints of earlier code have no curve
+        step = int(state["step"])
         self.method.load_state_dict(state["method"])
         self.optimiser.inner.load_state_dict(state["optimiser"])
-        self.step = state["step"]
-        self.losses.copy_(state["losses"])
-        self.logs = {name: torch.tensor(value) for name, value in state["logs"].items()}
-        self.ledger = Ledger(**state["ledger"])
-        self.curve = state.get("curve", {})  # checkpoints of earlier code have none
+        self.losses.copy_(losses)
+        self.step, self.logs, self.ledger, self.curve = step, logs, ledger, curve
         self.ledger.resumes += self.step < self.steps
 
     @contextmanager
