@@ -21,7 +21,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # Ctrl-C, and what schedulers send
+STOPS = tuple(  # Ctrl-C, what schedulers send, and a terminal that closes; Windows does not have all of them
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
+)
+Handler = Callable[[int, FrameType | None], None]
 
 TRACEBACK = "SSL_BENCHMARK_TRACEBACK"  # where this variable is set, commands print the traceback of a BenchmarkError
 
@@ -102,16 +105,26 @@ def _stoppable() -> Iterator[None]:
         if len(received) == 1:
             raise KeyboardInterrupt(signal.Signals(number).name)
 
+    with stops_by(stop):
+        yield
+
+
+@contextmanager
+def stops_by(handler: Handler) -> Iterator[dict[int, Any]]:
+    """Handle the stop signals, and yield the handlers that they had, which they get back at the end.
+
+    Signals that nohup or a shell set to be ignored, for a command in the background, stay ignored. Does nothing in any
+    thread but the main one.
+    """
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        # signals that nohup or a shell set to be ignored, for a command in the background, stay ignored
         handled = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, stop) for number in handled}
+        before |= {number: signal.signal(number, handler) for number in handled}
     try:
-        yield
+        yield before
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def by(stop: KeyboardInterrupt) -> str:

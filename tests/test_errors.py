@@ -12,7 +12,7 @@ import pytest
 from tiny import command
 
 from benchmark import evaluate, run
-from benchmark.errors import BenchmarkError, Interrupted, reported
+from benchmark.errors import BenchmarkError, Interrupted, reported, stops_by
 from benchmark.evals.knn import KNN
 
 ROOT = Path(__file__).parents[1]
@@ -50,11 +50,26 @@ def test_any_command_heeds_signals(capsys: pytest.CaptureFixture[str]) -> None:
         raise AssertionError
 
     main = reported(stop)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         ours = signal.signal(number, before)  # which may ignore it, where pytest runs in the background
         assert main(number) == 130
         assert f"Stopped by {number.name} before the end" in capsys.readouterr().err
         assert signal.signal(number, ours) is before
+
+
+def test_ignored_signals_stay_ignored() -> None:
+    """Oracle: what nohup and a shell's `&` set, for a command and for the training in it: nothing takes them over."""
+    taken: list[int] = []
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stops_by(lambda number, _: taken.append(number)) as before:
+            assert signal.SIGHUP not in before
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
+    assert taken == [signal.SIGUSR1]
 
 
 def test_the_same_signal_again_acts_at_once() -> None:

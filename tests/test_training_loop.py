@@ -87,7 +87,7 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     assert losses[-1] < losses[0] / 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_interrupted_and_resumed_is_undisturbed(tmp_path: Path, number: int) -> None:
     """Oracle: the digest, losses and lines of the run that nobody interrupted; the handlers of before are back."""
     handler = signal.getsignal(number)
@@ -149,7 +149,7 @@ def test_lost_checkpoints_are_no_restart(tmp_path: Path) -> None:
     training(tmp_path / "lost").run(resume=False)
     for path in (tmp_path / "lost" / "checkpoints").iterdir():
         path.unlink()
-    with pytest.raises(BenchmarkError, match=r"has logged 12 steps but holds no checkpoint.*--fresh"):
+    with pytest.raises(BenchmarkError, match=r"has logged 12 steps but has no checkpoint.*--fresh"):
         training(tmp_path / "lost").run(resume=True)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data.resident import Resident
-from benchmark.errors import BenchmarkError, Interrupted, method_errors
+from benchmark.errors import BenchmarkError, Interrupted, method_errors, stops_by
 from benchmark.method import Labelled, Method, Step, Views
 from benchmark.nets.encoders import Encoder
 from benchmark.randomness import Draws, derive
@@ -164,11 +164,8 @@ class Training:
         if not self._is_warm:
             with self._method_errors():
                 self._warm_up()
-        start, joules, begin = (
-            self.step,
-            energy.meter(self.device),
-            time.perf_counter(),
-        )  # reading the meter is not timed
+        start, joules = self.step, energy.meter(self.device)
+        begin = time.perf_counter()  # reading the meter is not timed
         while self.step < start + count and (self._stop is None or self.step == start):
             with self._method_errors():
                 self._take()
@@ -301,8 +298,7 @@ class Training:
         logged = checkpoint.last_step(self.folder / "metrics.jsonl")
         if warnings is None and logged:
             raise BenchmarkError(
-                f"{self.folder} has logged {logged} steps but holds no checkpoint, so that nothing can be resumed. Put "
-                f"its checkpoints back, or start over with --fresh."
+                f"{self.folder} has logged {logged} steps but has no checkpoint. Put it back, or start over: --fresh"
             )
         for warning in warnings or ():
             print(f"warning: {warning}", file=sys.stderr)
@@ -320,19 +316,14 @@ class Training:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Let SIGINT, SIGTERM and SIGUSR1 stop the run at the next step; a second signal acts at once."""
+        """Let a signal stop the run at the next step; the same signal again acts at once."""
 
         def stop(number: int, frame: FrameType | None) -> None:
             self._stop = number
             signal.signal(number, before[number])
 
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-        before: dict[int, Any] = {number: signal.signal(number, stop) for number in numbers}
-        try:
+        with stops_by(stop) as before:
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def window_of(steps: int) -> int:
