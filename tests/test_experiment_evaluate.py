@@ -11,6 +11,8 @@ from tiny import SMALL, command
 from benchmark.evaluate import main
 from benchmark.nets import timm_net
 from benchmark.report import record as records
+from benchmark.report.audit import audit
+from benchmark.report.cells import load
 from benchmark.report.markdown import render
 from benchmark.report.record import Record, write
 from benchmark.run import main as pretrain
@@ -66,6 +68,22 @@ def test_a_run_scores_as_it_did(run: Path, out: Path) -> None:
     assert record["config"]["key"] != original["config"]["key"]
     assert "experiment.pretraining = None" in record["config"]["text"]
     assert "AdamW" not in record["config"]["text"]
+
+
+def test_what_is_published_is_evaluated_like_the_run(run: Path, out: Path, tmp_path: Path) -> None:
+    """Oracle: the predictions of the run: its published encoder, in float16, gives the same for all images but 2 %;
+    an evaluation publishes its predictions and no encoder; the audit, which knows what must be in them."""
+    board = tmp_path / "results" / "board"
+    assert pretrain([*command(out, 4), "--publish", str(board)]) == 0
+    (encoder,) = board.glob("encoders/*.safetensors")
+    assert encoder.stat().st_size < (run / "encoder.safetensors").stat().st_size * 0.55
+    of_halves = ["--weights", str(encoder), "--layout", "run", "--gin", "gin/protocol/digits_vit_micro.gin", *SMALLER]
+    record = evaluated(out, *of_halves, *KNN_ONLY, "--publish", str(board))
+    assert abs(record["metrics"]["knn"]["top1"] - of(run)["metrics"]["knn"]["top1"]) < 0.02
+    (copy,) = (each for each in load(board) if each["division"] == "open")
+    assert list(copy["published"]) == ["predictions"]
+    assert len(list(board.glob("predictions/*.npz"))) == 2
+    assert audit(tmp_path / "results") == []
 
 
 def test_equal_weights_of_other_heads_have_other_features(run: Path, out: Path, tmp_path: Path) -> None:

@@ -1,15 +1,18 @@
 """The audit of records: sound boards pass, and every corruption of a catalogue is found."""
 
 import copy
+import hashlib
 import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from report_records import make, metrics
 
+from benchmark.report import predictions
 from benchmark.report.audit import TOLERANCE, audit
 from benchmark.report.record import Record, file_name, seal, write
 from benchmark.report.tuning import FACTORS, contests, fingerprint_without_test
@@ -322,3 +325,30 @@ def test_wrong_arguments_are_answered(results: Path, capsys: pytest.CaptureFixtu
     git(results.parent, "init", "-q")
     assert main(["--results", str(results), "--base", "nowhere"]) == 2
     assert "--base nowhere" in capsys.readouterr().err
+
+
+def test_published_files_are_there_as_the_record_says(tmp_path: Path) -> None:
+    """Oracle: none for sound files; then the file that was removed or changed, and the accuracy that does not fit."""
+    labels = np.arange(500) % 10
+    columns = {
+        name: np.where(np.arange(500) < right, labels, labels + 1) for name, right in (("linear", 450), ("knn", 400))
+    }
+    content, _ = predictions.pack(labels, columns)
+    wrong, _ = predictions.pack(labels, columns | {"knn": labels})
+    board = tmp_path / "results" / "small"
+    write(FLOOR, board)
+    for name, written, problem in (
+        ("sound", content, None),
+        ("wrong", wrong, "knn has the accuracy 1, which is not that of the record"),
+        ("cut", content[:-1], "its file predictions/cut.npz was changed"),
+        ("gone", None, "its file predictions/gone.npz is missing"),
+    ):
+        stated = wrong if name == "wrong" else content
+        file = {"file": f"predictions/{name}.npz", "sha256": hashlib.sha256(stated).hexdigest(), "bytes": len(stated)}
+        path = write(seal({**SOUND, "published": {"predictions": file}}), board)
+        if written is not None:
+            (board / "predictions").mkdir(exist_ok=True)
+            (board / file["file"]).write_bytes(written)
+        problems = audit(tmp_path / "results")
+        assert [problem in each for each in problems] == ([] if problem is None else [True]), problems
+        path.unlink()

@@ -50,6 +50,16 @@ def test_newest_run_of_a_seed_counts() -> None:
         assert cell.superseded == (days[0], days[2])
 
 
+def test_a_run_that_is_published_again_is_one_run() -> None:
+    """Oracle: one date, and so one run: the record with files counts, whatever the ids; neither is replaced."""
+    for digit in "0123":
+        files = {"encoder": {"file": "encoders/a", "sha256": digit * 64, "bytes": 1}}
+        bare, whole = run("alpha", 0, 0.5), run("alpha", 0, 0.5, published=files)
+        (cell,) = group([bare, whole])
+        assert cell.runs == (whole,)
+        assert cell.superseded == ()
+
+
 def test_a_run_that_is_done_counts_before_a_newer_one_that_is_not() -> None:
     """Oracle: by hand, as a board takes the seed for done; of runs that all broke down the newest counts."""
     done = run("alpha", 0, 0.5, created_utc="2026-01-02T00:00:00Z", status="diverged")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from report_records import EXAMPLE, make, tuning
 
 from benchmark.errors import BenchmarkError
-from benchmark.report.record import Record, file_name, read, seal, validate, write
+from benchmark.report.record import Record, file_name, read, seal, stem, validate, write
 
 
 def required_fields(kind: Any = Record, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
@@ -41,7 +41,9 @@ def with_value(path: tuple[str, ...], value: Any) -> dict[str, Any]:
     curve = {"bank": 80, "queries": 20, "points": [{"step": 200, "knn": 0.5}]}
     start = {"name": "simclr", "digest": "0" * 64, "layout": "run", "positions": None}
     inputs = {"mean": [0.5] * 3, "std": [0.2] * 3}
-    optional = {"training__curve": curve, "start": start, "encoder__inputs": inputs}
+    files = {name: {"file": f"{name}/a.npz", "sha256": "0" * 64, "bytes": 1} for name in ("predictions", "encoders")}
+    published = {"predictions": files["predictions"], "encoder": files["encoders"]}
+    optional = {"training__curve": curve, "start": start, "encoder__inputs": inputs, "published": published}
     example = make(division="tuned", tuning=tuning(0.5, "0" * 16), **optional)
     record: dict[str, Any] = copy.deepcopy(dict(example))
     place = record
@@ -57,9 +59,9 @@ def with_value(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 def test_schema_is_walked_completely() -> None:
     """Oracle: fields counted by hand: at the top, then method, dataset, sizes, encoder, config and so on.
 
-    The example has no curve, as records from before there was one, no inputs and no start.
+    The example has no curve, as records from before there was one, no inputs, no start and no published files.
     """
-    assert len(FIELDS) == 22 + sum([4, 8, 3, 6, 3, 5, 5, 4, 13, 16, 6, 3, 11, 2, 3, 3, 2, 4])
+    assert len(FIELDS) == 22 + sum([4, 8, 3, 6, 3, 5, 5, 4, 13, 16, 6, 3, 11, 2, 3, 3, 2, 4, 3, 3])
     assert validate(make()) == []
 
 
@@ -95,6 +97,9 @@ def test_null_only_where_listed() -> None:
         ("dataset.mean", (0.5, 0.5, 0.5)),
         ("encoder.inputs.std", [0.5, 0.5]),
         ("start.digest", "0"),
+        ("published.predictions.file", "../README.md"),
+        ("published.encoder.file", "encoders/../a"),
+        ("published.encoder.sha256", "0"),
         ("dataset.std", [0.5, 0.5, "0.5"]),
         ("method.deviations", "none"),
         ("method.module_sha256", "A" * 64),
@@ -217,6 +222,7 @@ def test_file_names_are_harmless(dataset: str, encoder: str, method: str, seed: 
     record = make(seed=seed)
     record["dataset"]["name"], record["encoder"]["name"], record["method"]["name"] = dataset, encoder, method
     assert re.fullmatch(r"[a-z0-9_][a-z0-9._-]{0,114}\.json", file_name(record))
+    assert file_name(record).startswith(f"{stem(record)}-")
 
 
 def test_hostile_method_name(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The command line: what it answers to misuse, what a run leaves behind, and that neither order nor a kill shows."""
 
+import hashlib
 import json
 import os
 import random
@@ -15,7 +16,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import command
@@ -217,6 +220,7 @@ def test_a_run_leaves_a_whole_record(tmp_path: Path, out: Path, capsys: pytest.C
     assert {floor["division"] for floor in floors.values()} == {"floor"}
     (copy,) = published.values()
     assert copy["board"] == "board"
+    files = copy.pop("published")  # type: ignore[misc]
     assert dict(copy, id=record["id"], board=None) == record
     folder = next(out.glob(f"simclr-digits-s0-{record['config']['key'][:8]}"))
     assert (folder / "config.gin").read_text() == record["config"]["text"]
@@ -225,7 +229,22 @@ def test_a_run_leaves_a_whole_record(tmp_path: Path, out: Path, capsys: pytest.C
     weights = load_file(folder / record["checkpoint"]["file"])
     assert sum(value.numel() for value in weights.values()) == record["encoder"]["parameters"]
     assert record["predictions"] is not None
-    assert load_file(folder / record["predictions"]["file"])["knn"].shape == (355, 5)
+    ranked = load_file(folder / record["predictions"]["file"])["knn"]
+    assert ranked.shape == (355, 5)
+    for file in files.values():
+        content = (board / file["file"]).read_bytes()
+        assert (hashlib.sha256(content).hexdigest(), len(content)) == (file["sha256"], file["bytes"])
+        assert (board / file["file"]).name.startswith(f"{records.stem(copy)}-")
+    classes = np.load(board / files["predictions"]["file"])["classes"]
+    assert (classes["knn"] == ranked[:, 0].numpy()).all()
+    assert (classes["knn"] == classes["label"]).mean() == pytest.approx(record["metrics"]["knn"]["top1"])
+    halves = load_file(board / files["encoder"]["file"])
+    assert {name: value.shape for name, value in halves.items()} == {
+        name: value.shape for name, value in weights.items()
+    }
+    assert all(value.dtype == torch.float16 for value in halves.values())
+    assert all(torch.equal(value, weights[name].half()) for name, value in halves.items())
+    assert audit(board.parent) == []
 
 
 def test_a_run_is_a_function_of_configuration_and_seed(tmp_path: Path, out: Path) -> None:
@@ -367,6 +386,7 @@ def test_a_second_command_repeats_nothing(
         assert "random init" in printed
     published = next(record for record in load(tmp_path / "results") if record["board"])
     assert published["created_utc"] == first["created_utc"]
+    assert set(published["published"]) == {"predictions", "encoder"}
     assert audit(tmp_path / "results") == []
 
 

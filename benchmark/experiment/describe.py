@@ -12,8 +12,9 @@ from statistics import NormalDist
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from benchmark.experiment import publication
 from benchmark.experiment.environment import environment
 from benchmark.experiment.session import Session
 from benchmark.method import Labelled, Method
@@ -206,13 +207,19 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def finish(record: Record, floors: list[Record], folder: Path, publish: Path | None) -> Record:
-    """Write the record, publish it with its floors if asked, print its row, and return it as it was last written."""
+def finish(
+    record: Record, floors: list[Record], folder: Path, board: Path | None, test_labels: Tensor | None = None
+) -> Record:
+    """Write the record, publish it with its floors and files if asked, print its row, and return what was last written.
+
+    `folder` has the record's own files. The labels stand beside the predictions that are published.
+    """
     path = records.write(record, folder)
-    if publish:
-        record = public(record, publish)
+    if board:
+        files = publication.publish(record, test_labels, folder, board)
+        record = public({**record, "published": files} if files else record, board)
         for each in (*floors, record):
-            path = records.write(each, publish)
+            path = records.write(each, board)
     print(f"\n{row(record, floors)}")
     if record["dataset"]["name"] in SMOKE:
         print(SMOKE[record["dataset"]["name"]])

@@ -77,7 +77,7 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
         checkpoint=weights,
         **of_training,
     )
-    return describe.finish(record, floor_records, folder, publish)
+    return describe.finish(record, floor_records, folder, publish, session.dataset.test.labels)
 
 
 def _trained_by(run: Record) -> dict[str, str]:

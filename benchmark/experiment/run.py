@@ -117,7 +117,7 @@ def run(
             "config": done[-1]["config"] | {"varied": list(varied)},  # a point of a sweep may be a run that exists
             "floors": [floor["id"] for floor in floor_records],
         }
-        return _finish(records.seal(done[-1] | changes), floor_records, folder, publish)
+        return _finish(stage, records.seal(done[-1] | changes), floor_records, publish)
 
     if record := finished_before():
         return record
@@ -202,7 +202,7 @@ def run(
             floors=[floor["id"] for floor in floor_records],
             checkpoint=describe.weights(weights),
         )
-        return _finish(record, floor_records, folder, publish)
+        return _finish(stage, record, floor_records, publish)
 
 
 @contextmanager
@@ -267,9 +267,10 @@ def _division(stage: Stage, trials: Path | None) -> tuple[str, Tuning | None]:
     return "tuned", tuning
 
 
-def _finish(record: Record, floors: list[Record], folder: Path, publish: Path | None) -> Record:
+def _finish(stage: Stage, record: Record, floors: list[Record], publish: Path | None) -> Record:
     """Write and show the record; then raise BenchmarkError if the run did not end as planned."""
-    record = describe.finish(record, floors, folder, publish)
+    folder = stage.folder
+    record = describe.finish(record, floors, folder, publish, stage.dataset.test.labels)
     if record["status"] == "ok":
         return record
     assert record["budget"] is not None

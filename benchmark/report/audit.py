@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError
+from benchmark.report import predictions
 from benchmark.report.cells import (
     FIRST_VERSION,
     PRETRAINING,
@@ -28,6 +29,7 @@ from benchmark.report.fields import Metrics
 from benchmark.report.identity import ABSOLUTE, Canonical, canonical, references, within
 from benchmark.report.record import Record, file_name, read, timeless
 from benchmark.report.tuning import SHARE, Contest, contests, fingerprint_without_test
+from benchmark.storage.files import sha256_of
 
 SLACK = 1e-9  # of a share of whole images: rounding of a sum of floats
 TOLERANCE = 0.03  # of a budget in seconds: by how much a run that ended well may have missed it
@@ -52,6 +54,7 @@ def audit(folder: Path) -> list[str]:
             *_misplaced(path.name, place, records[path]),
             *_wrong_text(records[path]),
             *_impossible(records[path]),
+            *_unsound_files(path.parent, records[path]),
         )
         problems += [f"{path}: {problem}" for problem in inside]
     for check in (_missing_floors, _unfounded_rates, _unequal_terms):
@@ -75,6 +78,38 @@ def _wrong_text(record: Record) -> Iterator[str]:
         )
     if tuning and f"experiment.rate_factor = {tuning['factor']!r}" not in lines:
         yield f"tuning.factor: {tuning['factor']:g} is not the experiment.rate_factor of its configuration."
+
+
+def _unsound_files(board: Path, record: Record) -> Iterator[str]:
+    """Yield what is wrong with the files that were published with a record, and with the predictions in them."""
+    files = record.get("published", {})
+    for stated in (files.get("predictions"), files.get("encoder")):
+        if stated is None:
+            continue
+        path = board / stated["file"]
+        if not path.is_file():
+            yield f"its file {stated['file']} is missing. Restore it from version control."
+        elif path.stat().st_size != stated["bytes"] or sha256_of(path) != stated["sha256"]:
+            yield f"its file {stated['file']} was changed. Restore it from version control."
+        elif stated is files.get("predictions"):
+            yield from _wrong_predictions(path, record)
+
+
+def _wrong_predictions(path: Path, record: Record) -> Iterator[str]:
+    """Yield the columns of predictions whose accuracy is not the recorded one."""
+    try:
+        classes = predictions.read(path)
+    except BenchmarkError as problem:
+        yield str(problem)
+        return
+    expected: dict[str, float] = {}
+    for name, result in record["metrics"].items():
+        draws = {predictions.of_draw(name, draw): top1 for draw, top1 in enumerate(result["draws"])}
+        expected |= draws or {name: result["top1"]}
+    for name in classes.dtype.names or ():
+        correct = float((classes[name] == classes[predictions.LABEL]).mean())
+        if name != predictions.LABEL and abs(correct - expected.get(name, math.inf)) > SLACK:
+            yield f"{path.name}: {name} has the accuracy {correct:g}, which is not that of the record."
 
 
 def _impossible(record: Record) -> Iterator[str]:

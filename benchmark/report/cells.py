@@ -95,8 +95,11 @@ def of_run(folder: Path) -> list[Record]:
 
 
 def by_age(records: Iterable[Record]) -> list[Record]:
-    """Return records in the order in which they were made, the newest last; ids order those of one second."""
-    return sorted(records, key=lambda record: (record["created_utc"], record["id"]))
+    """Return records in the order in which they were made, the newest last; ids order those of one second.
+
+    Of a run that was published again, the record that names files comes after the one that names none.
+    """
+    return sorted(records, key=lambda record: (record["created_utc"], "published" in record, record["id"]))
 
 
 def group(records: Iterable[Record]) -> list[Cell]:
@@ -117,8 +120,8 @@ def group(records: Iterable[Record]) -> list[Cell]:
         alike = [record for record in of_cell if _terms(record) == terms]
         by_seed = {record["seed"]: record for record in sorted(alike, key=lambda run: run["status"] not in UNDONE)}
         runs = tuple(by_seed[seed] for seed in sorted(by_seed))
-        counted = {run["id"] for run in runs}
-        superseded = tuple(record for record in of_cell if record["id"] not in counted)
+        counted = {(run["seed"], run["created_utc"]) for run in runs}  # a run that was published twice is one run
+        superseded = tuple(record for record in of_cell if (record["seed"], record["created_utc"]) not in counted)
         cells.append(Cell(setting, method, key_of(of_cell[-1]), runs, superseded))
     return sorted(cells, key=lambda cell: (cell.setting, cell.entry))
 

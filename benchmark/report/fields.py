@@ -249,14 +249,30 @@ class Checkpoint(TypedDict):
     bytes: Count
 
 
+class PublishedFile(TypedDict):
+    """A file beside the records of a board: its place in the board's folder, and what it must be."""
+
+    file: Annotated[str, re.compile(r"(predictions|encoders)/[a-z0-9_][a-z0-9._-]*", re.ASCII)]
+    sha256: Sha256
+    bytes: Count
+
+
+class Published(TypedDict):
+    """The files that were published with a run; each is absent where there was none, or where it was too large."""
+
+    predictions: NotRequired[PublishedFile]
+    encoder: NotRequired[PublishedFile]
+
+
 class Common(TypedDict):
     """The fields that the record of a run has in all schemas.
 
-    Every field but `training.curve`, `encoder.inputs` and `start` is required, and null only where the type says
-    so. `created_utc` has whole seconds, such as 2026-01-31T12:00:00Z, so that its order as text is its order in time.
-    `board` is null for a run that is not published, `budget` for a floor (an encoder without pretraining) and for an
-    encoder from elsewhere. `floors` has the ids of the floors' records. A `trial` was evaluated on a hold-out of the
-    training images, not on the test set.
+    Every field but `training.curve`, `encoder.inputs`, `start` and `published` is required, and null only where the
+    type says so. `created_utc` has whole seconds, such as 2026-01-31T12:00:00Z, so that its order as text is its order
+    in time. `board` is null for a run that is not published, `budget` for a floor (an encoder without pretraining) and
+    for an encoder from elsewhere. `floors` has the ids of the floors' records. A `trial` was evaluated on a hold-out of
+    the training images, not on the test set. `predictions` and `checkpoint` lie in the folder of the run, the files
+    `published` in that of the board.
     """
 
     id: Annotated[str, re.compile(r"[0-9a-f]{16}", re.ASCII)]
@@ -280,3 +296,4 @@ class Common(TypedDict):
     teacher: Teacher | None
     start: NotRequired[Start]
     checkpoint: Checkpoint | None
+    published: NotRequired[Published]

@@ -15,7 +15,7 @@ from benchmark.annotations import checker
 from benchmark.errors import BenchmarkError
 from benchmark.report.fields import Code, Common, Metrics
 from benchmark.report.schema_1 import RecordOfSchema1
-from benchmark.storage.files import atomic_write
+from benchmark.storage.files import write_once
 
 FIELD = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False)
 SLUG_LENGTH = 24  # three slugs, a 63-bit seed and two short hashes stay within 120 characters
@@ -57,17 +57,7 @@ def write(record: Record, folder: Path) -> Path:
     problems, content = _inspect(record)
     if problems:
         raise BenchmarkError("\n  ".join(["The record is not a valid record:", *problems]))
-    path = folder / file_name(record)
-    try:
-        with atomic_write(path, replaces=False) as partial:
-            partial.write_bytes(content)
-    except FileExistsError as error:
-        if path.read_bytes() != content:
-            raise BenchmarkError(
-                f"{path} exists with other content, and records are never rewritten. "
-                "Restore it from version control, or remove it if it was never published."
-            ) from error
-    return path
+    return write_once(folder / file_name(record), content)
 
 
 def read(path: Path) -> Record:
@@ -106,9 +96,14 @@ def timeless(metrics: Metrics) -> dict[str, object]:
 
 def file_name(record: Record) -> str:
     """Return `<dataset>-<encoder>-<method>-s<seed>-<key>-<id>.json`: at most 120 characters of [a-z0-9._-]."""
+    return f"{stem(record)}-{record['id'][:8]}.json"
+
+
+def stem(record: Record) -> str:
+    """Return how the names of a record and of the files that are published with it begin."""
     names = (record["dataset"]["name"], record["encoder"]["name"], record["method"]["name"])
     slugs = (re.sub(r"[^a-z0-9._]+", "-", name.lower())[:SLUG_LENGTH].strip("-._") or "unnamed" for name in names)
-    return f"{'-'.join(slugs)}-s{record['seed']}-{record['config']['key'][:8]}-{record['id'][:8]}.json"
+    return f"{'-'.join(slugs)}-s{record['seed']}-{record['config']['key'][:8]}"
 
 
 def _inspect(record: object) -> tuple[list[str], bytes]:

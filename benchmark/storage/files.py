@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from benchmark.errors import ConfigError
+from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.runtime import progress
 
 
@@ -53,6 +53,23 @@ def atomic_write(path: Path, *, replaces: bool = True) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_once(path: Path, content: bytes) -> Path:
+    """Write a file that is never rewritten, atomically, and return its path; the same content again changes nothing.
+
+    Raises BenchmarkError for a file of that name with other content.
+    """
+    try:
+        with atomic_write(path, replaces=False) as partial:
+            partial.write_bytes(content)
+    except FileExistsError as error:
+        if path.read_bytes() != content:
+            raise BenchmarkError(
+                f"{path} exists with other content, and what is published is never rewritten. "
+                "Restore it from version control, or remove it if it was never published."
+            ) from error
+    return path
 
 
 def _sync(path: Path) -> None:

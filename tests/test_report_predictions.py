@@ -1,0 +1,78 @@
+"""Published predictions: what numpy reads, what fits, and the order in which the rest is left out."""
+
+import bz2
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmark.errors import BenchmarkError
+from benchmark.report.predictions import MOST_BYTES, fields_of, pack, read
+
+DRAWS = np.random.default_rng(0)
+
+
+def guesses(labels: np.ndarray, accuracy: float, *draws: int) -> np.ndarray:
+    """Rankings of ten classes whose first ones are right with a probability, and else any."""
+    shape = (*draws, len(labels), 3)
+    others = DRAWS.integers(0, 10, shape)
+    others[..., 0] = np.where(DRAWS.random(shape[:-1]) < accuracy, labels, others[..., 0])
+    return others.astype(np.int16)
+
+
+def test_fields_are_in_the_order_of_tables() -> None:
+    """Oracle: the order by hand: draw 0 of each evaluation, linear first; then the next draws; first classes alone."""
+    labels = np.arange(4)
+    rankings = {
+        "zeta": guesses(labels, 0.5),
+        "semi_probe_10": guesses(labels, 0.5, 2),
+        "semi_probe_1": guesses(labels, 0.5, 3),
+        "knn": guesses(labels, 0.5),
+        "linear": guesses(labels, 0.5),
+    }
+    fields = fields_of(rankings)
+    first = ["linear", "knn", "semi_probe_1 draw 0", "semi_probe_10 draw 0", "zeta"]
+    assert list(fields) == [*first, "semi_probe_1 draw 1", "semi_probe_10 draw 1", "semi_probe_1 draw 2"]
+    assert (fields["semi_probe_1 draw 2"] == rankings["semi_probe_1"][2, :, 0]).all()
+
+
+def test_numpy_reads_what_was_packed(tmp_path: Path) -> None:
+    """Oracle: the arrays that went in; 16 bits from 257 classes up; the same bytes again."""
+    labels = np.arange(300) % 7
+    fields = fields_of({"linear": guesses(labels, 0.5), "semi_probe_1": guesses(labels, 0.3, 5)})
+    content, count = pack(labels, fields)
+    assert count == 6
+    assert pack(labels, fields) == (content, count)
+    (tmp_path / "a.npz").write_bytes(content)
+    classes = np.load(tmp_path / "a.npz")["classes"]
+    assert classes.dtype.names == ("label", *fields)
+    assert classes.dtype.itemsize == 7
+    assert all((classes[name] == column).all() for name, column in {"label": labels, **fields}.items())
+    assert (read(tmp_path / "a.npz") == classes).all()
+    (tmp_path / "b.npz").write_bytes(pack(labels, {"linear": fields["linear"] + 250})[0])
+    assert read(tmp_path / "b.npz").dtype["linear"] == np.uint16
+    assert (read(tmp_path / "b.npz")["linear"] == fields["linear"] + 250).all()
+
+
+def test_what_fits_comes_first() -> None:
+    """Oracle: the bound of 20 kB, and one field more, packed here, beyond it; nothing where not even one fits."""
+    labels = DRAWS.integers(0, 10, 10_000)
+    rankings = {"linear": guesses(labels, 0.5), "knn": guesses(labels, 0.5), "semi_probe_1": guesses(labels, 0.4, 5)}
+    content, count = pack(labels, fields_of(rankings))
+    assert 2 <= count < 7
+    assert len(content) <= MOST_BYTES
+    rows = np.stack([labels, *fields_of(rankings).values()][: count + 2], axis=1).astype(np.uint8)
+
+    assert len(bz2.compress(rows.tobytes())) > MOST_BYTES - 500  # of the archive's own bytes
+    many = DRAWS.integers(0, 1000, 50_000)
+    assert pack(many, {"linear": many[::-1]}) == (b"", 0)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    """Oracle: an error that names the file, for one that is no archive, has no such array, or no label."""
+    (tmp_path / "a.npz").write_bytes(b"text")
+    np.savez(tmp_path / "b.npz", other=np.zeros(3))
+    np.savez(tmp_path / "c.npz", classes=np.zeros(3))
+    for name in ("a", "b", "c", "none"):
+        with pytest.raises(BenchmarkError, match=f"{name}.npz"):
+            read(tmp_path / f"{name}.npz")
