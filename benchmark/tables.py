@@ -11,10 +11,11 @@ If they are beside the folder of records, as in a checkout, two more pages are r
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmark.errors import CheckError, reported
-from benchmark.report import provenance, published
+from benchmark.report import predictions, provenance, published
 from benchmark.report.cells import load
 from benchmark.report.code import changed
 from benchmark.report.formats import FORMATS
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.format:
         print(FORMATS[options.format](records, results_of_others, changed), end="")
         return 0
-    page = render(records, results_of_others, changed)
+    page = render(records, results_of_others, changed, partial(predictions.correct, folder))
     _update(folder / "README.md", page, f"{len(records)} records", command, check=check)
     front = folder.resolve().parent / "README.md"
     if front.is_file() and marks(*PLACE)[0] in (text := front.read_text(encoding="utf-8")):

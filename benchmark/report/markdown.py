@@ -9,6 +9,7 @@ from itertools import groupby, product
 
 from tabulate import tabulate
 
+from benchmark.report.bases import Correct, differences, unpublished
 from benchmark.report.cells import START, hardware
 from benchmark.report.contents import contents, table, title
 from benchmark.report.leaderboard import (
@@ -70,7 +71,12 @@ since.
 """
 
 
-def render(records: Sequence[Record], published: Sequence[Result] = (), changed: Changed = unchanged) -> str:
+def render(
+    records: Sequence[Record],
+    published: Sequence[Result] = (),
+    changed: Changed = unchanged,
+    correct: Correct = unpublished,
+) -> str:
     """Return the page with all tables of all boards, or how to make the first record where there are none."""
     tables = sections(records, changed)
     if not tables:
@@ -80,7 +86,8 @@ def render(records: Sequence[Record], published: Sequence[Result] = (), changed:
         parts.append(f"## {_escape(name or 'Single runs')}\n")
         board = list(of_board)
         parts += [
-            _block(shown) if isinstance(shown, Block) else _section(shown) for shown in contents(board, published)
+            _block(shown) if isinstance(shown, Block) else _section(shown, correct)
+            for shown in contents(board, published)
         ]
         for shared in product(DIVISIONS, sorted({section.setting.precision for section in board})):
             alike = [section for section in board if (section.setting.division, section.setting.precision) == shared]
@@ -139,8 +146,8 @@ def row(record: Record, floors: Sequence[Record]) -> str:
     return tabulate(lines, headings, tablefmt="simple", disable_numparse=True, colalign=sides)
 
 
-def _section(section: Section) -> str:
-    """Return heading, caption, table, footnotes and remarks of one setting."""
+def _section(section: Section, correct: Correct) -> str:
+    """Return heading, caption, table, footnotes, remarks and differences of one setting."""
     footnotes: dict[str, int] = {}
 
     def name(line: Line) -> str:
@@ -158,6 +165,7 @@ def _section(section: Section) -> str:
         markdown(headings, alignment(headings), lines),
         "\n".join(f"{number}. {text}" for text, number in footnotes.items()),
         _remarks(section),
+        _differences(section, correct),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -264,6 +272,21 @@ def _remarks(section: Section) -> str:
     if section.missing_floors:
         sentences.append(f"Floors named but not found: {', '.join(section.missing_floors)}.")
     return _escape(" ".join(sentences))
+
+
+def _differences(section: Section, correct: Correct) -> str:
+    """Return a sentence for each method and each one that it builds on."""
+    lines = list(differences(section, correct))
+    if not lines:
+        return ""
+    heading = section.columns[0].heading
+    intervals = "from the differences by seed"
+    if any(each.seeds == 1 for each in lines):
+        intervals += "; with one seed from the test images alone, which leaves out the spread over seeds"
+    introduction = (
+        f"Methods beside those that they build on, by {heading}. Each interval stands alone, and is {intervals}."
+    )
+    return "\n".join([_escape(introduction), "", *(f"- {_escape(str(each))}" for each in lines)])
 
 
 def _gain(section: Section, line: Line) -> str:

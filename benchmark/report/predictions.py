@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from benchmark.errors import BenchmarkError
 from benchmark.report.leaderboard import LEADING
+from benchmark.report.record import Record
 
 MOST_BYTES = 20_000  # of a file: 10,000 images of CIFAR-10 take 17,800 with the first draw of four evaluations
 ARRAY = "classes"
@@ -83,3 +84,13 @@ def read(path: Path) -> NDArray[Any]:
     if LABEL not in (classes.dtype.names or ()):
         raise BenchmarkError(f"{path} has no field {LABEL!r}. Restore it from version control.")
     return classes
+
+
+def correct(folder: Path, record: Record, evaluation: str) -> NDArray[np.bool_] | None:
+    """Return which test images an evaluation of a run got right; None where that is not among the published files."""
+    stated = record.get("published", {}).get("predictions")
+    path = folder / str(record["board"]) / stated["file"] if stated else None
+    if path is None or not path.is_file():
+        return None
+    classes = read(path)
+    return classes[evaluation] == classes[LABEL] if evaluation in (classes.dtype.names or ()) else None

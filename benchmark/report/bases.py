@@ -1,0 +1,121 @@
+"""Methods beside those that they build on: by how many points they differ, with an interval.
+
+Which methods these are follows from the configurations of the runs, so that a new method needs no entry here.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+from benchmark.report.identity import canonical, references
+from benchmark.report.leaderboard import Column, Line, Section, result
+from benchmark.report.record import Record
+from benchmark.report.statistics import summarise
+
+METHOD = "Pretraining.method"
+Correct = Callable[[Record, str], Collection[Any] | None]
+"""Returns for each test image whether an evaluation of a run got it right, None where no predictions are published."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a line is above another one in the ranking evaluation, in points, with its 95 % interval.
+
+    `seeds` counts those that both have, `basis` says what the interval is made of.
+    """
+
+    line: str
+    base: str
+    points: float
+    low: float
+    high: float
+    seeds: int
+    basis: str
+
+    def __str__(self) -> str:
+        side = "below" if self.points < 0 else "above"
+        low, high = (-self.high, -self.low) if side == "below" else (self.low, self.high)
+        return (
+            f"{self.line} is {abs(self.points):.1f} points {side} {self.base} "
+            f"(95 % interval {low:.1f} to {high:.1f}, {self.basis})"
+        )
+
+
+def unpublished(record: Record, evaluation: str) -> None:
+    """Say of every run that it has no published predictions."""
+
+
+def differences(section: Section, correct: Correct = unpublished) -> Iterator[Difference]:
+    """Yield the ranked lines of a table beside their bases, in the order of the table.
+
+    Of several lines of a base, the one with the same varied bindings is taken; none where that is not one line.
+    A line of which a run lacks the ranking evaluation is not ranked, and has no difference.
+    """
+    ranked = [line for line in section.lines if line.rank is not None]
+    for line in ranked:
+        for name in dict.fromkeys(base.cell.method for base in ranked if _builds_on(line, base)):
+            of_base = [base for base in ranked if base.cell.method == name]
+            alike = [base for base in of_base if base.cell.varied == line.cell.varied] or of_base
+            if len(alike) == 1 and (difference := _difference(line, alike[0], section.columns[0], correct)):
+                yield difference
+
+
+def _builds_on(line: Line, base: Line) -> bool:
+    """Return whether a method has another one as its teacher, contains its class, or all of its parts and more."""
+    lines, lines_of_base = (canonical(each.cell.runs[0]["config"]["text"]).lines for each in (line, base))
+    (kind, parts), (kind_of_base, parts_of_base) = _parts(lines), _parts(lines_of_base)
+    if not (kind and kind_of_base) or line.cell.method == base.cell.method:
+        return False
+    teachers = [lines.get(f"{name}.name") for name in references(lines, ["experiment.teacher"])]
+    has_its_parts = bool(parts_of_base) and parts_of_base < parts
+    return kind_of_base in parts or has_its_parts or repr(base.cell.method) in teachers
+
+
+def _parts(lines: Mapping[str, str]) -> tuple[str, set[str]]:
+    """Return the class of a method, and what the configuration gives it as parts; "" where nothing was pretrained."""
+    names = {name.rpartition("/")[2] for name in references(lines, [METHOD])}
+    kind = lines.get(METHOD, "").removeprefix("@").rpartition("/")[2]
+    return kind, names - {kind}
+
+
+def _difference(line: Line, base: Line, column: Column, correct: Correct) -> Difference | None:
+    """Compare over the seeds that both lines have or, where that is one, over the test images; None without any."""
+    runs, of_base = ({run["seed"]: run for run in each.cell.runs} for each in (line, base))
+    pairs = [(runs[seed], of_base[seed]) for seed in sorted(runs.keys() & of_base.keys())]
+    if not pairs:
+        return None
+    results = [(result(run, column), result(other, column)) for run, other in pairs]
+    gaps = [metrics["top1"] - of_other["top1"] for metrics, of_other in results if metrics and of_other]
+    summary = summarise(gaps)
+    if summary.half_width is None:
+        half_width, basis = _by_images(*pairs[0], column, correct)
+    else:
+        half_width, basis = summary.half_width, f"{len(pairs)} seeds paired"
+    low, high = summary.mean - half_width, summary.mean + half_width
+    return Difference(line.name, base.name, 100 * summary.mean, 100 * low, 100 * high, len(pairs), basis)
+
+
+def _by_images(run: Record, base: Record, column: Column, correct: Correct) -> tuple[float, str]:
+    """Return the half width of the interval of a difference over the test images, and what it is made of.
+
+    Of n images, b are right in the run alone and c in the base alone. The standard error of (b - c) / n is
+
+        paired    sqrt(b + c - (b - c)^2 / n) / n
+        else      sqrt(p (1 - p) / n + q (1 - q) / n),   with the accuracies p and q
+    """
+    metrics, of_base = result(run, column), result(base, column)
+    assert metrics
+    assert of_base
+    rights = [correct(each, column.evaluation) for each in (run, base)]
+    n = metrics["n"]
+    if rights[0] is not None and rights[1] is not None and len(rights[0]) == len(rights[1]) == n:
+        pairs = Counter((bool(first), bool(second)) for first, second in zip(*rights, strict=True))
+        b, c = pairs[True, False], pairs[False, True]
+        error, basis = math.sqrt(b + c - (b - c) ** 2 / n) / n, "1 seed, paired by test images"
+    else:
+        variances = [each["top1"] * (1 - each["top1"]) / each["n"] for each in (metrics, of_base)]
+        error, basis = math.sqrt(math.fsum(variances)), "1 seed, test images not paired"
+    return NormalDist().inv_cdf(0.975) * error, basis
