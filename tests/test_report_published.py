@@ -9,14 +9,16 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from report_records import heads, metrics, run
+import timm
+import torch
+from report_records import floor, heads, metrics, run
 
 from benchmark.errors import BenchmarkError
 from benchmark.report.code import changed
 from benchmark.report.formats import as_json, comma_separated, latex
 from benchmark.report.leaderboard import sections
 from benchmark.report.markdown import render
-from benchmark.report.published import METRICS, PROTOCOLS, Result, load, select
+from benchmark.report.published import METRICS, PARAMETERS, PROTOCOLS, Result, _parameters, load, select
 from benchmark.report.record import write
 from benchmark.tables import main
 
@@ -26,7 +28,8 @@ LINE = "digits,Alpha,ViT-S/16,800,linear,100 epochs,top1,91.5,arXiv:0000.00000 T
 ALPHA = Result(
     "digits", "Alpha", "ViT-S/16", "800", "linear", "100 epochs", "top1", 91.5, "arXiv:0000.00000 Table 1", ""
 )
-BOARD = [run("ours", seed, 0.9 + seed / 1000) for seed in range(2)]
+SIZE = {"encoder__name": "vit_small", "encoder__parameters": 21_600_000}
+BOARD = [run("ours", seed, 0.9 + seed / 1000, **SIZE) for seed in range(2)]
 
 
 def written(folder: Path, *lines: str) -> Path:
@@ -80,7 +83,11 @@ def test_what_does_not_stand_beside_a_table() -> None:
     assert select(sections(BOARD), [ALPHA]) == [ALPHA]
     for field, value in (
         ("dataset", "cifar10"),
-        ("backbone", "ResNet-18"),
+        ("backbone", "ResNet-34"),
+        ("backbone", "ViT-B/16"),
+        ("backbone", "ViT-Ti"),
+        ("backbone", "ViT (encoder 12)"),
+        ("backbone", ""),
         ("protocol", "knn"),
         ("protocol", "detection"),
         ("metric", "top5"),
@@ -91,10 +98,40 @@ def test_what_does_not_stand_beside_a_table() -> None:
         assert select(sections(BOARD), [replace(ALPHA, **{field: value})]) == [], field
 
 
+def test_a_floor_looks_like_no_victory() -> None:
+    """Oracle: by hand: a value below random weights is left out, one above stays."""
+    records = [floor(0, 0.92), *(run("ours", seed, 0.95, floors=[floor(0, 0.92)["id"]], **SIZE) for seed in range(2))]
+    assert select(sections(records), [ALPHA]) == []
+    assert select(sections(records), [replace(ALPHA, value=92.5)]) == [replace(ALPHA, value=92.5)]
+
+
+def test_sizes_of_published_encoders() -> None:
+    """Oracle: the parameters that timm counts, on the meta device, within 2 %."""
+    names = {
+        "resnet-18": "resnet18",
+        "resnet-34": "resnet34",
+        "resnet-50": "resnet50",
+        "vit-ti": "vit_tiny_patch16_224",
+        "vit-s": "vit_small_patch16_224",
+        "vit-b": "vit_base_patch16_224",
+        "vit-l": "vit_large_patch16_224",
+        "vit-h": "vit_huge_patch14_224",
+        "swin-b": "swin_base_patch4_window7_224",
+        "swin-l": "swin_large_patch4_window7_224",
+    }
+    assert names.keys() == PARAMETERS.keys()
+    with torch.device("meta"):
+        for name, architecture in names.items():
+            net = timm.create_model(architecture, num_classes=0)
+            assert PARAMETERS[name] == pytest.approx(sum(each.numel() for each in net.parameters()), rel=0.02), name
+    for result in load(SHIPPED):  # every family of the file is known, but for encoders of unusual depth
+        assert _parameters(result.backbone) or re.match(r"ViT \(|$", result.backbone), result
+
+
 def test_the_rows_chosen_are_the_highest_and_sorted_by_method() -> None:
     """Oracle: one value for each method, encoder and protocol, in any order of the rows."""
     rows = [replace(ALPHA, method="beta"), replace(ALPHA, value=92.0), ALPHA, replace(ALPHA, protocol="online_linear")]
-    rows += [replace(ALPHA, method="Gamma", backbone=""), replace(ALPHA, method="Gamma", backbone="", epochs="")]
+    rows += [replace(ALPHA, method="Gamma", epochs=epochs) for epochs in ("800", "")]
     for order in (rows, rows[::-1]):
         chosen = select(sections(BOARD), order)
         assert [(result.method, result.protocol, result.value) for result in chosen] == [
@@ -108,7 +145,7 @@ def test_the_rows_chosen_are_the_highest_and_sorted_by_method() -> None:
 
 def test_the_ranking_evaluation_decides() -> None:
     """Oracle: a board without a linear probe shows what was published of kNN."""
-    board = [run("ours", 0, 0.0, metrics={"knn": metrics(0.5)})]
+    board = [run("ours", 0, 0.0, metrics={"knn": metrics(0.5)}, **SIZE)]
     knn = replace(ALPHA, protocol="online_knn")
     assert select(sections(board), [ALPHA, knn]) == [knn]
     assert select(sections([run("ours", 0, 0.0, metrics={})]), [ALPHA, knn]) == []
@@ -118,8 +155,8 @@ def test_the_page_shows_a_block_after_the_tables_of_the_data_set() -> None:
     """Oracle: one block behind two tables and before the next data set; without results the page is as it was."""
     records = [
         *BOARD,
-        run("ours", 0, 0.9, budget__amount=4e12),
-        run("ours", 0, 0.9, dataset__name="other", dataset__fingerprint="0ddc0ffee0"),
+        run("ours", 0, 0.9, budget__amount=4e12, **SIZE),
+        run("ours", 0, 0.9, dataset__name="other", dataset__fingerprint="0ddc0ffee0", **SIZE),
     ]
     page = render(records, [ALPHA])
     *tables, block, other = heads(page)[:4]

@@ -29,11 +29,25 @@ PROTOCOLS: Mapping[str, str | None] = {  # protocol of a published result: the n
     "detection": None,
     "segmentation": None,
 }
+PARAMETERS = {  # of the encoders in published results, without their last layer
+    "resnet-18": 11.2e6,
+    "resnet-34": 21.3e6,
+    "resnet-50": 23.5e6,
+    "vit-ti": 5.5e6,
+    "vit-s": 21.7e6,
+    "vit-b": 85.8e6,
+    "vit-l": 303e6,
+    "vit-h": 631e6,
+    "swin-b": 86.7e6,
+    "swin-l": 195e6,
+}
+MOST_RATIO = 2  # of two encoders' parameters that stand beside each other
 METRICS = ("top1", "top5", "box_ap", "box_ap50", "box_ap75", "mask_ap", "miou")
 EPOCHS = re.compile(r"(\d+( of \d+|-\d+)?)?")
 CAPTION = """\
-Top-1 in % by the protocols nearest to the ranking evaluation, on the same data set and encoder family: the highest
-value of each method, encoder and protocol after a complete pretraining schedule."""
+Top-1 in % by the protocols nearest to the ranking evaluation, on the same data set, with encoders of the same family
+that have at least half and at most twice the parameters: the highest value of each method, encoder and protocol after a
+complete pretraining schedule. Values below a floor of the tables above are left out."""
 
 
 @dataclass(frozen=True, order=True)
@@ -85,17 +99,36 @@ def load(path: Path) -> list[Result]:
 
 
 def select(sections: Sequence[Section], results: Sequence[Result]) -> list[Result]:
-    """Return the results that belong beside the tables of one data set, sorted by method."""
-    evaluations = {(section.setting.dataset, section.columns[0].evaluation) for section in sections if section.columns}
-    families = {"", *(_family(section.setting.encoder) for section in sections)}
+    """Return the results that belong beside the tables of one data set, sorted by method.
+
+    A result below a floor says that its protocol or budget is another one, and would make the floor look like a method.
+    """
+    beside = [section for section in sections if section.columns]
     best: dict[tuple[str, str, str], Result] = {}
     for result in sorted(results, key=lambda result: (-result.value, result)):
-        same_task = (result.dataset, PROTOCOLS[result.protocol]) in evaluations
         complete = " of " not in result.epochs and result.epochs != "0"
-        comparable = same_task and _family(result.backbone) in families and result.metric == "top1"
+        comparable = result.metric == "top1" and any(_belongs(result, section) for section in beside)
         if comparable and complete and not result.doubt:
             best.setdefault((result.method, result.backbone, result.protocol), result)
     return sorted(best.values(), key=lambda result: (result.method.casefold(), result))
+
+
+def _belongs(result: Result, section: Section) -> bool:
+    """Return whether a result is of the task, family and size of a table's encoder, and above its floors."""
+    same_task = (result.dataset, PROTOCOLS[result.protocol]) == (section.setting.dataset, section.columns[0].evaluation)
+    encoder, parameters = section.runs[0]["encoder"], _parameters(result.backbone)
+    same_family = _family(result.backbone) == _family(encoder["name"])
+    if not (same_task and same_family and parameters):
+        return False
+    floors = [line.values[0].summary.mean for line in section.lines if line.is_floor and line.values[0]]
+    ratio = max(parameters / encoder["parameters"], encoder["parameters"] / parameters)
+    return ratio <= MOST_RATIO and result.value >= 100 * max(floors, default=0.0)
+
+
+def _parameters(backbone: str) -> float | None:
+    """Return the size of a published encoder by the beginning of its name; None where that is not known."""
+    name = re.match(r"[a-z]+-(\d+|[a-z]+)(?![a-z0-9])", backbone.lower())
+    return PARAMETERS.get(name[0]) if name else None
 
 
 def published_table(sections: Sequence[Section], results: Sequence[Result]) -> Iterator[Block]:
