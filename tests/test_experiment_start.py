@@ -133,7 +133,7 @@ def test_a_run_goes_on_from_another(source: tuple[Path, Record], tmp_path: Path)
     assert start["metrics"]["knn"]["top1"] == earlier["metrics"]["knn"]["top1"]
     page = render([records.read(path) for path in (tmp_path / "board").glob("*.json")])
     gain = 100 * (record["metrics"]["knn"]["top1"] - start["metrics"]["knn"]["top1"])
-    assert f"Gain over the start, kNN v1, in points: simclr {gain:.2f} (1 seed)" in page
+    assert f"Gain over the start, kNN, in points: simclr {gain:.2f} (1 seed)" in page
     (made,) = tmp_path.glob("simclr-*")
     assert evaluate(["--run", str(made), "--out", str(tmp_path / "again")]) == 0
     (again,) = (records.read(path) for path in (tmp_path / "again" / "evaluations").glob("*.json"))

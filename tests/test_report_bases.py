@@ -82,7 +82,7 @@ def test_intervals_over_seeds_are_scipys() -> None:
     assert difference.points == pytest.approx(2.0)
     assert str(difference) == "outer is 2.0 points above middle (95 % interval -2.3 to 6.3, 3 seeds paired)"
     page = render(records)
-    assert "by linear v1. Each interval stands alone, and is from the differences by seed.\n\n- outer is 2.0 " in page
+    assert "(linear). Each interval stands alone, and is from the differences by seed.\n\n- outer is 2.0 " in page
     low = [configured("Outer", seed, top1 - 0.06, "Outer.base = @Middle") for seed, top1 in enumerate(scores)]
     assert "- outer is 4.0 points below middle (95 % interval -0.3 to 8.3, 3 seeds" in render([*low, *records[3:]])
 

@@ -8,7 +8,10 @@ import pytest
 from report_records import floor, make, metrics, run, tuning
 
 from benchmark.report.code import changed
+from benchmark.report.contents import typical_time
+from benchmark.report.formats import as_json
 from benchmark.report.identity import DEFAULTS, PLACES
+from benchmark.report.leaderboard import sections
 from benchmark.report.markdown import render, row, summary
 from benchmark.report.record import Record, write
 from benchmark.report.text import marks
@@ -38,15 +41,15 @@ def test_the_page_of_a_board() -> None:
     records, page = board(), render(board())
     lines = page.splitlines()
     for line in (
-        "### digits, vit\\_micro, 2.00 TFLOPs, float32",
-        "| rank | method | linear v1 | kNN v1 | images | TFLOPs | device minutes | peak GiB | seeds | notes |",
-        "| 1 | beta\\_2 | **92.10 ± 0.25** | <u>79.90 ± 0.25</u> | 25,600 | 2.00 | 1.5 | 1.00 | 3 |  |",
-        "| 2 | alpha | 90.10 ± 0.25 | **80.10 ± 0.25** | 25,600 | 2.00 | 1.5 | 1.00 | 3 |  |",
-        "| 3 | [gamma](#differences-gamma) | 10.03 ± 0.14 <sup>1</sup> | 10.00 ± 0.00 | 25,600 | 2.00 | 1.5 | 1.00 | 3 "
-        "| 2 collapsed, 2 diverged |",
-        "|  | delta | 99.00 ± 0.00 | 99.00 ± 0.00 | 25,600 | 0.75 | 1.5 | 1.00 | 2 | 1 budget miss |",
-        "|  | *random init* | *31.00 ± 12.71* | *50.00 ± 0.00* |  |  |  |  | 2 |  |",
-        "1. linear v1: l2 at the edge of its grid",
+        "### digits, vit\\_micro, 2 TFLOPs, about 90 seconds of one Example CPU core, float32",
+        "| rank | method | linear | kNN | images | epochs | TFLOPs | device minutes | peak GiB | seeds | notes |",
+        "| 1 | beta\\_2 | **92.10 ± 0.25** | <u>79.90 ± 0.25</u> | 25,600 | 19.7 | 2.00 | 1.5 | 1.00 | 3 |  |",
+        "| 2 | alpha | 90.10 ± 0.25 | **80.10 ± 0.25** | 25,600 | 19.7 | 2.00 | 1.5 | 1.00 | 3 |  |",
+        "| 3 | [gamma](#differences-gamma) | 10.03 ± 0.14 <sup>1</sup> | 10.00 ± 0.00 | 25,600 | 19.7 | 2.00 | 1.5 "
+        "| 1.00 | 3 | 2 collapsed, 2 diverged |",
+        "|  | delta | 99.00 ± 0.00 | 99.00 ± 0.00 | 25,600 | 19.7 | 0.75 | 1.5 | 1.00 | 2 | 1 budget miss |",
+        "|  | *random init* | *31.00 ± 12.71* | *50.00 ± 0.00* |  |  |  |  |  | 2 |  |",
+        "1. linear: l2 at the edge of its grid",
         "- No crop.",
     ):
         assert line in lines, line
@@ -63,7 +66,7 @@ def test_what_learnt_from_labels_stands_beside_the_methods() -> None:
     best = [run("labels", seed, 0.99, 0.99, method__supervised=True) for seed in range(3)]
     lines, before = render([*board(), *best]).splitlines(), render(board()).splitlines()
     (line,) = set(lines) - set(before)
-    assert line == "|  | *labels* | *99.00 ± 0.00* | *99.00 ± 0.00* | 25,600 | 2.00 | 1.5 | 1.00 | 3 |  |"
+    assert line == "|  | *labels* | *99.00 ± 0.00* | *99.00 ± 0.00* | 25,600 | 19.7 | 2.00 | 1.5 | 1.00 | 3 |  |"
     assert lines[lines.index(line) + 1].startswith("|  | *random init*")
 
 
@@ -150,7 +153,7 @@ def test_precisions_never_share_a_table() -> None:
     other = {"environment__precision": "bfloat16", "seed": 1}
     page = render([make(), make(**other)])
     for precision in ("float32", "bfloat16"):
-        assert f"### digits, vit\\_micro, 2.00 TFLOPs, {precision}\n" in page
+        assert f"### digits, vit\\_micro, 2 TFLOPs, about 90 seconds of one Example CPU core, {precision}\n" in page
     assert page.count("| alpha | 90.00 (1 seed) |") == 2
     both = render([make(), make(environment__processor="Another CPU", seed=1)])
     assert both.count("\n### ") == 1
@@ -185,7 +188,7 @@ def test_uneven_spreads_are_named_below_the_table() -> None:
         for seed in range(3)
     ]
     page = render(records)
-    assert "\n\nkNN v1: the spread of e\\_1 is over twice the median one, so ties are less certain than 5 %.\n" in page
+    assert "\n\nkNN: the spread of e\\_1 is over twice the median one, so ties are less certain than 5 %.\n" in page
     assert "the spread of" not in render([record for record in records if record["method"]["name"] != "e_1"])
 
 
@@ -202,11 +205,64 @@ def test_budget_in_the_heading() -> None:
         ("samples", 5_000_000, "5,000,000 images"),
         ("device_seconds", 3600.0, "3,600 device seconds"),
         ("device_seconds", 3.75, "3.75 device seconds"),
-        ("flops", 2.5e15, "2.50 PFLOPs"),
-        ("flops", 5e8, "0.50 GFLOPs"),
+        ("flops", 2.5e15, "2.5 PFLOPs"),
+        ("flops", 5e8, "0.5 GFLOPs"),
     ):
+        text += "" if kind == "device_seconds" else ", about 90 seconds of one Example CPU core"
         page = render([make(budget__kind=kind, budget__amount=amount, division="open")])
         assert f"### digits, vit\\_micro, {text}, float32, open division\n" in page
+
+
+def test_time_in_the_heading() -> None:
+    """Oracle: by hand: the median of wall time times threads, or GPUs, on the commonest hardware; two digits."""
+
+    def heading(*runs: tuple[str | None, int, float]) -> str:
+        records = [
+            make(seed=seed, environment__gpu=gpu, environment__threads=count, cost__train_seconds=seconds)
+            for seed, (gpu, count, seconds) in enumerate(runs)
+        ]
+        return typical_time([*sections(records)[0].runs])
+
+    assert heading((None, 1, 400.0), (None, 2, 300.0), (None, 4, 160.0)) == "10 minutes of one Example CPU core"
+    assert heading((None, 1, 119.0)) == "120 seconds of one Example CPU core"
+    assert heading((None, 1, 9000.0)) == "2.5 hours of one Example CPU core"
+    assert heading(("H100", 1, 200.0), ("H100", 8, 190.0), (None, 1, 9000.0)) == "3.2 minutes of one H100"
+    assert typical_time([]) == ""
+
+
+def test_a_smoke_set_is_named_once_and_off_the_front_page() -> None:
+    """Oracle: the other data set leads, though it cost less; the sentence once, above two boards of the digits."""
+    digits = [record for board in ("small", "large") for record in compared(1e15, board=board)]
+    other = compared(1e12, board="other", dataset__name="photos", dataset__fingerprint="0ddc0ffee0")
+    assert summary([*digits, *other]).startswith("photos, ")
+    assert summary(digits).startswith("digits, ")
+    assert render([*digits, *other]).count("The digits are a smoke set") == 1
+    assert "smoke set" not in render(other)
+
+
+def test_earlier_versions_are_folded_away() -> None:
+    """Oracle: by hand: a line of older code beside one of today's is neither ranked nor in the table; replaced runs
+    have a line each generation; a board of older code alone keeps its table."""
+    old = [run("alpha", seed, 0.9 + seed / 100) for seed in range(2)]
+    twice = [run("beta", 0, 0.5, created_utc=f"2026-01-0{day}T00:00:00Z") for day in (1, 2, 3)]
+
+    def of_alpha(record: Record) -> list[str]:
+        return ["Alpha 1.0, now 2.0"] if record["method"]["name"] == "alpha" else []
+
+    table, folded = render([*old, *twice], changed=of_alpha).split("<details>")
+    assert "| alpha |" not in table
+    assert "| 1 | beta | 50.00 (1 seed) |" in table
+    assert folded.startswith("\n<summary>Earlier versions: 3 lines</summary>\n\n| rank | method |")
+    assert "|  | alpha (2026-01-31) | 90.50 ± 6.35 | 50.00 ± 0.00 |" in folded
+    assert "| stale (Alpha 1.0, now 2.0) |" in folded
+    assert all(f"|  | beta (2026-01-0{day}) | 50.00 (1 seed) |" in folded for day in (1, 2))
+    assert all(record["id"] in folded for record in twice[:2])
+    assert twice[2]["id"] not in folded
+    entries = [line for line in as_json([*old, *twice], (), of_alpha).splitlines() if '"method": "alpha"' in line]
+    assert len(entries) == 2
+    page = render(old, changed=of_alpha)
+    assert "<details>" not in page
+    assert "| 1 | alpha | " in page
 
 
 def test_row_of_a_finished_run() -> None:
@@ -225,7 +281,7 @@ def test_warnings_of_several_draws_are_one_footnote() -> None:
         for seed in range(2)
     ]
     notes = [line for line in render(flagged).splitlines() if line[:2] in ("1.", "2.", "3.", "4.")]
-    assert notes == ["1. linear v1: edge", "2. linear v1: draws 0, 1: few", "3. linear v1: draw 1: odd"]
+    assert notes == ["1. linear: edge", "2. linear: draws 0, 1: few", "3. linear: draw 1: odd"]
 
 
 def test_deviations_that_were_cut_are_whole_again() -> None:
@@ -257,9 +313,11 @@ def test_summary_is_the_comparison_of_most_flops() -> None:
     ladder = [record for flops in (1e12, 1e13) for record in compared(flops, board="large")]
     tuned = compared(9.9e12, board="large", division="tuned", tuning=tuning(2.0, "0" * 16), budget__amount=1e13)
     text = summary([*compared(2e12, board="small"), *ladder, *tuned])
-    assert text.startswith("digits, vit\\_micro, 10.00 TFLOPs, float32, tuned division:")
+    assert text.startswith(
+        "digits, vit\\_micro, 10 TFLOPs, about 90 seconds of one Example CPU core, float32, tuned division:"
+    )
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert lines[0] == "| rank | method | linear v1 | kNN v1 | seeds |"
+    assert lines[0] == "| rank | method | linear | kNN | seeds |"
     assert [line.split(" | ")[1] for line in lines[2:]] == ["alpha", "beta"]
     assert lines[2].startswith("| 1 | alpha | **70.50 ± ")
     assert summary([]) == "There are no records yet."
@@ -280,8 +338,12 @@ def test_what_compares_nothing_does_not_take_the_front_page() -> None:
     for names in (("alpha", "alpha"), ("alpha", "beta")):
         pairs = enumerate(names) if names[0] == names[1] else ((0, name) for name in names)
         larger = [run(name, seed, 0.5, board="large", cost__flops=1e15) for seed, name in pairs]
-        assert summary([*larger, *small]).startswith("digits, vit\\_micro, 1.00 TFLOPs, float32:")
-        assert summary([*larger, *small[:1]]).startswith("digits, vit\\_micro, 2.00 TFLOPs, float32:")
+        assert summary([*larger, *small]).startswith(
+            "digits, vit\\_micro, 1 TFLOPs, about 90 seconds of one Example CPU core, float32:"
+        )
+        assert summary([*larger, *small[:1]]).startswith(
+            "digits, vit\\_micro, 2 TFLOPs, about 90 seconds of one Example CPU core, float32:"
+        )
 
 
 def test_command_writes_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

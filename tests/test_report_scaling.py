@@ -31,8 +31,8 @@ def test_the_table_by_hand() -> None:
     random.Random(0).shuffle(records)
     (block,) = scaling_tables(sections(records))
     assert block.title == "digits, vit_micro, accuracy against budget, float32"
-    assert block.caption.startswith("linear v1 as mean ± half width")
-    assert block.headings == ("method", "2.00 TFLOPs", "8.00 TFLOPs", "32.00 TFLOPs")
+    assert block.caption.startswith("linear as mean ± half width")
+    assert block.headings == ("method", "2 TFLOPs", "8 TFLOPs", "32 TFLOPs")
     assert block.lines == (
         ("beta", "60.10 ± 0.25", "80.10 ± 0.25", "90.10 ± 0.25"),
         ("alpha", "70.10 ± 0.25", "80.10 ± 0.25", "85.10 ± 0.25"),

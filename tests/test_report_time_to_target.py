@@ -37,7 +37,7 @@ def test_the_table_by_hand() -> None:
     """Oracle: 95 % of 0.8 is 0.76: the fourth epoch of one and the second of the other, at 2 and 3 seconds each."""
     (section,) = sections([*tuned("alpha", SLOW), *tuned("beta", FAST, pace=3.0)])
     (block,) = time_to_target(section)
-    assert block.title == "digits, vit_micro, fine-tuned v1: time to target"
+    assert block.title == "digits, vit_micro, fine-tuned: time to target"
     assert block.caption.startswith("Training until the hold-out accuracy is 76.00 %, 95 % of")
     assert block.lines == (
         ("beta", "77.00", "2.0", "6.0", "1.00", "1"),
@@ -85,8 +85,8 @@ def test_the_page_shows_it_below_its_table() -> None:
     """Oracle: the headings in order, and the line in LaTeX."""
     records = [*tuned("alpha", SLOW), *tuned("beta", FAST)]
     assert heads(render(records)) == [
-        "### digits, vit\\_micro, 2.00 TFLOPs, float32",
-        "### digits, vit\\_micro, fine-tuned v1: time to target",
+        "### digits, vit\\_micro, 2 TFLOPs, about 90 seconds of one Example CPU core, float32",
+        "### digits, vit\\_micro, fine-tuned: time to target",
     ]
     assert "| beta | 77.00 | 2.0 | 4.0 | 1.00 | 1 |" in render(records)
     assert r"beta & 77.00 & 2.0 & 4.0 & 1.00 & 1 \\" in latex(records)

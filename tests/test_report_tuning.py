@@ -102,7 +102,7 @@ def test_the_page_leads_with_the_tuned_division_and_shows_the_trials() -> None:
     factors = {line["division"]: line["rate_factor"] for line in json.loads(as_json(records))}
     assert factors == {"tuned": 2.0, "closed": None}
     lines = [line.split(" & ") for line in latex(records).splitlines() if " & " in line]
-    assert [line[2] for line in lines if line[0] == ""] == ["LR x", "linear v1"]
+    assert [line[2] for line in lines if line[0] == ""] == ["LR x", "linear"]
     assert [line[2] for line in lines if line[0] == "1"] == ["2", r"\textbf{70.50 $\pm$ 6.35}"]
 
 
@@ -138,5 +138,5 @@ def test_lines_of_changed_code_are_marked() -> None:
     stale, fresh = run("alpha", 0, 0.9), run("beta", 0, 0.8)
     page = render([stale, fresh], changed=lambda record: ("method",) if record["id"] == stale["id"] else ())
     lines = {line.split(" | ")[1]: line for line in page.splitlines() if line.startswith("|")}
-    assert lines["alpha"].endswith("| stale (method) |")
+    assert lines["alpha (2026-01-31)"].endswith("| stale (method) |")
     assert "stale" not in lines["beta"]

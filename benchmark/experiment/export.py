@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from benchmark.errors import BenchmarkError, ConfigError
-from benchmark.experiment.describe import SMOKE
 from benchmark.experiment.session import Session
 from benchmark.experiment.trained import TrainedEncoder, configure
 from benchmark.nets import pretrained
 from benchmark.nets.encoders import Encoder, TimmSpec
 from benchmark.report.identity import without_paths
+from benchmark.report.leaderboard import SMOKE
 from benchmark.report.markdown import row
 from benchmark.report.record import Record
 from benchmark.storage.files import make_folder

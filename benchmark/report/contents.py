@@ -1,15 +1,19 @@
 """What boards show, whatever the format: their tables in order, and the cells of a ranking table."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from statistics import median
 
-from benchmark.report.cells import Setting
 from benchmark.report.leaderboard import Column, Line, Section, Value
 from benchmark.report.published import Result, published_table
+from benchmark.report.record import Record
 from benchmark.report.scaling import scaling_tables
 from benchmark.report.text import Block, amount, flops_unit, terms
 from benchmark.report.time_to_target import time_to_target
 from benchmark.report.tuning import trials_table
+
+UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
 
 
 def contents(board: Sequence[Section], results: Sequence[Result]) -> Iterator[Section | Block]:
@@ -24,21 +28,44 @@ def contents(board: Sequence[Section], results: Sequence[Result]) -> Iterator[Se
     yield from scaling_tables(board)
 
 
-def title(setting: Setting) -> str:
+def title(section: Section) -> str:
     """Return what the lines of a table share, in a few words."""
-    return ", ".join([setting.dataset, setting.encoder, amount(setting), *terms(setting)])
+    setting, time = section.setting, typical_time(section.runs)
+    times = [f"about {time}"] if time and setting.budget != "device_seconds" else []
+    return ", ".join([setting.dataset, setting.encoder, amount(setting), *times, *terms(setting)])
+
+
+def typical_time(runs: Sequence[Record]) -> str:
+    """Return the median device time of the runs on the commonest hardware, a core or a GPU; "" where there are none."""
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for run in runs:
+        gpu, cost = run["environment"]["gpu"], run["cost"]
+        count = cost["devices"] if gpu else run["environment"]["threads"]
+        seconds[gpu or f"{run['environment']['processor']} core"].append(cost["train_seconds"] * count)
+    if not seconds:
+        return ""
+    kind = min(seconds, key=lambda kind: (-len(seconds[kind]), kind))
+    time = median(seconds[kind])
+    unit, size = next((unit, size) for unit, size in UNITS if time >= 2 * size or size == 1)
+    return f"{float(f'{time / size:.2g}'):g} {unit} of one {kind}"
 
 
 def table(
-    section: Section, name: Callable[[Line], str], value: Callable[[Line, Column, Value | None], str]
+    section: Section,
+    name: Callable[[Line], str],
+    value: Callable[[Line, Column, Value | None], str],
+    shown: Sequence[Line] | None = None,
 ) -> tuple[list[str], list[list[str]]]:
-    """Return the headings and lines of a section; `name` and `value` mark up names of lines and scores."""
+    """Return the headings and lines of a section; `name` and `value` mark up names of lines and scores.
+
+    `shown` are the lines, by default those of the section.
+    """
     unit, divisor = flops_unit(run["cost"]["flops"] for run in section.runs)
     is_tuned = section.setting.division == "tuned"
-    headings = ["rank", "method", *["LR x"] * is_tuned, *(column.heading for column in section.columns)]
-    headings += ["images", unit, "device minutes", "peak GiB", "seeds", "notes"]
+    headings = ["rank", "method", *["LR x"] * is_tuned, *map(section.heading, section.columns)]
+    headings += ["images", "epochs", unit, "device minutes", "peak GiB", "seeds", "notes"]
     lines = []
-    for line in section.lines:
+    for line in section.lines if shown is None else shown:
         factor = "" if line.rate_factor is None else f"{line.rate_factor:g}"
         scores = [value(line, *score) for score in zip(section.columns, line.values, strict=True)]
         start = [line.place, name(line), *[factor] * is_tuned]
@@ -53,12 +80,13 @@ def _notes(line: Line) -> str:
 
 
 def _costs(line: Line, divisor: float) -> list[str]:
-    """Return images, FLOPs in units of the divisor, device minutes and peak GiB, empty for a floor."""
+    """Return images, epochs, FLOPs in units of the divisor, device minutes and peak GiB, empty for a floor."""
     cost = line.cost
     if line.is_floor:
-        return [""] * 4
+        return [""] * 5
     return [
         f"{cost.images:,.0f}",
+        f"{cost.epochs:,.1f}",
         f"{cost.flops / divisor:.2f}",
         f"{cost.device_seconds / 60:,.1f}",
         "n/a" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**30:.2f}",

@@ -97,7 +97,7 @@ def _all_entries(records: Sequence[Record], published: Sequence[Result], changed
 def _entries(section: Section) -> Iterator[dict[str, Any]]:
     """Yield an entry for each score of a section, and one without a score for a line that has none."""
     setting = {name: value or None for name, value in section.setting._asdict().items()}
-    for line in section.lines:
+    for line in (*section.lines, *(line for line in section.earlier if line.stale)):
         first, last = line.rank or (None, None)
         scores = [_score(column, value) for column, value in zip(section.columns, line.values, strict=True) if value]
         for score in scores or [NO_SCORE]:
@@ -143,7 +143,7 @@ def _latex_table(section: Section) -> str:
     short = [_tex(SHORT.get(heading, heading)) for heading in headings[:columns]]
     written = [_tex_line(row) for row in rows]
     body = [_tex_line(short), r"\midrule", *written[:floors], *rules, *written[floors:]]
-    return _tabular([title(section.setting)], alignment(headings[:columns]), body)
+    return _tabular([title(section)], alignment(headings[:columns]), body)
 
 
 def _latex_block(block: Block) -> str:

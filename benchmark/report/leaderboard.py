@@ -11,7 +11,7 @@ from itertools import groupby
 from statistics import fmean
 from typing import Literal, NamedTuple
 
-from benchmark.report.cells import UNRANKED, Cell, Setting, group
+from benchmark.report.cells import UNRANKED, Cell, Setting, by_age, group
 from benchmark.report.fields import Metrics
 from benchmark.report.identity import canonical
 from benchmark.report.record import Record
@@ -27,6 +27,7 @@ LEADING = {  # headings of the evaluations that come first; the first one presen
     "semi_finetune_10": "fine-tuned on 10 %",
 }
 DIVISIONS = ("tuned", "closed", "open")  # boards lead with tuned learning rates
+SMOKE = {"digits": "The digits are a smoke set: raw pixels reach 97 %, so these numbers rank nothing."}
 MOST_BINDINGS = 3  # in the name of a line
 ABBREVIATIONS = (" Eq.", " et al.")  # that do not end a sentence
 Changed = Callable[[Record], Collection[str]]  # returns the parts of the code that have changed since a record
@@ -40,8 +41,12 @@ class Column(NamedTuple):
     version: int
 
     @property
+    def name(self) -> str:
+        return LEADING.get(self.evaluation, self.evaluation)
+
+    @property
     def heading(self) -> str:
-        return f"{LEADING.get(self.evaluation, self.evaluation)} v{self.version}"
+        return f"{self.name} v{self.version}"
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,13 @@ class Value:
 
 @dataclass(frozen=True)
 class Cost:
-    """Means over the runs of a line, and the highest peak memory, None where no run knows it."""
+    """Means over the runs of a line, and the highest peak memory, None where no run knows it.
+
+    `epochs` are images seen, by a teacher too, over those of the split to pretrain on.
+    """
 
     images: float
+    epochs: float
     flops: float
     device_seconds: float
     peak_bytes: int | None
@@ -113,14 +122,24 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """One table: the lines of one setting, and the trials that chose their learning rates."""
+    """One table: the lines of one setting, and the trials that chose their learning rates.
+
+    `earlier` lines are not ranked: those that newer runs have replaced and, beside lines of today's code, those that
+    code of an earlier Major version made. `versioned` are the evaluations that have several versions on the page.
+    """
 
     setting: Setting
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
+    earlier: tuple[Line, ...]
     ranking: Ranking | None
     missing_floors: tuple[str, ...]
     trials: tuple[Record, ...]
+    versioned: frozenset[str]
+
+    def heading(self, column: Column) -> str:
+        """Return the name of an evaluation, with its version only where the page has several."""
+        return column.heading if column.evaluation in self.versioned else column.name
 
     @property
     def runs(self) -> list[Record]:
@@ -146,7 +165,10 @@ def sections(records: Sequence[Record], changed: Changed = unchanged) -> list[Se
     )
     by_id = {record["id"]: record for record in records}
     by_setting = groupby(cells, key=lambda cell: cell.setting)
-    return [_section(list(of_setting), by_id, changed) for _, of_setting in by_setting]
+    columns = columns_of(run for cell in cells for run in cell.runs)
+    versions = Counter(column.evaluation for column in columns)
+    versioned = frozenset(name for name, count in versions.items() if count > 1)
+    return [_section(list(of_setting), by_id, changed, versioned) for _, of_setting in by_setting]
 
 
 def columns_of(records: Iterable[Record]) -> list[Column]:
@@ -167,40 +189,60 @@ def result(run: Record, column: Column) -> Metrics | None:
     return metrics if metrics and metrics["version"] == column.version else None
 
 
-def _section(cells: Sequence[Cell], by_id: Mapping[str, Record], changed: Changed) -> Section:
-    runs = [run for cell in cells for run in cell.runs]
+def _section(
+    cells: Sequence[Cell], by_id: Mapping[str, Record], changed: Changed, versioned: frozenset[str]
+) -> Section:
+    stale = {cell.entry: tuple(sorted({part for run in cell.runs for part in changed(run)})) for cell in cells}
+    current = [cell for cell in cells if not stale[cell.entry]] or cells
+    runs = [run for cell in current for run in cell.runs]
     floor_ids = sorted({identity for run in runs for identity in run["floors"]})
     floors = group(by_id[identity] for identity in floor_ids if identity in by_id)
     columns = columns_of(runs)
-    references = [cell for cell in cells if is_reference(cell.runs[0])]
-    methods = [cell for cell in cells if cell not in references]
+    references = [cell for cell in current if is_reference(cell.runs[0])]
+    methods = [cell for cell in current if cell not in references]
     ranked = [cell for cell in methods if columns and _is_ranked(cell, columns[0])]
     comparisons = [_compare(ranked, column) for column in columns]
     ranking = comparisons[0] if ranked else None
     if ranking:
         ranked.sort(key=lambda cell: (-ranking.means[cell.entry], cell.entry))
     ordered = [*ranked, *(cell for cell in methods if cell not in ranked), *references, *floors]
-    lines = []
-    for cell, name in zip(ordered, _names(ordered), strict=True):
-        is_floor, is_beside = cell in floors, cell in floors or cell in references
-        pairs = zip(columns, comparisons, strict=True)
-        lines.append(
-            Line(
+
+    def lines(cells: Sequence[Cell], names: Sequence[str], comparisons: Sequence[Ranking | None]) -> Iterator[Line]:
+        for cell, name in zip(cells, names, strict=True):
+            is_floor = cell.setting.division == "floor"
+            is_beside = is_floor or is_reference(cell.runs[0])
+            pairs = zip(columns, comparisons, strict=True)
+            yield Line(
                 cell=cell,
                 name=name,
                 is_floor=is_floor,
                 is_reference=is_beside and not is_floor,
-                rank=ranking.ranks.get(cell.entry) if ranking and not is_beside else None,
+                rank=comparisons[0].ranks.get(cell.entry) if comparisons and comparisons[0] and not is_beside else None,
                 values=tuple(_value(cell, column, None if is_beside else comparison) for column, comparison in pairs),
                 cost=_cost(cell),
                 endings=_endings(cell),
                 stale=tuple(sorted({part for run in cell.runs for part in changed(run)})),
             )
-        )
+
     missing = tuple(identity for identity in floor_ids if identity not in by_id)
     trial_ids = sorted({identity for run in runs if run["tuning"] for identity in run["tuning"]["trials"]})
-    trials = tuple(by_id[identity] for identity in trial_ids if identity in by_id)
-    return Section(cells[0].setting, tuple(columns), tuple(lines), ranking, missing, trials)
+    earlier = [*(cell for cell in cells if cell not in current), *_replaced([*cells, *floors])]
+    return Section(
+        setting=cells[0].setting,
+        columns=tuple(columns),
+        lines=tuple(lines(ordered, _names(ordered), comparisons)),
+        earlier=tuple(lines(earlier, [_dated(cell) for cell in earlier], [None] * len(columns))),
+        ranking=ranking,
+        missing_floors=missing,
+        trials=tuple(by_id[identity] for identity in trial_ids if identity in by_id),
+        versioned=versioned,
+    )
+
+
+def _replaced(cells: Sequence[Cell]) -> Iterator[Cell]:
+    """Yield the cells of the runs that others replaced, then those of the runs that these had replaced, and so on."""
+    while cells := group(record for cell in cells for record in cell.superseded):
+        yield from cells
 
 
 def _names(cells: Sequence[Cell]) -> list[str]:
@@ -211,6 +253,12 @@ def _names(cells: Sequence[Cell]) -> list[str]:
         details = ", ".join(filter(None, [cell.varied, _differences(cell, others) if len(others) > 1 else ""]))
         names.append(f"{cell.method} ({details})" if details else cell.method)
     return names
+
+
+def _dated(cell: Cell) -> str:
+    """Return the name of an earlier line: the method, what was varied, and the day of its newest run."""
+    day = by_age(cell.runs)[-1]["created_utc"][:10]
+    return f"{cell.method} ({', '.join(filter(None, [cell.varied, day]))})"
 
 
 def _differences(cell: Cell, others: Sequence[Cell]) -> str:
@@ -285,6 +333,7 @@ def _cost(cell: Cell) -> Cost:
     costs = [run["cost"] for run in cell.runs]
     return Cost(
         images=fmean(cost["images"] for cost in costs),
+        epochs=fmean(run["cost"]["images"] / run["dataset"]["sizes"]["pretrain"] for run in cell.runs),
         flops=fmean(cost["flops"] for cost in costs),
         device_seconds=fmean(cost["train_seconds"] * cost["devices"] for cost in costs),
         peak_bytes=max((peak for cost in costs if (peak := cost["peak_memory_bytes"]) is not None), default=None),

@@ -14,6 +14,7 @@ from benchmark.report.cells import START, hardware
 from benchmark.report.contents import contents, table, title
 from benchmark.report.leaderboard import (
     DIVISIONS,
+    SMOKE,
     Changed,
     Column,
     Line,
@@ -53,12 +54,12 @@ python -m benchmark.tables
 """
 READING = """\
 Scores are top-1 accuracy on the test set in %, as mean ± half width of the 95 % t interval over seeds; a single seed
-has no interval. The heading of a column names the version of the evaluation. The best mean is **bold**. Means that are
-<u>underlined</u> cannot be distinguished from it (Tukey's range test at 5 %, seeds as blocks); for the same reason
-ranks are ranges. Methods that share fewer than two seeds cannot be distinguished. Runs that diverged or collapsed count
-like all others. A method is not ranked if one of its runs lacks the ranking evaluation or missed the budget. In italics
-stand floors, which are encoders without pretraining, and references, which learnt from the labels of all training
-images.
+has no interval. Where an evaluation has several versions on this page, headings name them. The best mean is **bold**.
+Means that are <u>underlined</u> cannot be distinguished from it (Tukey's range test at 5 %, seeds as blocks); for the
+same reason ranks are ranges. Methods that share fewer than two seeds cannot be distinguished. Runs that diverged or
+collapsed count like all others. A method is not ranked if one of its runs lacks the ranking evaluation or missed the
+budget. In italics stand floors, which are encoders without pretraining, and references, which learnt from the labels of
+all training images.
 
 A table that names no division is closed: the learning rates are those of the recipes. In the tuned division the
 learning rate of each method was chosen from the same multiples of its recipe's learning rate ("LR x" is the multiple),
@@ -66,8 +67,9 @@ by short trials on a hold-out of the training images. The open division holds en
 their run, encoders from elsewhere, and runs whose teacher is from elsewhere.
 
 The name of a method links to how it differs from its paper. Device minutes are wall time, including the time that other
-processes took; on a CPU the peak memory is that of the whole process. Stale lines were made by code that has changed
-since.
+processes took; on a CPU the peak memory is that of the whole process. The time in a title is the median of its table.
+Stale lines were made by code that has changed since. Where lines of today's code stand in a table, stale ones and runs
+that were replaced are folded away below it, and not ranked.
 """
 
 
@@ -81,7 +83,8 @@ def render(
     tables = sections(records, changed)
     if not tables:
         return INTRODUCTION + EMPTY
-    parts = [INTRODUCTION + READING]
+    smoke = sorted({section.setting.dataset for section in tables} & SMOKE.keys())
+    parts = [INTRODUCTION + READING, *(f"{SMOKE[name]}\n" for name in smoke)]
     for name, of_board in groupby(tables, key=lambda section: section.setting.board):
         parts.append(f"## {_escape(name or 'Single runs')}\n")
         board = list(of_board)
@@ -99,23 +102,25 @@ def summary(records: Sequence[Record], changed: Changed = unchanged) -> str:
     """Return the table that leads all boards, without costs and notes; a sentence if there is none.
 
     It is the table of the most FLOPs among those that compare two methods or more over seeds, and of its divisions the
-    first. If no table compares methods, it is the table of the most FLOPs among the first of each board.
+    first. If no table compares methods, it is the table of the most FLOPs among the first of each board. A smoke set
+    leads only where there is no other data set.
     """
     tables = sections(records, changed)
     if not tables:
         return "There are no records yet."
+    tables = [section for section in tables if section.setting.dataset not in SMOKE] or tables
     comparing = [section for section in tables if _compares(section)]
     leading: dict[object, Section] = {}
     for section in comparing or tables:
         setting = section.setting
         leading.setdefault(setting._replace(division="") if comparing else setting.board, section)
     section = max(leading.values(), key=lambda section: max(line.cost.flops for line in section.lines))
-    headings = ["rank", "method", *(_escape(column.heading) for column in section.columns), "seeds"]
+    headings = ["rank", "method", *(_escape(section.heading(column)) for column in section.columns), "seeds"]
     lines = [
         [line.place, _name(line), *(_value(value, line) for value in line.values), str(len(line.cell.runs))]
         for line in section.lines
     ]
-    return f"{_escape(title(section.setting))}:\n\n{markdown(headings, alignment(headings), lines)}"
+    return f"{_escape(title(section))}:\n\n{markdown(headings, alignment(headings), lines)}"
 
 
 def _compares(section: Section) -> bool:
@@ -154,26 +159,46 @@ def _section(section: Section, correct: Correct) -> str:
         return _name(line, f"#{_anchor(line)}" if line.deviations else "")
 
     def score(line: Line, column: Column, value: Value | None) -> str:
-        texts = [f"{column.heading}: {flag}" for flag in (value.flags if value else ())]
+        texts = [f"{section.heading(column)}: {flag}" for flag in (value.flags if value else ())]
         return _value(value, line) + _superscript(texts, footnotes)
 
-    headings, lines = table(section, name, score)
-    headings = [_escape(heading) for heading in headings]
+    def written(shown: Sequence[Line]) -> str:
+        headings, lines = table(section, name, score, shown)
+        headings = [_escape(heading) for heading in headings]
+        return markdown(headings, alignment(headings), lines)
+
+    ranked, earlier = written(section.lines), written(section.earlier)
     blocks = [
-        f"### {_escape(title(section.setting))}",
-        _escape(_caption(section.runs, section.columns)),
-        markdown(headings, alignment(headings), lines),
+        f"### {_escape(title(section))}",
+        _escape(_caption(section)),
+        ranked,
         "\n".join(f"{number}. {text}" for text, number in footnotes.items()),
         _remarks(section),
         _differences(section, correct),
+        _folded(section, earlier),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _folded(section: Section, table: str) -> str:
+    """Return the earlier lines of a table, folded away; empty where there are none."""
+    if not section.earlier:
+        return ""
+    count = len(section.earlier)
+    replaced = sorted(run["id"] for line in section.lines for run in line.cell.superseded)
+    remark = f"Replaced by other runs of the same seed, newer trials or newer code: {', '.join(replaced)}."
+    blocks = [
+        f"<summary>Earlier versions: {count} line{'s' * (count > 1)}</summary>",
+        table,
+        *[remark] * bool(replaced),
+    ]
+    return "\n\n".join(["<details>\n" + blocks[0], *blocks[1:], "</details>"])
 
 
 def _deviations(tables: Sequence[Section]) -> list[str]:
     """Return a list for each method of how it differs from its paper, to which the tables link."""
     methods: dict[str, tuple[str, dict[str, None]]] = {}
-    for line in (line for section in tables for line in section.lines if line.deviations):
+    for line in (each for section in tables for each in (*section.lines, *section.earlier) if each.deviations):
         _, sentences = methods.setdefault(_anchor(line), (line.cell.method, {}))
         sentences.update(dict.fromkeys(line.deviations))
     lists = [
@@ -233,12 +258,13 @@ def _value(value: Value | None, line: Line) -> str:
     return {"best": f"**{text}**", "tied": f"<u>{text}</u>", "": text}[value.standing]
 
 
-def _caption(runs: Sequence[Record], columns: Sequence[Column]) -> str:
+def _caption(section: Section) -> str:
+    runs = section.runs
     dataset, encoder = runs[0]["dataset"], runs[0]["encoder"]
     shape = [f"{encoder['image_size']} px"]
     shape += [f"{name} {encoder[name]}" for name in ("patch", "stem") if encoder[name] is not None]
     sentences = [
-        *(f"Ranked by {column.heading}." for column in columns[:1]),
+        *(f"Ranking evaluation: {section.heading(column)}." for column in section.columns[:1]),
         f"Encoder: {', '.join(shape)}, {encoder['parameters']:,} parameters.",
         f"Data: {dataset['classes']} classes, {dataset['sizes']['test']:,} test images, "
         f"fingerprint {dataset['fingerprint'][:8]}.",
@@ -260,15 +286,11 @@ def _remarks(section: Section) -> str:
     for place, column in enumerate(section.columns):
         if uneven := [line.name for line in section.lines if (value := line.values[place]) and value.is_uneven]:
             sentences.append(
-                f"{column.heading}: the spread of {', '.join(uneven)} is over twice the median one, "
+                f"{section.heading(column)}: the spread of {', '.join(uneven)} is over twice the median one, "
                 f"so ties are less certain than 5 %."
             )
-    if superseded := sorted(run["id"] for line in section.lines for run in line.cell.superseded):
-        sentences.append(
-            f"Replaced by other runs of the same seed, newer trials or newer code: {', '.join(superseded)}."
-        )
     if gains := [f"{line.name} {gain}" for line in section.lines if (gain := _gain(section, line))]:
-        sentences.append(f"Gain over the start, {section.columns[0].heading}, in points: {', '.join(gains)}.")
+        sentences.append(f"Gain over the start, {section.heading(section.columns[0])}, in points: {', '.join(gains)}.")
     if section.missing_floors:
         sentences.append(f"Floors named but not found: {', '.join(section.missing_floors)}.")
     return _escape(" ".join(sentences))
@@ -279,12 +301,12 @@ def _differences(section: Section, correct: Correct) -> str:
     lines = list(differences(section, correct))
     if not lines:
         return ""
-    heading = section.columns[0].heading
+    heading = section.heading(section.columns[0])
     intervals = "from the differences by seed"
     if any(each.seeds == 1 for each in lines):
         intervals += "; with one seed from the test images alone, which leaves out the spread over seeds"
     introduction = (
-        f"Methods beside those that they build on, by {heading}. Each interval stands alone, and is {intervals}."
+        f"Methods beside those that they build on ({heading}). Each interval stands alone, and is {intervals}."
     )
     return "\n".join([_escape(introduction), "", *(f"- {_escape(str(each))}" for each in lines)])
 

@@ -44,7 +44,7 @@ def _block(sections: Sequence[Section]) -> Iterator[Block]:
     setting, column = sections[0].setting, sections[0].columns[0]
     yield Block(
         title=", ".join([setting.dataset, setting.encoder, "accuracy against budget", *terms(setting)]),
-        caption=CAPTION.format(heading=column.heading, least=LEAST_BUDGETS),
+        caption=CAPTION.format(heading=sections[0].heading(column), least=LEAST_BUDGETS),
         headings=("method", *(amount(setting) for setting, _ in columns)),
         lines=tuple(
             (name, *(spread(by_name[name]) if name in by_name else "" for _, by_name in columns))

@@ -15,11 +15,15 @@ def amount(setting: Setting) -> str:
     """Return the budget of a setting in the unit of its kind."""
     if setting.budget == "flops":
         unit, divisor = flops_unit([setting.amount])
-        return f"{setting.amount / divisor:.2f} {unit}"
+        return f"{_short(setting.amount / divisor)} {unit}"
     if setting.budget:
-        number = f"{setting.amount:,.2f}".removesuffix("0").removesuffix(".0")
-        return f"{number} {'images' if setting.budget == 'samples' else 'device seconds'}"
+        return f"{_short(setting.amount)} {'images' if setting.budget == 'samples' else 'device seconds'}"
     return "unknown budgets"
+
+
+def _short(number: float) -> str:
+    """Return a number with at most two decimals."""
+    return f"{number:,.2f}".removesuffix("0").removesuffix(".0")
 
 
 def terms(setting: Setting) -> list[str]:

@@ -38,7 +38,7 @@ def _block(section: Section, column: Column, by_name: dict[str, list[Metrics]]) 
     epochs = {name: fmean(_first_epoch(each, target) for each in results) for name, results in by_name.items()}
     fewest = min(epochs.values())
     return Block(
-        title=f"{section.setting.dataset}, {section.setting.encoder}, {column.heading}: time to target",
+        title=f"{section.setting.dataset}, {section.setting.encoder}, {section.heading(column)}: time to target",
         caption=CAPTION.format(target=percent(target), share=100 * SHARE),
         headings=("method", "final hold-out", "epochs", "seconds", "ratio", "seeds"),
         lines=tuple(

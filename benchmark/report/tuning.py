@@ -132,7 +132,7 @@ def trials_table(section: Section) -> Iterator[Block]:
     yield Block(
         title=f"{section.setting.dataset}, {section.setting.encoder}, learning rate trials",
         caption=CAPTION.format(
-            evaluation=columns_of([first])[0].heading,
+            evaluation=section.heading(columns_of([first])[0]),
             n=first["dataset"]["sizes"]["test"],
             share=SHARE,
             flops=f"{flops / divisor:.2f} {unit}",
