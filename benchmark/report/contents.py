@@ -6,6 +6,7 @@ from itertools import groupby
 from statistics import median
 
 from benchmark.report.leaderboard import Column, Line, Section, Value
+from benchmark.report.orders import other_rules
 from benchmark.report.published import Result, published_table
 from benchmark.report.record import Record
 from benchmark.report.scaling import scaling_tables
@@ -24,6 +25,7 @@ def contents(board: Sequence[Section], results: Sequence[Result]) -> Iterator[Se
             yield section
             yield from trials_table(section)
             yield from time_to_target(section)
+        yield from other_rules(alike)
         yield from published_table(alike, results)
     yield from scaling_tables(board)
 

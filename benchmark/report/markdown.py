@@ -5,7 +5,7 @@ The same records give the same bytes, so that a stale page can be found by compa
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import groupby, product
+from itertools import combinations, groupby, product
 
 from tabulate import tabulate
 
@@ -25,6 +25,7 @@ from benchmark.report.leaderboard import (
     sections,
     unchanged,
 )
+from benchmark.report.orders import agreement, scores
 from benchmark.report.overall import standings
 from benchmark.report.published import Result
 from benchmark.report.record import Record
@@ -236,8 +237,15 @@ def _overall(tables: Sequence[Section]) -> list[str]:
         for method in methods
     ]
     headings = ["method", "mean rank", "mean gap (points)", *map(_escape, names)]
+    pairs = [
+        f"{first.setting.dataset} and {second.setting.dataset} {agreed}"
+        for first, second in combinations(tables, 2)
+        if (agreed := agreement(*(scores(section, section.columns[0]) for section in (first, second))))
+        and first.setting.dataset != second.setting.dataset
+    ]
+    remark = f"\nKendall's tau of the orders, with its 95 % interval: {_escape('; '.join(pairs))}.\n" if pairs else ""
     over = ", ".join([f"{len(datasets)} data sets", *terms(tables[0].setting)])
-    return [f"### Over {over}\n\n{OVERALL}\n\n{markdown(headings, alignment(headings), lines)}\n"]
+    return [f"### Over {over}\n\n{OVERALL}\n\n{markdown(headings, alignment(headings), lines)}\n{remark}"]
 
 
 def _interval(value: float, interval: tuple[float, float] | None) -> str:
