@@ -227,7 +227,7 @@ def test_time_in_the_heading() -> None:
     assert heading((None, 1, 119.0)) == "120 seconds of one Example CPU core"
     assert heading((None, 1, 9000.0)) == "2.5 hours of one Example CPU core"
     assert heading(("H100", 1, 200.0), ("H100", 8, 190.0), (None, 1, 9000.0)) == "3.2 minutes of one H100"
-    assert typical_time([]) == ""
+    assert "### digits, vit\\_micro, unknown budgets, float32" in render([make(budget=None, division="open")])
 
 
 def test_a_smoke_set_is_named_once_and_off_the_front_page() -> None:
@@ -260,6 +260,9 @@ def test_earlier_versions_are_folded_away() -> None:
     assert twice[2]["id"] not in folded
     entries = [line for line in as_json([*old, *twice], (), of_alpha).splitlines() if '"method": "alpha"' in line]
     assert len(entries) == 2
+    labels = run("labels", 0, 0.9, method__supervised=True)
+    assert "<details>" not in render([*old, labels], changed=of_alpha)
+    assert "| *labels* | *90.00 (1 seed)* |" in render([labels])
     page = render(old, changed=of_alpha)
     assert "<details>" not in page
     assert "| 1 | alpha | " in page

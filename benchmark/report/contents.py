@@ -32,20 +32,18 @@ def contents(board: Sequence[Section], results: Sequence[Result]) -> Iterator[Se
 
 def title(section: Section) -> str:
     """Return what the lines of a table share, in a few words."""
-    setting, time = section.setting, typical_time(section.runs)
-    times = [f"about {time}"] if time and setting.budget != "device_seconds" else []
+    setting = section.setting
+    times = [f"about {typical_time(section.runs)}"] if setting.budget in ("flops", "samples") else []
     return ", ".join([setting.dataset, setting.encoder, amount(setting), *times, *terms(setting)])
 
 
 def typical_time(runs: Sequence[Record]) -> str:
-    """Return the median device time of the runs on the commonest hardware, a core or a GPU; "" where there are none."""
+    """Return the median device time of the runs on the commonest hardware, a core or a GPU."""
     seconds: dict[str, list[float]] = defaultdict(list)
     for run in runs:
         gpu, cost = run["environment"]["gpu"], run["cost"]
         count = cost["devices"] if gpu else run["environment"]["threads"]
         seconds[gpu or f"{run['environment']['processor']} core"].append(cost["train_seconds"] * count)
-    if not seconds:
-        return ""
     kind = min(seconds, key=lambda kind: (-len(seconds[kind]), kind))
     time = median(seconds[kind])
     unit, size = next((unit, size) for unit, size in UNITS if time >= 2 * size or size == 1)

@@ -143,8 +143,9 @@ class Section:
 
     @property
     def runs(self) -> list[Record]:
-        """The runs of the methods, without floors and references."""
-        return [run for line in self.lines if not line.is_beside for run in line.cell.runs]
+        """The runs of the methods or, where a table has none, of the references."""
+        of_methods = [run for line in self.lines if not line.is_beside for run in line.cell.runs]
+        return of_methods or [run for line in self.lines if line.is_reference for run in line.cell.runs]
 
 
 def is_reference(record: Record) -> bool:
@@ -193,7 +194,9 @@ def _section(
     cells: Sequence[Cell], by_id: Mapping[str, Record], changed: Changed, versioned: frozenset[str]
 ) -> Section:
     stale = {cell.entry: tuple(sorted({part for run in cell.runs for part in changed(run)})) for cell in cells}
-    current = [cell for cell in cells if not stale[cell.entry]] or cells
+    current = [cell for cell in cells if not stale[cell.entry]]
+    if all(is_reference(cell.runs[0]) for cell in current):
+        current = list(cells)
     runs = [run for cell in current for run in cell.runs]
     floor_ids = sorted({identity for run in runs for identity in run["floors"]})
     floors = group(by_id[identity] for identity in floor_ids if identity in by_id)
