@@ -225,6 +225,8 @@ def test_time_in_the_heading() -> None:
 
     assert heading((None, 1, 400.0), (None, 2, 300.0), (None, 4, 160.0)) == "10 minutes of one Example CPU core"
     assert heading((None, 1, 119.0)) == "120 seconds of one Example CPU core"
+    assert heading((None, 1, 120.0)) == "2 minutes of one Example CPU core"
+    assert heading((None, 1, 1.5)) == "1.5 seconds of one Example CPU core"
     assert heading((None, 1, 9000.0)) == "2.5 hours of one Example CPU core"
     assert heading(("H100", 1, 200.0), ("H100", 8, 190.0), (None, 1, 9000.0)) == "3.2 minutes of one H100"
     assert "### digits, vit\\_micro, unknown budgets, float32" in render([make(budget=None, division="open")])

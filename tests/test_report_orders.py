@@ -10,7 +10,7 @@ from scipy.stats import kendalltau
 
 from benchmark.report.leaderboard import sections
 from benchmark.report.markdown import render
-from benchmark.report.orders import agreement, kendall_tau, other_rules
+from benchmark.report.orders import _resampled, agreement, kendall_tau, other_rules
 from benchmark.report.record import Record
 
 NAMES = ("a", "b", "c", "d")
@@ -49,7 +49,8 @@ def test_agreement_by_hand() -> None:
 
 def test_interval_holds_the_tau_of_the_means() -> None:
     """Oracle: the tau of the true means, 1, in at least 85 % of 60 simulated pairs of rules whose methods lie as far
-    apart as their seeds spread; runs that are the same under both rules agree in every resample."""
+    apart as their seeds spread; the standard error of a mean of three seeds; runs that are the same under both rules
+    agree in every resample."""
     means = dict(zip(NAMES, (0.80, 0.78, 0.76, 0.74), strict=True))
     rng, covered = random.Random(0), 0
     for _ in range(60):
@@ -58,6 +59,8 @@ def test_interval_holds_the_tau_of_the_means() -> None:
         assert agreed.interval is not None
         covered += agreed.interval[0] <= 1.0 <= agreed.interval[1] + 1e-9
     assert covered >= 51
+    values = [0.1, 0.3, 0.8]
+    assert np.std(_resampled(values, 0)) == pytest.approx(np.std(values, ddof=1) / np.sqrt(3), rel=0.05)
     noisy = of_seeds(means, 0.05, 5)
     same = agreement(noisy, {name: {key: top1 - 0.1 for key, top1 in runs.items()} for name, runs in noisy.items()})
     assert same is not None
@@ -106,6 +109,9 @@ def test_columns_are_those_that_records_support() -> None:
         ("method", "linear", "kNN", "2 TFLOPs"),
     ]
     assert blocks[0].lines[4][3] == "1.00 (1.00 to 1.00)"
+    timed = board(budget__kind="device_seconds", budget__amount=60.0)
+    headings = [block.headings for block in other_rules(sections([*board(), *timed]))]
+    assert headings == [("method", "linear", "kNN", "2 TFLOPs"), ("method", "linear", "kNN", "60 device seconds")]
     alone = [
         run(name, 0, 0.5, metrics={"linear": record["metrics"]["linear"]})
         for name, record in zip(NAMES, board(seeds=1), strict=True)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from report_records import make
 
 from benchmark.errors import BenchmarkError
-from benchmark.report.predictions import MOST_BYTES, fields_of, pack, read
+from benchmark.report.predictions import MOST_BYTES, correct, fields_of, pack, read
 
 DRAWS = np.random.default_rng(0)
 
@@ -49,9 +50,11 @@ def test_numpy_reads_what_was_packed(tmp_path: Path) -> None:
     assert classes.dtype.itemsize == 7
     assert all((classes[name] == column).all() for name, column in {"label": labels, **fields}.items())
     assert (read(tmp_path / "a.npz") == classes).all()
-    (tmp_path / "b.npz").write_bytes(pack(labels, {"linear": fields["linear"] + 250})[0])
-    assert read(tmp_path / "b.npz").dtype["linear"] == np.uint16
-    assert (read(tmp_path / "b.npz")["linear"] == fields["linear"] + 250).all()
+    for most, kind in ((255, np.uint8), (256, np.uint16)):
+        column = np.full(300, most)
+        (tmp_path / "b.npz").write_bytes(pack(labels, {"linear": column})[0])
+        assert read(tmp_path / "b.npz").dtype["linear"] == kind
+        assert (read(tmp_path / "b.npz")["linear"] == column).all()
 
 
 def test_what_fits_comes_first() -> None:
@@ -66,6 +69,21 @@ def test_what_fits_comes_first() -> None:
     assert len(bz2.compress(rows.tobytes())) > MOST_BYTES - 500  # of the archive's own bytes
     many = DRAWS.integers(0, 1000, 50_000)
     assert pack(many, {"linear": many[::-1]}) == (b"", 0)
+
+
+def test_which_images_a_published_run_got_right(tmp_path: Path) -> None:
+    """Oracle: by hand; None for a run without a file, whose file is gone, and for an evaluation that is not in it."""
+    labels = np.array([0, 1, 2, 3])
+    content, _ = pack(labels, {"linear": np.array([0, 0, 2, 2])})
+    file = {"file": "predictions/a.npz", "sha256": "0" * 64, "bytes": len(content)}
+    record = make(published={"predictions": file})
+    assert correct(tmp_path, record, "linear") is None
+    (tmp_path / "small" / "predictions").mkdir(parents=True)
+    (tmp_path / "small" / "predictions" / "a.npz").write_bytes(content)
+    assert correct(tmp_path, record, "linear").tolist() == [True, False, True, False]
+    assert correct(tmp_path, record, "knn") is None
+    assert correct(tmp_path, make(), "linear") is None
+    assert correct(tmp_path, make(published={}), "linear") is None
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
