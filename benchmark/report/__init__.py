@@ -1,1 +1,1 @@
-"""Records of runs, their statistics and the tables made from them; plain Python, so that tables regenerate at once."""
+"""Records of runs, their statistics and the tables made from them; without torch, so that tables regenerate at once."""

@@ -109,7 +109,8 @@ def kendall_tau(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
     tau = (concordant - discordant) / sqrt(pairs that differ in the first * pairs that differ in the second)
     """
     pairs = np.array([*combinations(range(first.shape[-1]), 2)]).T
-    signs = [np.sign(each[..., pairs[0]] - each[..., pairs[1]]) for each in (first, second)]
+    # rounded, so that means that are equal but for the order of a sum are ties on every machine
+    signs = [np.sign(np.round(each[..., pairs[0]] - each[..., pairs[1]], 12)) for each in (first, second)]
     differing = np.sqrt(np.prod([np.abs(each).sum(-1) for each in signs], axis=0))
     tau: NDArray[Any] = (signs[0] * signs[1]).sum(-1) / np.maximum(differing, 1)
     return tau
