@@ -18,6 +18,7 @@ a folder. Imports run downward in this list, never up:
     data/        images from a source, decoded or streamed, hold-out and subsets of labels
     views/       crops, colour, RandAugment: the views of an image
     config/      gin files: parsed, looked up, checked, resolved to one canonical text
+    page/        the boards as one page for a browser, and their plots
     report/      records, and tables from them: identity, versions and staleness, statistics, audit
     storage/     files written at once and whole, locks, checkpoints, digests
     runtime/     lines of progress, and copies to the device

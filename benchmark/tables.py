@@ -1,11 +1,12 @@
 """Regenerate the leaderboards from the records: `python -m benchmark.tables [--results results] [--check]`.
 
-Published results, from `published.csv` in the folder of records, are shown beside the boards of their data sets.
+The folder of records gets `README.md`, `index.html` with the same boards for a browser, and a plot of each board as
+`<board>.svg`. Published results, from `published.csv` in that folder, are shown beside the boards of their data sets.
 
 With `--format latex`, `csv` or `json` the boards are printed instead, for a paper, a spreadsheet or a program.
 
-If they are beside the folder of records, as in a checkout, two more pages are regenerated: the leading table in
-`README.md`, and `docs/provenance.md`, which names the source of each number in the gin files.
+If they are beside the folder of records, as in a checkout, two more pages are regenerated: the plot and the tables of
+the leading board in `README.md`, and `docs/provenance.md`, which names the source of each number in the gin files.
 """
 
 import argparse
@@ -15,6 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.errors import CheckError, reported
+from benchmark.page.page import Page, pictures
+from benchmark.page.page import render as html
 from benchmark.report import predictions, provenance, published
 from benchmark.report.cells import load
 from benchmark.report.code import changed
@@ -24,6 +27,8 @@ from benchmark.report.provenance import Bound, GinFile
 from benchmark.report.text import inserted, marks
 
 PLACE = ("board", "python -m benchmark.tables")
+LEAD = ("lead", "python -m benchmark.tables")
+LEADERS = 3  # methods of the leading board at the top of the page
 
 
 @reported
@@ -39,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 4 if a page is stale")
+    parser.add_argument("--html", action="store_true", help="write or check index.html and the plots alone")
     parser.add_argument("--format", choices=tuple(FORMATS), help="print the boards in this form, and write nothing")
     options = parser.parse_args(arguments)
     folder, check = options.results, options.check
@@ -48,12 +54,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.format:
         print(FORMATS[options.format](records, results_of_others, changed), end="")
         return 0
-    page = render(records, results_of_others, changed, partial(predictions.correct, folder))
-    _update(folder / "README.md", page, f"{len(records)} records", command, check=check)
+    correct = partial(predictions.correct, folder)
+    source = f"{len(records)} records"
+    places = {path.name: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.json"), reverse=True)}
+    page = Page(records, results_of_others, changed, places, folder.resolve().name, correct)
+    if not options.html:
+        _update(
+            folder / "README.md", render(records, results_of_others, changed, correct), source, command, check=check
+        )
+    for name, text in {"index.html": html(page), **pictures(page)}.items():
+        _update(folder / name, text, source, command, check=check)
+    if options.html:
+        return 0
     front = folder.resolve().parent / "README.md"
     if front.is_file() and marks(*PLACE)[0] in (text := front.read_text(encoding="utf-8")):
         text = inserted(text, *PLACE, summary(records, changed))
-        _update(front, text, f"{len(records)} records", command, check=check)
+        if marks(*LEAD)[0] in text:
+            text = inserted(text, *LEAD, _lead(page, summary(records, changed, LEADERS)))
+        _update(front, text, source, command, check=check)
     sources = folder.resolve().parent / "docs" / "provenance.md"
     if sources.is_file():
         _update(sources, provenance_page(sources.parents[1]), "the comments of the gin files", command, check=check)
@@ -73,6 +91,15 @@ def provenance_page(checkout: Path) -> str:
             bound = [Bound(str(line), line.value, line.line.number) for line in statements if isinstance(line, Binding)]
             files.append(GinFile(name, text, includes, bound))
     return provenance.render(files, provenance.read_deviations(checkout / "baselines"))
+
+
+def _lead(page: Page, table: str) -> str:
+    """Return the plot of the leading board and a short table."""
+    plots = list(pictures(page))[:1]
+    return (
+        "".join(f"[![Accuracy against compute]({page.folder}/{plot})]({page.folder}/index.html)\n\n" for plot in plots)
+        + table
+    )
 
 
 def _update(page: Path, text: str, source: str, command: str, *, check: bool) -> None:

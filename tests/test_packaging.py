@@ -22,13 +22,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_wheel_holds_code_and_gin_files(wheel: Path) -> None:
+def test_wheel_holds_code_gin_files_and_templates(wheel: Path) -> None:
     """Oracle: the files of the checkout; a folder `gin` at the top would shadow the package gin-config."""
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     expected = {f"benchmark/_gin/{path.relative_to(ROOT / 'gin')}" for path in (ROOT / "gin").rglob("*.*")}
     for package in ("benchmark", "baselines"):
         expected |= {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")}
     expected.add("benchmark/report/defaults_of_schema_1.txt")
+    expected |= {
+        str(path.relative_to(ROOT)) for each in ("jinja", "css", "js") for path in ROOT.glob(f"benchmark/page/*.{each}")
+    }
     assert names == expected
 
 

@@ -11,6 +11,8 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmark.report.palette import COLOURS, MARKERS
+
 Floats = npt.NDArray[np.float32]
 
 STYLE: list[Any] = ["default", {"text.parse_math": False, "font.size": 9, "axes.titlesize": 8, "axes.labelsize": 8}]
@@ -20,8 +22,6 @@ LINE = 0.15  # inches that a line of text takes
 LETTERS = 13  # in a line above or below an image
 BLANK = 0.8  # the grey of pixels that show nothing
 CORRECT, WRONG = "#009E73", "#D55E00"  # colour-blind readers can tell them apart (Okabe and Ito 2008)
-COLOURS = ("#332288", "#CC6677", "#117733", "#88CCEE", "#DDCC77", "#AA4499", "#44AA99", "#882255", "#999933", "#000000")
-MARKERS = "osD^vP*X<>"  # a shape for each colour, since ten colours are too many (Paul Tol's muted, and black)
 OTHERS = "#CCCCCC"
 
 

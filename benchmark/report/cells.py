@@ -72,7 +72,7 @@ class Cell:
 
 
 def load(folder: Path) -> list[Record]:
-    """Read all records below the folder, each once, in the order of their ids.
+    """Read all records below the folder, each once, in the order of their ids; calibrations of runs are no records.
 
     Raises:
         MissingError: the folder does not exist.
@@ -82,6 +82,8 @@ def load(folder: Path) -> list[Record]:
         raise MissingError(f"There is no folder {folder}. Give the folder that holds the records.")
     records: dict[str, Record] = {}
     for path in sorted(folder.rglob("*.json")):
+        if path.parent == folder / "calibrations":
+            continue
         record = read(path)
         if path.name != file_name(record):
             raise BenchmarkError(f"{path} was renamed: expected the name {file_name(record)}.")

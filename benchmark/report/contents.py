@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from statistics import median
 
-from benchmark.report.leaderboard import Column, Line, Section, Value
+from benchmark.report.cells import START, hardware
+from benchmark.report.leaderboard import SMOKE, Column, Line, Section, Value, result
 from benchmark.report.orders import other_rules
 from benchmark.report.published import Result, published_table
 from benchmark.report.record import Record
 from benchmark.report.scaling import scaling_tables
-from benchmark.report.text import Block, amount, flops_unit, terms
+from benchmark.report.statistics import summarise
+from benchmark.report.text import Block, amount, flops_unit, spread, terms
 from benchmark.report.time_to_target import time_to_target
 from benchmark.report.tuning import trials_table
 
@@ -28,6 +30,27 @@ def contents(board: Sequence[Section], results: Sequence[Result]) -> Iterator[Se
         yield from other_rules(alike)
         yield from published_table(alike, results)
     yield from scaling_tables(board)
+
+
+def leading(tables: Sequence[Section]) -> Section | None:
+    """Return the table that leads all boards; None if there is none.
+
+    It is the table of the most FLOPs among those that compare two methods or more over seeds, and of its divisions the
+    first. If no table compares methods, it is the table of the most FLOPs among the first of each board. A smoke set
+    leads only where there is no other data set.
+    """
+    tables = [section for section in tables if section.setting.dataset not in SMOKE] or tables
+    comparing = [section for section in tables if _compares(section)]
+    candidates: dict[object, Section] = {}
+    for section in comparing or tables:
+        setting = section.setting
+        candidates.setdefault(setting._replace(division="") if comparing else setting.board, section)
+    return max(candidates.values(), key=lambda section: max(line.cost.flops for line in section.lines), default=None)
+
+
+def _compares(section: Section) -> bool:
+    """Return whether a table ranks two methods or more, each over two seeds or more."""
+    return sum(line.rank is not None and len(line.cell.runs) > 1 for line in section.lines) > 1
 
 
 def title(section: Section) -> str:
@@ -71,6 +94,61 @@ def table(
         start = [line.place, name(line), *[factor] * is_tuned]
         lines.append([*start, *scores, *_costs(line, divisor), str(len(line.cell.runs)), _notes(line)])
     return headings, lines
+
+
+def caption(section: Section) -> str:
+    """Return what ranks, and the encoder, the data and the hardware of a table."""
+    runs = section.runs
+    dataset, encoder = runs[0]["dataset"], runs[0]["encoder"]
+    shape = [f"{encoder['image_size']} px"]
+    shape += [f"{name} {encoder[name]}" for name in ("patch", "stem") if encoder[name] is not None]
+    sentences = [
+        *(f"Ranking evaluation: {section.heading(column)}." for column in section.columns[:1]),
+        f"Encoder: {', '.join(shape)}, {encoder['parameters']:,} parameters.",
+        f"Data: {dataset['classes']} classes, {dataset['sizes']['test']:,} test images, "
+        f"fingerprint {dataset['fingerprint'][:8]}.",
+        f"Hardware: {'; '.join(sorted({hardware(run) for run in runs}))}.",
+    ]
+    return " ".join(sentences)
+
+
+def remarks(section: Section) -> str:
+    """Return what a reader must know of the comparison: seeds, uneven spreads, replaced runs, floors not found."""
+    sentences = []
+    ranking = section.ranking
+    if ranking and len(ranking.ranks) > 1:
+        counts = [len(line.cell.runs) for line in section.lines if line.rank is not None]
+        if not ranking.seeds:
+            sentences.append("No methods can be distinguished: they share fewer than two seeds.")
+        elif any(count != len(ranking.seeds) for count in counts):
+            sentences.append(f"Ranks compare the seeds that all methods have: {', '.join(map(str, ranking.seeds))}.")
+    for place, column in enumerate(section.columns):
+        if uneven := [line.name for line in section.lines if (value := line.values[place]) and value.is_uneven]:
+            sentences.append(
+                f"{section.heading(column)}: the spread of {', '.join(uneven)} is over twice the median one, "
+                f"so ties are less certain than 5 %."
+            )
+    if gains := [f"{line.name} {gain}" for line in section.lines if (gain := _gain(section, line))]:
+        sentences.append(f"Gain over the start, {section.heading(section.columns[0])}, in points: {', '.join(gains)}.")
+    if section.missing_floors:
+        sentences.append(f"Floors named but not found: {', '.join(section.missing_floors)}.")
+    return " ".join(sentences)
+
+
+def _gain(section: Section, line: Line) -> str:
+    """Return by how many points a line that went on from trained weights is above these; empty for any other line."""
+    floors = {floor["id"]: floor for each in section.lines if each.is_floor for floor in each.cell.runs}
+    gains = []
+    for run in line.cell.runs if "start" in line.cell.runs[0] else ():
+        start = next((floors[key] for key in run["floors"] if _is_start(floors.get(key))), None)
+        after, before = (result(record, section.columns[0]) if record else None for record in (run, start))
+        if after and before:
+            gains.append(after["top1"] - before["top1"])
+    return spread(summarise(gains)) if gains else ""
+
+
+def _is_start(floor: Record | None) -> bool:
+    return floor is not None and floor["method"]["name"].startswith(START)
 
 
 def _notes(line: Line) -> str:

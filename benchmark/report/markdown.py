@@ -10,8 +10,7 @@ from itertools import combinations, groupby, product
 from tabulate import tabulate
 
 from benchmark.report.bases import Correct, differences, unpublished
-from benchmark.report.cells import START, hardware
-from benchmark.report.contents import contents, table, title
+from benchmark.report.contents import caption, contents, leading, remarks, table, title
 from benchmark.report.leaderboard import (
     DIVISIONS,
     SMOKE,
@@ -29,7 +28,6 @@ from benchmark.report.orders import agreement, scores
 from benchmark.report.overall import standings
 from benchmark.report.published import Result
 from benchmark.report.record import Record
-from benchmark.report.statistics import summarise
 from benchmark.report.text import TERA, Block, alignment, markdown, percent, printable, spread, terms
 
 ESCAPED = str.maketrans(
@@ -99,34 +97,20 @@ def render(
     return "\n".join([*parts, *_deviations(tables)])
 
 
-def summary(records: Sequence[Record], changed: Changed = unchanged) -> str:
+def summary(records: Sequence[Record], changed: Changed = unchanged, most: int | None = None) -> str:
     """Return the table that leads all boards, without costs and notes; a sentence if there is none.
 
-    It is the table of the most FLOPs among those that compare two methods or more over seeds, and of its divisions the
-    first. If no table compares methods, it is the table of the most FLOPs among the first of each board. A smoke set
-    leads only where there is no other data set.
+    It has its first `most` lines, or all.
     """
-    tables = sections(records, changed)
-    if not tables:
+    section = leading(sections(records, changed))
+    if section is None:
         return "There are no records yet."
-    tables = [section for section in tables if section.setting.dataset not in SMOKE] or tables
-    comparing = [section for section in tables if _compares(section)]
-    leading: dict[object, Section] = {}
-    for section in comparing or tables:
-        setting = section.setting
-        leading.setdefault(setting._replace(division="") if comparing else setting.board, section)
-    section = max(leading.values(), key=lambda section: max(line.cost.flops for line in section.lines))
     headings = ["rank", "method", *(_escape(section.heading(column)) for column in section.columns), "seeds"]
     lines = [
         [line.place, _name(line), *(_value(value, line) for value in line.values), str(len(line.cell.runs))]
-        for line in section.lines
+        for line in section.lines[:most]
     ]
     return f"{_escape(title(section))}:\n\n{markdown(headings, alignment(headings), lines)}"
-
-
-def _compares(section: Section) -> bool:
-    """Return whether a table ranks two methods or more, each over two seeds or more."""
-    return sum(line.rank is not None and len(line.cell.runs) > 1 for line in section.lines) > 1
 
 
 def row(record: Record, floors: Sequence[Record]) -> str:
@@ -171,10 +155,10 @@ def _section(section: Section, correct: Correct) -> str:
     ranked, earlier = written(section.lines), written(section.earlier)
     blocks = [
         f"### {_escape(title(section))}",
-        _escape(_caption(section)),
+        _escape(caption(section)),
         ranked,
         "\n".join(f"{number}. {text}" for text, number in footnotes.items()),
-        _remarks(section),
+        _escape(remarks(section)),
         _differences(section, correct),
         _folded(section, earlier),
     ]
@@ -266,44 +250,6 @@ def _value(value: Value | None, line: Line) -> str:
     return {"best": f"**{text}**", "tied": f"<u>{text}</u>", "": text}[value.standing]
 
 
-def _caption(section: Section) -> str:
-    runs = section.runs
-    dataset, encoder = runs[0]["dataset"], runs[0]["encoder"]
-    shape = [f"{encoder['image_size']} px"]
-    shape += [f"{name} {encoder[name]}" for name in ("patch", "stem") if encoder[name] is not None]
-    sentences = [
-        *(f"Ranking evaluation: {section.heading(column)}." for column in section.columns[:1]),
-        f"Encoder: {', '.join(shape)}, {encoder['parameters']:,} parameters.",
-        f"Data: {dataset['classes']} classes, {dataset['sizes']['test']:,} test images, "
-        f"fingerprint {dataset['fingerprint'][:8]}.",
-        f"Hardware: {'; '.join(sorted({hardware(run) for run in runs}))}.",
-    ]
-    return " ".join(sentences)
-
-
-def _remarks(section: Section) -> str:
-    """Return what a reader must know of the comparison: seeds, uneven spreads, replaced runs, floors not found."""
-    sentences = []
-    ranking = section.ranking
-    if ranking and len(ranking.ranks) > 1:
-        counts = [len(line.cell.runs) for line in section.lines if line.rank is not None]
-        if not ranking.seeds:
-            sentences.append("No methods can be distinguished: they share fewer than two seeds.")
-        elif any(count != len(ranking.seeds) for count in counts):
-            sentences.append(f"Ranks compare the seeds that all methods have: {', '.join(map(str, ranking.seeds))}.")
-    for place, column in enumerate(section.columns):
-        if uneven := [line.name for line in section.lines if (value := line.values[place]) and value.is_uneven]:
-            sentences.append(
-                f"{section.heading(column)}: the spread of {', '.join(uneven)} is over twice the median one, "
-                f"so ties are less certain than 5 %."
-            )
-    if gains := [f"{line.name} {gain}" for line in section.lines if (gain := _gain(section, line))]:
-        sentences.append(f"Gain over the start, {section.heading(section.columns[0])}, in points: {', '.join(gains)}.")
-    if section.missing_floors:
-        sentences.append(f"Floors named but not found: {', '.join(section.missing_floors)}.")
-    return _escape(" ".join(sentences))
-
-
 def _differences(section: Section, correct: Correct) -> str:
     """Return a sentence for each method and each one that it builds on."""
     lines = list(differences(section, correct))
@@ -317,22 +263,6 @@ def _differences(section: Section, correct: Correct) -> str:
         f"Methods beside those that they build on ({heading}). Each interval stands alone, and is {intervals}."
     )
     return "\n".join([_escape(introduction), "", *(f"- {_escape(str(each))}" for each in lines)])
-
-
-def _gain(section: Section, line: Line) -> str:
-    """Return by how many points a line that went on from trained weights is above these; empty for any other line."""
-    floors = {floor["id"]: floor for each in section.lines if each.is_floor for floor in each.cell.runs}
-    gains = []
-    for run in line.cell.runs if "start" in line.cell.runs[0] else ():
-        start = next((floors[key] for key in run["floors"] if _is_start(floors.get(key))), None)
-        after, before = (result(record, section.columns[0]) if record else None for record in (run, start))
-        if after and before:
-            gains.append(after["top1"] - before["top1"])
-    return spread(summarise(gains)) if gains else ""
-
-
-def _is_start(floor: Record | None) -> bool:
-    return floor is not None and floor["method"]["name"].startswith(START)
 
 
 def _superscript(texts: Iterable[str], footnotes: dict[str, int]) -> str:

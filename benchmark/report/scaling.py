@@ -4,7 +4,7 @@ Each score is that of a run whose learning rate schedule ends at the budget, nev
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from benchmark.report.leaderboard import Line, Section
 from benchmark.report.statistics import Summary
@@ -19,12 +19,17 @@ or more, with one configuration at each; the best at the largest budget comes fi
 
 def scaling_tables(board: Sequence[Section]) -> Iterator[Block]:
     """Yield a table for each group of sections that differ only in the amount of their budget."""
+    for sections in of_other_budgets(section for section in board if section.setting.budget):
+        if sections[0].columns:
+            yield from _block(sections)
+
+
+def of_other_budgets(board: Iterable[Section]) -> list[list[Section]]:
+    """Group sections that differ only in the amount of their budget and rank alike; the smallest budget first."""
     groups: dict[tuple[object, ...], list[Section]] = defaultdict(list)
     for section in board:
-        if section.columns and section.setting.budget:
-            groups[(*section.setting._replace(amount=0.0), section.columns[0])].append(section)
-    for sections in groups.values():
-        yield from _block(sorted(sections, key=lambda section: section.setting.amount))
+        groups[(*section.setting._replace(amount=0.0), section.columns[:1])].append(section)
+    return [sorted(sections, key=lambda section: section.setting.amount) for sections in groups.values()]
 
 
 def _block(sections: Sequence[Section]) -> Iterator[Block]:
@@ -59,11 +64,11 @@ def _scores(section: Section) -> dict[str, Summary]:
     for line in section.lines:
         value = line.values[0]
         if line.rank is not None and value is not None:
-            summaries[_name(line)].append(value.summary)
+            summaries[name_without_budget(line)].append(value.summary)
     return {name: of_method[0] for name, of_method in summaries.items() if len(of_method) == 1}
 
 
-def _name(line: Line) -> str:
+def name_without_budget(line: Line) -> str:
     """Return the method and what a sweep varied beside the budget."""
     varied = [binding for binding in line.cell.runs[0]["config"]["varied"] if not binding.startswith(BUDGET_PARAMETERS)]
     return f"{line.cell.method} ({', '.join(varied)})" if varied else line.cell.method
