@@ -89,10 +89,17 @@ def test_early_records_have_the_keys_of_today(published: list[Record]) -> None:
     assert all(len(old) == 1 for old in keys.values())
 
 
+def planned(name: str, folder: Path) -> Launcher:
+    suite: Suite = configuration.build(configuration.load([f"gin/suites/{name}.gin"], root="suite", defaults={}))
+    return Launcher(name, [], folder, ROOT / "results").planned(suite, tuned=True)
+
+
 @pytest.mark.parametrize("name", ["digits", "cifar10_cpu"])
 def test_a_new_option_disturbs_no_board(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: the board is complete, by its trials, runs and evaluations, with a new defaulted field in the data and
-    in an evaluation as without."""
+    """Oracle: as many trials, runs and evaluations are done with a new defaulted field in the data and in an evaluation
+    as without."""
+    monkeypatch.setattr("benchmark.boards.plan._build", lambda *arguments: None)  # which the suite's own test does
+    before = planned(name, tmp_path)
     parameters_of = registry.parameters
 
     def more(selector: str) -> dict[str, registry.Parameter]:
@@ -100,9 +107,7 @@ def test_a_new_option_disturbs_no_board(name: str, tmp_path: Path, monkeypatch: 
         return parameters_of(selector) | (new if selector.rpartition(".")[2] in ("Images", "KNN") else {})
 
     monkeypatch.setattr(registry, "parameters", more)
-    monkeypatch.setattr("benchmark.boards.plan._build", lambda *arguments: None)  # which the suite's own test does
-    suite: Suite = configuration.build(configuration.load([f"gin/suites/{name}.gin"], root="suite", defaults={}))
-    board = Launcher(name, [], tmp_path, ROOT / "results").planned(suite, tuned=True)
-    assert "KNN.option = 7" in board.runs[-1].config.text
-    assert set(board.states()) == {"done"}
-    assert len(board.runs) > 60
+    after = planned(name, tmp_path)
+    assert "KNN.option = 7" in after.runs[-1].config.text
+    assert after.states() == before.states()
+    assert after.states().count("done") > 50
