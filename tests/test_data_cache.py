@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from benchmark.data import cache, decode
+from benchmark.data import cache, decode, white
 from benchmark.data.decode import Stored
 from benchmark.data.images import Dataset, Images
 from benchmark.errors import MissingError
@@ -31,10 +31,10 @@ class Decoder:
         self.calls, self.pause = 0, 0.0
         plain = decode.decode
 
-        def counted(item: dict[str, Any], size: int) -> Any:
+        def counted(*arguments: Any) -> Any:
             self.calls += 1
             time.sleep(self.pause)
-            return plain(item, size)
+            return plain(*arguments)
 
         monkeypatch.setattr(decode, "decode", counted)
 
@@ -136,15 +136,22 @@ def test_changed_bytes_are_decoded(source: Path, kept: Path, decoder: Decoder) -
 def test_the_name_has_all_that_pixels_depend_on(source: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Oracle: names that differ for each change alone; and one that does not for the same bytes."""
 
-    def name(*contents: bytes, size: int = 4) -> str | None:
-        items = [{"bytes": content, "path": None} for content in contents]
-        return cache._key(Stored(len(items), lambda ids: [items[i] for i in ids], size, "x"))
+    def name(*contents: bytes, size: int = 4, stated: float | None = None) -> str | None:
+        stored = [{"bytes": content, "path": None} for content in contents]
+
+        def items(ids: list[int] | range) -> list[Any]:
+            return [stored[i] for i in ids]
+
+        shown = white.White(stated, len(stored), items, decode.opened, "x")
+        return cache._key(Stored(len(stored), items, size, "x", shown))
 
     names = [name(b"ab", b"c"), name(b"a", b"bc"), name(b"c", b"ab"), name(b"ab"), name(b"ab", b"c", size=5)]
+    names.append(name(b"ab", b"c", stated=255))
     code = tmp_path / "decode.py"
     code.write_text("another decoder")
     for owner, attribute, value in (
         (decode, "__file__", str(code)),
+        (white, "__file__", str(code)),
         (cache.PIL, "__version__", "0.1"),
         (cache.features, "version", lambda name: "0.1"),
         (Image, "MAX_IMAGE_PIXELS", 100),
@@ -260,9 +267,9 @@ def test_files_that_change_meanwhile_are_not_kept(source: Path, kept: Path, monk
     outline = Images(name="toy", source=f"folder:{source}", size=4, test=None).outline()
     plain = decode.decode
 
-    def changing(item: dict[str, Any], size: int) -> Any:
+    def changing(*arguments: Any) -> Any:
         Image.new("RGB", (4, 4), (1, 2, 3)).save(source / "train/b/5.bmp")
-        return plain(item, size)
+        return plain(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(decode, "decode", changing)

@@ -18,8 +18,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from benchmark.data.decode import decode
+from benchmark.data.decode import decode, opened
 from benchmark.data.images import Dataset, Images
+from benchmark.data.white import White
 from benchmark.errors import ConfigError, MissingError
 
 DATA = os.environ.get("SSL_BENCHMARK_DATA")
@@ -362,7 +363,9 @@ def test_formats() -> None:
             for size in (9, 6):
                 with Image.open(io.BytesIO(data)) as image:
                     expected = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
-                assert np.array_equal(decode({"bytes": data, "path": None}, size), np.array(expected)), (kind, option)
+                item = {"bytes": data, "path": None}
+                white = White(None, 1, lambda ids: [item for _ in ids], opened, "toy")  # noqa: B023
+                assert np.array_equal(decode(item, size, white), np.array(expected)), (kind, option)
 
 
 def test_resize(tmp_path: Path) -> None:

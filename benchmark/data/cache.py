@@ -1,9 +1,10 @@
 """Decoded images on disk: a split is decoded at its first start, and read at all later ones.
 
-A file is named by all that its pixels depend on: every stored byte, the size, the code of `decode`, and the decoder. So
-it is never stale, whatever happens to the dates of the source. A digest at its head covers its name and its pixels, so
-that a damaged or renamed file is decoded again. Files are read into memory and not mapped: a file that another
-machine removes, or that a disk loses, ends no run, and the bytes that were checked are those that are used.
+A file is named by all that its pixels depend on: every stored byte, the size, what is stated to be white, the code that
+decodes, and the decoder. So it is never stale, whatever happens to the dates of the source. Where the images of train
+decided what is white, pixels depend on these too, and are not kept. A digest at the head of a file covers its name and
+its pixels, so that a damaged or renamed file is decoded again. Files are read into memory and not mapped: a file that
+another machine removes, or that a disk loses, ends no run, and the bytes that were checked are those that are used.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ import torch
 from PIL import Image, ImageFile, features
 from torch import Tensor
 
-from benchmark.data import decode
+from benchmark.data import decode, white
 from benchmark.errors import ConfigError
 from benchmark.runtime.progress import announce
 from benchmark.storage.files import atomic_write, exclusive
@@ -41,7 +42,8 @@ def decoded(images: decode.Stored) -> Tensor:
                 pixels = _read(path, images.shape)
         if pixels is None:
             pixels = images[:]
-            if _key(images) == key:  # else files changed meanwhile
+            # else files changed meanwhile, or what is white was decided by images of another split
+            if _key(images) == key and not images.white.is_surveyed:
                 _write(path, pixels)
     return pixels
 
@@ -50,10 +52,11 @@ def _key(images: decode.Stored) -> str | None:
     """Return what names the pixels; None where an image is absent, which decoding reports."""
     try:
         stored = images.digest()
-    except (OSError, TypeError):
+    except (OSError, TypeError, ValueError):
         return None
     decoder = (
-        Path(decode.__file__).read_bytes(),
+        [Path(str(module.__file__)).read_bytes() for module in (decode, white)],
+        images.white.stated,
         (PIL.__version__, *map(features.version, LIBRARIES), platform.machine()),
         (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES),
     )

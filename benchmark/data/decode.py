@@ -2,23 +2,24 @@
 
 import hashlib
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from benchmark.data.splits import LFS
 from benchmark.data.streaming import Streamed
-from benchmark.errors import MissingError
+from benchmark.data.white import SLICE, Array, Items, NotReadError, White, has_high_bytes, is_number
+from benchmark.errors import BenchmarkError, MissingError
 
 # Told apart by their first bytes alone. Pillow tries WebP last of all formats, which takes a third of the whole time.
 COMMON = ("PNG", "JPEG", "PPM", "WEBP")
-SLICE = 512  # stored images that are hashed at a time
-
-Items = Callable[[list[int] | range], list[Any]]
-"""Returns stored images by their ids: structs of `bytes` and a `path`, which is read where there are no bytes."""
+PROGRAMS = frozenset({"EPS"})  # formats that are programs, which Pillow would let Ghostscript run
+PAGED = frozenset({"TIFF", "DCX", "IM", "SPIDER"})  # formats whose further images are no animation
+CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # by a TIFF's PhotometricInterpretation
+ALPHA = ((1,), (2,))  # a TIFF's ExtraSamples that declare transparency
 
 
 class Stored(Streamed):
@@ -27,63 +28,169 @@ class Stored(Streamed):
     `where` names the split in the message for an image that cannot be read.
     """
 
-    def __init__(self, n: int, items: Items, size: int, where: str) -> None:
+    def __init__(self, n: int, items: Items, size: int, where: str, white: White) -> None:
         super().__init__(n, size, self._decode)
         self._items = items
         self._where = where
+        self.white = white
 
     def _decode(self, ids: list[int], places: npt.NDArray[np.uint8]) -> None:
-        for index, item, place in zip(ids, self._items(ids), places, strict=True):
+        for index, item, place in zip(ids, self._stored(ids), places, strict=True):
             try:
-                place[:] = decode(item, self.shape[-1]).transpose(2, 0, 1)
+                place[:] = decode(item, self.shape[-1], self.white).transpose(2, 0, 1)
+            except BenchmarkError:
+                raise
             except Exception as error:  # a decoder fed broken bytes raises whatever it likes
-                file = f" ({item['path']})" if item and item["path"] else ""
+                file = f" ({item['path']})" if isinstance(item, dict) and item["path"] else ""
+                whole = isinstance(error, NotReadError)
+                advice = "" if whole else " Restore it from the original or remove it from the source;"
                 raise MissingError(
-                    f"Image {index}{file} of {self._where} cannot be read: {error}. "
-                    "Restore it from the original or remove it from the source; no image is skipped or replaced."
+                    f"Image {index}{file} of {self._where} cannot be read: {str(error).rstrip('.')}.{advice}"
+                    f"{' N' if whole else ' n'}o image is skipped or replaced."
                 ) from error
 
+    def _stored(self, ids: list[int]) -> list[Any]:
+        """Return stored images, one by one where one of them cannot be had, so that it alone is reported."""
+        try:
+            return self._items(ids)
+        except NotReadError as error:
+            if len(ids) > 1:
+                return [item for index in ids for item in self._stored([index])]
+            return [error]
+
     def digest(self) -> str:
-        """Return the SHA-256 of every stored byte. Raises OSError or TypeError for an image that is absent."""
+        """Return the SHA-256 of every stored byte. Raises OSError, TypeError or ValueError where an image is absent."""
         total = hashlib.sha256()
         for start in range(0, len(self), SLICE):
             for item in self._items(range(start, min(start + SLICE, len(self)))):
-                content = Path(item["path"]).read_bytes() if item["bytes"] is None else item["bytes"]
+                if isinstance(item, np.ndarray):
+                    content = f"{item.dtype} {item.shape} ".encode() + item.tobytes()
+                else:
+                    content = Path(item["path"]).read_bytes() if item["bytes"] is None else item["bytes"]
                 total.update(b"%d " % len(content))
                 total.update(content)
         return total.hexdigest()
 
 
-def decode(item: dict[str, Any], size: int) -> npt.NDArray[np.uint8]:
-    """Return one stored image, given as bytes or as a path, as uint8 `(size, size, 3)`."""
-    with _open(item["path"] if item["bytes"] is None else io.BytesIO(item["bytes"])) as image:
-        rgb = _rgb(image)
-        if rgb.size != (size, size):
-            rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
-        return np.asarray(rgb)
+def decode(item: Any, size: int, white: White) -> npt.NDArray[np.uint8]:
+    """Return one stored image, given as an array, bytes or a path, as uint8 `(size, size, 3)`."""
+    if isinstance(item, NotReadError):
+        raise item
+    if isinstance(item, np.ndarray):
+        return _square(Image.fromarray(white.scaled(_channels_last(item))).convert("RGB"), size)
+    with opened(item) as image:
+        return _square(_rgb(image, white), size)
+
+
+def _channels_last(values: Array) -> Array:
+    """Return numbers as `(height, width)` or `(height, width, 3)`, whether channels come first or last.
+
+    Raises NotReadError for another number of channels, and where either end could be the channels.
+    """
+    if values.size == 0:
+        raise NotReadError(f"its shape is {values.shape}, without any pixel")
+    if values.ndim == 2:
+        return values
+    first, last = (values.shape[end] in (1, 3) for end in (0, -1))
+    if first == last:
+        what = "either end may be the channels" if first else "neither end is 1 channel or 3"
+        raise NotReadError(f"its shape is {values.shape}, where {what}; write each image as height x width x 3")
+    if first:
+        values = np.moveaxis(values, 0, -1)
+    return values[:, :, 0] if values.shape[-1] == 1 else values
+
+
+def _square(rgb: Image.Image, size: int) -> npt.NDArray[np.uint8]:
+    if rgb.size != (size, size):
+        rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(rgb)
+
+
+def opened(item: Any) -> Image.Image:
+    """Open a stored file, whose pixels are not read yet."""
+    if item is None or (item["bytes"] is None and item["path"] is None):
+        raise NotReadError("its row has no image; give it one, or remove the row from the source")
+    file = item["path"] if item["bytes"] is None else io.BytesIO(item["bytes"])
+    try:
+        return _open(file)
+    except Image.DecompressionBombError as error:
+        raise NotReadError(
+            f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, the limit of Pillow ({error}); it may be "
+            f"whole: save a smaller copy, since its shorter side becomes Images.size anyway"
+        ) from error
 
 
 def _open(file: str | io.BytesIO) -> Image.Image:
     try:
         return Image.open(file, formats=COMMON)
     except UnidentifiedImageError:
-        return Image.open(file)
+        pass
+    Image.init()
+    try:
+        return Image.open(file, formats=[name for name in Image.ID if name not in PROGRAMS])
+    except UnidentifiedImageError:
+        start = _start(file)
+        if start.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6")):
+            raise NotReadError("it is PostScript, a program, which is not run; save it as PNG") from None
+        if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+            raise NotReadError(
+                "it is a TIFF whose bands, bits or compression Pillow does not read; save the three bands that are to "
+                "be seen as an RGB PNG"
+            ) from None
+        if start.startswith(LFS):
+            raise NotReadError("it is a pointer of Git LFS, whose content git lfs pull fetches") from None
+        raise
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _start(file: str | io.BytesIO) -> bytes:
+    if isinstance(file, io.BytesIO):
+        return file.getvalue()[: len(LFS)]
+    with Path(file).open("rb") as stream:
+        return stream.read(len(LFS))
+
+
+def _rgb(image: Image.Image, white: White) -> Image.Image:
     """Convert any mode to RGB, upright by its EXIF orientation; of an animation the first frame.
 
-    Transparency is composited on black. 16-bit grey (I;16 and I) and [0, 1] float (F) images are scaled to 0 .. 255,
-    where Pillow's own conversion would clip them; values outside these ranges raise ValueError.
+    Transparency is composited on black. What `White` says of a data set scales numbers to 0 .. 255, where Pillow's own
+    conversion would clip them. Raises NotReadError for more bands or pages than a picture has.
     """
+    _check_bands(image)
+    deep, is_scaled = has_high_bytes(image), is_number(image) or image.mode == "F"
+    if deep:
+        white.check_high_bytes()
+    elif not is_scaled:
+        white.refuse_if_stated(image)
     image = ImageOps.exif_transpose(image)
-    if image.mode == "F" or image.mode.startswith("I"):
-        values = np.asarray(image, dtype=np.float64)
-        peak = 1 if image.mode == "F" else 65_535
-        if not (values.min() >= 0 and values.max() <= peak):
-            raise ValueError(f"pixels of mode {image.mode} outside of 0 .. {peak} have no defined brightness")
-        image = Image.fromarray(np.rint(values * (255 / peak)).astype(np.uint8))
+    if is_scaled:
+        image = Image.fromarray(white.scaled(np.asarray(image)))
+    elif image.mode.startswith("I"):
+        image = Image.fromarray(np.rint(np.asarray(image, dtype=np.float64) * (255 / 65_535)).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _check_bands(image: Image.Image) -> None:
+    """Raise NotReadError for bands that are neither colours nor declared transparency, and for several pages."""
+    pages = getattr(image, "n_frames", 1) if image.format in PAGED else 1
+    if pages > 1:
+        raise NotReadError(
+            f"it has {pages} pages, and which of them is the image is not said; save that one, or three of them as the "
+            f"channels of an RGB PNG"
+        )
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bands = image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+        extra = bands - CHANNELS.get(image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 1), bands)
+        is_alpha = extra == 1 and image.tag_v2.get(TiffImagePlugin.EXTRASAMPLES) in ALPHA
+        if extra and not is_alpha:
+            raise NotReadError(
+                f"it has {bands} bands, of which {extra} are neither a colour nor declared to be transparency; save "
+                f"the three that are to be seen as an RGB PNG"
+            )
+    elif image.format == "JPEG2000" and image.mode in ("LA", "RGBA"):
+        raise NotReadError(
+            f"it has {len(image.getbands())} bands, and whether the last is transparency is not said; save the three "
+            f"that are to be seen as an RGB PNG"
+        )

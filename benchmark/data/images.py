@@ -10,18 +10,20 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import gin
 import torch
 from torch import Tensor
 
-from benchmark.annotations import Location, Residence
+from benchmark.annotations import Location, Positive, Residence
 from benchmark.data import cache
-from benchmark.data.decode import Stored
+from benchmark.data.decode import Stored, opened
 from benchmark.data.pixels import Pixels
-from benchmark.data.sources import SCHEMES, Table
+from benchmark.data.sources import SCHEMES, Table, local_copy
 from benchmark.data.streaming import ahead
+from benchmark.data.white import White
 from benchmark.errors import ConfigError, MissingError, suggest
 from benchmark.runtime import progress
 
@@ -82,8 +84,8 @@ class Images:
     - `sklearn:digits`: the 1,797 digits that scikit-learn ships, with a fixed test split of a fifth of each class;
     - `hub:owner/name` or `hub:owner/name:configuration`: a data set of the Hugging Face hub, or the folder `name` of
       this specification below `$SSL_BENCHMARK_DATA` where that exists;
-    - `parquet:path`: a folder or glob of files whose names begin with their split (`train-0.parquet`), or one file,
-      which is then the split `train`;
+    - `parquet:path`: a folder or glob of files that are named by their split (`train-00000-of-00002.parquet`), a clone
+      of a data set of the hub, or one file, which is then the split `train`;
     - `folder:path`: image files in `split/class/`, or without labels in `split/` or directly in the folder, which is
       then the split `train`.
 
@@ -91,6 +93,9 @@ class Images:
     `image` and `label` name columns; by default they are the only image column and the only class column, else
     `image` or `img` and `label` or `fine_label`. `train`, `test` and `pretrain` name splits; `test=None` means none,
     `pretrain=None` means the train split.
+
+    `range` is the number that is white where images are numbers: arrays, floats, and grey of more than 8 bits. By
+    default the type decides or else, for the whole data set, the largest value of train; see `benchmark.data.white`.
 
     Decoded images are kept for the next start: see `benchmark.data.cache`. `streamed` decodes them on the fly, for data
     larger than memory. Loading then decodes them too, for fingerprint and statistics: the train split twice if it is
@@ -106,9 +111,12 @@ class Images:
     train: str = "train"
     test: str | None = "test"
     pretrain: str | None = None
+    range: Positive | None = None
     streamed: Residence = False
 
     def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise ConfigError("Images.name is empty: tables and folders of runs name a data set by it. Give it a name.")
         if self.size < 1:
             raise ConfigError(f"Images.size = {self.size}: the side of an image is at least 1 pixel.")
         if self.test is not None and self.test in (self.train, self.pretrain):
@@ -130,6 +138,7 @@ class Images:
         with progress.doing(f"reading {self.name}"):
             tables = self._tables()
             images = self._pixels(tables[self.train], self.train)
+            white = images.white
             names, classes = self._class_names(tables[self.train], self.train)
             train = Split(images, None if names is None else _indices(names, classes, self.train))
 
@@ -137,11 +146,11 @@ class Images:
             if self.test is not None:
                 names, _ = self._class_names(tables[self.test], self.test)
                 labels = None if names is None or train.labels is None else _indices(names, classes, self.test)
-                test = Split(self._pixels(tables[self.test], self.test), labels)
+                test = Split(self._pixels(tables[self.test], self.test, white), labels)
 
             pretrain = images
             if self.pretrain not in (None, self.train):
-                pretrain = self._pixels(tables[self.pretrain], self.pretrain)
+                pretrain = self._pixels(tables[self.pretrain], self.pretrain, white)
             return Outline(self.name, classes, self.size, pretrain, train, test)
 
     def decoded(self, outline: Outline) -> Dataset:
@@ -165,19 +174,18 @@ class Images:
     def _tables(self) -> dict[str, Table]:
         """Return the rows of the configured splits, by name."""
         scheme, _, place = self.source.partition(":")
-        if scheme == "hub" and ROOT_VARIABLE in os.environ:
-            local = Path(os.environ[ROOT_VARIABLE]) / self.name
-            if local.is_dir():
-                scheme, place = "parquet" if any(local.glob("*.parquet")) else "folder", str(local)
         if scheme not in SCHEMES or not place:
             raise ConfigError(
                 f"Images.source = {self.source!r}: expected 'sklearn:digits', 'hub:owner/name', 'parquet:path' "
                 "or 'folder:path'."
             )
         tables: dict[str, Table] = {}
-        what = f"Data set {self.name!r}"
+        what, where, read = f"Data set {self.name!r}", f"{scheme}:{place}", partial(SCHEMES[scheme], place)
+        local = Path(os.environ.get(ROOT_VARIABLE, ""), self.name)
+        if scheme == "hub" and ROOT_VARIABLE in os.environ and local.is_dir():
+            where, read = str(local), partial(local_copy, local, place.partition(":")[2])
         try:
-            splits = SCHEMES[scheme](place)
+            splits = read()
             for parameter, split in (("train", self.train), ("test", self.test), ("pretrain", self.pretrain)):
                 if split is not None and split not in tables:
                     if split not in splits:
@@ -186,20 +194,21 @@ class Images:
                     tables[split] = splits[split]()
         except (OSError, ValueError, RuntimeError) as error:
             raise MissingError(
-                f"{what} cannot be read from {scheme}:{place} ({error}). Give it in one of three ways: "
+                f"{what} cannot be read from {where} ({error}). Give it in one of three ways: "
                 "--set Images.source=parquet:/path or folder:/path; "
                 f"{ROOT_VARIABLE}=/data with a folder /data/{self.name}, if the source begins with 'hub:'; "
                 "or --set Images.source=hub:owner/name with access to the hub."
             ) from error
         for split, table in tables.items():
             if table.rows == 0:
-                raise MissingError(
-                    f"Split {split!r} of data set {self.name!r} ({scheme}:{place}) is empty; expected images."
-                )
+                raise MissingError(f"Split {split!r} of data set {self.name!r} ({where}) is empty; expected images.")
         return tables
 
-    def _pixels(self, table: Table, split: str) -> Pixels:
-        """Return the images of a split in its order, uint8 `(n, 3, size, size)`, to be decoded."""
+    def _pixels(self, table: Table, split: str, white: White | None = None) -> Stored:
+        """Return the images of a split in its order, uint8 `(n, 3, size, size)`, to be decoded.
+
+        `white` is that of the train split, None for the train split itself.
+        """
         column = self._column(table, "image", self.image, table.images, IMAGE_COLUMNS)
         if column is None:
             raise ConfigError(
@@ -213,7 +222,8 @@ class Images:
                 f"Images.image = {column!r}: expected a column of images, got {table.features[column]} in split "
                 f"{split!r}; the columns are {', '.join(table.features)}."
             ) from error
-        return Stored(table.rows, encoded, self.size, f"split {split!r} of {self.name}")
+        white = white or White(self.range, table.rows, encoded, opened, self.name)
+        return Stored(table.rows, encoded, self.size, f"split {split!r} of {self.name}", white)
 
     def _class_names(self, table: Table, split: str) -> tuple[list[str] | None, tuple[str, ...]]:
         """Return the class name of each row (None without labels) and all class names in the order of their index."""
@@ -222,7 +232,7 @@ class Images:
             return None, ()
         labels = table.values(column)
         for index, label in enumerate(labels):
-            if not isinstance(label, (int, str)) or (isinstance(label, int) and label < 0):
+            if isinstance(label, bool) or not (label.strip() if isinstance(label, str) else _is_index(label)):
                 raise ConfigError(
                     f"Label {label!r} of image {index} in split {split!r} (column {column!r}): expected a class name "
                     "or an integer from 0. A split without labels can only be Images.pretrain."
@@ -243,6 +253,10 @@ class Images:
         if len(typed) == 1:
             return typed[0]
         return next((name for name in conventional if name in table.features), None)
+
+
+def _is_index(label: object) -> bool:
+    return isinstance(label, int) and label >= 0
 
 
 def _unknown(parameter: str, value: str, kind: str, available: Iterable[str]) -> ConfigError:

@@ -1,22 +1,22 @@
 """Where images come from: one reader for each kind of source, which returns the rows of its splits."""
 
 import glob
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from benchmark.data.decode import Items
+from benchmark.data.folder import images_below, readable
+from benchmark.data.splits import configured, files_of_splits, is_pointer
 from benchmark.data.subsets import hashed_order
+from benchmark.data.white import Items
 from benchmark.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,21 +84,25 @@ def _grey_and_classes() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
 
 
 @contextmanager
-def _library() -> Iterator[Any]:
-    """Yield the library `datasets`; its own errors become OSError."""
+def _library(files: Sequence[Path] = ()) -> Iterator[Any]:
+    """Yield the library `datasets`; its own errors become OSError, which names the damaged one of `files`."""
     import datasets
 
     datasets.disable_progress_bars()
     try:
         yield datasets
     except datasets.exceptions.DatasetsError as error:
-        raise OSError(str(error)) from error
+        raise OSError(_damage(files) or str(error.__cause__ or error)) from error
 
 
 def _table(rows: "datasets.Dataset") -> Table:
     import datasets
 
+    from benchmark.data import arrays  # with pyarrow, which `datasets` has imported
+
     def encoded(column: str) -> Items:
+        if arrays.is_numbers(rows.data.schema.field(column).type):
+            return arrays.items(rows, column)
         images = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
         return lambda ids: images[ids][column]
 
@@ -115,35 +119,64 @@ def _hub(place: str) -> dict[str, Loader]:
     return {split: partial(_table, tables[split]) for split in tables}
 
 
-def _parquet(place: str) -> dict[str, Loader]:
+def local_copy(folder: Path, configuration: str) -> dict[str, Loader]:
+    """Return the splits of a folder that takes the place of a data set of the hub: Parquet files, or image files."""
+    return _parquet(str(folder), configuration) if next(_parquet_below(folder), None) else _folder(str(folder))
+
+
+def _parquet(place: str, configuration: str = "") -> dict[str, Loader]:
     path = Path(place).expanduser()
-    files: dict[str, list[str]] = {}
     if path.is_file():
-        files["train"] = [str(path)]
+        splits = {"train": [path]}
+    elif path.is_dir():
+        inside = path / configuration
+        root = inside if inside.is_dir() else path
+        splits = configured(path, configuration) or files_of_splits(root, _parquet_below(root), "parquet")
     else:
-        folder, pattern = (path, "*.parquet") if path.is_dir() else (path.parent, path.name)
-        for file in sorted(folder.glob(pattern)):
-            files.setdefault("".join(takewhile(str.isalpha, file.name)), []).append(str(file))
-    if not files:
+        splits = files_of_splits(path.parent, path.parent.glob(path.name), "parquet")
+    if not splits:
         raise FileNotFoundError("no Parquet file there")
+    return {split: partial(_rows_of_parquet, files) for split, files in splits.items()}
 
-    def rows(names: list[str]) -> Table:
-        with _library() as datasets:
-            # Unlike load_dataset("parquet"), this reports no download to the hub.
-            return _table(datasets.Dataset.from_parquet([glob.escape(name) for name in names]))
 
-    return {split: partial(rows, names) for split, names in files.items()}
+def _parquet_below(folder: Path) -> Iterator[Path]:
+    """Yield the Parquet files in a folder or, where it has none, below it; none that is hidden."""
+    direct = [file for file in folder.glob("*.parquet") if not file.name.startswith(".")]
+    yield from direct or (
+        file
+        for file in folder.rglob("*.parquet")
+        if not any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)
+    )
+
+
+def _rows_of_parquet(files: list[Path]) -> Table:
+    for file in files:
+        if is_pointer(file):
+            raise OSError(f"{file} is a pointer of Git LFS, whose content was not fetched: git lfs pull fetches it")
+    with _library(files) as datasets:
+        # Unlike load_dataset("parquet"), this reports no download to the hub.
+        return _table(datasets.Dataset.from_parquet([glob.escape(str(file)) for file in files]))
+
+
+def _damage(files: Sequence[Path]) -> str:
+    """Return which file cannot be read, and why; '' where each can."""
+    import pyarrow.parquet
+
+    for file in files:
+        try:
+            with pyarrow.parquet.ParquetFile(file) as table:
+                for _ in table.iter_batches():
+                    pass
+        except (OSError, ValueError) as error:
+            return f"{file}: {error}"
+    return ""
 
 
 def _folder(place: str) -> dict[str, Loader]:
     root = Path(place).expanduser()
-    readable = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
 
     def rows(folder: Path) -> Table:
-        # Sorted, because folders list their files in no particular order. Unlike Path.rglob, glob leaves hidden files
-        # out and follows links, of which subsets of large data sets are often made.
-        names = sorted(glob.glob("**/*", root_dir=folder, recursive=True))  # noqa: PTH207
-        files = [Path(name) for name in names if Path(name).suffix.lower() in readable]
+        files = images_below(folder)
         columns: dict[str, list[str]] = {"image": [str(folder / file) for file in files]}
         depths = {len(file.parts) > 1 for file in files}
         if depths == {True, False}:
@@ -157,10 +190,11 @@ def _folder(place: str) -> dict[str, Loader]:
                 features["label"] = datasets.ClassLabel(names=sorted(set(columns["label"])))
             return _table(datasets.Dataset.from_dict(columns, features=features))
 
-    children = sorted(root.iterdir())
-    if any(child.suffix.lower() in readable for child in children):
+    children, suffixes = sorted(root.iterdir()), readable()
+    folders = [child for child in children if child.is_dir()]
+    if any(child.suffix.lower() in suffixes for child in children) or (children and not folders):
         return {"train": partial(rows, root)}
-    return {child.name: partial(rows, child) for child in children if child.is_dir()}
+    return {child.name: partial(rows, child) for child in folders}
 
 
 SCHEMES: dict[str, Callable[[str], dict[str, Loader]]] = {

@@ -1,0 +1,109 @@
+"""Which files of a folder are which split, by the rules of the library `datasets`.
+
+A split is named by a shard (`train-00000-of-00002.parquet`), by a folder (`train/0.parquet`) or by a word of the file's
+name (`cifar_test.parquet`). Words mean the splits that they mean to `datasets`: `val` is `validation`. Two stems never
+become one split in silence: beside `train.parquet`, the split of `train_extra.parquet` is `train_extra`.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePath
+
+from benchmark.errors import ConfigError
+
+WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""The words by which `datasets` knows its splits, in the order in which it looks for them."""
+
+SHARD = re.compile(r"(\w+(?:\.\w+)*)-\d{5}-of-\d{5}")
+BETWEEN = re.compile(r"[-._ 0-9]+")
+LFS = b"version https://git-lfs"
+
+
+def files_of_splits(root: Path, files: Iterable[Path], what: str) -> dict[str, list[Path]]:
+    """Return the files of each split, in order. Raises ConfigError for a split that lies in several folders."""
+    stems: dict[str, list[tuple[PurePath, Path]]] = {}  # what names a split, and the folder in which it names it
+    exact = set()
+    for file in sorted(files):
+        name, home, is_shard = _named(file.relative_to(root))
+        stems.setdefault(name, []).append((home, file))
+        exact |= {name} if is_shard else set()
+    splits: dict[str, list[Path]] = {}
+    for split, name in _renamed(stems, exact).items():
+        homes = sorted({str(home) for home, _ in stems[name]})
+        if len(homes) > 1:
+            raise ConfigError(
+                f"Split {split!r} has files in {len(homes)} folders of {root} ({', '.join(homes[:4])}), which may be "
+                f"several data sets or configurations. Give one of them: --set Images.source={what}:{root / homes[0]}"
+            )
+        splits[split] = [file for _, file in stems[name]]
+    return splits
+
+
+def configured(root: Path, configuration: str) -> dict[str, list[Path]] | None:
+    """Return the files of each split as the card of a cloned data set states them; None where it states none.
+
+    Raises ConfigError for several configurations of which none is named.
+    """
+    card = root / "README.md"
+    if not (card.is_file() and re.search(r"^configs:", card.read_text(errors="replace"), re.MULTILINE)):
+        return None
+    from datasets.data_files import sanitize_patterns
+    from datasets.utils.metadata import MetadataConfigs
+    from huggingface_hub import DatasetCard
+
+    stated = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card).data)
+    if not stated:
+        return None
+    name = configuration or stated.get_default_config_name()
+    if name not in stated:
+        raise ConfigError(
+            f"{root} has the configurations {', '.join(stated)}, and {name or 'which of them is meant'} is "
+            f"{'none of them' if name else 'not said'}. Give Images.source=hub:owner/name:CONFIGURATION with "
+            f"SSL_BENCHMARK_DATA, or the folder of one of them."
+        )
+    folder = root / stated[name].get("data_dir", "")
+    splits: dict[str, list[Path]] = {}
+    for split, patterns in sanitize_patterns(stated[name].get("data_files") or []).items():
+        files = {file for pattern in patterns for file in folder.glob(pattern) if file.suffix == ".parquet"}
+        if files:
+            splits[split] = sorted(files)
+    return splits or None
+
+
+def is_pointer(file: Path) -> bool:
+    """Return whether a file of a clone only names its content, which Git LFS has not fetched."""
+    with file.open("rb") as stream:
+        return stream.read(len(LFS)) == LFS
+
+
+def _named(path: PurePath) -> tuple[str, PurePath, bool]:
+    """Return what names the split of a file, the folder in which it does, and whether as a shard."""
+    if shard := SHARD.match(path.name):
+        return shard[1], path.parent, True
+    for depth, part in enumerate(path.parent.parts):
+        if _split_of(part):
+            return part, PurePath(*path.parts[:depth]), False
+    stem = re.sub(r"(-\d{5}-of-\d{5}.*|[-._ 0-9]+)$", "", path.stem)
+    return stem or "train", path.parent, False
+
+
+def _split_of(stem: str) -> str | None:
+    """Return the split that a word of a name means, None without such a word."""
+    words = BETWEEN.split(stem)
+    return next((split for split, meaning in WORDS.items() if not set(words).isdisjoint(meaning)), None)
+
+
+def _renamed(stems: Iterable[str], exact: Collection[str]) -> dict[str, str]:
+    """Return the stem of each split: what its words mean, or its own name if it is `exact` or if two mean the same."""
+    meant: dict[str, list[str]] = {}
+    for stem in stems:
+        meant.setdefault(stem if stem in exact else _split_of(stem) or stem, []).append(stem)
+    renamed = {}
+    for split, several in meant.items():
+        for stem in several:
+            renamed[split if len(several) == 1 else stem] = stem
+    return renamed
