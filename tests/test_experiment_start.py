@@ -20,7 +20,7 @@ from benchmark.experiment.stage import Stage
 from benchmark.experiment.start import Start
 from benchmark.nets import timm_net
 from benchmark.nets.encoders import Encoder, ViT
-from benchmark.nets.pretrained import IMAGENET, LAYOUTS
+from benchmark.nets.layouts import IMAGENET, LAYOUTS
 from benchmark.report import record as records
 from benchmark.report.markdown import render
 from benchmark.report.record import Record

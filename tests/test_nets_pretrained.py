@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
 from benchmark.nets.encoders import Encoder, ResNet, ViT
-from benchmark.nets.pretrained import LAYOUTS, load, statistics
+from benchmark.nets.layouts import LAYOUTS
+from benchmark.nets.pretrained import load, statistics
 
 State = dict[str, Tensor]
 

@@ -220,7 +220,19 @@ def finish(
         record = public({**record, "published": files} if files else record, board)
         for each in (*floors, record):
             path = records.write(each, board)
-    print(f"\n{row(record, floors)}")
+    health = _health(record)
+    shown = record.copy()
+    if health:
+        shown["method"] = {**record["method"], "name": f"{record['method']['name']} ({health})"}
+    print(f"\n{row(shown, floors)}")
+    if health == "collapsed":
+        spread, rank = record["training"]["feature_std"] or 0, record["training"]["effective_rank"] or 0
+        print(
+            f"warning: the features of {record['method']['name']} collapsed: after pretraining their effective rank is "
+            f"{rank:.1f} of {record['encoder']['width']} and their deviation {spread:.3f} (1 where all directions are "
+            f"used). Scores of such features say little; look at the rate and the method.",
+            file=sys.stderr,
+        )
     if record["dataset"]["name"] in SMOKE:
         print(SMOKE[record["dataset"]["name"]])
     n = record["dataset"]["sizes"]["test"]
@@ -231,6 +243,13 @@ def finish(
         )
     print(f"record: {path}")
     return record
+
+
+def _health(record: Record) -> str:
+    """Return "diverged" or "collapsed" where pretraining ended so, else ""."""
+    if record["status"] == "diverged":
+        return "diverged"
+    return "collapsed" if record["training"]["collapsed"] else ""
 
 
 def public(record: Mapping[str, Any], board: Path) -> Record:

@@ -32,8 +32,9 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
         raise ConfigError("experiment.evaluations is empty: name what to evaluate, for instance (@KNN, @Linear).")
     with progress.doing("building the encoder"):  # timm may fetch its weights
         encoder = session.encoder()
+    diverged = trained.run is not None and trained.run["status"] == "diverged"
     if trained.weights:
-        pretrained.load(encoder, str(trained.weights), trained.layout)
+        pretrained.load(encoder, str(trained.weights), trained.layout, diverged=diverged)
         stated = trained.run and statistics_of(trained.run)
         encoder.statistics = stated or pretrained.statistics(trained.layout, encoder)
     folder = out / "evaluations"
@@ -53,7 +54,7 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
             encoder,
             cache=out / "features" / architecture,
             folder=folder / architecture,
-            diverged=trained.run is not None and trained.run["status"] == "diverged",
+            diverged=diverged,
         )
     seconds = time.perf_counter() - begin
     weights = describe.weights(trained.weights) if trained.weights else None

@@ -91,7 +91,7 @@ class Experiment:
     the run into the division `open`, since the cost of the teacher is not counted.
 
     With `init` every stage goes on from trained weights: `timm:NAME` for those that timm publishes, the folder of a run
-    of this benchmark, or a file in the layout `init_layout` of `benchmark.nets.pretrained`. Their inputs keep the mean
+    of this benchmark, or a file in the layout `init_layout` of `benchmark.nets.layouts`. Their inputs keep the mean
     and deviation that they were trained with, and positions of a ViT are interpolated where the image size differs. The
     run is of the division `open`, and its start is measured as a floor.
 

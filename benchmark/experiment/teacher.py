@@ -11,6 +11,7 @@ from benchmark.experiment import folders
 from benchmark.experiment.stage import Stage
 from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
+from benchmark.nets.pretrained import check_finite
 from benchmark.report import fields
 from benchmark.runtime import progress
 from benchmark.storage.files import exclusive, sha256_of
@@ -61,10 +62,12 @@ def teacher_from_file(student: Stage) -> Teacher | None:
     digest = folders.digest_of(file)
     encoder = student.encoder().to(student.device)
     try:
-        encoder.net.load_state_dict(load_file(file))
+        weights = load_file(file)
+        encoder.net.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as problem:
         raise ConfigError(
             f"experiment.teacher_weights = {file!r} are not the weights of {encoder.name}: {problem} "
             f"Give the encoder.safetensors of a run with this encoder and image size."
         ) from problem
+    check_finite(weights, f"experiment.teacher_weights = {file!r}")
     return Teacher(encoder, None, Ledger(), {"key": None, "share": 0.0, "digest": digest})

@@ -1,9 +1,7 @@
-"""Weights from elsewhere: where each project keeps those of an encoder, and by which names.
+"""Weights from elsewhere, read into an encoder: all of them, or none.
 
-`encoder.net` has timm's names. A layout says what to cut and rename in a file to get them. Then keys and shapes must be
-exactly the network's: a partly loaded network would run, with worse features. Weights show neither the number of
-attention heads nor a stride, a padding, a pooling or the inputs: a layout states them where its project fixes them, the
-rest the user has to match. This is the one file of the harness that names methods and other people's projects.
+`benchmark.nets.layouts` says how each project writes them. Keys and shapes must be exactly the network's: a partly
+loaded network would run, with worse features.
 """
 
 import math
@@ -11,13 +9,12 @@ import pickle
 import re
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import is_model
 from timm.models.resnet import ResNet as TimmResNet
@@ -26,140 +23,12 @@ from torch import Tensor
 
 from benchmark.errors import ConfigError, suggest
 from benchmark.nets.encoders import Encoder, ResNet, Statistics
+from benchmark.nets.layouts import LAYOUTS, Layout
 
 SHOWN = 8  # keys in a message, of each kind
 
 VITS = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large", (1280, 32): "huge"}
 """What timm calls a ViT of a width and depth."""
-
-IMAGENET: Statistics = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
-TORCHVISION_VIT = (
-    (r"^conv_proj\.", "patch_embed.proj."),
-    (r"^class_token$", "cls_token"),
-    (r"^encoder\.pos_embedding$", "pos_embed"),
-    (r"^encoder\.ln\.", "norm."),
-    (r"^encoder\.layers\.encoder_layer_(\d+)\.ln_", r"blocks.\1.norm"),
-    (r"^encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."),
-    (r"\.self_attention\.in_proj_", ".attn.qkv."),
-    (r"\.self_attention\.out_proj\.", ".attn.proj."),
-    (r"\.mlp\.(0|linear_1)\.", ".mlp.fc1."),
-    (r"\.mlp\.(3|linear_2)\.", ".mlp.fc2."),
-)
-
-SEQUENTIAL_RESNET = (  # the children of torchvision's network by number: 2 and 3 are an activation and a pooling
-    (r"^0\.", "conv1."),
-    (r"^1\.", "bn1."),
-    (r"^([4-7])\.", lambda number: f"layer{int(number[1]) - 3}."),
-)
-
-
-POOLED = "class token, or global average"
-WIDE_HEADS = {768: 12, 1024: 16, 1280: 16}  # ViT-B, -L and -H (Dosovitskiy et al. 2021, Table 1)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How one project writes an encoder, and what of it keys and shapes do not show.
-
-    `within`: the entries of the file that may hold its weights, None for the file itself; the first one that does is
-    read. `prefix`: a pattern with which every key of the encoder begins. `beside`: beginnings of the keys without it
-    that are known not to belong to the encoder. `renames`: patterns and replacements that turn the rest of a key into
-    timm's name. `dropped`: beginnings of such names that are in the file beside the encoder's.
-
-    `statistics`: mean and deviation of the inputs that the project's weights expect, None where they are the data
-    set's own. `pooled`: what `Features.pooled` is; a class token is taken after the final norm. `padding`: of the 3x3
-    convolution by which the project replaces the stem of a residual network for small images, without a max pooling;
-    None where it has none, and ours keeps its 1. The 7x7 stem is padded by 3 everywhere. `heads`: attention heads by
-    width, where all ViTs of the project have as many. `remark`: which copy of the weights is read, and how the
-    project's own evaluation differs. Batch norms use the file's running statistics everywhere, as the projects do where
-    they evaluate frozen features. docs/reference.md says the same to users.
-    """
-
-    within: tuple[str | None, ...]
-    prefix: str = ""
-    beside: tuple[str, ...] = ()
-    renames: tuple[tuple[str, Any], ...] = ()
-    dropped: tuple[str, ...] = ()
-    statistics: Statistics | None = None
-    pooled: str = POOLED
-    padding: int | None = None
-    heads: Mapping[int, int] = field(default_factory=dict)
-    remark: str = ""
-
-
-LAYOUTS = {
-    "run": Layout((None,), remark="the encoder of a run of this benchmark"),
-    "timm": Layout(
-        (None, "state_dict_ema", "model_ema", "state_dict", "model"),
-        r"(_orig_mod\.)?(module\.)?(_orig_mod\.)?",
-        dropped=("head.", "fc.", "classifier."),
-        pooled=f"{POOLED}; with `@Timm` what its classifier reads",
-        remark="averaged weights before plain ones, as timm loads them; `Timm.pretrained=True` knows the inputs",
-    ),
-    "mae": Layout(
-        ("model",),
-        dropped=("decoder_", "mask_token", "head."),
-        statistics=IMAGENET,
-        pooled="class token",
-        heads=WIDE_HEADS,
-        remark="its linear probe reads the class token, its fine-tuning a new norm of the mean of the patch tokens",
-    ),
-    "moco_v3": Layout(
-        ("state_dict",),
-        r"module\.base_encoder\.",
-        beside=("module.momentum_encoder.", "module.predictor."),
-        dropped=("head.", "fc."),
-        statistics=IMAGENET,
-        heads={384: 12} | WIDE_HEADS,
-        remark="the base encoder, not the momentum encoder",
-    ),
-    "moco": Layout(
-        ("state_dict",),
-        r"module\.encoder_q\.",
-        beside=("module.encoder_k.", "module.queue"),
-        dropped=("fc.",),
-        statistics=IMAGENET,
-        pooled="global average",
-        remark="the query encoder, not the key encoder",
-    ),
-    "dino": Layout(
-        ("teacher", None),
-        r"(module\.)?(backbone\.)?",
-        dropped=("head.",),
-        statistics=IMAGENET,
-        heads={192: 3, 384: 6, 768: 12},
-        remark="the teacher; its linear evaluation joins the class tokens of the last 4 blocks (ViT-S), or the class "
-        "token and the mean of the patch tokens (ViT-B)",
-    ),
-    "solo_learn": Layout(
-        ("state_dict",),
-        r"backbone\.",
-        beside=("",),
-        padding=2,
-        heads={768: 12, 1024: 16},
-        remark="the online network; trained on CIFAR with its own inputs, on STL-10 with CIFAR-10's, else with "
-        "ImageNet's; 12 heads at widths 192 and 384 in its MAE and MoCo v3, else 3 and 6",
-    ),
-    "lightly": Layout(
-        ("state_dict", None),
-        r"backbone\.(vit\.)?",
-        beside=("",),
-        renames=TORCHVISION_VIT + SEQUENTIAL_RESNET,
-        dropped=("mask_token", "head.", "heads.", "fc."),
-        statistics=IMAGENET,
-        remark="the network named `backbone`; its transforms have ImageNet's inputs by default, for CIFAR too",
-    ),
-    "torchvision": Layout(
-        (None, "model"),
-        renames=TORCHVISION_VIT,
-        dropped=("heads.", "fc."),
-        statistics=IMAGENET,
-        heads=WIDE_HEADS,
-        remark="plain weights, not `model_ema`",
-    ),
-}
-"""By name, the layouts that can be read. `run` is the encoder.safetensors of a run of this benchmark."""
 
 
 @dataclass(frozen=True)
@@ -181,18 +50,25 @@ def statistics(layout: str, encoder: Encoder) -> Statistics | None:
     return _layout(layout).statistics if stated is None else stated
 
 
-def load(encoder: Encoder, file: str, layout: str) -> None:
+def load(encoder: Encoder, file: str, layout: str, *, diverged: bool = False) -> None:
     """Load a file into `encoder.net`: all of its weights and buffers, or none of them.
 
     Only tensors and plain values are read: no code in the file runs. Raises ConfigError for an unknown layout, a file
-    that cannot be read, and weights whose names and shapes are not the encoder's, which it lists.
+    that cannot be read, and weights whose names and shapes are not the encoder's, which it lists, or which are not
+    finite, unless they are those of a run that is known to have `diverged`.
     """
     _layout(layout)
-    fit(encoder, read(file), file, layout)
+    fit(encoder, read(file), file, layout, diverged=diverged)
 
 
 def fit(
-    encoder: Encoder, contents: Mapping[str, Any], file: str, layout: str, *, interpolated: bool = False
+    encoder: Encoder,
+    contents: Mapping[str, Any],
+    file: str,
+    layout: str,
+    *,
+    interpolated: bool = False,
+    diverged: bool = False,
 ) -> str | None:
     """Load the contents of a file, as `load` does.
 
@@ -209,6 +85,8 @@ def fit(
             f"{file} does not hold the weights of {encoder.name} in the layout {layout!r}, whose keys "
             f"{_place(project)}.\n{_problems(contents, match)}{_advice(encoder, file, contents, layout, match)}"
         )
+    if not diverged:
+        check_finite(match.weights, file)
     if isinstance(encoder.net, VisionTransformer):
         attention: Any = encoder.net.blocks[0].attn
         heads = project.heads.get(encoder.width, attention.num_heads)
@@ -229,6 +107,16 @@ def fit(
         encoder.spec = replace(encoder.spec, changes=(*encoder.spec.changes, change))
     encoder.net.load_state_dict({name: part.to(expected[name].device) for name, part in match.weights.items()})
     return positions
+
+
+def check_finite(weights: Mapping[str, Tensor], file: str) -> None:
+    """Raise ConfigError for weights that are not finite numbers, and name them."""
+    broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
+    if broken:
+        raise ConfigError(
+            f"{file} has weights that are not finite, so nothing that is computed with them means anything.\n"
+            f"{_listed('not finite', broken)}Give weights of a training that did not diverge, or of an earlier step."
+        )
 
 
 def _interpolate(net: VisionTransformer, match: Match) -> tuple[Match, str | None]:
