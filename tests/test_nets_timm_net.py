@@ -153,3 +153,28 @@ def test_the_image_size_of_a_network_is_named() -> None:
     """Oracle: timm's own configuration: this network is made for 224 px and takes no 15."""
     with pytest.raises(ConfigError, match=r"It was made for images of --set Images\.size=224"):
         Timm(15, name="vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "sizes"),
+    [
+        (NARROW, 40, "32 or 48"),
+        ("convnext_atto", 48, "32 or 64"),  # its last of four stages would see 2 of 3 rows
+        ("eva02_tiny_patch14_224", 32, "28 or 42"),
+    ],
+)
+def test_a_border_that_would_be_left_out_is_refused(name: str, size: int, sizes: str) -> None:
+    """Oracle: arithmetic by hand: patches of 16, 4 x 2 x 2 x 2 and 14 px; at the size that is named each pixel counts."""
+    with pytest.raises(ConfigError, match=rf"leave the rest of the image out.*Images\.size={sizes}$"):
+        Timm(size, name=name)
+    encoder = Timm(int(sizes.split()[0]), name=name).eval()
+    view = images(encoder.image_size).requires_grad_()
+    features = encoder(view).pooled
+    (features * torch.randn(features.shape)).sum().backward()
+    assert (view.grad.abs().sum((0, 1)) > 0).all()
+
+
+def test_a_network_that_pads_takes_any_size() -> None:
+    """Oracle: networks without patches, and one whose patches thin out the keys of attention alone."""
+    for name, size in (("resnet18", 33), ("pvt_v2_b0", 50)):
+        assert Timm(size, name=name).image_size == size

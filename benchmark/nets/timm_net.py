@@ -1,5 +1,6 @@
 """Any network of timm as an encoder: for evaluation, where nothing has to be masked."""
 
+import math
 from typing import Any
 
 import gin
@@ -19,7 +20,8 @@ class Timm(Encoder):
     network is a transformer that says how many other tokens precede them, else None. `statistics` are the mean and
     deviation of the inputs that published weights expect, None without them. Positions of published weights are
     resampled by timm where `image_size` is not that of their training. Raises ConfigError for a network that timm does
-    not know or cannot build for this size, MissingError for weights that cannot be fetched.
+    not know or cannot build for this size, or of which it would leave a border out, and MissingError for weights that
+    cannot be fetched.
     """
 
     def __init__(self, image_size: int, *, name: str, pretrained: bool = False) -> None:
@@ -32,6 +34,7 @@ class Timm(Encoder):
         try:
             fetched = pretrained and torch.get_default_device().type != "meta"  # which holds no values
             self.net, arguments = _created(name, image_size, fetched)
+            self.name, self.image_size = name, image_size
             self.width = self._pooled_width(image_size)
         except OSError as problem:
             raise MissingError(
@@ -45,7 +48,6 @@ class Timm(Encoder):
                 f"Timm.name = {name!r} with pretrained = {pretrained} cannot be had for images of {image_size} px: "
                 f"{problem} Choose another network or image size.{fitting}"
             ) from problem
-        self.name, self.image_size = name, image_size
         self.spec = TimmSpec(name.partition(".")[0], arguments)  # a tag names weights
         self.is_trained = pretrained
         if pretrained:
@@ -61,11 +63,44 @@ class Timm(Encoder):
 
     @torch.no_grad()
     def _pooled_width(self, image_size: int) -> int:
-        """Encode one image: timm's `num_features` says nothing of the layers that some heads have before the logits."""
+        """Encode one image: timm's `num_features` says nothing of the layers that some heads have before the logits.
+
+        Raises ConfigError where layers that cut an image into patches would leave its border out.
+        """
+        sides: list[tuple[int, int]] = []  # of each image or map that is cut into patches, and of its patches
+
+        def note(layer: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+            sides.append((inputs[0].shape[-1], int(layer.kernel_size[0])))  # type: ignore[index]
+
+        hooks = [layer.register_forward_hook(note) for name, layer in self.net.named_modules() if _cuts(name, layer)]
         self.net.eval()
         width = self(torch.zeros(1, 3, image_size, image_size)).pooled.shape[1]
         self.net.train()
+        for hook in hooks:
+            hook.remove()
+        cut = [(side, patch) for side, patch in sides if side % patch]
+        if cut:
+            multiple = math.prod(patch for _, patch in sides)
+            below = image_size // multiple * multiple
+            fitting = [size for size in (below, below + multiple) if size]
+            side, patch = cut[0]
+            raise ConfigError(
+                f"Images.size = {image_size}: {self.name} cuts a side of {side} into patches of {patch} and would "
+                f"leave the rest of the image out. Sizes that fit are the multiples of {multiple}: --set Images.size="
+                f"{' or '.join(map(str, fitting))}"
+            )
         return int(width)
+
+
+def _cuts(name: str, layer: nn.Module) -> bool:
+    """Return whether a layer cuts into patches that do not overlap; in attention, keys alone are thinned out so."""
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == layer.stride
+        and layer.stride[0] > 1
+        and set(layer.padding) == {0}
+        and "attn" not in name
+    )
 
 
 def _created(name: str, image_size: int, pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
