@@ -181,6 +181,52 @@ def moco() -> Written:
     return {"arch": "resnet50", "state_dict": noisy(modules(module=model)).state_dict()}, headless(network)
 
 
+def simsiam() -> Written:
+    """simsiam/builder.py: an encoder of torchvision whose fc is the projector, and a predictor, under DDP."""
+    network = torchvision_resnet()
+    network.fc = mlp(128)
+    model = modules(encoder=network, predictor=mlp(4))
+    return {"arch": "resnet50", "state_dict": noisy(modules(module=model)).state_dict()}, headless(network)
+
+
+def barlow_twins() -> Written:
+    """main.py: a backbone without fc, a projector and a norm without parameters, under DDP."""
+    network = headless(torchvision_resnet())
+    model = modules(backbone=network, projector=mlp(128), bn=nn.BatchNorm1d(4, affine=False))
+    return {"epoch": 1000, "model": noisy(modules(module=model)).state_dict()}, network
+
+
+def swav() -> Written:
+    """src/resnet50.py: torchvision's network whose 7x7 stem is padded by 1 and then by 2, under DDP."""
+    network = headless(torchvision_resnet())
+    network.conv1.padding = (2, 2)
+    features = nn.Sequential(nn.ConstantPad2d(1, 0.0), network)
+    network.projection_head, network.prototypes = mlp(128), nn.Linear(4, 6, bias=False)
+    return noisy(modules(module=network)).state_dict(), features
+
+
+class PatchViT(PlainViT):
+    """I-JEPA's (src/models/vision_transformer.py): no class token; its evaluations average the patch tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.cls_token
+        self.pos_embed = nn.Parameter(torch.zeros(1, (SIZE // PATCH) ** 2, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.patch_embed.proj(x).flatten(2).transpose(1, 2)
+        pooled: Tensor = self.norm(self.blocks(patches + self.pos_embed)).mean(1)
+        return pooled
+
+
+def ijepa() -> Written:
+    """src/train.py: encoder, predictor and target encoder, each under DDP."""
+    target = PatchViT()
+    other = noisy(modules(module=copy.deepcopy(target))).state_dict()
+    contents = {"encoder": other, "predictor": {}, "target_encoder": noisy(modules(module=target)).state_dict()}
+    return contents, target
+
+
 def dino(network: Any, width: int) -> Written:
     """main_dino.py: utils.MultiCropWrapper of a headless backbone and DINOHead; only the student is under DDP."""
     last = nn.Module()  # torch's weight_norm, by its keys
@@ -220,6 +266,14 @@ def our_resnet(size: int = LARGE) -> Encoder:
     return encoder
 
 
+def our_patch_vit() -> Encoder:
+    """timm's ViT without a class token, as `Timm.name` builds it, in a small shape."""
+    encoder = Timm(SIZE, name="vit_medium_patch16_gap_240")
+    shape = {"img_size": SIZE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}
+    encoder.net = create_model("vit_base_patch16_gap_224", num_classes=0, **shape)
+    return encoder
+
+
 def our_timm() -> Encoder:
     encoder = Timm(LARGE, name="resnet18")
     cut(encoder.net)
@@ -244,6 +298,10 @@ PROJECTS = {
     "moco_v3, vit": Project("moco_v3", our_vit, lambda: moco_v3(PlainViT(), "head", WIDTH), IMAGENET),
     "moco_v3, residual": Project("moco_v3", our_resnet, lambda: moco_v3(torchvision_resnet(), "fc", 128), IMAGENET),
     "moco": Project("moco", our_resnet, moco, IMAGENET),
+    "simsiam": Project("simsiam", our_resnet, simsiam, IMAGENET),
+    "barlow_twins": Project("barlow_twins", our_resnet, barlow_twins, IMAGENET),
+    "swav": Project("swav", our_resnet, swav, IMAGENET),
+    "ijepa": Project("ijepa", our_patch_vit, ijepa, IMAGENET),
     "dino, vit": Project("dino", our_vit, lambda: dino(PlainViT(), WIDTH), IMAGENET),
     "dino, residual": Project("dino", our_resnet, lambda: dino(headless(torchvision_resnet()), 128), IMAGENET),
     "solo_learn, vit": Project("solo_learn", our_vit, lambda: solo_learn(timm_vit()), OWN),

@@ -16,6 +16,7 @@ from benchmark.errors import ConfigError
 from benchmark.nets.encoders import Encoder, ResNet, ViT
 from benchmark.nets.layouts import LAYOUTS
 from benchmark.nets.pretrained import load, statistics
+from benchmark.nets.timm_net import Timm
 
 State = dict[str, Tensor]
 
@@ -31,6 +32,14 @@ def resnet(seed: int = 0) -> ResNet:
     torch.manual_seed(seed)
     encoder = ResNet(16, name="resnet18")
     encoder.net.layer3 = encoder.net.layer4 = nn.Identity()
+    return noisy(encoder)
+
+
+def patches_alone(seed: int = 0) -> Timm:
+    """A ViT without a class token, whose patches are averaged, of one block."""
+    torch.manual_seed(seed)
+    encoder = Timm(16, name="vit_medium_patch16_gap_240")
+    encoder.net.blocks = encoder.net.blocks[:1]
     return noisy(encoder)
 
 
@@ -136,6 +145,53 @@ FILES: dict[str, tuple[str, Callable[[], Encoder], Callable[[State], Any]]] = {
             | some("module.queue", "module.queue_ptr"),
         },
     ),
+    "moco, not wrapped": (
+        "moco",
+        resnet,
+        lambda s: {
+            "state_dict": prefixed("encoder_q.", s | some("fc.0.weight"))
+            | prefixed("encoder_k.", s)
+            | some("queue", "queue_ptr"),
+        },
+    ),
+    "simsiam": (
+        "simsiam",
+        resnet,
+        lambda s: {
+            "arch": "resnet50",
+            "state_dict": prefixed("module.encoder.", s | some("fc.0.weight", "fc.6.bias"))
+            | some("module.predictor.0.weight"),
+        },
+    ),
+    "barlow twins": (
+        "barlow_twins",
+        resnet,
+        lambda s: {
+            "epoch": 1000,
+            "model": prefixed("module.backbone.", s) | some("module.projector.0.weight", "module.bn.running_mean"),
+        },
+    ),
+    "barlow twins, encoder alone": ("barlow_twins", resnet, lambda s: s),
+    "swav": ("swav", resnet, lambda s: prefixed("module.", s | some("projection_head.0.weight", "prototypes.weight"))),
+    "swav, whole": ("swav", resnet, lambda s: {"epoch": 1, "state_dict": prefixed("module.", s)}),
+    "i-jepa": (
+        "ijepa",
+        patches_alone,
+        lambda s: {
+            "encoder": prefixed("module.", {key: tensor + 1 for key, tensor in s.items()}),
+            "predictor": prefixed("module.", some("predictor_embed.weight")),
+            "target_encoder": prefixed("module.", s),
+            "scaler": None,
+        },
+    ),
+    "timm, compiled": ("timm", vit, lambda s: {"state_dict": prefixed("_orig_mod.module.", s)}),
+    "timm, compiled parts": (
+        "timm",
+        vit,
+        lambda s: {key.replace("blocks.0.", "blocks.0._orig_mod."): tensor for key, tensor in s.items()},
+    ),
+    "timm, lightning": ("timm", vit, lambda s: lightning(prefixed("model.", s | some("head.weight")))),
+    "mae, compiled": ("mae", vit, lambda s: {"model": prefixed("_orig_mod.", s | some("mask_token"))}),
     "dino": (
         "dino",
         vit,
@@ -261,7 +317,10 @@ def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
         ("lightly, sequential", "solo_learn", {"lightly"}),
         ("torchvision, vit", "mae", {"torchvision"}),
         ("solo_learn", "torchvision", {"solo_learn", "lightly"}),
-        ("run, residual", "moco", {"run", "timm", "dino", "torchvision"}),
+        ("run, residual", "moco", {"run", "timm", "dino", "torchvision", "barlow_twins"}),
+        ("simsiam", "moco", {"simsiam"}),
+        ("barlow twins", "torchvision", {"barlow_twins"}),
+        ("i-jepa", "mae", {"ijepa"}),
     ],
 )
 def test_the_layout_that_fits_is_named(file: str, asked: str, fitting: set[str], tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_the_image_size_of_a_network_is_named() -> None:
     ],
 )
 def test_a_border_that_would_be_left_out_is_refused(name: str, size: int, sizes: str) -> None:
-    """Oracle: arithmetic by hand: patches of 16, 4 x 2 x 2 x 2 and 14 px; at the size that is named each pixel counts."""
+    """Oracle: arithmetic by hand: patches of 16, 4 x 2 x 2 x 2 and 14 px; at a size that is named each pixel counts."""
     with pytest.raises(ConfigError, match=rf"leave the rest of the image out.*Images\.size={sizes}$"):
         Timm(size, name=name)
     encoder = Timm(int(sizes.split()[0]), name=name).eval()

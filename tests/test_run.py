@@ -439,6 +439,22 @@ def test_floors_are_of_a_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(list(tmp_path.glob("floors/*.json"))) == 4
 
 
+def test_resuming_another_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: a checkpoint that the test leaves in the folder of a run of 3 steps: one of 2 does not use it."""
+    run(tmp_path, 3)
+    (unfinished,) = tmp_path.glob("simclr-*-s0-*")
+    (unfinished / "checkpoints").mkdir(exist_ok=True)
+    (unfinished / "checkpoints/step.pt").touch()
+    next(unfinished.glob("*-s0-*.json")).unlink()
+    capsys.readouterr()
+    run(tmp_path, 2, "--resume", seed=1)
+    assert "--resume" not in capsys.readouterr().err
+    run(tmp_path, 2, "--resume")
+    printed = capsys.readouterr().err
+    assert "begins at step 0: with these settings it is another run than what is unfinished" in printed
+    assert f"{unfinished} (Budget.amount = 96.0)" in printed
+
+
 def test_fresh_starts_over(out: Path) -> None:
     """Oracle: an unfinished state of the same run, here an empty file, is discarded on request and only then."""
     whole, lines = run(out, 3)

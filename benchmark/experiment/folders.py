@@ -6,7 +6,10 @@ import shutil
 from pathlib import Path
 
 from benchmark.errors import ConfigError
+from benchmark.report.cells import of_run
 from benchmark.storage.files import make_folder, sha256_of
+
+SHOWN = 3  # settings in a message
 
 
 def name_of(method: str, dataset: str, seed: int, key: str) -> str:
@@ -28,6 +31,22 @@ def digest_of(file: str) -> str:
         raise ConfigError(
             f"experiment.teacher_weights = {file!r} cannot be read: {problem}. Give the encoder.safetensors of a run."
         ) from problem
+
+
+def unfinished_beside(folder: Path, text: str) -> list[str]:
+    """Return the unfinished runs of the same method, data and seed beside a folder, each with its settings that differ.
+
+    `text` is the configuration of the folder's own run.
+    """
+    own, described = set(text.splitlines()), []
+    for other in sorted(folder.parent.glob(f"{folder.name[:-8]}{'?' * 8}")):
+        if other == folder or not any(other.glob("checkpoints/*.pt")) or of_run(other):
+            continue
+        config = other / "config.gin"
+        theirs = [line for line in config.read_text().splitlines() if line not in own] if config.is_file() else []
+        differs = [line for line in theirs if " = " in line and not line.startswith("#")]
+        described.append(f"{other} ({', '.join(differs[:SHOWN])}{', ...' if len(differs) > SHOWN else ''})")
+    return described
 
 
 def prepare(folder: Path, *, resume: bool, fresh: bool, finished: bool) -> None:

@@ -131,6 +131,8 @@ def run(
         former = of_run(folder)
         if former and not fresh:
             _keep_beside(folder, former[-1], stage.files_outside)
+        if resume and not former and not any(folder.glob("checkpoints/*.pt")):
+            _say_what_is_not_resumed(stage)
         folders.prepare(folder, resume=resume, fresh=fresh, finished=bool(former))
         print(_opening(stage, flops, steps))
         for warning in speed_warnings(stage.pretraining.precision):
@@ -203,6 +205,18 @@ def run(
             checkpoint=describe.weights(weights),
         )
         return _finish(stage, record, floor_records, publish)
+
+
+def _say_what_is_not_resumed(stage: Stage) -> None:
+    """Warn of unfinished runs of the same method and seed that --resume does not continue, as they are other runs."""
+    others = folders.unfinished_beside(stage.folder, stage.config.text)
+    if others:
+        print(
+            f"warning: --resume finds nothing to go on with, and {stage.folder} begins at step 0: with these settings "
+            f"it is another run than what is unfinished (or under way) beside it, {'; '.join(others)}. To continue such "
+            f"a run, give its settings.",
+            file=sys.stderr,
+        )
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 `encoder.net` has timm's names. A layout says what to cut and rename in a file to get them. Weights show neither the
 number of attention heads nor a stride, a padding, a pooling or the inputs: a layout states them where its project fixes
-them, the rest the user has to match. This is the one file of the harness that names methods and others' projects.
+them, the rest the user has to match. From every key `_orig_mod.` is cut before, which torch.compile puts there. This is
+the one file of the harness that names methods and others' projects.
 """
 
 from collections.abc import Mapping
@@ -73,10 +74,11 @@ LAYOUTS = {
     "run": Layout((None,), remark="the encoder of a run of this benchmark"),
     "timm": Layout(
         (None, "state_dict_ema", "model_ema", "state_dict", "model"),
-        r"(_orig_mod\.)?(module\.)?(_orig_mod\.)?",
+        r"(module\.|model\.)?",
         dropped=("head.", "fc.", "classifier."),
         pooled=f"{POOLED}; with `@Timm` what its classifier reads",
-        remark="averaged weights before plain ones, as timm loads them; `Timm.pretrained=True` knows the inputs",
+        remark="averaged weights before plain ones, as timm loads them; `Timm.pretrained=True` knows the inputs; also "
+        "a Lightning module's `model.`",
     ),
     "mae": Layout(
         ("model",),
@@ -97,12 +99,45 @@ LAYOUTS = {
     ),
     "moco": Layout(
         ("state_dict",),
-        r"module\.encoder_q\.",
-        beside=("module.encoder_k.", "module.queue"),
+        r"(module\.)?encoder_q\.",
+        beside=("module.encoder_k.", "module.queue", "encoder_k.", "queue"),
         dropped=("fc.",),
         statistics=IMAGENET,
         pooled="global average",
         remark="the query encoder, not the key encoder",
+    ),
+    "simsiam": Layout(
+        ("state_dict",),
+        r"module\.encoder\.",
+        beside=("module.predictor.",),
+        dropped=("fc.",),
+        statistics=IMAGENET,
+        pooled="global average",
+        remark="the encoder without its projector",
+    ),
+    "barlow_twins": Layout(
+        ("model", None),
+        r"(module\.backbone\.)?",
+        dropped=("module.projector.", "module.bn.", "fc."),
+        statistics=IMAGENET,
+        pooled="global average",
+        remark="`checkpoint.pth`, or `resnet50.pth`, which has the encoder alone",
+    ),
+    "swav": Layout(
+        ("state_dict", None),
+        r"module\.",
+        dropped=("projection_head.", "prototypes."),
+        statistics=IMAGENET,
+        pooled="global average",
+        remark="the encoder without its projector and prototypes",
+    ),
+    "ijepa": Layout(
+        ("target_encoder",),
+        r"module\.",
+        statistics=IMAGENET,
+        pooled="mean of the patch tokens, since it has no class token",
+        remark="the target encoder; it has no class token, so that it takes a network such as "
+        "`Timm.name=vit_huge_patch14_gap_224`",
     ),
     "dino": Layout(
         ("teacher", None),

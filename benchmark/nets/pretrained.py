@@ -179,7 +179,8 @@ def _match(contents: Mapping[str, Any], layout: Layout, expected: Mapping[str, T
         return None
     weights: dict[str, Tensor] = {}
     left_over = []
-    for key, tensor in state.items():
+    for written, tensor in state.items():
+        key = re.sub(r"(^|\.)_orig_mod\.", r"\1", written)  # torch.compile puts it before the names of what it wraps
         start = re.match(layout.prefix, key)
         if start is None:
             if not key.startswith(layout.beside):
