@@ -86,7 +86,18 @@ MISUSES = [
     ("KNN.k=0", "KNN.k expected int of at least 1, got 0 (int)"),
     ("experiment.evaluations=(@KNN, @KNN)", "each evaluation may stand there once"),
 ]
+MISUSES += [
+    ("Pretraining.batch_size=99999999999999999999", "a whole number is at most 2^63 - 1"),
+    ("Images.size=99999999", "at most 16,384 pixels"),
+    ("Pretraining.name=' '", "Pretraining.name is empty"),
+    ("Images.name=' '", "Images.name is empty"),
+]
 OPTIONS = [
+    (
+        ["--gin", "gin/protocol/digits.gin", "--set", "experiment.encoder=@Timm", "--set", "Timm.name=resnet18"],
+        2,
+        "%HEAD_LAYERS is not defined. The protocol of an encoder defines it",
+    ),
     (["--set", "Images.source=parquet:/nowhere"], 3, "--set Images.source=parquet:/path"),
     (["--set", "Images.source=folder:/nowhere"], 3, "--set Images.source=parquet:/path"),
     (["--set", "Pretraining.batch_size=2000", "--set", "Budget.amount=9999"], 2, "Pretraining.batch_size=1442"),
@@ -110,6 +121,26 @@ def test_misuse_is_answered_before_anything_is_built(
         assert answer in printed
         assert "Traceback" not in printed
         assert not (tmp_path / "runs").exists()
+
+
+def test_a_byte_order_mark_is_no_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the same file without the mark that an editor put before it."""
+    file = tmp_path / "marked.gin"
+    file.write_bytes(b"\xef\xbb\xbf" + Path("gin/simclr.gin").read_bytes())
+    assert main(command(tmp_path / "runs", 2, "--dry-run", gin=str(file))) == 0
+    assert "simclr" in capsys.readouterr().out
+
+
+def test_a_network_of_timm_under_masking_is_not_called_convolutional(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the class of the encoder, and what to give."""
+    files = ["--gin", "gin/mae.gin", "--gin", "gin/protocol/digits_vit_micro.gin", "--set", "Images.size=32"]
+    network = ["--set", "experiment.encoder=@Timm", "--set", "Timm.name=vit_tiny_patch16_224"]
+    assert main([*files, *network, "--out", str(tmp_path), "--dry-run"]) == 2
+    printed = capsys.readouterr().err
+    assert "encodes whole images (Timm). Use a ViT" in printed
+    assert "convolutional" not in printed
 
 
 def test_what_the_files_show_is_refused_at_once(tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def _read(path: Path, seen: set[Path]) -> list[Statement]:
     lenient = any(path.is_relative_to(shipped / folder) for folder in LENIENT)
     source = Source(_label(path, shipped), path, lenient=lenient)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file by a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source.label} cannot be read: {error}") from None
     statements: list[Statement] = []

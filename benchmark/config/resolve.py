@@ -22,6 +22,12 @@ PROTOCOLS = (
 )
 """Follows the errors about lines of a file that nothing reads."""
 
+MOST = 2**63 - 1  # what torch holds
+
+PROTOCOL_OF_MACRO = (
+    " The protocol of an encoder defines it, for all methods: give the one whose widths suit yours by --gin, such as "
+    "gin/protocol/resnet18.gin or gin/protocol/vit_tiny.gin; --set experiment.encoder=@Timm goes over it."
+)
 _LITERALS = (bool, int, float, str, type(None))
 Key = tuple[str, str, str]  # scope, complete selector, parameter; of a macro: "", "", name
 
@@ -160,6 +166,10 @@ class Resolver:
             raise binding.line.error(
                 f"{binding} expected {describe(hint)}, got {value!r} ({type(value).__name__}).{origin}"
             )
+        if type(fitted) is int and abs(fitted) > MOST and binding.parameter != "seed":  # which has a bound of its own
+            raise binding.line.error(
+                f"{binding} = {fitted}: a whole number is at most 2^63 - 1, and most are far below."
+            )
         return fitted
 
     def _expand(self, value: Any, line: Line, macros: set[Key], trail: tuple[Key, ...]) -> Any:
@@ -167,7 +177,8 @@ class Resolver:
             key = "", "", value.name
             if key not in self._winners:
                 close = suggest(value.name, [name for _, selector, name in self._winners if not selector])
-                raise line.error(f"the macro %{value.name} is not defined.{close}")
+                remedy = PROTOCOL_OF_MACRO if value.name in shipped_macros() else ""
+                raise line.error(f"the macro %{value.name} is not defined.{close}{remedy}")
             if key in trail:
                 raise line.error(f"the macro %{value.name} refers back to itself.")
             macros.add(key)

@@ -28,6 +28,7 @@ from benchmark.errors import ConfigError, MissingError, suggest
 from benchmark.runtime import progress
 
 ROOT_VARIABLE = "SSL_BENCHMARK_DATA"
+MOST_SIDE = 16_384  # our choice: an image then takes 0.8 GB
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label")
 
@@ -119,6 +120,8 @@ class Images:
             raise ConfigError("Images.name is empty: tables and folders of runs name a data set by it. Give it a name.")
         if self.size < 1:
             raise ConfigError(f"Images.size = {self.size}: the side of an image is at least 1 pixel.")
+        if self.size > MOST_SIDE:
+            raise ConfigError(f"Images.size = {self.size}: the side of an image is at most {MOST_SIDE:,} pixels.")
         if self.test is not None and self.test in (self.train, self.pretrain):
             raise ConfigError(
                 f"Images.test = {self.test!r} is also a split to train on, and nothing that was trained on tests "

@@ -48,6 +48,8 @@ class Pretraining:
     compiled: bool = False
 
     def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise ConfigError("Pretraining.name is empty: tables and folders of runs name a method by it.")
         if self.batch_size < 2:
             raise ConfigError(
                 f"Pretraining.batch_size = {self.batch_size}: batch norm and negatives need at least 2 images."

@@ -70,12 +70,12 @@ class Encoder(nn.Module, ABC):
         """
 
     def patch_grid(self) -> tuple[int, int]:
-        """Return (number of patch tokens, patch side in pixels); raises ConfigError for a convolutional network."""
+        """Return (number of patch tokens, patch side in pixels); raises ConfigError without them."""
         if self.n_tokens is None or self.patch is None:
             raise ConfigError(
                 f"Restoring masked patches needs an encoder that can encode a subset of patches; got {self.name}, "
-                f"which is convolutional. Use a ViT (for instance --gin gin/protocol/vit_tiny.gin), or a method "
-                f"without a decoder."
+                f"which encodes whole images ({type(self).__name__}). Use a ViT (for instance --gin "
+                f"gin/protocol/vit_tiny.gin), or a method without a decoder."
             )
         return self.n_tokens, self.patch
 
