@@ -35,17 +35,21 @@ def sparse(n: int, dim: int) -> Tensor:
     return (normal(n, dim) - 3).relu()
 
 
-def bank_of(train: Tensor, labels: Tensor, classes: int) -> Bank:
-    """A bank with the benchmark's hold-out, whose test images are the first 9 of train."""
+def bank_of(train: Tensor, labels: Tensor, classes: int, tested: int = 9) -> Bank:
+    """A bank with the benchmark's hold-out, whose test images are the first of train."""
     fit, held = holdout(labels, "odd")
     names = {"first": train, "second": 2 * train[:, :4]}
-    test = {name: rows[:9] for name, rows in names.items()}
-    return Bank(names, test, labels, fit, held, classes, "odd", lambda number: names, projected=(train, train[:9]))
+    test = {name: rows[:tested] for name, rows in names.items()}
+    return Bank(names, test, labels, fit, held, classes, "odd", lambda number: names, projected=(train, train[:tested]))
 
 
 ODD: dict[str, Callable[[], Bank]] = {
     "one image a class": lambda: bank_of(normal(12, 40), torch.arange(12), 12),
     "classes that are not held out": lambda: bank_of(normal(30, 20), torch.arange(30).clamp(max=3), 5),
+    "one test image": lambda: bank_of(normal(50, 20), torch.arange(50) % 2, 2, tested=1),
+    "five images": lambda: bank_of(normal(5, 20), torch.tensor([0, 1, 0, 1, 0]), 2, tested=1),
+    "one class is held out": lambda: bank_of(normal(6, 20), torch.tensor([0, 0, 0, 0, 0, 1]), 2, tested=2),
+    "five constant images": lambda: bank_of(torch.ones(5, 20), torch.tensor([0, 1, 0, 1, 0]), 2, tested=1),
     "constant": lambda: bank_of(torch.ones(40, 30), torch.arange(40) % 4, 4),
     "zero": lambda: bank_of(torch.zeros(40, 30), torch.arange(40) % 4, 4),
     "huge": lambda: bank_of(1e18 * normal(40, 30), torch.arange(40) % 4, 4),
@@ -57,13 +61,14 @@ ODD: dict[str, Callable[[], Bank]] = {
 
 @pytest.mark.parametrize("odd", ODD)
 def test_each_evaluation_ranks_each_image(odd: str) -> None:
-    """Oracle: a score in [0, 1] of nine images, without an exception."""
+    """Oracle: a score in [0, 1] of each test image, without an exception."""
     bank = ODD[odd]()
-    sealed = SealedLabels(bank.labels[:9], bank.classes)
+    tested = len(bank.test["first"])
+    sealed = SealedLabels(bank.labels[:tested], bank.classes)
     for name, evaluation in EVALUATIONS.items():
         ranking = evaluation(bank)
         assert ranking is not None
-        assert ranking.classes.shape[-2] == 9
+        assert ranking.classes.shape[-2] == tested
         assert 0 <= sealed.score(name, ranking).top1 <= 1
 
 

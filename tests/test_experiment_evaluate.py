@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
 
 from benchmark.evaluate import main
+from benchmark.export import main as export
 from benchmark.nets import timm_net
 from benchmark.report import record as records
 from benchmark.report.audit import audit
@@ -205,5 +206,7 @@ def test_a_diverged_run_is_scored_as_it_was(out: Path, tmp_path: Path, capsys: p
     record = evaluated(out, "--run", str(run))
     assert (record["status"], record["metrics"]) == ("diverged", of(run)["metrics"])
     weights = ["--weights", str(run / "encoder.safetensors"), "--gin", "gin/protocol/digits_vit_micro.gin"]
-    assert main([*weights, *SMALLER, *KNN_ONLY, "--out", str(out)]) == 1
-    assert "train images has values that are not finite" in capsys.readouterr().err
+    assert main([*weights, *SMALLER, *KNN_ONLY, "--out", str(out)]) == 2
+    assert "has weights that are not finite" in capsys.readouterr().err
+    assert export([str(run), "--to", str(tmp_path / "exported"), "--license", "mit"]) == 2
+    assert "has weights that are not finite" in capsys.readouterr().err
