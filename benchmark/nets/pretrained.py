@@ -111,7 +111,7 @@ def fit(
 
 def check_finite(weights: Mapping[str, Tensor], file: str) -> None:
     """Raise ConfigError for weights that are not finite numbers, and name them."""
-    broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
+    broken = [name for name, weight in weights.items() if weight.is_floating_point() and not weight.isfinite().all()]
     if broken:
         raise ConfigError(
             f"{file} has weights that are not finite, so nothing that is computed with them means anything.\n"
