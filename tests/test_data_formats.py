@@ -190,6 +190,7 @@ def test_one_range_for_all_images(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert data.train.images.flatten(1).unique(dim=1).tolist() == [[255], [1]]
     assert data.test.images.unique().tolist() == [1]
     assert "numbers up to 65,535 in train, so white is 65,535 for all" in capsys.readouterr().out
+    assert load(tmp_path, test="test", streamed=True).fingerprint == data.fingerprint
 
 
 @pytest.mark.parametrize("top", [1, 16, 127, 256, 1023, 4095, 32_767])

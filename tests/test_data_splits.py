@@ -23,7 +23,7 @@ def touch(root: Path, *names: str) -> list[Path]:
 
 def splits(root: Path, *names: str) -> dict[str, list[str]]:
     """Return what we make of files, by names relative to their folder."""
-    found = files_of_splits(root, touch(root, *names), "parquet")
+    found = files_of_splits(root, touch(root, *names))
     return {split: [str(file.relative_to(root)) for file in files] for split, files in found.items()}
 
 
@@ -146,6 +146,29 @@ def test_a_damaged_shard_is_named(clone: Path) -> None:
     shard.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(MissingError, match=rf"{shard} is a pointer of Git LFS.*git lfs pull"):
         load(f"parquet:{clone}")
+
+
+def test_a_missing_shard_is_named(clone: Path) -> None:
+    """Oracle: the shard that the test removes, and one of another count; a glob says that this is meant."""
+    (clone / "data/train-00000-of-00002.parquet").unlink()
+    assert values(load(f"parquet:{clone}", train="train_extra")) == [[90], [20]]  # what is not read need not be whole
+    with pytest.raises(MissingError, match=r"has 1 of 2 shards of a split: 00000 is missing beside train-00001"):
+        load(f"parquet:{clone}")
+    assert values(load(f"parquet:{clone}/data/*.parquet")) == [[11], [20]]
+    write(clone / "data/train-00000-of-00001.parquet", 12)
+    with pytest.raises(
+        MissingError, match="has shards of 1 and of 2 of one split, which may hold the same images twice"
+    ):
+        load(f"parquet:{clone}")
+
+
+def test_a_card_that_cannot_be_read_is_named(clone: Path) -> None:
+    """Oracle: the file that the test writes wrongly, and one with a folder in place of files."""
+    (clone / "README.md").write_text("---\nconfigs:\n- config_name: [\n---\n")
+    with pytest.raises(MissingError, match=r"README.md has configurations that cannot be read"):
+        load(f"parquet:{clone}")
+    (clone / "README.md").write_text("---\nconfigs:\n- config_name: one\n  data_dir: data\n---\n")
+    assert values(load(f"parquet:{clone}")) == [[10, 11], [20]]
 
 
 def photos(root: Path, *names: str) -> None:

@@ -333,6 +333,13 @@ def test_the_layout_that_fits_is_named(file: str, asked: str, fitting: set[str],
     assert named == fitting
 
 
+def test_the_layout_of_another_architecture_is_named(tmp_path: Path) -> None:
+    """Oracle: the project that wrote the file, of a network without the last two stages of the encoder."""
+    file = saved(FILES["simsiam"][2](resnet().net.state_dict()), tmp_path)
+    with pytest.raises(ConfigError, match=r"More of its keys fit the layout 'simsiam'. With that, build the encoder"):
+        load(ResNet(16, name="resnet18"), file, "moco")
+
+
 def test_nothing_is_suggested_where_nothing_fits(tmp_path: Path) -> None:
     """Oracle: a residual network's file for a ViT: no layout makes one of the other; a long list is cut at 8."""
     with pytest.raises(ConfigError, match=r"missing \(\d\d\):(?: [\w.]+,){8} and \d+ more\n") as refusal:

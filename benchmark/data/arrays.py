@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import compute
 
 from benchmark.data.white import Array, Items, NotReadError
 
@@ -46,8 +47,8 @@ def _array(values: pa.Array) -> Array:
     """Return nested lists as an array. Raises NotReadError for lists of unequal length and for numbers that lack."""
     shape = [len(values)]
     while isinstance(values.type, LISTS):
-        lengths = [len(part) if part.is_valid else None for part in values]
-        if not lengths or lengths[0] is None or set(lengths) != {lengths[0]}:
+        lengths = compute.unique(compute.list_value_length(values)).to_pylist()
+        if len(lengths) != 1 or lengths[0] is None:
             raise NotReadError("its rows of numbers are not of one length; each row of pixels has as many")
         shape.append(lengths[0])
         values = values.flatten()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data.folder import images_below, readable
-from benchmark.data.splits import configured, files_of_splits, is_pointer
+from benchmark.data.splits import check_shards, configured, files_of_splits, is_pointer, parquet_below
 from benchmark.data.subsets import hashed_order
 from benchmark.data.white import Items
 from benchmark.errors import ConfigError
@@ -121,7 +121,7 @@ def _hub(place: str) -> dict[str, Loader]:
 
 def local_copy(folder: Path, configuration: str) -> dict[str, Loader]:
     """Return the splits of a folder that takes the place of a data set of the hub: Parquet files, or image files."""
-    return _parquet(str(folder), configuration) if next(_parquet_below(folder), None) else _folder(str(folder))
+    return _parquet(str(folder), configuration) if next(parquet_below(folder), None) else _folder(str(folder))
 
 
 def _parquet(place: str, configuration: str = "") -> dict[str, Loader]:
@@ -131,25 +131,17 @@ def _parquet(place: str, configuration: str = "") -> dict[str, Loader]:
     elif path.is_dir():
         inside = path / configuration
         root = inside if inside.is_dir() else path
-        splits = configured(path, configuration) or files_of_splits(root, _parquet_below(root), "parquet")
+        splits = configured(path, configuration) or files_of_splits(root, parquet_below(root))
     else:
-        splits = files_of_splits(path.parent, path.parent.glob(path.name), "parquet")
+        splits = files_of_splits(path.parent, path.parent.glob(path.name))
     if not splits:
         raise FileNotFoundError("no Parquet file there")
-    return {split: partial(_rows_of_parquet, files) for split, files in splits.items()}
+    return {split: partial(_rows_of_parquet, files, path.is_dir()) for split, files in splits.items()}
 
 
-def _parquet_below(folder: Path) -> Iterator[Path]:
-    """Yield the Parquet files in a folder or, where it has none, below it; none that is hidden."""
-    direct = [file for file in folder.glob("*.parquet") if not file.name.startswith(".")]
-    yield from direct or (
-        file
-        for file in folder.rglob("*.parquet")
-        if not any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)
-    )
-
-
-def _rows_of_parquet(files: list[Path]) -> Table:
+def _rows_of_parquet(files: list[Path], is_whole: bool) -> Table:
+    if is_whole:
+        check_shards(files)
     for file in files:
         if is_pointer(file):
             raise OSError(f"{file} is a pointer of Git LFS, whose content was not fetched: git lfs pull fetches it")

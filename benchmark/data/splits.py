@@ -6,10 +6,10 @@ become one split in silence: beside `train.parquet`, the split of `train_extra.p
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
-from benchmark.errors import ConfigError
+from benchmark.errors import ConfigError, MissingError
 
 WORDS = {
     "train": ("train", "training"),
@@ -19,11 +19,22 @@ WORDS = {
 """The words by which `datasets` knows its splits, in the order in which it looks for them."""
 
 SHARD = re.compile(r"(\w+(?:\.\w+)*)-\d{5}-of-\d{5}")
+NUMBER = re.compile(r"-(\d{5})-of-(\d{5})")
 BETWEEN = re.compile(r"[-._ 0-9]+")
 LFS = b"version https://git-lfs"
 
 
-def files_of_splits(root: Path, files: Iterable[Path], what: str) -> dict[str, list[Path]]:
+def parquet_below(folder: Path) -> Iterator[Path]:
+    """Yield the Parquet files in a folder or, where it has none, below it; none that is hidden."""
+    direct = [file for file in folder.glob("*.parquet") if not file.name.startswith(".")]
+    yield from direct or (
+        file
+        for file in folder.rglob("*.parquet")
+        if not any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)
+    )
+
+
+def files_of_splits(root: Path, files: Iterable[Path]) -> dict[str, list[Path]]:
     """Return the files of each split, in order. Raises ConfigError for a split that lies in several folders."""
     stems: dict[str, list[tuple[PurePath, Path]]] = {}  # what names a split, and the folder in which it names it
     exact = set()
@@ -37,7 +48,7 @@ def files_of_splits(root: Path, files: Iterable[Path], what: str) -> dict[str, l
         if len(homes) > 1:
             raise ConfigError(
                 f"Split {split!r} has files in {len(homes)} folders of {root} ({', '.join(homes[:4])}), which may be "
-                f"several data sets or configurations. Give one of them: --set Images.source={what}:{root / homes[0]}"
+                f"several data sets or configurations. Give one of them: --set Images.source=parquet:{root / homes[0]}"
             )
         splits[split] = [file for _, file in stems[name]]
     return splits
@@ -55,7 +66,10 @@ def configured(root: Path, configuration: str) -> dict[str, list[Path]] | None:
     from datasets.utils.metadata import MetadataConfigs
     from huggingface_hub import DatasetCard
 
-    stated = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card).data)
+    try:
+        stated = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card).data)
+    except Exception as error:  # a text that somebody wrote by hand
+        raise OSError(f"{card} has configurations that cannot be read: {error}") from error
     if not stated:
         return None
     name = configuration or stated.get_default_config_name()
@@ -66,12 +80,33 @@ def configured(root: Path, configuration: str) -> dict[str, list[Path]] | None:
             f"SSL_BENCHMARK_DATA, or the folder of one of them."
         )
     folder = root / stated[name].get("data_dir", "")
+    patterns = stated[name].get("data_files")
+    if not patterns:
+        return files_of_splits(folder, parquet_below(folder))
     splits: dict[str, list[Path]] = {}
-    for split, patterns in sanitize_patterns(stated[name].get("data_files") or []).items():
-        files = {file for pattern in patterns for file in folder.glob(pattern) if file.suffix == ".parquet"}
+    for split, several in sanitize_patterns(patterns).items():
+        files = {file for pattern in several for file in folder.glob(pattern) if file.suffix == ".parquet"}
         if files:
             splits[split] = sorted(files)
     return splits or None
+
+
+def check_shards(files: Sequence[Path]) -> None:
+    """Raise MissingError for a split that lacks some of its shards, or has those of two ways to divide it."""
+    shards = [(int(shard[1]), int(shard[2])) for file in files if (shard := NUMBER.search(file.name))]
+    counts = sorted({count for _, count in shards})
+    if len(counts) > 1:
+        raise MissingError(
+            f"{files[0].parent} has shards of {' and of '.join(map(str, counts))} of one split, which may hold "
+            f"the same images twice. Remove those of one kind, or name by a glob what is to be read."
+        )
+    lacking = sorted(set(range(sum(counts))) - {number for number, _ in shards})
+    if lacking:
+        raise MissingError(
+            f"{files[0].parent} has {len(shards)} of {counts[0]} shards of a split: {lacking[0]:05} is missing beside "
+            f"{files[0].name}. Restore it, or name by a glob what is to be read: --set "
+            f"'Images.source=parquet:{files[0].parent}/*.parquet'"
+        )
 
 
 def is_pointer(file: Path) -> bool:

@@ -238,6 +238,11 @@ def _advice(encoder: Encoder, file: str, contents: Mapping[str, Any], layout: st
         fitting = [name for name, other in others.items() if other and not (other.missing or other.left_over)]
         if fitting:
             return f"Its keys would fit the layout {' or '.join(repr(name) for name in fitting)}."
+        if alike := _most_alike(match, others):
+            return (
+                f"More of its keys fit the layout {' or '.join(map(repr, alike))}. With that, build the encoder with "
+                f"the architecture that the weights were trained with."
+            )
     elif isinstance(net, VisionTransformer):
         patch, positions = (match.weights[name] for name in ("patch_embed.proj.weight", "pos_embed"))
         if positions.ndim == 3 and patch.ndim == 4:
@@ -259,6 +264,16 @@ def _advice(encoder: Encoder, file: str, contents: Mapping[str, Any], layout: st
         "Build the encoder with the architecture, patch and image size that the weights were trained with"
         f"{_timm(file, match) or '; --set experiment.encoder=@Timm --set Timm.name=NAME builds any network of timm.'}"
     )
+
+
+def _most_alike(match: Match | None, others: Mapping[str, Match | None]) -> list[str]:
+    """Return the layouts in which most keys of a file are an encoder's, if these are more than in the one asked for."""
+
+    def known(candidate: Match | None) -> int:
+        return 0 if candidate is None else sum("num_batches" not in name for name in candidate.weights)
+
+    most = max(map(known, others.values()), default=0)
+    return [name for name, other in others.items() if known(other) == most] if most > known(match) else []
 
 
 def _timm(file: str, match: Match | None) -> str:
