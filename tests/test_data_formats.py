@@ -250,6 +250,15 @@ def test_what_cannot_be_read_is_said(name: str, tmp_path: Path) -> None:
     assert "Restore it" not in str(refusal.value)
 
 
+def test_images_of_8_bits_beside_wider_ones(tmp_path: Path) -> None:
+    """Oracle: the written values, whether train decides or the number is stated, which is for the wider ones alone."""
+    file = write(tmp_path / "x.parquet", stored([encode(GREY[0]), encode(WIDE[0])]), datasets.Image())
+    for arguments in ({}, {"range": 65_535}):
+        images = load(file, **arguments).train.images
+        assert torch.equal(images[0], images[1])
+        assert torch.equal(images[0, 0], torch.from_numpy(GREY[0]))
+
+
 def test_declared_transparency_of_a_tiff_is_read(tmp_path: Path) -> None:
     """Oracle: PNG files with the same four bands."""
     four = np.random.default_rng(2).integers(0, 256, (N, 4, 4, 4), dtype=np.uint8)

@@ -40,6 +40,7 @@ class White:
         self.is_surveyed = False
         self._n, self._items, self._opened, self._name = n, items, opened, name
         self._top: int | None = None
+        self._has_numbers: bool | None = None
         self._lock = threading.Lock()
 
     def scaled(self, values: Array) -> npt.NDArray[np.uint8]:
@@ -69,11 +70,16 @@ class White:
             )
 
     def refuse_if_stated(self, image: Image.Image) -> None:
-        """Raise NotReadError for an image that says itself what is white, where another number is stated."""
-        if self.stated is not None:
+        """Raise NotReadError for an image that says itself what is white, if another number is stated for none."""
+        if self.stated is None:
+            return
+        with self._lock:
+            if self._has_numbers is None:
+                self._has_numbers = any(True for _ in self._numbers())
+        if not self._has_numbers:
             raise NotReadError(
-                f"its mode is {image.mode} in {image.format}, which says itself what is white, so "
-                f"Images.range = {self.stated:g} is not for it; leave that out"
+                f"its mode is {image.mode} in {image.format}, which says itself what is white, as all images of train "
+                f"do, so Images.range = {self.stated:g} is for none; leave it out"
             )
 
     def _of(self, kind: np.dtype[Any]) -> float | None:
@@ -110,17 +116,20 @@ class White:
         return white
 
     def _numbers(self) -> Iterator[Array]:
-        """Yield the images of train whose type does not tell their range; what cannot be read is reported elsewhere."""
+        """Yield the images of train whose type does not tell their range, or that a stated one is for.
+
+        What cannot be read is reported elsewhere.
+        """
         for start in range(0, self._n, SLICE):
             for item in self._items(range(start, min(start + SLICE, self._n))):
                 if isinstance(item, np.ndarray):
-                    if self._of(item.dtype) is None:
+                    if self.stated is not None or self._of(item.dtype) is None:
                         yield item
                     continue
                 with suppress(Exception), self._opened(item) as image:
                     if has_high_bytes(image):
                         yield np.asarray(image).astype(np.int64) * (WORD // BYTE)
-                    elif is_number(image):
+                    elif is_number(image) or (self.stated is not None and image.mode == "F"):
                         yield np.asarray(image)
 
 
