@@ -236,6 +236,14 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     ),
     "PostScript": (stored([encode(COLOUR[0], "EPS")]), datasets.Image(), {}, "PostScript, a program"),
     "a pointer": (stored([b"version https://git-lfs.github.com/spec/v1\n"]), datasets.Image(), {}, "git lfs pull"),
+    "HEIC": (
+        stored([b"\0\0\0\x18ftypheic" + bytes(50)]),
+        datasets.Image(),
+        {},
+        "it is HEIC, which Pillow does not read",
+    ),
+    "DICOM": (stored([bytes(128) + b"DICM" + bytes(50)]), datasets.Image(), {}, "it is DICOM"),
+    "a file of NumPy": (stored([b"\x93NUMPY" + bytes(50)]), datasets.Image(), {}, "an array of NumPy"),
     "a strange TIFF": (stored([b"II*\0" + bytes(20)]), datasets.Image(), {}, "a TIFF whose bands"),
 }
 

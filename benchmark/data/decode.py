@@ -17,6 +17,23 @@ from benchmark.errors import BenchmarkError, MissingError
 # Told apart by their first bytes alone. Pillow tries WebP last of all formats, which takes a third of the whole time.
 COMMON = ("PNG", "JPEG", "PPM", "WEBP")
 PROGRAMS = frozenset({"EPS"})  # formats that are programs, which Pillow would let Ghostscript run
+HEAD = 160  # bytes at the beginning of a file by which a format is known
+TIFF = "a TIFF whose bands, bits or compression Pillow does not read; save three of its bands as an RGB PNG"
+NOT_READ = "which Pillow does not read; save it as PNG, of 16 bits where it has more than 8"
+FOREIGN = (
+    (0, LFS, "a pointer of Git LFS, whose content git lfs pull fetches"),
+    (0, b"%!PS", "PostScript, a program, which is not run; save it as PNG"),
+    (0, b"\xc5\xd0\xd3\xc6", "PostScript, a program, which is not run; save it as PNG"),
+    *((0, start, TIFF) for start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    *((4, b"ftyp" + brand, f"HEIC, {NOT_READ}") for brand in (b"hei", b"hev", b"mif1", b"msf1")),
+    (128, b"DICM", f"DICOM, {NOT_READ}"),
+    (0, b"\x93NUMPY", f"an array of NumPy, {NOT_READ}, or as a column of lists"),
+    (0, b"%PDF", f"PDF, {NOT_READ}"),
+    (0, b"<svg", f"SVG, {NOT_READ}"),
+    (0, b"<?xml", f"XML, such as SVG, {NOT_READ}"),
+)
+"""Files that Pillow does not read although they may be whole: offset and bytes, and what is said of them."""
+
 PAGED = frozenset({"TIFF", "DCX", "IM", "SPIDER"})  # formats whose further images are no animation
 CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # by a TIFF's PhotometricInterpretation
 ALPHA = ((1,), (2,))  # a TIFF's ExtraSamples that declare transparency
@@ -128,25 +145,19 @@ def _open(file: str | io.BytesIO) -> Image.Image:
     Image.init()
     try:
         return Image.open(file, formats=[name for name in Image.ID if name not in PROGRAMS])
-    except UnidentifiedImageError:
+    except UnidentifiedImageError as error:
         start = _start(file)
-        if start.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6")):
-            raise NotReadError("it is PostScript, a program, which is not run; save it as PNG") from None
-        if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-            raise NotReadError(
-                "it is a TIFF whose bands, bits or compression Pillow does not read; save the three bands that are to "
-                "be seen as an RGB PNG"
-            ) from None
-        if start.startswith(LFS):
-            raise NotReadError("it is a pointer of Git LFS, whose content git lfs pull fetches") from None
-        raise
+        for offset, signature, what in FOREIGN:
+            if start[offset:].startswith(signature):
+                raise NotReadError(f"it is {what}") from error
+        raise ValueError("its first bytes are those of no format that Pillow reads") from error
 
 
 def _start(file: str | io.BytesIO) -> bytes:
     if isinstance(file, io.BytesIO):
-        return file.getvalue()[: len(LFS)]
+        return file.getvalue()[:HEAD]
     with Path(file).open("rb") as stream:
-        return stream.read(len(LFS))
+        return stream.read(HEAD)
 
 
 def _rgb(image: Image.Image, white: White) -> Image.Image:
