@@ -174,6 +174,14 @@ def test_a_border_that_would_be_left_out_is_refused(name: str, size: int, sizes:
     assert (view.grad.abs().sum((0, 1)) > 0).all()
 
 
+def test_a_network_is_taken_at_its_own_size() -> None:
+    """Oracle: timm's configuration: 384 px in patches of 14, which its authors evaluate; 370 px are nobody's."""
+    with torch.device("meta"):
+        assert Timm(384, name="vit_so400m_patch14_siglip_384").image_size == 384
+        with pytest.raises(ConfigError, match=r"Images\.size=364 or 378"):
+            Timm(370, name="vit_so400m_patch14_siglip_384")
+
+
 def test_a_network_that_pads_takes_any_size() -> None:
     """Oracle: networks without patches, and one whose patches thin out the keys of attention alone."""
     for name, size in (("resnet18", 33), ("pvt_v2_b0", 50)):

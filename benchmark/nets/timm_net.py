@@ -65,7 +65,8 @@ class Timm(Encoder):
     def _pooled_width(self, image_size: int) -> int:
         """Encode one image: timm's `num_features` says nothing of the layers that some heads have before the logits.
 
-        Raises ConfigError where layers that cut an image into patches would leave its border out.
+        Raises ConfigError where layers that cut an image into patches would leave its border out, but not at the size
+        for which the network was published: some leave a border out there.
         """
         sides: list[tuple[int, int]] = []  # of each image or map that is cut into patches, and of its patches
 
@@ -79,7 +80,7 @@ class Timm(Encoder):
         for hook in hooks:
             hook.remove()
         cut = [(side, patch) for side, patch in sides if side % patch]
-        if cut:
+        if cut and image_size != self.net.pretrained_cfg.get("input_size", (0,))[-1]:
             multiple = math.prod(patch for _, patch in sides)
             below = image_size // multiple * multiple
             fitting = [size for size in (below, below + multiple) if size]
