@@ -1,5 +1,7 @@
 """Encoders against timm, lightly, a naive attention, and published sizes."""
 
+import math
+
 import pytest
 import timm
 import torch
@@ -235,3 +237,11 @@ def test_last_norm_of_a_block_starts_at_zero_or_one(zero_last: bool) -> None:
         timm.create_model(encoder.spec.architecture, **encoder.spec.arguments).layer1[0].bn2.weight,
         encoder.net.layer1[0].bn2.weight,
     )
+
+
+def test_the_stem_starts_as_asked() -> None:
+    """Oracle: deviations by hand: sqrt(2 / (64 * 9)), and of a uniform distribution up to 1 / sqrt(27)."""
+    for plain_stem, deviation in ((False, math.sqrt(2 / 576)), (True, 1 / math.sqrt(27 * 3))):
+        torch.manual_seed(0)
+        weight = ResNet(16, name="resnet18", plain_stem=plain_stem).net.conv1.weight
+        assert float(weight.detach().std()) == pytest.approx(deviation, rel=0.06)

@@ -181,11 +181,20 @@ class ResNet(Encoder):
     Up to 48 px the first convolution is 3x3 with stride 1 and there is no max pooling (Chen et al. 2020,
     arXiv:2002.05709, B.9); up to 128 px the pooling stays; above, the stem is the 7x7 one of ImageNet. The last norm
     of each block starts at zero with `zero_last`, as timm does by default, else at one, as torchvision does.
-    `statistics` replace the mean and deviation of the data set, by which images are normalised.
+    A 3x3 convolution has He-normal initial weights as timm's layers have, or with `plain_stem` torch's default, as in
+    code that exchanges it after torchvision's initialisation: these are twice as large, so that the layer, whose scale
+    the norm after it takes out, learns at a quarter of the pace. `statistics` replace the mean and deviation of the
+    data set, by which images are normalised.
     """
 
     def __init__(
-        self, image_size: int, *, name: str, zero_last: bool = True, statistics: Statistics | None = None
+        self,
+        image_size: int,
+        *,
+        name: str,
+        zero_last: bool = True,
+        plain_stem: bool = False,
+        statistics: Statistics | None = None,
     ) -> None:
         super().__init__()
         if not is_model(name):
@@ -204,7 +213,8 @@ class ResNet(Encoder):
                     f"--set experiment.encoder=@Timm --set Timm.name={name}"
                 )
             self.net.conv1 = nn.Conv2d(3, old.out_channels, 3, stride=1, padding=1, bias=False)
-            nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")
+            if not plain_stem:
+                nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.stem = "3x3-pool"
             changes.append(f"model.conv1 = torch.nn.Conv2d(3, {old.out_channels}, 3, stride=1, padding=1, bias=False)")
         if image_size <= 48:
