@@ -117,8 +117,11 @@ def test_only_a_new_major_is_a_change(raised: Callable[..., None]) -> None:
 
 
 def test_published_records_are_of_the_first_versions() -> None:
-    """Oracle: what was shown when versions took the place of hashes: all published records are of version 1."""
+    """Oracle: what was shown when versions took the place of hashes: all published records are of version 1.
+
+    FineTune is of version 2 since the rate of its final norm was mended.
+    """
     for record in load(ROOT / "results"):
-        assert changed(record) == []
+        assert changed(record) in ([], ["FineTune 1.0, now 2.0"])
         if record["schema"] == 1:
             assert versions_of(record) == {}

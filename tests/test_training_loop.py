@@ -90,6 +90,8 @@ def test_the_loss_falls(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_interrupted_and_resumed_is_undisturbed(tmp_path: Path, number: int) -> None:
     """Oracle: the digest, losses and lines of the run that nobody interrupted; the handlers of before are back."""
+    if signal.getsignal(number) is signal.SIG_IGN:  # where pytest runs in the background
+        signal.signal(number, signal.SIG_DFL)
     handler = signal.getsignal(number)
     whole = training(tmp_path / "whole").run(resume=False)
     interrupted(training(tmp_path / "cut"), 5, number)
@@ -144,8 +146,18 @@ def test_a_damaged_checkpoint_is_mentioned(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_lost_checkpoints_are_no_restart(tmp_path: Path) -> None:
-    """Oracle: 12 steps were logged: an error that says so; a run that logged nothing begins."""
+    """Oracle: 12 steps were logged and checkpoints were written: an error that says so.
+
+    A run that logged nothing begins, and so does one that ended before its first checkpoint, or while it wrote it.
+    """
     training(tmp_path / "new").run(resume=True)
+    for name in ("broken", "writing"):
+        begun = training(tmp_path / name)
+        (begun.folder / "metrics.jsonl").write_text('{"step": 4}\n')
+        if name == "writing":
+            (begun.folder / "checkpoints").mkdir()
+            (begun.folder / "checkpoints" / ".step-00000004-0123456789abcdef.pt.0123.partial").write_bytes(b"half")
+        assert begun.run(resume=True).status == "ok"
     training(tmp_path / "lost").run(resume=False)
     for path in (tmp_path / "lost" / "checkpoints").iterdir():
         path.unlink()

@@ -500,12 +500,12 @@ def scheduled_predictor(run: Training, patch: pytest.MonkeyPatch) -> None:
 
 def warmup_a_step_ahead(run: Training, patch: pytest.MonkeyPatch) -> None:
     ahead = 1 / STEPS
-    patch.setattr(optim, "schedule", lambda at, warmup: schedule(at + ahead if at < warmup else at, warmup))
+    patch.setattr(optim, "schedule", lambda at, warmup, _: schedule(at + ahead if at < warmup else at, warmup))
 
 
 def cosine_a_step_ahead(run: Training, patch: pytest.MonkeyPatch) -> None:
     ahead = 1 / STEPS
-    patch.setattr(optim, "schedule", lambda at, warmup: schedule(at if at < warmup else at + ahead, warmup))
+    patch.setattr(optim, "schedule", lambda at, warmup, _: schedule(at if at < warmup else at + ahead, warmup))
 
 
 MISTAKES: dict[Callable[[Training, pytest.MonkeyPatch], None], tuple[str, ...]] = {

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,12 @@ def restore(folder: Path, key: str, load: Callable[[dict[str, Any]], None]) -> l
     A file for which `load` raises is bad too, and the one before it is taken. Returns None if there is no file. Raises
     BenchmarkError if there are files and none is sound: a run never restarts silently.
     """
-    for leftover in folder.glob(".step-*.partial"):
-        leftover.unlink(missing_ok=True)
     files = sorted(folder.glob("step-*.pt"), reverse=True)
+    for leftover in list(folder.glob(".step-*.partial")):
+        leftover.unlink(missing_ok=True)
+        if not files:  # a kill came during the first write
+            with suppress(OSError):
+                folder.rmdir()
     warnings = []
     for path in files:
         try:

@@ -294,9 +294,10 @@ class Training:
         }
 
     def _restore(self) -> None:
-        warnings = checkpoint.restore(self.folder / "checkpoints", self.key, self._load)
+        folder = self.folder / "checkpoints"  # is there once a first checkpoint was written
+        warnings = checkpoint.restore(folder, self.key, self._load)
         logged = checkpoint.last_step(self.folder / "metrics.jsonl")
-        if warnings is None and logged:
+        if warnings is None and logged and folder.is_dir():
             raise BenchmarkError(
                 f"{self.folder} has logged {logged} steps but has no checkpoint. Put it back, or start over: --fresh"
             )
