@@ -281,21 +281,21 @@ def test_many_records(browser: Any, tmp_path: Path, count: int, seeds: int, boar
     """Oracle: the first paint within 300 ms, and a thousand lines sorted within 50 ms, layout included; the least of
     several measurements, because other tests use the same cores. Of a long table 100 lines are shown, then all."""
     file = write(many(count, seeds, boards), tmp_path / "index.html")
-    paints = []
-    for _ in range(3):
+    paints, sorts = [], []
+    for _ in range(8):
         tab = Tab(browser, file)
         paints.append(tab.page.evaluate(FIRST_PAINT))
         if boards > 1:
             tab.page.locator("nav.boards a", has_text="board 3").click()
-        milliseconds = tab.page.evaluate(SORT)
+        sorts.append(tab.page.evaluate(SORT))
         lines = count // (seeds * boards)
         assert len(tab.names()) == min(lines, 100)
         if lines > 100:
             tab.page.locator("[data-do=rows]:visible").click()
             assert len(tab.names()) == lines
         tab.close()
-        if paints[-1] <= 300 and milliseconds <= 50:
+        if min(paints) <= 300 and min(sorts) <= 50:
             break
-    print(f"{count} records: first paint {paints} ms, sorted in {milliseconds:.1f} ms")
+    print(f"{count} records: first paint {paints} ms, sorted in {min(sorts):.1f} ms")
     assert min(paints) <= 300
-    assert milliseconds <= 50
+    assert min(sorts) <= 50
