@@ -1,4 +1,4 @@
-"""A stage of pretraining: its method is built from the seed, and its budget planned in steps."""
+"""A stage of pretraining: what identifies it, its budget planned in steps, and its training."""
 
 import math
 from dataclasses import dataclass, replace
@@ -8,29 +8,25 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from benchmark.data.images import Dataset, Outline
-from benchmark.data.pixels import Pixels
+from benchmark.data.images import Dataset
 from benchmark.data.streaming import batches
 from benchmark.errors import ConfigError, method_errors
 from benchmark.evals.online import OnlineKNN, online_knn
 from benchmark.experiment import describe
 from benchmark.experiment.environment import environment
 from benchmark.experiment.folders import digest_of, hash_of, name_of
-from benchmark.experiment.session import Session
-from benchmark.experiment.setup import Pretraining
+from benchmark.experiment.recipe import Recipe
 from benchmark.method import Method
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
 from benchmark.randomness import derive
-from benchmark.report import fields
 from benchmark.report.cells import PRETRAINING, major, tuning_key
 from benchmark.report.identity import digest
 from benchmark.training import calibration
 from benchmark.training.budget import Budget, Price
-from benchmark.training.flops import count_forward, count_step
+from benchmark.training.flops import count_forward
 from benchmark.training.loop import Training
 from benchmark.training.monitor import affordable
-from benchmark.views.recipes import View
 
 TEACHERS = tuple(
     f"experiment.{name}" for name in ("teacher", "encoder", "limits", "rate_factor", "init", "init_layout")
@@ -38,15 +34,8 @@ TEACHERS = tuple(
 
 
 @dataclass(frozen=True)
-class Stage(Session):
-    """One stage of pretraining: what it trains, what a step costs, how many steps it takes, and where it writes."""
-
-    @cached_property
-    def pretraining(self) -> Pretraining:
-        """The method and its settings, built."""
-        if self.experiment.pretraining is None:
-            raise ConfigError("experiment.pretraining is None: there is nothing to train. Give the file of a method.")
-        return self.experiment.pretraining()
+class Stage(Recipe):
+    """One stage of pretraining: a recipe with a budget and a folder."""
 
     @cached_property
     def key(self) -> str:
@@ -155,24 +144,6 @@ class Stage(Session):
         # a calibration would decode images
         self.flops if self.whole_budget.kind == "device_seconds" else self.steps  # noqa: B018
 
-    def source(self, data: Outline) -> Pixels:
-        """Return the images to train on: those to pretrain on, or for a method with labels those of train."""
-        return data.train.images if self.pretraining.needs_labels else data.pretrain
-
-    @cached_property
-    def flops(self) -> int:
-        """The FLOPs of a step."""
-        return count_step(lambda: self.method()[0], self.pretraining.batch_size, self.images.size)
-
-    @property
-    def began(self) -> dict[str, fields.Start]:
-        """The part of a record that says from which weights pretraining went on; empty where from random ones."""
-        if self.start is None:
-            return {}
-        with torch.device("meta"):
-            _, positions = self.initial()
-        return {"start": self.start.described(positions)}
-
     @cached_property
     def price(self) -> Price:
         """What a step costs: FLOPs and, for a budget in seconds, the seconds that it takes on this device."""
@@ -215,30 +186,6 @@ class Stage(Session):
             forward = count_forward(self.experiment.encoder(self.images.size), self.images.size)
         images = self.probe.bank + self.probe.queries if self.probe else 0
         return affordable(self.experiment.curve_points, images * forward, self.steps * self.flops)
-
-    def method(self, teacher: Encoder | None = None, *, classes: int | None = None) -> tuple[Method, tuple[View, ...]]:
-        """Build the method on a fresh encoder, and its views; without a `teacher`, an untrained one takes its place.
-
-        A method that learns from labels has as many `classes`, by default those of the data.
-        """
-        has_teacher = self.experiment.teacher is not None or self.experiment.teacher_weights is not None
-        if has_teacher != self.pretraining.needs_teacher:
-            need, remedy = (
-                ("no", "Leave both None.") if has_teacher else ("a", "Bind experiment.teacher to a Pretraining.")
-            )
-            raise ConfigError(
-                f"{self.pretraining.name} learns from {need} teacher, but experiment.teacher and "
-                f"experiment.teacher_weights give {'one' if has_teacher else 'none'}. {remedy}"
-            )
-        with method_errors(f"{self.pretraining.name} cannot be built", self.pretraining.method):
-            encoder, _ = self.initial()
-            teachers = [teacher or self.experiment.encoder(self.images.size)] if has_teacher else []
-            torch.manual_seed(derive(self.experiment.seed, "method"))
-            outputs = [classes or len(self.outline.classes)] if self.pretraining.needs_labels else []
-            method = self.pretraining.method(encoder, *teachers, *outputs)
-            if not isinstance(getattr(method, "encoder", None), Encoder):
-                raise ConfigError(f"{type(method).__name__} has no encoder: have __init__ set self.encoder = encoder.")
-            return method, self.pretraining.recipe(self.experiment.limits(), method)
 
     def training(self, checkpoint_seconds: float, teacher: Encoder | None = None) -> Training:
         """Build the training of this stage, on its device.
