@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from tiny import command
 
 from benchmark.evals.knn import KNN
+from benchmark.experiment.folders import prepare
 from benchmark.export import main as export
 from benchmark.report import record as records
 from benchmark.report.audit import audit
@@ -31,6 +32,7 @@ from benchmark.report.cells import group, load
 from benchmark.report.markdown import render
 from benchmark.report.record import Record
 from benchmark.run import main
+from benchmark.storage.files import lock
 from benchmark.training.loop import Outcome, Training
 
 ROOT = Path(__file__).parents[1]
@@ -484,6 +486,34 @@ def test_resuming_another_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
     printed = capsys.readouterr().err
     assert "begins at step 0: with these settings it is another run than what is unfinished" in printed
     assert f"{unfinished} (Budget.amount = 96.0)" in printed
+
+
+def test_runs_under_way_are_not_called_unfinished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the lock that a process at work holds; without it the warning comes."""
+    run(tmp_path, 3)
+    (other,) = tmp_path.glob("simclr-*-s0-*")
+    (other / "checkpoints").mkdir(exist_ok=True)
+    (other / "checkpoints" / "step.pt").touch()
+    next(other.glob("*-s0-*.json")).unlink()
+    capsys.readouterr()
+    with lock(other):
+        run(tmp_path, 2, "--resume")
+    assert "begins at step 0" not in capsys.readouterr().err
+    run(tmp_path, 1, "--resume")
+    assert "begins at step 0" in capsys.readouterr().err
+
+
+def test_fresh_forgets_that_there_were_checkpoints(tmp_path: Path) -> None:
+    """Oracle: a fresh run that is killed before its first checkpoint, after some steps, goes on from step 0.
+
+    What the kill leaves is made by hand: a logged step.
+    """
+    whole, _ = run(tmp_path, 3)
+    (folder,) = tmp_path.glob("simclr-*-s0-*")
+    prepare(folder, resume=False, fresh=True, finished=True)
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n')
+    next(folder.glob("*-s0-*.json")).unlink()
+    assert run(tmp_path, 3, "--resume")[0]["training"]["digest"] == whole["training"]["digest"]
 
 
 def test_fresh_starts_over(out: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmark.errors import ConfigError
 from benchmark.report.cells import of_run
-from benchmark.storage.files import make_folder, sha256_of
+from benchmark.storage.files import is_held, make_folder, sha256_of
 
 SHOWN = 3  # settings in a message
 
@@ -36,11 +36,11 @@ def digest_of(file: str) -> str:
 def unfinished_beside(folder: Path, text: str) -> list[str]:
     """Return the unfinished runs of the same method, data and seed beside a folder, each with its settings that differ.
 
-    `text` is the configuration of the folder's own run.
+    Runs at which another process is at work are left out. `text` is the configuration of the folder's own run.
     """
     own, described = set(text.splitlines()), []
     for other in sorted(folder.parent.glob(f"{folder.name[:-8]}{'?' * 8}")):
-        if other == folder or not any(other.glob("checkpoints/*.pt")) or of_run(other):
+        if other == folder or not any(other.glob("checkpoints/*.pt")) or of_run(other) or is_held(other):
             continue
         config = other / "config.gin"
         theirs = [line for line in config.read_text().splitlines() if line not in own] if config.is_file() else []
@@ -58,7 +58,7 @@ def prepare(folder: Path, *, resume: bool, fresh: bool, finished: bool) -> None:
         )
     make_folder(folder)
     if not resume:
-        kept = folder.glob("encoder-step-*.safetensors")
-        for old in [*folder.glob("checkpoints/*.pt"), *kept, folder / "metrics.jsonl"]:
+        for old in [*folder.glob("encoder-step-*.safetensors"), folder / "metrics.jsonl"]:
             old.unlink(missing_ok=True)
-        shutil.rmtree(folder / "evaluations", ignore_errors=True)
+        for part in ("checkpoints", "evaluations"):
+            shutil.rmtree(folder / part, ignore_errors=True)

@@ -213,8 +213,8 @@ def _say_what_is_not_resumed(stage: Stage) -> None:
     if others:
         print(
             f"warning: --resume finds nothing to go on with, and {stage.folder} begins at step 0: with these settings "
-            f"it is another run than what is unfinished (or under way) beside it, {'; '.join(others)}. To continue one "
-            f"of these, give its settings.",
+            f"it is another run than what is unfinished beside it, {'; '.join(others)}. To continue one of these, give "
+            f"its settings.",
             file=sys.stderr,
         )
 

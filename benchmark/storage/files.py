@@ -92,6 +92,15 @@ def lock(path: Path) -> FileLock:
     return FileLock(path.with_name(f".{path.name}.lock"))
 
 
+def is_held(path: Path) -> bool:
+    """Return whether another process holds the lock of a file or folder."""
+    try:
+        with lock(path).acquire(blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
 @contextmanager
 def exclusive(path: Path, *, waits: bool = True) -> Iterator[None]:
     """Hold the lock of a file or folder; print a line if it must wait for another process.

@@ -306,13 +306,13 @@ class Training:
 
     def _load(self, state: dict[str, Any]) -> None:
         """Take over the state of a checkpoint."""
-        losses, logs = state["losses"], {name: torch.tensor(value) for name, value in state["logs"].items()}
-        ledger, curve = Ledger(**state["ledger"]), state.get("curve", {})  # checkpoints of earlier code have no curve
-        step = int(state["step"])
         self.method.load_state_dict(state["method"])
         self.optimiser.inner.load_state_dict(state["optimiser"])
-        self.losses.copy_(losses)
-        self.step, self.logs, self.ledger, self.curve = step, logs, ledger, curve
+        self.step = state["step"]
+        self.losses.copy_(state["losses"])
+        self.logs = {name: torch.tensor(value) for name, value in state["logs"].items()}
+        self.ledger = Ledger(**state["ledger"])
+        self.curve = state.get("curve", {})  # checkpoints of earlier code have none
         self.ledger.resumes += self.step < self.steps
 
     @contextmanager
