@@ -15,9 +15,7 @@ from benchmark.report.fields import Checkpoint, Predictions, Published, Publishe
 from benchmark.report.record import Record, pretrained, stem
 from benchmark.storage.files import sha256_of, write_once
 
-MOST_BYTES = (
-    1_000_000  # of an encoder in float16: half a million parameters, as those of the boards on a processor have
-)
+MOST_BYTES = 1_000_000  # of an encoder in float16: half a million parameters, as on the boards of a processor
 
 
 def publish(record: Record, labels: Tensor | None, folder: Path, board: Path) -> Published:
@@ -52,12 +50,17 @@ def _encoder(record: Record, folder: Path, board: Path) -> PublishedFile | None:
     path = _sound(record["checkpoint"], folder, "encoder")
     if path is None:
         return None
-    state = load_file(path)
-    content = save({name: part.half() if part.is_floating_point() else part for name, part in state.items()})
+    content = save({name: _halved(part) for name, part in load_file(path).items()})
     if len(content) > MOST_BYTES:
         print(f"encoder not published: {len(content):,} bytes in float16; the most is {MOST_BYTES:,}")
         return None
     return _write(record, content, board, "encoders", "safetensors")
+
+
+def _halved(part: Tensor) -> Tensor:
+    """Return a tensor in float16, or as it is where it holds integers or values that float16 cannot hold."""
+    half = part.half() if part.is_floating_point() else part
+    return half if bool(half.isfinite().all()) else part
 
 
 def _sound(stated: Predictions | Checkpoint | None, folder: Path, what: str) -> Path | None:
