@@ -63,7 +63,10 @@ class Method(nn.Module, ABC):
         """Act on `step.carry` once the gradients exist, for instance push keys (before, it would break autograd)."""
 
     def after_step(self, progress: float) -> None:
-        """Act after the optimiser; `progress` in [0, 1) is t / T of the step just taken, t counted from 0."""
+        """Act after the optimiser; `progress` in [0, 1) is t / T of the step just taken, t counted from 0.
+
+        T are the steps of the schedule: those of the run, unless the run is the beginning of a longer one.
+        """
 
     def param_groups(self) -> list[ParamGroup]:
         """Group the trainable parameters for the optimiser."""

@@ -13,6 +13,8 @@ from test_nets_pretrained import FILES, images, vit
 from tiny import command
 from torch import Tensor
 
+from benchmark.boards.plan import Suite
+from benchmark.boards.planned import identity
 from benchmark.config import load as configuration
 from benchmark.errors import ConfigError, MissingError
 from benchmark.evaluate import main as evaluate
@@ -22,6 +24,7 @@ from benchmark.nets import timm_net
 from benchmark.nets.encoders import Encoder, ViT
 from benchmark.nets.layouts import IMAGENET, LAYOUTS
 from benchmark.report import record as records
+from benchmark.report.identity import without_paths
 from benchmark.report.markdown import render
 from benchmark.report.record import Record
 from benchmark.run import main
@@ -101,6 +104,24 @@ def test_a_run_goes_on_from_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert record["encoder"]["inputs"]["mean"] == list(network.pretrained_cfg["mean"])
 
 
+def test_a_published_path_is_the_same_run(tmp_path: Path) -> None:
+    """Oracle: the text as it is published, whose absolute path is cut; another file is another run."""
+    texts = [
+        configuration.load(["gin/simclr.gin"], [f"experiment.init='{tmp_path / name}'"]).text for name in ("a", "b")
+    ]
+    assert without_paths(texts[0]) != texts[0]
+    assert identity(without_paths(texts[0])) == identity(texts[0]) != identity(texts[1])
+
+
+def test_no_trials_choose_the_rate_of_what_comes_from_elsewhere() -> None:
+    """Oracle: such runs are of the division open: refused before a trial is made."""
+    elsewhere = ("experiment.init = 'weights.pth'",)
+    suite = Suite(methods=("simclr",), protocols=("digits_vit_micro",), seeds=(0,), settings=elsewhere)
+    with pytest.raises(ConfigError, match=r"with experiment\.init: such runs are of the division open"):
+        list(suite.trials())
+    assert len(list(suite.runs())) == 1
+
+
 def images64() -> Tensor:
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
@@ -164,6 +185,8 @@ def test_inputs_of_weights_from_elsewhere_are_theirs(tmp_path: Path) -> None:
         ("gin", "run", "is not the folder of a finished run"),
         ("{weights}", "run", "does not hold the weights of"),
         ("{weights}", "maee", "No layout 'maee'"),
+        (f"timm:{NARROW}", "mae", "experiment.init_layout = 'mae' is for a file of weights"),
+        ("gin", "mae", "experiment.init_layout = 'mae' is for a file of weights"),
     ],
 )
 def test_what_cannot_be_continued_is_refused(

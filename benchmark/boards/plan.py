@@ -132,7 +132,13 @@ class Suite:
             f"experiment.evaluations = ({self.chosen_by},)",
         )
         for entry, each in product(self._entries(), FACTORS):
-            yield self._planned("trial", entry, TRIAL_SEED, *shared, f"experiment.rate_factor = {each!r}")
+            trial = self._planned("trial", entry, TRIAL_SEED, *shared, f"experiment.rate_factor = {each!r}")
+            if outside := trial.outside:
+                raise ConfigError(
+                    f"The suite plans {trial.label} with {outside}: such runs are of the division open, whatever their "
+                    f"rate, so no trials choose it. Make them without --tune."
+                )
+            yield trial
 
     def tuned(self, records: Sequence[Record]) -> Iterator[Planned]:
         """Yield those runs of the division `tuned` whose learning rates are chosen by trials among the records."""
@@ -260,12 +266,14 @@ def _require_new_names(statement: Import) -> None:
 def _build(files: tuple[str, ...], settings: tuple[str, ...], allow_imports: bool) -> str | None:
     """Build the method on its encoder, without data, and return the hash of its files outside this project.
 
-    Raises ConfigError where they do not fit. Nothing is built where the weights of the encoder would be fetched.
+    Raises ConfigError where they do not fit. Trained weights, on which no class depends, are neither read nor fetched.
     """
     config = configuration.load(files, settings, allow_imports=allow_imports)
     experiment: Experiment = configuration.build(config)
     if experiment.pretraining is None:
         return None
+    if experiment.init is not None:
+        return _build(files, (*settings, "experiment.init = None"), allow_imports)
     if "\nTimm.pretrained = True\n" in config.text:
         untrained = (*settings, "Timm.pretrained = False")
         return _build(files, untrained, allow_imports) if any(Path(file).is_absolute() for file in files) else None

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from benchmark.config.load import Config
 from benchmark.experiment.stage import TEACHERS
 from benchmark.report.cells import files_outside
-from benchmark.report.identity import SEED, canonical, digest
+from benchmark.report.identity import SEED, canonical, digest, without_paths
 from benchmark.report.record import Record
 
 Division = Literal["closed", "trial", "tuned"]
@@ -28,8 +28,11 @@ class Entry(NamedTuple):
 
 @cache
 def identity(text: str) -> str:
-    """Return what identifies the run of a canonical configuration: all but defaults and paths, and its seed."""
-    config = canonical(text)
+    """Return what identifies the run of a canonical configuration: all but defaults and paths, and its seed.
+
+    Absolute paths count by their last part, as they are published.
+    """
+    config = canonical(without_paths(text))
     return digest(config.identity, config.lines[SEED])
 
 
@@ -66,6 +69,13 @@ class Planned:
         """Whether its budget is in seconds."""
         budget = self.config.tree["params"]["budget"]
         return budget is not None and budget["params"]["kind"] == "device_seconds"
+
+    @property
+    def outside(self) -> str | None:
+        """What of its start or its teacher comes from elsewhere, by parameter; None where all is trained here."""
+        parameters = self.config.tree["params"]
+        names = (f"experiment.{name}" for name in ("init", "teacher_weights") if parameters[name] is not None)
+        return next(names, None)
 
     @property
     def teacher(self) -> str | None:

@@ -19,6 +19,7 @@ from benchmark.storage import digest
 from benchmark.storage.files import sha256_of
 
 TIMM = "timm:"
+RUN = "run"  # the layout of the weights of a run, and the default
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Start:
 
         Raises ConfigError where there are none, MissingError where timm cannot fetch them.
         """
+        if layout != RUN and (init.startswith(TIMM) or Path(init).is_dir()):
+            raise ConfigError(
+                f"experiment.init_layout = {layout!r} is for a file of weights, which experiment.init = {init!r} is "
+                f"not. Leave init_layout out: the layout of a run, and of what timm publishes, is known."
+            )
         if init.startswith(TIMM):
             return cls._of_timm(init.removeprefix(TIMM))
         if not Path(init).exists():
