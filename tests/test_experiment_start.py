@@ -8,6 +8,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
+from report_records import run as made
 from safetensors.torch import save_file
 from test_nets_pretrained import FILES, images, vit
 from tiny import command
@@ -159,6 +160,30 @@ def test_a_run_goes_on_from_another(source: tuple[Path, Record], tmp_path: Path)
     assert evaluate(["--run", str(made), "--out", str(tmp_path / "again")]) == 0
     (again,) = (records.read(path) for path in (tmp_path / "again" / "evaluations").glob("*.json"))
     assert again["metrics"]["knn"]["top1"] == record["metrics"]["knn"]["top1"]
+
+
+def test_the_gain_is_over_the_start() -> None:
+    """Oracle: by hand: 61 and 63 % after 50 %, and a floor that is no start does not count."""
+    starts = {"name": "simclr", "digest": "0" * 64, "layout": "run", "positions": None}
+    begun = {"division": "floor", "board": None, "budget": None}
+    floor_records = [made("start: simclr", 0, 0.5, **begun), made("random init", 0, 0.2, **begun)]
+    ids = [floor["id"] for floor in floor_records]
+    runs = [
+        made("moco", seed, top1, division="open", floors=ids, start=starts) for seed, top1 in ((0, 0.61), (1, 0.63))
+    ]
+    assert "Gain over the start, linear, in points: moco 12.00 ±" in render([*floor_records, *runs])
+
+
+def test_other_weights_at_the_same_place_are_another_run(tmp_path: Path) -> None:
+    """Oracle: the key of the stage, whose configuration names the same file."""
+    small = ("ViT.width=32", "ViT.depth=2", "ViT.heads=2", "ViT.patch=4", "Images.size=8", "Pretraining.batch_size=32")
+    weights, keys = tmp_path / "weights.pth", []
+    for seed in (1, 2, 1):
+        torch.save(vit(seed, size=8).net.state_dict(), weights)
+        config = configuration.load(["gin/simclr.gin"], (*small, f"experiment.init='{weights}'"))
+        keys.append(Stage.open(config, tmp_path).key)
+    assert keys[0] != keys[1]
+    assert keys[0] == keys[2]
 
 
 def test_inputs_of_weights_from_elsewhere_are_theirs(tmp_path: Path) -> None:

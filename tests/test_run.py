@@ -511,6 +511,7 @@ def test_fresh_forgets_that_there_were_checkpoints(tmp_path: Path) -> None:
     whole, _ = run(tmp_path, 3)
     (folder,) = tmp_path.glob("simclr-*-s0-*")
     prepare(folder, resume=False, fresh=True, finished=True)
+    assert not (folder / "checkpoints").exists()
     (folder / "metrics.jsonl").write_text('{"step": 1}\n')
     next(folder.glob("*-s0-*.json")).unlink()
     assert run(tmp_path, 3, "--resume")[0]["training"]["digest"] == whole["training"]["digest"]
