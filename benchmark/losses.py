@@ -22,11 +22,16 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        device = next(a.device.type for a in args if isinstance(a, Tensor))
-        with torch.autocast("cpu" if device == "meta" else device, enabled=False):
-            return loss(*(_widen(a) for a in args), **kwargs)  # type: ignore[arg-type]
+        return in_full_precision(loss, *args, **kwargs)
 
     return wrapped
+
+
+def in_full_precision(function: Callable[P, Tensor], *args: P.args, **kwargs: P.kwargs) -> Tensor:
+    """Call a function with autocast off and half-precision tensors widened to float32."""
+    device = next(a.device.type for a in args if isinstance(a, Tensor))
+    with torch.autocast("cpu" if device == "meta" else device, enabled=False):
+        return function(*(_widen(a) for a in args), **kwargs)  # type: ignore[arg-type]
 
 
 def _widen(value: object) -> object:

@@ -74,10 +74,10 @@ def _read(path: Path, shape: torch.Size) -> Tensor | None:
     try:
         with path.open("rb") as file:
             digest, pixels = file.read(32), torch.empty(shape, dtype=torch.uint8)
-            file.readinto(pixels.numpy().data)
+            size = file.readinto(pixels.numpy().data)
     except OSError:
         return None
-    if digest != _digest(path, pixels):
+    if size < pixels.nbytes or digest != _digest(path, pixels):
         return None
     with suppress(OSError):
         os.utime(path)

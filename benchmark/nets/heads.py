@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
-from benchmark.losses import full_precision
+from benchmark.losses import in_full_precision
 
 
 class Head(nn.Sequential):
@@ -14,7 +14,7 @@ class Head(nn.Sequential):
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        return full_precision(super().forward)(features)
+        return in_full_precision(super().forward, features)
 
 
 def mlp(
