@@ -54,6 +54,8 @@ COUNTS: list[tuple[dict[str, int], int | None, bool, int, str]] = [
     ({"gpus": 4}, 3, False, 3, "3 runs at once, each on a GPU of its own, 2 threads a run"),
     ({"gpus": 4, "cores": 2}, None, False, 4, "4 runs at once, each on a GPU of its own, 1 thread a run"),
     ({"gpus": 4}, 1, False, 1, "1 run at a time, 8 threads a run"),
+    ({"gpus": 1}, 3, False, 3, "3 runs at once on 1 GPU, 2 threads a run"),
+    ({"gpus": 2}, 5, False, 5, "5 runs at once on 2 GPUs, 1 thread a run"),
 ]
 
 
@@ -66,6 +68,9 @@ def test_a_machine_has_room_for_as_many_runs(monkeypatch: Patch) -> None:
         assert described(shares) == words, (size, asked)
         assert (shares == ({},)) == (count == 1)
         assert {share.get("SSL_BENCHMARK_JOBS") for share in shares} == {str(count) if count > 1 else None}
+        if not size.get("gpus"):
+            on_device = {share.get("SSL_BENCHMARK_JOBS_ON_DEVICE") for share in shares}
+            assert on_device == {str(count) if count > 1 else None}
 
 
 def test_each_run_has_a_gpu(monkeypatch: Patch) -> None:
@@ -77,8 +82,12 @@ def test_each_run_has_a_gpu(monkeypatch: Patch) -> None:
     shares = slots(2, is_timed=False)
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["5", "GPU-8f6b"]
     assert {share["OMP_NUM_THREADS"] for share in shares} == {"6"}
-    with pytest.raises(ConfigError, match="--jobs 4: each run takes a GPU of its own, and this machine has 3"):
-        slots(4, is_timed=False)
+    assert {share["SSL_BENCHMARK_JOBS_ON_DEVICE"] for share in shares} == {"1"}
+    shares = slots(5, is_timed=False)
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["5", "GPU-8f6b", "7", "5", "GPU-8f6b"]
+    assert [share["SSL_BENCHMARK_JOBS_ON_DEVICE"] for share in shares] == ["2", "2", "1", "2", "2"]
+    with pytest.raises(ConfigError, match=r"--jobs 4: with a budget in seconds each run takes a GPU .* machine has 3"):
+        slots(4, is_timed=True)
 
 
 def test_numbers_of_jobs_that_make_no_sense_are_refused(monkeypatch: Patch, capsys: Capture) -> None:
@@ -92,8 +101,8 @@ def test_numbers_of_jobs_that_make_no_sense_are_refused(monkeypatch: Patch, caps
             main(["--gin", "gin/suites/digits.gin", "--jobs", value])
         assert message in capsys.readouterr().err
     machine(monkeypatch, gpus=1)
-    assert main(["--gin", "gin/suites/mrcl_mask_ratio.gin", "--jobs", "2", "--dry-run"]) == 2
-    assert "--jobs 2: each run takes a GPU of its own, and this machine has 1" in capsys.readouterr().err
+    assert main(["--gin", "gin/suites/cifar10_gpu_seconds.gin", "--jobs", "2", "--dry-run"]) == 2
+    assert "each run takes a GPU of its own, and this machine has 1. Runs with a budget in" in capsys.readouterr().err
 
 
 def suite(**changes: object) -> Suite:

@@ -411,6 +411,26 @@ def test_a_sweep_of_what_trials_set_is_refused() -> None:
     assert len(list(ladder.runs())) == 8
     with pytest.raises(ConfigError, match=r"varies experiment\.budget_share.*without --tune"):
         list(ladder.trials())
+    with pytest.raises(ConfigError, match=r"settings bind experiment\.is_trial.*without --tune"):
+        list(suite(settings=(*SETTINGS, "experiment.is_trial = True")).trials())
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_study_of_rates_is_made_of_trials(written: Written, tmp_path: Path, capfd: Capture) -> None:
+    """Oracle: a record of each factor, of the division `trial` and scored on a hold-out of train; then none is
+    missing."""
+    arguments = written(
+        settings=(*SETTINGS, "experiment.is_trial = True", "experiment.evaluations = (@KNN,)"),
+        sweep={"experiment.rate_factor": (0.5, 2.0)},
+    )
+    assert main(arguments) == 0
+    assert {(run["division"], run["tuning"]["factor"], run["dataset"]["sizes"]["test"]) for run in runs(tmp_path)} == {
+        ("trial", 0.5, 143),
+        ("trial", 2.0, 143),
+    }
+    capfd.readouterr()
+    assert main([*arguments, "--dry-run"]) == 0
+    assert "small: 2 runs, 0 missing" in capfd.readouterr().out
 
 
 def test_runs_at_once_are_equal_to_those_one_by_one(
@@ -433,6 +453,8 @@ def test_runs_at_once_are_equal_to_those_one_by_one(
     assert set(ends[0]) == {96, 128}
     assert ends[0] == ends[1]
     assert {run["environment"]["threads"] for run in runs(tmp_path)} == {1}
+    assert {run["environment"].get("runs_on_device") for run in runs(tmp_path)} == {2}
+    assert {run["environment"].get("runs_on_device") for run in runs(whole)} == {None}
 
 
 KILLED = """

@@ -27,6 +27,15 @@ def test_description_is_valid_in_a_record() -> None:
     assert json.loads(json.dumps(description)) == description
     assert description["threads"] == torch.get_num_threads()
     assert description["gpu"] is None
+    assert "runs_on_device" not in description
+
+
+def test_runs_that_share_a_device_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the number that the suite gave, in a record that is valid."""
+    monkeypatch.setenv("SSL_BENCHMARK_JOBS_ON_DEVICE", "3")
+    description = environment.environment(torch.device("cpu"), "float32")
+    assert description["runs_on_device"] == 3
+    assert validate(seal(EXAMPLE | {"environment": description})) == []
 
 
 def test_flags_are_found_where_linux_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:

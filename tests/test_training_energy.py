@@ -30,6 +30,12 @@ def test_joules_are_those_of_the_device(library: SimpleNamespace) -> None:
     assert energy.meter(torch.device("cpu")) is None
 
 
+def test_a_shared_gpu_has_no_meter(library: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: None, as the joules of a GPU are those of all runs on it."""
+    monkeypatch.setenv("SSL_BENCHMARK_JOBS_ON_DEVICE", "2")
+    assert energy.meter(GPU) is None
+
+
 def test_without_a_meter_nothing_is_lost(library: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: None for a GPU without the counter and without the package, and for a difference with either."""
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,8 +19,8 @@ from filelock import BaseFileLock
 from benchmark.boards.planned import Planned
 from benchmark.errors import ConfigError, Interrupted, Stopped
 from benchmark.experiment.environment import usable_cores
+from benchmark.runtime import sharing
 from benchmark.runtime.progress import Relay
-from benchmark.training.calibration import JOBS
 
 STOPPED = (Interrupted.exit_code, Stopped.exit_code, -signal.SIGINT, -signal.SIGTERM)
 LIBC = ctypes.CDLL(None)  # loaded here: a child that was forked beside threads should do as little as it can
@@ -35,31 +36,39 @@ def slots(jobs: int | None, *, is_timed: bool) -> tuple[Slot, ...]:
 
     That is a slot for each GPU or, where there is none, for each core, with 2 GiB of memory each. Several runs on one
     processor have one thread each. One slot alone is the whole machine; so it is by default for a budget in seconds
-    (`is_timed`) on a processor, which is best not shared.
-    Raises ConfigError for more slots than GPUs.
+    (`is_timed`) on a processor, which is best not shared. More slots than GPUs share them in turn, which pays where a
+    run does not keep its GPU busy.
+    Raises ConfigError for more slots than GPUs where the budget is in seconds.
     """
     gpus, cores = torch.cuda.device_count(), usable_cores()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     count = jobs or gpus or (1 if is_timed else max(1, min(cores, memory // MEMORY)))
-    if gpus and count > gpus:
-        raise ConfigError(f"--jobs {count}: each run takes a GPU of its own, and this machine has {gpus}.")
+    if gpus and count > gpus and is_timed:
+        raise ConfigError(
+            f"--jobs {count}: with a budget in seconds each run takes a GPU of its own, and this machine has {gpus}. "
+            f"Runs with a budget in FLOPs or images may share a GPU."
+        )
     if count == 1:
         return ({},)
-    shared = {JOBS: str(count)}
+    shared = {sharing.ALL: str(count)}
     if not gpus:
-        return (shared | {"OMP_NUM_THREADS": "1"},) * count
+        return (shared | {sharing.ON_DEVICE: str(count), "OMP_NUM_THREADS": "1"},) * count
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // count)))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
-    names = visible.split(",")[:count]
-    return tuple(shared | {"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": name} for name in names)
+    names = list(islice(cycle(visible.split(",")[:gpus]), count))
+    return tuple(
+        shared | {sharing.ON_DEVICE: str(names.count(name)), "OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": name}
+        for name in names
+    )
 
 
 def described(slots: Sequence[Slot]) -> str:
     """Return how many runs are made at once and what each has, in words."""
     threads = slots[0].get("OMP_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or str(usable_cores())
     count = "1 run at a time" if len(slots) == 1 else f"{len(slots)} runs at once"
-    gpu = ", each on a GPU of its own" if "CUDA_VISIBLE_DEVICES" in slots[0] else ""
-    return f"{count}{gpu}, {threads} thread{'s' * (threads != '1')} a run"
+    gpus = {slot["CUDA_VISIBLE_DEVICES"] for slot in slots if "CUDA_VISIBLE_DEVICES" in slot}
+    where = ", each on a GPU of its own" if len(gpus) == len(slots) else f" on {len(gpus)} GPU{'s' * (len(gpus) > 1)}"
+    return f"{count}{where if gpus else ''}, {threads} thread{'s' * (threads != '1')} a run"
 
 
 @dataclass(eq=False)

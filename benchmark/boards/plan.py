@@ -116,6 +116,7 @@ class Suite:
     def runs(self) -> Iterator[Planned]:
         """Yield the runs seed by seed, so that an unfinished board has every method on the same seeds.
 
+        With `experiment.is_trial` among the settings they are trials, which never see the test set: a study of rates.
         Raises ConfigError where the configuration of a run is refused.
         """
         for seed, entry in product(self.seeds, self._entries()):
@@ -126,6 +127,8 @@ class Suite:
         for binding in self.sweep:
             if binding in TRIED:
                 raise ConfigError(f"suite.sweep varies {binding}, which trials set themselves: make it without --tune.")
+        if any(setting.partition("=")[0].strip() == TRIED[0] for setting in self.settings):
+            raise ConfigError(f"suite.settings bind {TRIED[0]}: its runs are trials already. Make it without --tune.")
         shared = (
             "experiment.is_trial = True",
             f"experiment.budget_share = {SHARE!r}",
@@ -206,6 +209,8 @@ class Suite:
             config = configuration.load(files, bindings, allow_imports=self.allow_imports)
         except ConfigError as error:
             raise ConfigError(f"The suite plans {label}, which is refused:\n{error}") from None
+        if config.tree["params"]["is_trial"]:
+            division = "trial"
         return Planned(label, division, entry, files, settings, seed, config, outside, self.allow_imports)
 
 

@@ -14,6 +14,7 @@ import torchvision
 
 from benchmark.errors import ConfigError
 from benchmark.report.fields import Environment
+from benchmark.runtime import sharing
 
 NATIVE_BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))  # flags of x86 and of Arm
 BUSY = 0.75  # of the cores: before it trains, this process itself keeps fewer busy
@@ -92,7 +93,7 @@ def keep_freed_memory() -> bool:
 def environment(device: torch.device, precision: str) -> Environment:
     """Describe versions, hardware and arithmetic."""
     gpu = device.type == "cuda"
-    return {
+    described: Environment = {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "torchvision": torchvision.__version__,
@@ -110,6 +111,9 @@ def environment(device: torch.device, precision: str) -> Environment:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "tf32": gpu and (torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32),
     }
+    if sharing.on_device() > 1:
+        described["runs_on_device"] = sharing.on_device()
+    return described
 
 
 def usable_cores() -> int:

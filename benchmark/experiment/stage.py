@@ -22,6 +22,7 @@ from benchmark.nets.encoders import Encoder
 from benchmark.randomness import derive
 from benchmark.report.cells import PRETRAINING, major, tuning_key
 from benchmark.report.identity import digest
+from benchmark.runtime import sharing
 from benchmark.training import calibration
 from benchmark.training.budget import Budget, Price
 from benchmark.training.flops import count_forward
@@ -154,7 +155,7 @@ class Stage(Recipe):
         names = [machine[name] for name in ("gpu", "driver", "processor", "threads", "torch", "timm", "deterministic")]
         names += [self.pretraining.name, self.tuning_key, self.files_outside, self.dataset.fingerprint]
         names += [repr(self.training_versions), type(self.dataset.pretrain).__name__]  # resident or streamed
-        names += [f"{calibration.at_once()} at once"] * (calibration.at_once() > 1)
+        names += [f"{sharing.at_once()} at once"] * (sharing.at_once() > 1)
         path = self.out / "calibrations" / f"{hash_of(names)[:32]}.json"
         measured = calibration.stored(path, lambda: self.scratch(flops), self._undivided_budget.amount)
         return Price(batch, flops, measured.seconds)

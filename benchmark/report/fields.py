@@ -140,7 +140,11 @@ class Cost(TypedDict):
 
 
 class Environment(TypedDict):
-    """Versions, hardware and arithmetic of the run."""
+    """Versions, hardware and arithmetic of the run.
+
+    `runs_on_device` counts the runs that a suite made at once on the same GPU or processor, which makes each slower; it
+    is absent where there was one.
+    """
 
     python: str
     torch: str
@@ -158,6 +162,7 @@ class Environment(TypedDict):
     precision: str
     deterministic: bool
     tf32: bool
+    runs_on_device: NotRequired[Count]
 
 
 class Point(TypedDict):

@@ -1,7 +1,6 @@
 """Measures how long a step takes on this device, for a budget in seconds, on a run that is discarded."""
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from statistics import fmean
 import torch
 from filelock import Timeout
 
-from benchmark.runtime import progress
+from benchmark.runtime import progress, sharing
 from benchmark.storage.files import atomic_write, exclusive, lock
 from benchmark.training.budget import TOLERANCE
 from benchmark.training.loop import Training, window_of
@@ -21,7 +20,6 @@ WARMUP = 10  # steps: the first half for allocations and the choice of kernels, 
 WINDOWS = 5
 FEWEST = 4  # least steps of a window
 SHARE = 0.2  # of the budget in seconds that the windows take, long enough to see the speed drift as it does in a run
-JOBS = "SSL_BENCHMARK_JOBS"  # variable of the environment: how many runs a suite makes at once, this one among them
 WHOLE = 10**6  # steps of the discarded run, more than are ever taken
 
 
@@ -51,14 +49,9 @@ class Calibration:
         return self.most - self.least <= 2 * TOLERANCE * self.seconds
 
 
-def at_once() -> int:
-    """Return how many runs the suite makes at once that started this process; 1 without a suite."""
-    return int(os.environ.get(JOBS, "1"))
-
-
 def stored(path: Path, build: Callable[[], Training], budget: float) -> Calibration:
     """Read a calibration, or measure and write it, so that all seeds of a configuration take the same steps."""
-    with exclusive(path) if at_once() == 1 else _held_under_load(path, build):
+    with exclusive(path) if sharing.at_once() == 1 else _held_under_load(path, build):
         if path.is_file():
             return Calibration(**json.loads(path.read_text()))
         with progress.doing("calibrating a step"):

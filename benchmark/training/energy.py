@@ -2,13 +2,16 @@
 
 import torch
 
+from benchmark.runtime import sharing
+
 
 def meter(device: torch.device) -> float | None:
     """Return the joules that a GPU has used since its driver was loaded.
 
-    None without a GPU, without the package nvidia-ml-py, or where the GPU has no such meter (before Volta).
+    None without a GPU, without the package nvidia-ml-py, where the GPU has no such meter (before Volta), or where other
+    runs of a suite share it.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or sharing.on_device() > 1:
         return None
     try:
         import pynvml
