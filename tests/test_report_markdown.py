@@ -216,7 +216,7 @@ def test_budget_in_the_heading() -> None:
 def test_time_in_the_heading() -> None:
     """Oracle: by hand: the median of wall time times threads, or GPUs, on the commonest hardware; two digits."""
 
-    def heading(*runs: tuple[str | None, int, float]) -> str:
+    def heading(*runs: tuple[str | None, int, float]) -> str | None:
         records = [
             make(seed=seed, environment__gpu=gpu, environment__threads=count, cost__train_seconds=seconds)
             for seed, (gpu, count, seconds) in enumerate(runs)
@@ -229,6 +229,12 @@ def test_time_in_the_heading() -> None:
     assert heading((None, 1, 1.5)) == "1.5 seconds of one Example CPU core"
     assert heading((None, 1, 9000.0)) == "2.5 hours of one Example CPU core"
     assert heading(("H100", 1, 200.0), ("H100", 8, 190.0), (None, 1, 9000.0)) == "3.2 minutes of one H100"
+    shared = {"environment__gpu": "H100", "environment__runs_on_device": 3}
+    assert typical_time([make(seed=0, **shared)]) is None
+    assert typical_time([make(seed=0, **shared), make(seed=1, cost__train_seconds=90.0)]) is not None
+    page = render([make(**shared, division="open")])
+    assert "about" not in next(line for line in page.splitlines() if line.startswith("### digits"))
+    assert "| time on a GPU with 3 runs or more |" in page
     assert "### digits, vit\\_micro, unknown budgets, float32" in render([make(budget=None, division="open")])
 
 

@@ -56,17 +56,25 @@ def _compares(section: Section) -> bool:
 def title(section: Section) -> str:
     """Return what the lines of a table share, in a few words."""
     setting = section.setting
-    times = [f"about {typical_time(section.runs)}"] if setting.budget in ("flops", "samples") else []
+    time = typical_time(section.runs) if setting.budget in ("flops", "samples") else None
+    times = [f"about {time}"] if time else []
     return ", ".join([setting.dataset, setting.encoder, amount(setting), *times, *terms(setting)])
 
 
-def typical_time(runs: Sequence[Record]) -> str:
-    """Return the median device time of the runs on the commonest hardware, a core or a GPU."""
+def typical_time(runs: Sequence[Record]) -> str | None:
+    """Return the median device time of the runs on the commonest hardware, a core or a GPU.
+
+    Runs that shared a GPU do not count, as their time depends on the others; None where no run is left.
+    """
     seconds: dict[str, list[float]] = defaultdict(list)
     for run in runs:
+        if _sharing(run):
+            continue
         gpu, cost = run["environment"]["gpu"], run["cost"]
         count = cost["devices"] if gpu else run["environment"]["threads"]
         seconds[gpu or f"{run['environment']['processor']} core"].append(cost["train_seconds"] * count)
+    if not seconds:
+        return None
     kind = min(seconds, key=lambda kind: (-len(seconds[kind]), kind))
     time = median(seconds[kind])
     unit, size = next((unit, size) for unit, size in UNITS if time >= 2 * size or size == 1)
@@ -151,10 +159,18 @@ def _is_start(floor: Record | None) -> bool:
     return floor is not None and floor["method"]["name"].startswith(START)
 
 
+def _sharing(run: Record) -> int:
+    """Return how many runs shared the GPU of a run, as far as its suite knew; 0 where it had one of its own or none."""
+    environment = run["environment"]
+    return environment.get("runs_on_device", 0) if environment["gpu"] else 0
+
+
 def _notes(line: Line) -> str:
-    """Return which runs of a line did not end well, and what has changed in the code since."""
+    """Return which runs of a line did not end well, what has changed in the code since, and whether a GPU was shared."""
     stale = [f"stale ({', '.join(line.stale)})"] if line.stale else []
-    return ", ".join([*(f"{count} {status}" for status, count in line.endings.items()), *stale])
+    most = 0 if line.is_floor else max(map(_sharing, line.cell.runs))
+    shared = [f"time on a GPU with {most} runs or more"] if most else []
+    return ", ".join([*(f"{count} {status}" for status, count in line.endings.items()), *stale, *shared])
 
 
 def _costs(line: Line, divisor: float) -> list[str]:
