@@ -133,16 +133,27 @@ def infrared(extra: int | None) -> bytes:
     return contents.replace(said, unsaid)
 
 
-def png16(array: np.ndarray) -> bytes:
-    """Encode colours as a PNG of 16 bits, which Pillow cannot write."""
+def png16(array: np.ndarray, transparent: bytes = b"") -> bytes:
+    """Encode grey or colours as a PNG of 16 bits, as Pillow cannot write it, maybe with a transparent colour."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     lines = b"".join(b"\0" + row.tobytes() for row in (array.astype(np.uint16) * 257).astype(">u2"))
-    head = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 16, 2, 0, 0, 0)
-    parts = (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b""))
+    head = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 16, 2 if array.ndim == 3 else 0, 0, 0, 0)
+    colour = chunk(b"tRNS", transparent) if transparent else b""
+    parts = (chunk(b"IHDR", head), colour, chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def bmp16(array: np.ndarray) -> bytes:
+    """Encode colours of 5, 6 and 5 bits as a BMP, which has 16 bits for all three together."""
+    colours = array[::-1].astype("<u2") @ np.array([1 << 11, 1 << 5, 1], "<u2")
+    head = struct.pack("<IiiHHIIiiII", 40, array.shape[1], array.shape[0], 1, 16, 3, colours.nbytes, 0, 0, 0, 0)
+    head += struct.pack("<III", 31 << 11, 63 << 5, 31)
+    return (
+        b"BM" + struct.pack("<IHHI", 14 + len(head) + colours.nbytes, 0, 0, 14 + len(head)) + head + colours.tobytes()
+    )
 
 
 @pytest.mark.parametrize("name", SAME_GREY)
@@ -226,6 +237,13 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "8 bits with a range": (stored([encode(GREY[0])]), datasets.Image(), {"range": 255}, "says itself what is white"),
     "dark 16-bit colours": (stored([png16(COLOUR[0] // 16)]), datasets.Image(), {}, "do not show what is white"),
     "16-bit colours of 12": (stored([png16(COLOUR[0])]), datasets.Image(), {"range": 4095}, "the higher 8 are read"),
+    "a transparent grey of 16 bits": (stored([png16(GREY[0], b"\0\0")]), datasets.Image(), {}, "one colour that is"),
+    "a transparent colour of 16 bits": (
+        stored([png16(COLOUR[0], bytes(6))]),
+        datasets.Image(),
+        {},
+        "one colour that is",
+    ),
     "infrared": (stored([infrared(0)]), datasets.Image(), {}, "4 bands, of which 1 are neither a colour"),
     "infrared, of which nothing is said": (stored([infrared(None)]), datasets.Image(), {}, "4 bands, of which 1 are"),
     "pages": (
@@ -265,6 +283,26 @@ def test_images_of_8_bits_beside_wider_ones(tmp_path: Path) -> None:
         images = load(file, **arguments).train.images
         assert torch.equal(images[0], images[1])
         assert torch.equal(images[0, 0], torch.from_numpy(GREY[0]))
+
+
+def test_colours_of_16_bits_together_are_no_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: arithmetic by hand: 5 and 6 bits fill 8 bits; a dark image needs no decision."""
+    bits = COLOUR[0] // np.array([16, 8, 16], np.uint8)
+    file = write(tmp_path / "x.parquet", stored([bmp16(bits)]), datasets.Image())
+    expected = torch.from_numpy(bits.astype(int) * 255 // np.array([31, 63, 31])).permute(2, 0, 1)
+    assert torch.equal(load(file).train.images[0], expected.to(torch.uint8))
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("row", "message"), [([[1, 2], [3]], "are not of one length"), ([[], []], "shape is .2, 0., without any pixel")]
+)
+def test_the_image_that_cannot_be_read_is_named(row: list[list[int]], message: str, tmp_path: Path) -> None:
+    """Oracle: the row that the test writes last, while the first one asks what is white in all of train."""
+    file = write(tmp_path / "x.parquet", [*GREY[:3].tolist(), row], lists("int64"))
+    with pytest.raises(MissingError, match=rf"Image 3 of split 'train' .*{message}") as refusal:
+        load(file)
+    assert "Restore it" not in str(refusal.value)
 
 
 def test_declared_transparency_of_a_tiff_is_read(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from benchmark.data.splits import LFS
 from benchmark.data.streaming import Streamed
-from benchmark.data.white import SLICE, Array, Items, NotReadError, White, has_high_bytes, is_number
+from benchmark.data.white import SLICE, Array, Items, NotReadError, White, each, has_high_bytes, is_number
 from benchmark.errors import BenchmarkError, MissingError
 
 # Told apart by their first bytes alone. Pillow tries WebP last of all formats, which takes a third of the whole time.
@@ -52,7 +52,7 @@ class Stored(Streamed):
         self.white = white
 
     def _decode(self, ids: list[int], places: npt.NDArray[np.uint8]) -> None:
-        for index, item, place in zip(ids, self._stored(ids), places, strict=True):
+        for index, item, place in zip(ids, each(self._items, ids), places, strict=True):
             try:
                 place[:] = decode(item, self.shape[-1], self.white).transpose(2, 0, 1)
             except BenchmarkError:
@@ -65,15 +65,6 @@ class Stored(Streamed):
                     f"Image {index}{file} of {self._where} cannot be read: {str(error).rstrip('.')}.{advice}"
                     f"{' N' if whole else ' n'}o image is skipped or replaced."
                 ) from error
-
-    def _stored(self, ids: list[int]) -> list[Any]:
-        """Return stored images, one by one where one of them cannot be had, so that it alone is reported."""
-        try:
-            return self._items(ids)
-        except NotReadError as error:
-            if len(ids) > 1:
-                return [item for index in ids for item in self._stored([index])]
-            return [error]
 
     def digest(self) -> str:
         """Return the SHA-256 of every stored byte. Raises OSError, TypeError or ValueError where an image is absent."""
@@ -168,6 +159,11 @@ def _rgb(image: Image.Image, white: White) -> Image.Image:
     """
     _check_bands(image)
     deep, is_scaled = has_high_bytes(image), is_number(image) or image.mode == "F"
+    if (deep or is_scaled) and "transparency" in image.info:
+        raise NotReadError(
+            "it has 16 bits and one colour that is transparent, which Pillow does not apply to 16 bits; save it with "
+            "an alpha channel, or without transparency"
+        )
     if deep:
         white.check_high_bytes()
     elif not is_scaled:

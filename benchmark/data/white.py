@@ -6,6 +6,7 @@ integers hold values of 8, 10, 12, 14 or 16 bits alike, so the largest value of 
 bit of 8 or of 16. All else has to be stated.
 """
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -121,9 +122,9 @@ class White:
         What cannot be read is reported elsewhere.
         """
         for start in range(0, self._n, SLICE):
-            for item in self._items(range(start, min(start + SLICE, self._n))):
+            for item in each(self._items, range(start, min(start + SLICE, self._n))):
                 if isinstance(item, np.ndarray):
-                    if self.stated is not None or self._of(item.dtype) is None:
+                    if item.size and (self.stated is not None or self._of(item.dtype) is None):
                         yield item
                     continue
                 with suppress(Exception), self._opened(item) as image:
@@ -131,6 +132,14 @@ class White:
                         yield np.asarray(image).astype(np.int64) * (WORD // BYTE)
                     elif is_number(image) or (self.stated is not None and image.mode == "F"):
                         yield np.asarray(image)
+
+
+def each(items: Items, ids: list[int] | range) -> list[Any]:
+    """Return stored images; where one of them cannot be had, its error stands in its place."""
+    try:
+        return items(ids)
+    except NotReadError as error:
+        return [error] if len(ids) == 1 else [item for index in ids for item in each(items, [index])]
 
 
 SETTING = "for instance --set Images.range=255 for values of 8 bits, 4095 of 12, 65535 of 16."
@@ -142,8 +151,12 @@ def is_number(image: Image.Image) -> bool:
 
 
 def has_high_bytes(image: Image.Image) -> bool:
-    """Return whether an image that is not loaded yet has channels of 16 bits, of which Pillow keeps the higher 8."""
-    return not image.mode.startswith("I") and any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
+    """Return whether an image that is not loaded yet has channels of 16 bits, of which Pillow keeps the higher 8.
+
+    Pillow names the order of their bytes, as in `RGB;16B`; the three channels of `BGR;16` have 16 bits together.
+    """
+    tiles = getattr(image, "tile", ())
+    return not image.mode.startswith("I") and any(re.search(";16[BLN]", str(tile.args)) for tile in tiles)
 
 
 def _by_top(top: int | None) -> int | None:
