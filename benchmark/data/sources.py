@@ -85,13 +85,13 @@ def _grey_and_classes() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
 
 @contextmanager
 def _library(files: Sequence[Path] = ()) -> Iterator[Any]:
-    """Yield the library `datasets`; its own errors become OSError, which names the damaged one of `files`."""
+    """Yield the library `datasets`; its errors become OSError, which names the damaged one of `files`."""
     import datasets
 
     datasets.disable_progress_bars()
     try:
         yield datasets
-    except datasets.exceptions.DatasetsError as error:
+    except (datasets.exceptions.DatasetsError, ValueError) as error:  # the latter also by pyarrow
         raise OSError(_damage(files) or str(error.__cause__ or error)) from error
 
 
