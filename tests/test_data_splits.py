@@ -47,6 +47,7 @@ AS_THE_LIBRARY = [
     ("train/0000.parquet", "train/0001.parquet", "test/0000.parquet"),
     ("default/train/0000.parquet", "default/validation/0000.parquet"),
     ("0000.parquet", "0001.parquet"),
+    ("train/part-00000-of-00002.parquet", "train/part-00001-of-00002.parquet", "val/part-00000-of-00001.parquet"),
 ]
 
 
@@ -143,6 +144,9 @@ def test_a_damaged_shard_is_named(clone: Path) -> None:
     shard.write_bytes(contents)
     with pytest.raises(MissingError, match=rf"Split 'train' of data set 'toy' cannot be read .*{shard}: "):
         load(f"parquet:{clone}")
+    shard.write_bytes(contents[:200])  # as an interrupted download leaves it
+    with pytest.raises(MissingError, match=rf"{shard}: "):
+        load(f"parquet:{clone}")
     shard.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(MissingError, match=rf"{shard} is a pointer of Git LFS.*git lfs pull"):
         load(f"parquet:{clone}")
@@ -160,6 +164,29 @@ def test_a_missing_shard_is_named(clone: Path) -> None:
         MissingError, match="has shards of 1 and of 2 of one split, which may hold the same images twice"
     ):
         load(f"parquet:{clone}")
+
+
+def test_a_file_beside_its_shards_is_refused(clone: Path) -> None:
+    """Oracle: the file that the test adds, as one that joined the shards."""
+    write(clone / "data/train.parquet", 10, n=4)
+    with pytest.raises(MissingError, match=r"shards of 2 and all in one file of one split.*the same images twice"):
+        load(f"parquet:{clone}")
+
+
+def test_a_card_joins_folders_whose_shards_are_each_complete(tmp_path: Path) -> None:
+    """Oracle: the written values; then a shard that the test removes, and a file that it never writes."""
+    for folder, n in (("old", 2), ("new", 3)):
+        for part in range(n):
+            write(tmp_path / f"{folder}/train-{part:05}-of-{n:05}.parquet", 10 * n + part)
+    card = "---\nconfigs:\n- config_name: one\n  data_files:\n  - split: train\n    path: {}\n---\n"
+    (tmp_path / "README.md").write_text(card.format('"*/train-*"'))
+    assert values(load(f"parquet:{tmp_path}", test=None)) == [[20, 21, 30, 31, 32], []]
+    (tmp_path / "old/train-00001-of-00002.parquet").unlink()
+    with pytest.raises(MissingError, match=r"old has 1 of 2 shards of a split: 00001 is missing"):
+        load(f"parquet:{tmp_path}", test=None)
+    (tmp_path / "README.md").write_text(card.format("[new/train-*, extra.parquet]"))
+    with pytest.raises(MissingError, match=r"names extra.parquet as a file of the split 'train', and it is absent"):
+        load(f"parquet:{tmp_path}", test=None)
 
 
 def test_a_card_that_cannot_be_read_is_named(clone: Path) -> None:

@@ -5,6 +5,7 @@ name (`cifar_test.parquet`). Words mean the splits that they mean to `datasets`:
 become one split in silence: beside `train.parquet`, the split of `train_extra.parquet` is `train_extra`.
 """
 
+import glob
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
@@ -57,7 +58,8 @@ def files_of_splits(root: Path, files: Iterable[Path]) -> dict[str, list[Path]]:
 def configured(root: Path, configuration: str) -> dict[str, list[Path]] | None:
     """Return the files of each split as the card of a cloned data set states them; None where it states none.
 
-    Raises ConfigError for several configurations of which none is named.
+    Raises ConfigError for several configurations of which none is named, and OSError for a split of which the card
+    names a file that is absent.
     """
     card = root / "README.md"
     if not (card.is_file() and re.search(r"^configs:", card.read_text(errors="replace"), re.MULTILINE)):
@@ -86,27 +88,35 @@ def configured(root: Path, configuration: str) -> dict[str, list[Path]] | None:
     splits: dict[str, list[Path]] = {}
     for split, several in sanitize_patterns(patterns).items():
         files = {file for pattern in several for file in folder.glob(pattern) if file.suffix == ".parquet"}
+        absent = [name for name in several if not (glob.has_magic(name) or (folder / name).exists())]
+        if files and absent:
+            raise OSError(f"{card} names {absent[0]} as a file of the split {split!r}, and it is absent; restore it")
         if files:
             splits[split] = sorted(files)
     return splits or None
 
 
 def check_shards(files: Sequence[Path]) -> None:
-    """Raise MissingError for a split that lacks some of its shards, or has those of two ways to divide it."""
-    shards = [(int(shard[1]), int(shard[2])) for file in files if (shard := NUMBER.search(file.name))]
-    counts = sorted({count for _, count in shards})
-    if len(counts) > 1:
-        raise MissingError(
-            f"{files[0].parent} has shards of {' and of '.join(map(str, counts))} of one split, which may hold "
-            f"the same images twice. Remove those of one kind, or name by a glob what is to be read."
-        )
-    lacking = sorted(set(range(sum(counts))) - {number for number, _ in shards})
-    if lacking:
-        raise MissingError(
-            f"{files[0].parent} has {len(shards)} of {counts[0]} shards of a split: {lacking[0]:05} is missing beside "
-            f"{files[0].name}. Restore it, or name by a glob what is to be read: --set "
-            f"'Images.source=parquet:{files[0].parent}/*.parquet'"
-        )
+    """Raise MissingError for a split that lacks some of its shards, or may have the same images twice."""
+    stems: dict[str, list[tuple[int, int]]] = {}
+    for file in files:
+        if shard := NUMBER.search(file.name):
+            stems.setdefault(str(file.parent / file.name[: shard.start()]), []).append((int(shard[1]), int(shard[2])))
+    for stem, shards in stems.items():
+        folder, counts = Path(stem).parent, sorted({count for _, count in shards})
+        if len(counts) > 1 or Path(f"{stem}.parquet") in files:
+            both = f"of {' and of '.join(map(str, counts))}" + (" and all in one file" if len(counts) == 1 else "")
+            raise MissingError(
+                f"{folder} has shards {both} of one split, which may hold the same images twice. Remove those of one "
+                f"kind, or name by a glob what is to be read."
+            )
+        lacking = sorted(set(range(counts[0])) - {number for number, _ in shards})
+        if lacking:
+            raise MissingError(
+                f"{folder} has {len(shards)} of {counts[0]} shards of a split: {lacking[0]:05} is missing beside "
+                f"{Path(stem).name}-{shards[0][0]:05}-of-{counts[0]:05}. Restore it, or name by a glob what is to be "
+                f"read: --set 'Images.source=parquet:{folder}/*.parquet'"
+            )
 
 
 def is_pointer(file: Path) -> bool:
@@ -117,11 +127,13 @@ def is_pointer(file: Path) -> bool:
 
 def _named(path: PurePath) -> tuple[str, PurePath, bool]:
     """Return what names the split of a file, the folder in which it does, and whether as a shard."""
-    if shard := SHARD.match(path.name):
+    shard = SHARD.match(path.name)
+    if not (shard and _split_of(shard[1])):
+        for depth, part in enumerate(path.parent.parts):
+            if _split_of(part):
+                return part, PurePath(*path.parts[:depth]), False
+    if shard:
         return shard[1], path.parent, True
-    for depth, part in enumerate(path.parent.parts):
-        if _split_of(part):
-            return part, PurePath(*path.parts[:depth]), False
     stem = re.sub(r"(-\d{5}-of-\d{5}.*|[-._ 0-9]+)$", "", path.stem)
     return stem or "train", path.parent, False
 
