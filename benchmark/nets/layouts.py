@@ -49,13 +49,13 @@ class Layout:
     that are known not to belong to the encoder. `renames`: patterns and replacements that turn the rest of a key into
     timm's name. `dropped`: beginnings of such names that are in the file beside the encoder's.
 
-    `statistics`: mean and deviation of the inputs that the project's weights expect, None where they are the data
-    set's own. `pooled`: what `Features.pooled` is; a class token is taken after the final norm. `padding`: of the 3x3
-    convolution by which the project replaces the stem of a residual network for small images, without a max pooling;
-    None where it has none, and ours keeps its 1. The 7x7 stem is padded by 3 everywhere. `heads`: attention heads by
-    width, where all ViTs of the project have as many. `remark`: which copy of the weights is read, and how the
-    project's own evaluation differs. Batch norms use the file's running statistics everywhere, as the projects do where
-    they evaluate frozen features. docs/reference.md says the same to users.
+    `statistics`: mean and deviation of the inputs that the project's weights expect, of most projects ImageNet's; None
+    where they are the data set's own. `pooled`: what `Features.pooled` is; a class token is taken after the final norm.
+    `padding`: of the 3x3 convolution by which the project replaces the stem of a residual network for small images,
+    without a max pooling; None where it has none, and ours keeps its 1. The 7x7 stem is padded by 3 everywhere.
+    `heads`: attention heads by width, where all ViTs of the project have as many. `remark`: which copy of the weights
+    is read, and how the project's own evaluation differs. Batch norms use the file's running statistics everywhere, as
+    the projects do where they evaluate frozen features. docs/reference.md says the same to users.
     """
 
     within: tuple[str | None, ...]
@@ -63,7 +63,7 @@ class Layout:
     beside: tuple[str, ...] = ()
     renames: tuple[tuple[str, Any], ...] = ()
     dropped: tuple[str, ...] = ()
-    statistics: Statistics | None = None
+    statistics: Statistics | None = IMAGENET
     pooled: str = POOLED
     padding: int | None = None
     heads: Mapping[int, int] = field(default_factory=dict)
@@ -71,11 +71,12 @@ class Layout:
 
 
 LAYOUTS = {
-    "run": Layout((None,), remark="the encoder of a run of this benchmark"),
+    "run": Layout((None,), statistics=None, remark="the encoder of a run of this benchmark"),
     "timm": Layout(
         (None, "state_dict_ema", "model_ema", "state_dict", "model"),
         r"(module\.|model\.)?",
         dropped=("head.", "fc.", "classifier."),
+        statistics=None,
         pooled=f"{POOLED}; with `@Timm` what its classifier reads",
         remark="averaged weights before plain ones, as timm loads them; `Timm.pretrained=True` knows the inputs; also "
         "a Lightning module's `model.`",
@@ -83,7 +84,6 @@ LAYOUTS = {
     "mae": Layout(
         ("model",),
         dropped=("decoder_", "mask_token", "head."),
-        statistics=IMAGENET,
         pooled="class token",
         heads=WIDE_HEADS,
         remark="its linear probe reads the class token, its fine-tuning a new norm of the mean of the patch tokens",
@@ -93,7 +93,6 @@ LAYOUTS = {
         r"module\.base_encoder\.",
         beside=("module.momentum_encoder.", "module.predictor."),
         dropped=("head.", "fc."),
-        statistics=IMAGENET,
         heads={384: 12} | WIDE_HEADS,
         remark="the base encoder, not the momentum encoder",
     ),
@@ -102,7 +101,6 @@ LAYOUTS = {
         r"(module\.)?encoder_q\.",
         beside=("module.encoder_k.", "module.queue", "encoder_k.", "queue"),
         dropped=("fc.",),
-        statistics=IMAGENET,
         pooled="global average",
         remark="the query encoder, not the key encoder",
     ),
@@ -111,7 +109,6 @@ LAYOUTS = {
         r"module\.encoder\.",
         beside=("module.predictor.",),
         dropped=("fc.",),
-        statistics=IMAGENET,
         pooled="global average",
         remark="the encoder without its projector",
     ),
@@ -119,7 +116,6 @@ LAYOUTS = {
         ("model", None),
         r"(module\.backbone\.)?",
         dropped=("module.projector.", "module.bn.", "fc."),
-        statistics=IMAGENET,
         pooled="global average",
         remark="`checkpoint.pth`, or `resnet50.pth`, which has the encoder alone",
     ),
@@ -127,14 +123,12 @@ LAYOUTS = {
         ("state_dict", None),
         r"module\.",
         dropped=("projection_head.", "prototypes."),
-        statistics=IMAGENET,
         pooled="global average",
         remark="the encoder without its projector and prototypes",
     ),
     "ijepa": Layout(
         ("target_encoder",),
         r"module\.",
-        statistics=IMAGENET,
         pooled="mean of the patch tokens, since it has no class token",
         remark="the target encoder; it has no class token, so that it takes a network such as "
         "`Timm.name=vit_huge_patch14_gap_224`",
@@ -143,7 +137,6 @@ LAYOUTS = {
         ("teacher", None),
         r"(module\.)?(backbone\.)?",
         dropped=("head.",),
-        statistics=IMAGENET,
         heads={192: 3, 384: 6, 768: 12},
         remark="the teacher; its linear evaluation joins the class tokens of the last 4 blocks (ViT-S), or the class "
         "token and the mean of the patch tokens (ViT-B)",
@@ -152,6 +145,7 @@ LAYOUTS = {
         ("state_dict",),
         r"backbone\.",
         beside=("",),
+        statistics=None,
         padding=2,
         heads={768: 12, 1024: 16},
         remark="the online network; trained on CIFAR with its own inputs, on STL-10 with CIFAR-10's, else with "
@@ -163,14 +157,12 @@ LAYOUTS = {
         beside=("",),
         renames=TORCHVISION_VIT + SEQUENTIAL_RESNET,
         dropped=("mask_token", "head.", "heads.", "fc."),
-        statistics=IMAGENET,
         remark="the network named `backbone`; its transforms have ImageNet's inputs by default, for CIFAR too",
     ),
     "torchvision": Layout(
         (None, "model"),
         renames=TORCHVISION_VIT,
         dropped=("heads.", "fc."),
-        statistics=IMAGENET,
         heads=WIDE_HEADS,
         remark="plain weights, not `model_ema`",
     ),
