@@ -10,6 +10,7 @@ from report_records import run as record_of
 from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
 
+from benchmark.errors import ConfigError
 from benchmark.evaluate import main as evaluate
 from benchmark.experiment import describe
 from benchmark.export import main as export
@@ -41,6 +42,15 @@ def broken(run: Path, tmp_path: Path) -> Path:
     weights["blocks.0.norm1.weight"][0], weights["norm.bias"][0] = math.nan, -math.inf
     save_file(weights, tmp_path / "broken.safetensors")
     return tmp_path / "broken.safetensors"
+
+
+def test_what_overflows_is_refused(tmp_path: Path) -> None:
+    """Oracle: a number of float64 by hand that no float32 holds."""
+    from test_nets_pretrained import vit
+
+    weights = vit().net.state_dict() | {"norm.bias": torch.full((32,), 1e300, dtype=torch.float64)}
+    with pytest.raises(ConfigError, match=r"not finite \(1\): norm.bias"):
+        pretrained.fit(vit(), weights, "x", "run")
 
 
 def test_evaluation_refuses_them(broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,12 +62,11 @@ def teacher_from_file(student: Stage) -> Teacher | None:
     digest = folders.digest_of(file)
     encoder = student.encoder().to(student.device)
     try:
-        weights = load_file(file)
-        encoder.net.load_state_dict(weights)
+        encoder.net.load_state_dict(load_file(file))
     except (SafetensorError, RuntimeError) as problem:
         raise ConfigError(
             f"experiment.teacher_weights = {file!r} are not the weights of {encoder.name}: {problem} "
             f"Give the encoder.safetensors of a run with this encoder and image size."
         ) from problem
-    check_finite(weights, f"experiment.teacher_weights = {file!r}")
+    check_finite(encoder.net.state_dict(), f"experiment.teacher_weights = {file!r}")
     return Teacher(encoder, None, Ledger(), {"key": None, "share": 0.0, "digest": digest})

@@ -85,8 +85,9 @@ def fit(
             f"{file} does not hold the weights of {encoder.name} in the layout {layout!r}, whose keys "
             f"{_place(project)}.\n{_problems(contents, match)}{_advice(encoder, file, contents, layout, match)}"
         )
+    weights = {name: part.to(expected[name]) for name, part in match.weights.items()}  # float64 may overflow here
     if not diverged:
-        check_finite(match.weights, file)
+        check_finite(weights, file)
     if isinstance(encoder.net, VisionTransformer):
         attention: Any = encoder.net.blocks[0].attn
         heads = project.heads.get(encoder.width, attention.num_heads)
@@ -105,7 +106,7 @@ def fit(
         encoder.net.conv1.padding = (project.padding,) * 2
         change = f"model.conv1.padding = {encoder.net.conv1.padding}"
         encoder.spec = replace(encoder.spec, changes=(*encoder.spec.changes, change))
-    encoder.net.load_state_dict({name: part.to(expected[name].device) for name, part in match.weights.items()})
+    encoder.net.load_state_dict(weights)
     return positions
 
 
