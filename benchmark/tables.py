@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _update(
             folder / "README.md", render(records, results_of_others, changed, correct), source, command, check=check
         )
-    for name, text in {"index.html": html(page), **pictures(page)}.items():
+    plots = pictures(page)
+    for name, text in {"index.html": html(page), **plots}.items():
         _update(folder / name, text, source, command, check=check)
     if options.html:
         return 0
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if front.is_file() and marks(*PLACE)[0] in (text := front.read_text(encoding="utf-8")):
         text = inserted(text, *PLACE, summary(records, changed))
         if marks(*LEAD)[0] in text:
-            text = inserted(text, *LEAD, _lead(page, summary(records, changed, LEADERS)))
+            text = inserted(text, *LEAD, _lead(page.folder, list(plots)[:1], summary(records, changed, LEADERS)))
         _update(front, text, source, command, check=check)
     sources = folder.resolve().parent / "docs" / "provenance.md"
     if sources.is_file():
@@ -93,13 +94,10 @@ def provenance_page(checkout: Path) -> str:
     return provenance.render(files, provenance.read_deviations(checkout / "baselines"))
 
 
-def _lead(page: Page, table: str) -> str:
-    """Return the plot of the leading board and a short table."""
-    plots = list(pictures(page))[:1]
-    return (
-        "".join(f"[![Accuracy against compute]({page.folder}/{plot})]({page.folder}/index.html)\n\n" for plot in plots)
-        + table
-    )
+def _lead(folder: str, plots: Sequence[str], table: str) -> str:
+    """Return plots by the names of their files, and a short table."""
+    links = [f"[![Accuracy against compute]({folder}/{plot})]({folder}/index.html)" for plot in plots]
+    return "\n\n".join([*links, table])
 
 
 def _update(page: Path, text: str, source: str, command: str, *, check: bool) -> None:
