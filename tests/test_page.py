@@ -108,6 +108,29 @@ def test_every_record_is_linked() -> None:
     assert {f"./{path}" for path in places(records).values()} <= links
 
 
+def test_earlier_lines_say_how_they_differ_from_papers() -> None:
+    """Oracle: by hand: a method that only stale lines have is among those that differ, and its panel leads there."""
+    old = run("gamma", 0, 0.4, method__deviations=["Gamma: No blur."])
+    text = render(page([run("delta", 0, 0.5), old]))
+    assert "<li>Gamma: No blur.</li>" in text
+    assert '<a href="#d-1">differs in 1 point</a>' in text
+
+
+def test_the_blocks_of_a_board_are_shown() -> None:
+    """Oracle: titles of `results/README.md` by hand: the order under other rules, and the table over two data sets."""
+    others = {"dataset__name": "other", "dataset__fingerprint": "0ddc0ffee0"}
+    methods = [(name, place, more) for place, name in enumerate("abc") for more in ({}, others)]
+    records = [
+        run(name, seed, 0.9 - place / 10 + seed / 1000, 0.5 + place / 10, **more)
+        for name, place, more in methods
+        for seed in range(2)
+    ]
+    text = render(page(records))
+    assert "<summary>digits, vit_micro, 2 TFLOPs, the order under other rules</summary>" in text
+    assert "<summary>Over 2 data sets, float32</summary>" in text
+    assert "digits and other 1.00 (1.00 to 1.00)" in text
+
+
 @pytest.mark.parametrize(("count", "seeds", "boards"), [(0, 1, 1), (300, 1, 1), (300, 5, 2)])
 def test_size(count: int, seeds: int, boards: int) -> None:
     """Oracle: 60 kB, and 1.5 kB for each record."""

@@ -20,11 +20,11 @@ from markupsafe import Markup
 
 from benchmark.page.panel import CURVE, Panel, key_of, linked, panel, shared_bindings
 from benchmark.page.plot import COSTS, FRAMES, SHAPES, Frame, Plot, shape, shortened
-from benchmark.report.bases import Correct, differences, unpublished
+from benchmark.report.bases import Correct, Difference, differences, introduction, unpublished
 from benchmark.report.cells import hardware
 from benchmark.report.contents import caption, contents, leading, remarks, table, title
 from benchmark.report.leaderboard import Changed, Column, Line, Section, Value, sections, unchanged
-from benchmark.report.palette import COLOURS, MARKERS, ON_DARK, Style, styles
+from benchmark.report.palette import COLOURS, MARKERS, ON_DARK, styles
 from benchmark.report.published import Result
 from benchmark.report.record import Record, file_name
 from benchmark.report.scaling import of_other_budgets
@@ -44,7 +44,7 @@ class Table:
     headings: tuple[str, ...]
     rows: tuple[tuple[Line, tuple[str, ...]], ...]
     shared: Mapping[str, str]
-    differences: tuple[str, ...]
+    differences: tuple[Difference, ...]
 
     @cached_property
     def caption(self) -> str:
@@ -53,6 +53,10 @@ class Table:
     @cached_property
     def remarks(self) -> str:
         return remarks(self.section)
+
+    @property
+    def introduction(self) -> str:
+        return introduction(self.section, self.differences)
 
     @property
     def has_intervals(self) -> bool:
@@ -158,8 +162,9 @@ class Page:
     def deviations(self) -> dict[str, dict[str, None]]:
         """How methods differ from their papers, each sentence once."""
         sentences: dict[str, dict[str, None]] = {}
-        for line in (line for section in self.sections for line in section.lines if line.deviations):
-            sentences.setdefault(line.cell.method, {}).update(dict.fromkeys(line.deviations))
+        for line in (line for section in self.sections for line in (*section.lines, *section.earlier)):
+            if line.deviations:
+                sentences.setdefault(line.cell.method, {}).update(dict.fromkeys(line.deviations))
         return dict(sorted(sentences.items()))
 
     @cached_property
@@ -177,9 +182,6 @@ class Page:
     def place(self, record: Record) -> str:
         name = file_name(record)
         return self.places.get(name, name)
-
-    def style(self, method: str) -> Style:
-        return self.styles[method]
 
     @staticmethod
     def hardware(line: Line) -> list[str]:
@@ -204,8 +206,8 @@ class Page:
             headings, rows = table(section, lambda line: line.name, _score, shown)
             with_notes = len(headings) if any(row[-1] for row in rows) else -1
             lines = [(line, tuple(row[:with_notes])) for line, row in zip(shown, rows, strict=True)]
-            sentences = tuple(str(each) for each in differences(section, self.correct))
-            tables.append(Table(section, tuple(headings[:with_notes]), tuple(lines), shared, sentences))
+            beside = tuple(differences(section, self.correct))
+            tables.append(Table(section, tuple(headings[:with_notes]), tuple(lines), shared, beside))
         return View(tuple(tables), Plot(alike, self.styles, targets))
 
 

@@ -8,7 +8,7 @@ from benchmark.page.plot import joules
 from benchmark.report.cells import hardware, tuning_of, versions_of
 from benchmark.report.contents import title
 from benchmark.report.identity import canonical
-from benchmark.report.leaderboard import Column, Line, Section, columns_of, result
+from benchmark.report.leaderboard import Line, Section, columns_of, result
 from benchmark.report.record import Record, pretrained
 from benchmark.report.text import percent
 from benchmark.report.tuning import factor, score
@@ -42,7 +42,7 @@ class Panel:
     key: str
     table: str
     line: Line
-    columns: tuple[Column, ...]
+    headings: tuple[str, ...]
     seeds: tuple[Seed, ...]
     bindings: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
@@ -75,7 +75,7 @@ def panel(section: Section, line: Line, shared: Mapping[str, str], by_id: Mappin
         key=key_of(line),
         table=title(section),
         line=line,
-        columns=tuple(columns),
+        headings=tuple(map(section.heading, columns)),
         seeds=tuple(
             Seed(
                 record=run,
@@ -89,7 +89,9 @@ def panel(section: Section, line: Line, shared: Mapping[str, str], by_id: Mappin
         ),
         bindings=tuple(f"{name} = {value}" for name, value in differing.items()),
         facts=tuple((name, text) for name, text in _facts(line) if text),
-        warnings=tuple(f"{column.heading}: {flag}" for column, value in flagged if value for flag in value.flags),
+        warnings=tuple(
+            f"{section.heading(column)}: {flag}" for column, value in flagged if value for flag in value.flags
+        ),
         curve=_curve(runs),
         trials=tuple((f"{factor(trial):g} times: {percent(score(trial))}", trial) for trial in trials),
     )

@@ -5,7 +5,7 @@ Which methods these are follows from the configurations of the runs, so that a n
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -61,6 +61,15 @@ def differences(section: Section, correct: Correct = unpublished) -> Iterator[Di
             alike = [base for base in of_base if base.cell.varied == line.cell.varied] or of_base
             if len(alike) == 1 and (difference := _difference(line, alike[0], section.columns[0], correct)):
                 yield difference
+
+
+def introduction(section: Section, lines: Sequence[Difference]) -> str:
+    """Return what stands above the differences of a table."""
+    intervals = "from the differences by seed"
+    if any(each.seeds == 1 for each in lines):
+        intervals += "; with one seed from the test images alone, which leaves out the spread over seeds"
+    heading = section.heading(section.columns[0])
+    return f"Methods beside those that they build on ({heading}). Each interval stands alone, and is {intervals}."
 
 
 def _builds_on(line: Line, base: Line) -> bool:

@@ -8,6 +8,7 @@ from statistics import median
 from benchmark.report.cells import START, hardware
 from benchmark.report.leaderboard import SMOKE, Column, Line, Section, Value, result
 from benchmark.report.orders import other_rules
+from benchmark.report.overall import overall_tables
 from benchmark.report.published import Result, published_table
 from benchmark.report.record import Record
 from benchmark.report.scaling import scaling_tables
@@ -30,6 +31,7 @@ def contents(board: Sequence[Section], results: Sequence[Result]) -> Iterator[Se
         yield from other_rules(alike)
         yield from published_table(alike, results)
     yield from scaling_tables(board)
+    yield from overall_tables(board)
 
 
 def leading(tables: Sequence[Section]) -> Section | None:
@@ -121,7 +123,7 @@ def caption(section: Section) -> str:
 
 
 def remarks(section: Section) -> str:
-    """Return what a reader must know of the comparison: seeds, uneven spreads, replaced runs, floors not found."""
+    """Return what a reader must know of the comparison: seeds, uneven spreads, gains, floors not found."""
     sentences = []
     ranking = section.ranking
     if ranking and len(ranking.ranks) > 1:

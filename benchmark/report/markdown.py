@@ -5,14 +5,13 @@ The same records give the same bytes, so that a stale page can be found by compa
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import combinations, groupby, product
+from itertools import groupby
 
 from tabulate import tabulate
 
-from benchmark.report.bases import Correct, differences, unpublished
+from benchmark.report.bases import Correct, differences, introduction, unpublished
 from benchmark.report.contents import caption, contents, leading, remarks, table, title
 from benchmark.report.leaderboard import (
-    DIVISIONS,
     SMOKE,
     Changed,
     Column,
@@ -24,11 +23,9 @@ from benchmark.report.leaderboard import (
     sections,
     unchanged,
 )
-from benchmark.report.orders import agreement, scores
-from benchmark.report.overall import standings
 from benchmark.report.published import Result
 from benchmark.report.record import Record
-from benchmark.report.text import TERA, Block, alignment, markdown, percent, printable, spread, terms
+from benchmark.report.text import TERA, Block, alignment, markdown, percent, printable, spread
 
 ESCAPED = str.maketrans(
     {character: f"\\{character}" for character in "\\`*_[]|~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -38,10 +35,6 @@ INTRODUCTION = """\
 # Results
 
 """
-OVERALL = """\
-Mean rank and mean gap to the best of each data set, over all tables above, with 95 % intervals from resampled seeds;
-data sets are fixed. The columns named after methods count the tables in which the line's method is better, tied and
-worse."""
 EMPTY = """\
 There are no records yet. A run that is published writes its record, and those of its floors, into the folder of a
 board. The tables are made from the records:
@@ -86,14 +79,10 @@ def render(
     parts = [INTRODUCTION + READING, *(f"{SMOKE[name]}\n" for name in smoke)]
     for name, of_board in groupby(tables, key=lambda section: section.setting.board):
         parts.append(f"## {_escape(name or 'Single runs')}\n")
-        board = list(of_board)
         parts += [
             _block(shown) if isinstance(shown, Block) else _section(shown, correct)
-            for shown in contents(board, published)
+            for shown in contents(list(of_board), published)
         ]
-        for shared in product(DIVISIONS, sorted({section.setting.precision for section in board})):
-            alike = [section for section in board if (section.setting.division, section.setting.precision) == shared]
-            parts += _overall(alike)
     return "\n".join([*parts, *_deviations(tables)])
 
 
@@ -204,38 +193,6 @@ def _block(block: Block) -> str:
     )
 
 
-def _overall(tables: Sequence[Section]) -> list[str]:
-    """Return the table over the data sets of a board in one division and precision, if there are several."""
-    datasets = {section.setting.dataset for section in tables}
-    methods = standings(tables) if len(datasets) > 1 else []
-    if not methods:
-        return []
-    names = [method.name for method in methods]
-    lines = [
-        [
-            _escape(method.name),
-            _interval(method.mean_rank, method.rank_interval),
-            _interval(method.mean_gap, method.gap_interval),
-            *("-".join(map(str, method.wins[name])) if name in method.wins else "" for name in names),
-        ]
-        for method in methods
-    ]
-    headings = ["method", "mean rank", "mean gap (points)", *map(_escape, names)]
-    pairs = [
-        f"{first.setting.dataset} and {second.setting.dataset} {agreed}"
-        for first, second in combinations(tables, 2)
-        if (agreed := agreement(*(scores(section, section.columns[0]) for section in (first, second))))
-        and first.setting.dataset != second.setting.dataset
-    ]
-    remark = f"\nKendall's tau of the orders, with its 95 % interval: {_escape('; '.join(pairs))}.\n" if pairs else ""
-    over = ", ".join([f"{len(datasets)} data sets", *terms(tables[0].setting)])
-    return [f"### Over {over}\n\n{OVERALL}\n\n{markdown(headings, alignment(headings), lines)}\n{remark}"]
-
-
-def _interval(value: float, interval: tuple[float, float] | None) -> str:
-    return f"{value:.2f}" + ("" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})")
-
-
 def _name(line: Line, target: str = "") -> str:
     name = f"[{_escape(line.name)}]({target})" if target else _escape(line.name)
     return f"*{name}*" if line.is_beside else name
@@ -255,14 +212,7 @@ def _differences(section: Section, correct: Correct) -> str:
     lines = list(differences(section, correct))
     if not lines:
         return ""
-    heading = section.heading(section.columns[0])
-    intervals = "from the differences by seed"
-    if any(each.seeds == 1 for each in lines):
-        intervals += "; with one seed from the test images alone, which leaves out the spread over seeds"
-    introduction = (
-        f"Methods beside those that they build on ({heading}). Each interval stands alone, and is {intervals}."
-    )
-    return "\n".join([_escape(introduction), "", *(f"- {_escape(str(each))}" for each in lines)])
+    return "\n".join([_escape(introduction(section, lines)), "", *(f"- {_escape(str(each))}" for each in lines)])
 
 
 def _superscript(texts: Iterable[str], footnotes: dict[str, int]) -> str:

@@ -1,14 +1,24 @@
-"""Methods over all data sets of a board: mean rank, mean gap to the best, and how often one beats another."""
+"""Methods over all data sets of a board: mean rank, mean gap to the best, and how often one beats another.
+
+Beside them stands how far the data sets agree on the order.
+"""
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
 from statistics import fmean
 
-from benchmark.report.leaderboard import Section
+from benchmark.report.leaderboard import DIVISIONS, Section
+from benchmark.report.orders import agreement, scores
+from benchmark.report.text import Block, terms
 
 RESAMPLES = 2000
+CAPTION = """\
+Mean rank and mean gap to the best of each data set, over all tables above, with 95 % intervals from resampled seeds;
+data sets are fixed. The columns named after methods count the tables in which the line's method is better, tied and
+worse."""
 Interval = tuple[float, float]
 
 
@@ -26,6 +36,30 @@ class Standing:
     rank_interval: Interval | None
     gap_interval: Interval | None
     wins: dict[str, tuple[int, int, int]]
+
+
+def overall_tables(board: Sequence[Section]) -> Iterator[Block]:
+    """Yield a table over the data sets of a board for each division and precision that has several."""
+    for shared in product(DIVISIONS, sorted({section.setting.precision for section in board})):
+        alike = [section for section in board if (section.setting.division, section.setting.precision) == shared]
+        datasets = {section.setting.dataset for section in alike}
+        methods = standings(alike) if len(datasets) > 1 else []
+        if methods:
+            names = [method.name for method in methods]
+            yield Block(
+                title=f"Over {', '.join([f'{len(datasets)} data sets', *terms(alike[0].setting)])}",
+                caption=CAPTION + _orders(alike),
+                headings=("method", "mean rank", "mean gap (points)", *names),
+                lines=tuple(
+                    (
+                        method.name,
+                        _interval(method.mean_rank, method.rank_interval),
+                        _interval(method.mean_gap, method.gap_interval),
+                        *("-".join(map(str, method.wins[name])) if name in method.wins else "" for name in names),
+                    )
+                    for method in methods
+                ),
+            )
 
 
 def standings(sections: Sequence[Section]) -> list[Standing]:
@@ -97,3 +131,18 @@ def _wins(sections: Sequence[Section], name: str, other: str) -> tuple[int, int,
         better += means[name] - means[other] > section.ranking.margin
         worse += means[other] - means[name] > section.ranking.margin
     return better, len(sections) - better - worse, worse
+
+
+def _orders(sections: Sequence[Section]) -> str:
+    """Return a sentence on how far the orders of each two data sets agree; empty where none can be compared."""
+    pairs = [
+        f"{first.setting.dataset} and {second.setting.dataset} {agreed}"
+        for first, second in combinations(sections, 2)
+        if first.setting.dataset != second.setting.dataset
+        and (agreed := agreement(*(scores(section, section.columns[0]) for section in (first, second))))
+    ]
+    return f" Kendall's tau of the orders, with its 95 % interval: {'; '.join(pairs)}." if pairs else ""
+
+
+def _interval(value: float, interval: Interval | None) -> str:
+    return f"{value:.2f}" + ("" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})")
