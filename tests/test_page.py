@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from html.parser import HTMLParser
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -182,6 +183,10 @@ def test_front_and_ladders_by_hand() -> None:
         assert len(steps) == 3
         assert steps == sorted(steps)
     assert len([y for y in at["l"] if y is not None]) == 3  # a label for each method, not for each budget
+    ((path, label, y),) = at["v"]
+    assert label == "random init ↓ 30.0"  # below the axis
+    right = ladder.right(FRAMES[0])
+    assert re.fullmatch(rf"M46 \d+H{right}L{right + 4} {y}H{right + 16}", path)
 
 
 def test_axes_by_hand() -> None:

@@ -38,7 +38,7 @@ function move(part, {svg, points, labels, leaders, names}, at) {
   all(".levels > g", svg).forEach((group, i) => {
     group.toggleAttribute("hidden", !at.v[i]);
     if (!at.v[i]) return;
-    one("path", group).setAttribute("transform", `translate(0 ${at.v[i][0]})`);
+    one("path", group).setAttribute("d", at.v[i][0]);
     one("text", group).textContent = at.v[i][1];
     one("text", group).setAttribute("y", at.v[i][2] + 4);
   });

@@ -101,11 +101,13 @@ class Board:
 
     @property
     def summary(self) -> str:
-        """Its methods and data in a few words."""
+        """Its methods, data and budgets in a few words."""
         shown = [table.section for view in self.views for table in view.tables]
         methods = {run["method"]["name"] for section in shown for run in section.runs}
         data = dict.fromkeys(section.setting.dataset for section in shown)
-        return f"{len(methods)} method{'s' * (len(methods) > 1)} on {', '.join(data)}"
+        amounts = dict.fromkeys(amount(section.setting) for section in shown)
+        budgets = f"{len(amounts)} budgets" if len(amounts) > 2 else " and ".join(amounts)
+        return f"{len(methods)} method{'s' * (len(methods) > 1)} on {', '.join(data)}, {budgets}"
 
 
 class Page:

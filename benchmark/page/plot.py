@@ -118,14 +118,15 @@ class Plot:
         """Return the places of everything for one kind of cost and one column; what is not shown is null.
 
         They are the ticks `x` and `y`, points `p` (x, y and the ends of the interval), heights of labels `l`, floors
-        `v` (height of the line, label and its height), paths of the front `f` and of ladders `s`, a title `t`, and
+        `v` (path to the label, label and its height), paths of the front `f` and of ladders `s`, a title `t`, and
         whether all costs are equal `c`.
         """
         top, bottom = frame.top, self.height(frame) - frame.bottom
         shown = {i: point for i, point in enumerate(self.points) if kind in point.costs and point.scores[column]}
         costs = {i: point.costs[kind] for i, point in shown.items()}
         name, size = unit(kind, list(costs.values()) or [1.0])
-        across = logarithmic([cost / size for cost in costs.values()] or [1.0], frame.left + 14, self.right(frame) - 14)
+        right = self.right(frame)
+        across = logarithmic([cost / size for cost in costs.values()] or [1.0], frame.left + 14, right - 14)
         up = self._accuracies(column, list(shown.values()), bottom, top)
         heights = {i: _height(up, point.scores[column]) for i, point in shown.items()}
         places = _side_by_side({i: cost / size for i, cost in costs.items()}, heights, across)
@@ -141,8 +142,11 @@ class Plot:
                 for i, point in enumerate(self.points)
             ],
             "l": [labels.get(i) for i in range(len(self.points))],
-            "v": [[*level, y] if level else None for level, y in zip(levels, level_labels, strict=True)],
-            "f": self._front(costs, places, heights, self.right(frame)),
+            "v": [
+                [f"M{frame.left} {level[0]}H{right}L{right + 4} {y}H{right + 16}", level[1], y] if level else None
+                for level, y in zip(levels, level_labels, strict=True)
+            ],
+            "f": self._front(costs, places, heights, right),
             "s": [_path([(places[i], heights[i]) for i in ladder if i in shown]) for ladder in self.ladders()],
         }
 
