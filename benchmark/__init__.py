@@ -2,7 +2,8 @@
 
 Read in this order: `method.py` (what a method is), `baselines/simclr.py` (one of them), `training/budget.py` (what a
 run may spend), `training/loop.py` (the run), `evals/harness.py` (how an encoder is scored), `experiment/run.py` (from
-seed to record), `report/record.py` (the record), `report/leaderboard.py` (what the tables claim).
+seed to record), `report/record.py` (the record), `report/section.py` (what a table shows), `report/leaderboard.py`
+(what it claims).
 
 The modules here are the commands, `python -m benchmark.NAME` (run, suite, evaluate, tables, results, list, export,
 figures, speed), and what the author of a method imports (method, losses, annotations, randomness, errors). All else has

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from benchmark.config.parse import Source, Statement, parse, read, shipped_folder, value_of
 from benchmark.report.cells import load, of_run
-from benchmark.report.leaderboard import columns_of
 from benchmark.report.record import pretrained
+from benchmark.report.section import columns_of
 
 
 @dataclass(frozen=True)

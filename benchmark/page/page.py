@@ -23,11 +23,12 @@ from benchmark.page.plot import COSTS, FRAMES, SHAPES, Frame, Plot, shape, short
 from benchmark.report.bases import Correct, Difference, differences, introduction, unpublished
 from benchmark.report.cells import hardware
 from benchmark.report.contents import caption, contents, leading, remarks, table, title
-from benchmark.report.leaderboard import Changed, Column, Line, Section, Value, sections, unchanged
+from benchmark.report.leaderboard import Changed, sections, unchanged
 from benchmark.report.palette import COLOURS, MARKERS, ON_DARK, styles
 from benchmark.report.published import Result
 from benchmark.report.record import Record, file_name
 from benchmark.report.scaling import of_other_budgets
+from benchmark.report.section import Column, Line, Section, Value
 from benchmark.report.text import WORDS, Block, amount, printable, spread, terms
 
 HERE = Path(__file__).parent

@@ -8,8 +8,8 @@ from benchmark.page.plot import joules
 from benchmark.report.cells import hardware, tuning_of, versions_of
 from benchmark.report.contents import title
 from benchmark.report.identity import canonical
-from benchmark.report.leaderboard import Line, Section, columns_of, result
 from benchmark.report.record import Record, pretrained
+from benchmark.report.section import Line, Section, columns_of, result
 from benchmark.report.text import percent
 from benchmark.report.tuning import factor, score
 

@@ -9,9 +9,9 @@ from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from benchmark.page.axes import ALIKE, Axis, linear, logarithmic, unit
-from benchmark.report.leaderboard import Line, Section
 from benchmark.report.palette import MARKERS, Style
 from benchmark.report.scaling import name_without_budget
+from benchmark.report.section import Line, Section
 from benchmark.report.statistics import Summary
 
 COSTS = {"flops": "FLOPs", "seconds": "time", "joules": "energy"}

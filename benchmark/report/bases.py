@@ -11,8 +11,8 @@ from statistics import NormalDist
 from typing import Any
 
 from benchmark.report.identity import canonical, references
-from benchmark.report.leaderboard import Column, Line, Section, result
 from benchmark.report.record import Record
+from benchmark.report.section import Column, Line, Section, result
 from benchmark.report.statistics import summarise
 
 METHOD = "Pretraining.method"

@@ -6,12 +6,13 @@ from itertools import groupby
 from statistics import median
 
 from benchmark.report.cells import START, hardware
-from benchmark.report.leaderboard import SMOKE, Column, Line, Section, Value, result
+from benchmark.report.leaderboard import SMOKE
 from benchmark.report.orders import other_rules
 from benchmark.report.overall import overall_tables
 from benchmark.report.published import Result, published_table
 from benchmark.report.record import Record
 from benchmark.report.scaling import scaling_tables
+from benchmark.report.section import Column, Line, Section, Value, result
 from benchmark.report.statistics import summarise
 from benchmark.report.text import Block, amount, flops_unit, spread, terms
 from benchmark.report.time_to_target import time_to_target

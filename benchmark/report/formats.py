@@ -8,9 +8,10 @@ from itertools import groupby
 from typing import Any
 
 from benchmark.report.contents import contents, table, title
-from benchmark.report.leaderboard import Changed, Column, Line, Section, Value, sections, unchanged
+from benchmark.report.leaderboard import Changed, sections, unchanged
 from benchmark.report.published import Result, select
 from benchmark.report.record import Record
+from benchmark.report.section import Column, Line, Section, Value
 from benchmark.report.text import Block, alignment, printable, spread
 
 LATEX = str.maketrans(

@@ -6,146 +6,19 @@ Markdown, LaTeX, CSV and JSON are functions of these sections, which are functio
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from benchmark.report.cells import UNRANKED, Cell, Setting, by_age, group
-from benchmark.report.fields import Metrics
-from benchmark.report.identity import canonical
+from benchmark.report.cells import UNRANKED, Cell, group
+from benchmark.report.naming import dated, names
 from benchmark.report.record import Record
-from benchmark.report.statistics import Comparison, Summary, compare, summarise
+from benchmark.report.section import Column, Cost, Line, Ranking, Section, Value, columns_of, result
+from benchmark.report.statistics import compare, summarise
 
-LEADING = {  # headings of the evaluations that come first; the first one present ranks
-    "linear": "linear",
-    "knn": "kNN",
-    "semi_probe_1": "1 % labels",
-    "semi_probe_10": "10 % labels",
-    "finetune": "fine-tuned",
-    "semi_finetune_1": "fine-tuned on 1 %",
-    "semi_finetune_10": "fine-tuned on 10 %",
-}
 DIVISIONS = ("tuned", "closed", "open")  # boards lead with tuned learning rates
 SMOKE = {"digits": "The digits are a smoke set: raw pixels reach 97 %, so these numbers rank nothing."}
-MOST_BINDINGS = 3  # in the name of a line
-ABBREVIATIONS = (" Eq.", " et al.")  # that do not end a sentence
 Changed = Callable[[Record], Collection[str]]  # returns the parts of the code that have changed since a record
-Ranking = Comparison[tuple[str, str]]  # of cells by their entry
-
-
-class Column(NamedTuple):
-    """One version of an evaluation; versions never share a column."""
-
-    evaluation: str
-    version: int
-
-    @property
-    def name(self) -> str:
-        return LEADING.get(self.evaluation, self.evaluation)
-
-    @property
-    def heading(self) -> str:
-        return f"{self.name} v{self.version}"
-
-
-@dataclass(frozen=True)
-class Value:
-    """The top-1 of a line in a column over seeds, whether it is the best or tied with it, and warnings.
-
-    `macro_f1` is the mean over the runs. `is_uneven` says that the top-1 spreads so much more than others in the column
-    that ties are less certain.
-    """
-
-    summary: Summary
-    macro_f1: float
-    standing: Literal["best", "tied", ""]
-    flags: tuple[str, ...]
-    is_uneven: bool
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Means over the runs of a line, and the highest peak memory, None where no run knows it.
-
-    `epochs` are images seen, by a teacher too, over those of the split to pretrain on.
-    """
-
-    images: float
-    epochs: float
-    flops: float
-    device_seconds: float
-    peak_bytes: int | None
-
-
-@dataclass(frozen=True)
-class Line:
-    """A method or a floor: its name, the range of its rank, a value per column, its cost, and how its runs ended.
-
-    A `is_reference` line learnt from labels; it is compared with by eye, never ranked.
-    """
-
-    cell: Cell
-    name: str
-    is_floor: bool
-    is_reference: bool
-    rank: tuple[int, int] | None
-    values: tuple[Value | None, ...]
-    cost: Cost
-    endings: dict[str, int]
-    stale: tuple[str, ...]
-
-    @property
-    def place(self) -> str:
-        """The rank in words: 2, or 2-4 for a range of ranks, or nothing for a line that is not ranked."""
-        if self.rank is None:
-            return ""
-        first, last = self.rank
-        return str(first) if first == last else f"{first}-{last}"
-
-    @property
-    def is_beside(self) -> bool:
-        """Whether it stands beside the methods, in italics: a floor or a reference."""
-        return self.is_floor or self.is_reference
-
-    @property
-    def rate_factor(self) -> float | None:
-        """The learning rate that its trials chose, as a multiple of the recipe's; None where none was chosen."""
-        tuning = self.cell.runs[0]["tuning"]
-        return tuning["factor"] if tuning else None
-
-    @property
-    def deviations(self) -> list[str]:
-        """How its runs differ from the paper, each sentence once."""
-        return list(dict.fromkeys(text for run in self.cell.runs for text in _sentences(run["method"]["deviations"])))
-
-
-@dataclass(frozen=True)
-class Section:
-    """One table: the lines of one setting, and the trials that chose their learning rates.
-
-    `earlier` lines are not ranked: those that newer runs have replaced and, beside lines of today's code, those that
-    code of an earlier Major version made. `versioned` are the evaluations that have several versions on the page.
-    """
-
-    setting: Setting
-    columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
-    earlier: tuple[Line, ...]
-    ranking: Ranking | None
-    missing_floors: tuple[str, ...]
-    trials: tuple[Record, ...]
-    versioned: frozenset[str]
-
-    def heading(self, column: Column) -> str:
-        """Return the name of an evaluation, with its version only where the page has several."""
-        return column.heading if column.evaluation in self.versioned else column.name
-
-    @property
-    def runs(self) -> list[Record]:
-        """The runs of the methods or, where a table has none, of the references."""
-        of_methods = [run for line in self.lines if not line.is_beside for run in line.cell.runs]
-        return of_methods or [run for line in self.lines if line.is_reference for run in line.cell.runs]
 
 
 def is_reference(record: Record) -> bool:
@@ -172,29 +45,10 @@ def sections(records: Sequence[Record], changed: Changed = unchanged) -> list[Se
     return [_section(list(of_setting), by_id, changed, versioned) for _, of_setting in by_setting]
 
 
-def columns_of(records: Iterable[Record]) -> list[Column]:
-    """Return the evaluations present: leading ones first, then by name; the newest version of each first."""
-    present = {Column(name, result["version"]) for record in records for name, result in record["metrics"].items()}
-    leading = list(LEADING)
-
-    def order(column: Column) -> tuple[int, str, int]:
-        place = leading.index(column.evaluation) if column.evaluation in LEADING else len(leading)
-        return place, column.evaluation, -column.version
-
-    return sorted(present, key=order)
-
-
-def result(run: Record, column: Column) -> Metrics | None:
-    """Return the metrics of a run in a column."""
-    metrics = run["metrics"].get(column.evaluation)
-    return metrics if metrics and metrics["version"] == column.version else None
-
-
 def _section(
     cells: Sequence[Cell], by_id: Mapping[str, Record], changed: Changed, versioned: frozenset[str]
 ) -> Section:
-    stale = {cell.entry: tuple(sorted({part for run in cell.runs for part in changed(run)})) for cell in cells}
-    current = [cell for cell in cells if not stale[cell.entry]]
+    current = [cell for cell in cells if not _stale(cell, changed)]
     if all(is_reference(cell.runs[0]) for cell in current):
         current = list(cells)
     runs = [run for cell in current for run in cell.runs]
@@ -210,8 +64,8 @@ def _section(
         ranked.sort(key=lambda cell: (-ranking.means[cell.entry], cell.entry))
     ordered = [*ranked, *(cell for cell in methods if cell not in ranked), *references, *floors]
 
-    def lines(cells: Sequence[Cell], names: Sequence[str], comparisons: Sequence[Ranking | None]) -> Iterator[Line]:
-        for cell, name in zip(cells, names, strict=True):
+    def lines(cells: Sequence[Cell], texts: Sequence[str], comparisons: Sequence[Ranking | None]) -> Iterator[Line]:
+        for cell, name in zip(cells, texts, strict=True):
             is_floor = cell.setting.division == "floor"
             is_beside = is_floor or is_reference(cell.runs[0])
             pairs = zip(columns, comparisons, strict=True)
@@ -224,7 +78,7 @@ def _section(
                 values=tuple(_value(cell, column, None if is_beside else comparison) for column, comparison in pairs),
                 cost=_cost(cell),
                 endings=_endings(cell),
-                stale=tuple(sorted({part for run in cell.runs for part in changed(run)})),
+                stale=_stale(cell, changed),
             )
 
     missing = tuple(identity for identity in floor_ids if identity not in by_id)
@@ -233,8 +87,8 @@ def _section(
     return Section(
         setting=cells[0].setting,
         columns=tuple(columns),
-        lines=tuple(lines(ordered, _names(ordered), comparisons)),
-        earlier=tuple(lines(earlier, [_dated(cell) for cell in earlier], [None] * len(columns))),
+        lines=tuple(lines(ordered, names(ordered), comparisons)),
+        earlier=tuple(lines(earlier, [dated(cell) for cell in earlier], [None] * len(columns))),
         ranking=ranking,
         missing_floors=missing,
         trials=tuple(by_id[identity] for identity in trial_ids if identity in by_id),
@@ -242,37 +96,15 @@ def _section(
     )
 
 
+def _stale(cell: Cell, changed: Changed) -> tuple[str, ...]:
+    """Return the parts of the code that have changed since any run of a cell."""
+    return tuple(sorted({part for run in cell.runs for part in changed(run)}))
+
+
 def _replaced(cells: Sequence[Cell]) -> Iterator[Cell]:
     """Yield the cells of the runs that others replaced, then those of the runs that these had replaced, and so on."""
     while cells := group(record for cell in cells for record in cell.superseded):
         yield from cells
-
-
-def _names(cells: Sequence[Cell]) -> list[str]:
-    """Return the names of lines: the method, what was varied, and what else differs where that is not unique."""
-    names = []
-    for cell in cells:
-        others = [other for other in cells if (other.method, other.varied) == (cell.method, cell.varied)]
-        details = ", ".join(filter(None, [cell.varied, _differences(cell, others) if len(others) > 1 else ""]))
-        names.append(f"{cell.method} ({details})" if details else cell.method)
-    return names
-
-
-def _dated(cell: Cell) -> str:
-    """Return the name of an earlier line: the method, what was varied, and the day of its newest run."""
-    day = by_age(cell.runs)[-1]["created_utc"][:10]
-    return f"{cell.method} ({', '.join(filter(None, [cell.varied, day]))})"
-
-
-def _differences(cell: Cell, others: Sequence[Cell]) -> str:
-    """Return the bindings in which a configuration differs from others, or its key where these say too little."""
-    texts = [canonical(other.runs[0]["config"]["text"]) for other in others]
-    counting = sorted(set().union(*(text.counting for text in texts)))
-    differing = [name for name in counting if len({text.lines.get(name) for text in texts}) > 1]
-    bindings = [[f"{name} = {text.lines[name]}" for name in differing if name in text.lines] for text in texts]
-    of_cell = bindings[others.index(cell)]
-    is_clear = bindings.count(of_cell) == 1 and len(differing) <= MOST_BINDINGS
-    return ", ".join(of_cell) if is_clear else cell.key[:8]
 
 
 def _scores(cell: Cell, column: Column) -> dict[int, float]:
@@ -318,18 +150,6 @@ def _merged(flags: Iterable[str]) -> Iterator[str]:
     for text, numbers in draws.items():
         prefix = f"draw{'s' * (len(numbers) > 1)} {', '.join(sorted(numbers, key=int))}: "
         yield f"{prefix}{text}" if numbers else text
-
-
-def _sentences(deviations: Sequence[str]) -> list[str]:
-    """Return the sentences of deviations; early records split some after an abbreviation, which is mended here."""
-    sentences: list[str] = []
-    for text in deviations:
-        name, colon, rest = text.partition(": ")
-        if sentences and colon and sentences[-1].startswith(f"{name}: ") and sentences[-1].endswith(ABBREVIATIONS):
-            sentences[-1] += f" {rest}"
-        else:
-            sentences.append(text)
-    return sentences
 
 
 def _cost(cell: Cell) -> Cost:

@@ -11,20 +11,10 @@ from tabulate import tabulate
 
 from benchmark.report.bases import Correct, differences, introduction, unpublished
 from benchmark.report.contents import caption, contents, leading, remarks, table, title
-from benchmark.report.leaderboard import (
-    SMOKE,
-    Changed,
-    Column,
-    Line,
-    Section,
-    Value,
-    columns_of,
-    result,
-    sections,
-    unchanged,
-)
+from benchmark.report.leaderboard import SMOKE, Changed, sections, unchanged
 from benchmark.report.published import Result
 from benchmark.report.record import Record
+from benchmark.report.section import Column, Line, Section, Value, columns_of, result
 from benchmark.report.text import TERA, Block, alignment, markdown, percent, printable, spread
 
 ESCAPED = str.maketrans(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.report.leaderboard import Column, Section, result
+from benchmark.report.section import Column, Section, result
 from benchmark.report.text import Block, amount
 
 RESAMPLES = 1000

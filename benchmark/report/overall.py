@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from statistics import fmean
 
-from benchmark.report.leaderboard import DIVISIONS, Section
+from benchmark.report.leaderboard import DIVISIONS
 from benchmark.report.orders import agreement, scores
+from benchmark.report.section import Section
 from benchmark.report.text import Block, terms
 
 RESAMPLES = 2000

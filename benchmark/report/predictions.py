@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.errors import BenchmarkError
-from benchmark.report.leaderboard import LEADING
 from benchmark.report.record import Record
+from benchmark.report.section import LEADING
 
 MOST_BYTES = 20_000  # of a file: 10,000 images of CIFAR-10 take 17,800 with the first draw of four evaluations
 ARRAY = "classes"

@@ -11,7 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError
-from benchmark.report.leaderboard import Section
+from benchmark.report.section import Section
 from benchmark.report.text import Block
 
 FILE = "published.csv"

@@ -6,7 +6,7 @@ Each score is that of a run whose learning rate schedule ends at the budget, nev
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from benchmark.report.leaderboard import Line, Section
+from benchmark.report.section import Line, Section
 from benchmark.report.statistics import Summary
 from benchmark.report.text import Block, amount, spread, terms
 

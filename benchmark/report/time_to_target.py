@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from benchmark.report.fields import Metrics
-from benchmark.report.leaderboard import Column, Line, Section, result
+from benchmark.report.section import Column, Line, Section, result
 from benchmark.report.text import Block, percent
 
 SHARE = 0.95  # of the best final accuracy

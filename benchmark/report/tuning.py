@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from benchmark.errors import BenchmarkError
 from benchmark.report.cells import by_age, files_outside, hardware, majors, tuning_of
 from benchmark.report.fields import Tuning
-from benchmark.report.leaderboard import Section, columns_of
 from benchmark.report.record import Record
+from benchmark.report.section import Section, columns_of
 from benchmark.report.text import Block, flops_unit, percent
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the learning rate of the recipe
