@@ -341,6 +341,7 @@ def test_published_files_are_there_as_the_record_says(tmp_path: Path) -> None:
         ("sound", content, None),
         ("wrong", wrong, "knn has the accuracy 1, which is not that of the record"),
         ("cut", content[:-1], "its file predictions/cut.npz was changed"),
+        ("flipped", content[:-1] + b"\1", "its file predictions/flipped.npz was changed"),
         ("gone", None, "its file predictions/gone.npz is missing"),
     ):
         stated = wrong if name == "wrong" else content
