@@ -169,7 +169,7 @@ def _sharing(run: Record) -> int:
 
 
 def _notes(line: Line) -> str:
-    """Return which runs of a line did not end well, what has changed in the code since, and whether a GPU was shared."""
+    """Return which runs of a line did not end well, what has changed in the code since, and who shared its GPU."""
     stale = [f"stale ({', '.join(line.stale)})"] if line.stale else []
     most = 0 if line.is_floor else max(map(_sharing, line.cell.runs))
     shared = [f"time on a GPU with {most} runs or more"] if most else []
