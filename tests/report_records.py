@@ -118,15 +118,18 @@ def floor(seed: int, linear: float) -> Record:
     return run("random init", seed, linear, division="floor", board=None, budget=None)
 
 
-def tuning(factor: float, *trials: str, recipe: str = RECIPE, flops: float = 0.0) -> dict[str, Any]:
-    """How a learning rate was chosen; a trial names no trials."""
-    return {"recipe": recipe, "factor": factor, "trials": list(trials), "flops": flops, "seconds": flops / 2e10}
+def tuning(
+    factor: float, *trials: str, recipe: str = RECIPE, flops: float = 0.0, share: float | None = None
+) -> dict[str, Any]:
+    """How a learning rate was chosen, by the first rule without a share; a trial names no trials."""
+    chosen = {"recipe": recipe, "factor": factor, "trials": list(trials), "flops": flops, "seconds": flops / 2e10}
+    return chosen if share is None else chosen | {"share": share}
 
 
-def trial(factor: float, linear: float, recipe: str = RECIPE, **changes: Any) -> Record:
-    """A trial by the method alpha."""
-    seed = changes.pop("seed", 1000)
-    return run("alpha", seed, linear, **{"division": "trial", "tuning": tuning(factor, recipe=recipe)} | changes)
+def trial(factor: float, linear: float, recipe: str = RECIPE, share: float | None = None, **changes: Any) -> Record:
+    """A trial by the method alpha, of the first rule without a share."""
+    seed, terms = changes.pop("seed", 1000), tuning(factor, recipe=recipe, share=share)
+    return run("alpha", seed, linear, **{"division": "trial", "tuning": terms} | changes)
 
 
 def heads(page: str, prefix: str = "### ") -> list[str]:

@@ -15,7 +15,7 @@ from report_records import make, metrics
 from benchmark.report import predictions
 from benchmark.report.audit import TOLERANCE, audit
 from benchmark.report.record import Record, file_name, seal, write
-from benchmark.report.tuning import FACTORS, contests, fingerprint_without_test
+from benchmark.report.tuning import FIRST_FACTORS, contests, fingerprint_without_test
 from benchmark.results import main
 from benchmark.training import budget
 
@@ -91,7 +91,7 @@ TRIALS = [
         cost__images=12 * 128,
         cost__flops=12e10,
     )
-    for number, factor in enumerate(FACTORS)
+    for number, factor in enumerate(FIRST_FACTORS)
 ]
 TUNED = make(
     division="tuned",

@@ -11,7 +11,7 @@ import pytest
 from report_records import run, trial, tuning
 
 from benchmark.report.record import write
-from benchmark.report.tuning import FACTORS
+from benchmark.report.tuning import FIRST_FACTORS
 
 RENDERED = """
 import json, sys, time
@@ -37,7 +37,7 @@ def board(folder: Path, number: int, rng: random.Random) -> None:
         common = {"board": f"b{number}", "method__name": method}
         trials = [
             trial(each, score(), recipe, config__key=f"{place}{recipe[:15]}", **common)
-            for place, each in enumerate(FACTORS)
+            for place, each in enumerate(FIRST_FACTORS)
         ]
         chosen = tuning(1.0, *(record["id"] for record in trials), recipe=recipe, flops=1e13)
         runs = [run(method, seed, score(), division="tuned", tuning=chosen, **common) for seed in range(5)]

@@ -72,7 +72,7 @@ class Launcher:
         In the division `tuned` its runs are the trials, and the runs whose learning rates the trials have chosen.
         """
         done = [record for record in self.records() if is_done(record)]
-        runs = [*suite.trials(), *suite.tuned(done)] if tuned else list(suite.runs())
+        runs = [*suite.trials(done), *suite.tuned(done)] if tuned else list(suite.runs())
         return replace(self, runs=[*runs, *suite.evaluations(runs, done)])
 
     def selected(self, pattern: str) -> "Launcher":

@@ -3,7 +3,7 @@
 In the division `tuned`, each method's learning rate is chosen first, by trials that never see the test set.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -13,7 +13,7 @@ from pathlib import Path
 import gin
 import torch
 
-from benchmark.boards.planned import Division, Entry, Planned, PlannedEvaluation, identity
+from benchmark.boards.planned import Division, Entry, Planned, PlannedEvaluation
 from benchmark.config import load as configuration
 from benchmark.config import registry
 from benchmark.config.parse import Import, locate, read, shipped_folder, value_of
@@ -21,10 +21,10 @@ from benchmark.errors import ConfigError
 from benchmark.experiment.setup import Experiment
 from benchmark.experiment.stage import Stage
 from benchmark.experiment.trained import TrainedEncoder, configure
-from benchmark.report.cells import by_age
+from benchmark.report.cells import by_age, files_outside
 from benchmark.report.code import HERE, classes
 from benchmark.report.record import Record
-from benchmark.report.tuning import FACTORS, SHARE, contests, factor
+from benchmark.report.tuning import SHARE, Contest, contests, factor
 
 TRIAL_SEED = 1000  # of all trials; runs have other seeds
 TRIED = ("experiment.is_trial", "experiment.budget_share", "experiment.evaluations", "experiment.rate_factor")
@@ -38,7 +38,8 @@ class Suite:
 
     `methods` and `protocols` are stems of files in `gin/` and `gin/protocol/`, or gin files elsewhere, relative to the
     suite's own. `settings` hold for all runs, as `--set` does. `sweep` maps a binding to its values; several bindings
-    make a grid. In the division `tuned`, the evaluation `chosen_by` on a hold-out of train chooses learning rates.
+    make a grid. In the division `tuned`, the evaluation `chosen_by` on a hold-out of train chooses learning rates, by
+    trials on `trial_share` of the budget.
 
     Once trained, the encoders of `examined_seeds` are also scored by the preset `examined_by` (the stem of a file in
     `gin/presets/`, or a gin file): for evaluations that cost too much for every seed.
@@ -52,6 +53,7 @@ class Suite:
     settings: tuple[str, ...] = ()
     sweep: dict[str, tuple[Value, ...]] = field(default_factory=dict)
     chosen_by: str = "@Linear"
+    trial_share: float = SHARE
     examined_by: str | None = None
     examined_seeds: tuple[int, ...] = ()
     allow_imports: bool = field(default=False, kw_only=False)  # positional, so that no gin file can bind it
@@ -65,6 +67,8 @@ class Suite:
             raise ConfigError(
                 f"suite.seeds = {self.seeds!r}: {TRIAL_SEED} is the seed of trials; runs have fresh ones."
             )
+        if not 0 < self.trial_share <= 1:
+            raise ConfigError(f"suite.trial_share = {self.trial_share!r}: give a part of the budget, above 0 up to 1.")
         if foreign := [seed for seed in self.examined_seeds if seed not in self.seeds]:
             raise ConfigError(f"suite.examined_seeds names {foreign[0]}, which is not one of suite.seeds.")
         if bool(self.examined_seeds) != bool(self.examined_by):
@@ -122,8 +126,27 @@ class Suite:
         for seed, entry in product(self.seeds, self._entries()):
             yield self._planned("closed", entry, seed)
 
-    def trials(self) -> Iterator[Planned]:
-        """Yield the trials of each entry: its learning rate times each factor, on a share of the budget."""
+    def trials(self, records: Sequence[Record] = ()) -> Iterator[Planned]:
+        """Yield the trials of each entry that there are or that are to be made, as the records among them ask for."""
+        for entry in self._entries():
+            yield from self._contest(entry, records)[0]
+
+    def tuned(self, records: Sequence[Record]) -> Iterator[Planned]:
+        """Yield those runs of the division `tuned` whose learning rates are chosen by trials among the records."""
+        chosen = {
+            entry: factor(contest.winner)
+            for entry in self._entries()
+            if not (contest := self._contest(entry, records)[1]).missing
+        }
+        for seed, entry in product(self.seeds, self._entries()):
+            if entry in chosen:
+                yield self._planned("tuned", entry, seed, f"experiment.rate_factor = {chosen[entry]!r}")
+
+    def _contest(self, entry: Entry, records: Sequence[Record]) -> tuple[list[Planned], Contest]:
+        """Return the trials of an entry, and the contest of those that have records.
+
+        Raises ConfigError where the suite itself binds what trials set, or its runs are of the division open.
+        """
         for binding in self.sweep:
             if binding in TRIED:
                 raise ConfigError(f"suite.sweep varies {binding}, which trials set themselves: make it without --tune.")
@@ -131,35 +154,24 @@ class Suite:
             raise ConfigError(f"suite.settings bind {TRIED[0]}: its runs are trials already. Make it without --tune.")
         shared = (
             "experiment.is_trial = True",
-            f"experiment.budget_share = {SHARE!r}",
+            f"experiment.budget_share = {self.trial_share!r}",
             f"experiment.evaluations = ({self.chosen_by},)",
         )
-        for entry, each in product(self._entries(), FACTORS):
-            trial = self._planned("trial", entry, TRIAL_SEED, *shared, f"experiment.rate_factor = {each!r}")
-            if outside := trial.outside:
-                raise ConfigError(
-                    f"The suite plans {trial.label} with {outside}: such runs are of the division open, whatever their "
-                    f"rate, so no trials choose it. Make them without --tune."
-                )
-            yield trial
-
-    def tuned(self, records: Sequence[Record]) -> Iterator[Planned]:
-        """Yield those runs of the division `tuned` whose learning rates are chosen by trials among the records."""
-        trials = {trial.identity: trial for trial in self.trials()}
-        tried: dict[Entry, list[Record]] = defaultdict(list)
-        for record in records:
-            trial = trials.get(identity(record["config"]["text"]))
-            if trial and trial.owns(record) and trial.has_files_of(record):
-                tried[trial.entry].append(record)
-        chosen = {
-            entry: factor(contest.winner)
-            for entry, trial_records in tried.items()
-            for contest in contests(trial_records).values()
-            if contest.is_complete
-        }
-        for seed, entry in product(self.seeds, self._entries()):
-            if entry in chosen:
-                yield self._planned("tuned", entry, seed, f"experiment.rate_factor = {chosen[entry]!r}")
+        trials: dict[float, Planned] = {}
+        contest = Contest(())
+        while missing := [each for each in contest.missing if each not in trials]:
+            for each in missing:
+                trial = self._planned("trial", entry, TRIAL_SEED, *shared, f"experiment.rate_factor = {each!r}")
+                if outside := trial.outside:
+                    raise ConfigError(
+                        f"The suite plans {trial.label} with {outside}: such runs are of the division open, whatever "
+                        f"their rate, so no trials choose it. Make them without --tune."
+                    )
+                trials[each] = trial
+            done = [record for record in records if any(run.owns(record) for run in trials.values())]
+            alike = [record for record in done if files_outside(record) == trial.files_outside]
+            contest = next(iter(contests(alike).values()), Contest(()))
+        return list(trials.values()), contest
 
     def evaluations(self, runs: Sequence[Planned], records: Sequence[Record]) -> Iterator[PlannedEvaluation]:
         """Yield the evaluations by the preset of those runs that are among the records.

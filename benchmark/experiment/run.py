@@ -252,7 +252,8 @@ def _division(stage: Stage, trials: Path | None) -> tuple[str, Tuning | None]:
         if trials:
             raise ConfigError("experiment.is_trial: a trial does not follow from other trials; leave --trials out.")
         factor = experiment.rate_factor
-        return "trial", {"recipe": stage.tuning_key, "factor": factor, "trials": [], "flops": 0.0, "seconds": 0.0}
+        terms: Tuning = {"recipe": stage.tuning_key, "factor": factor, "trials": [], "flops": 0.0, "seconds": 0.0}
+        return "trial", {**terms, "share": experiment.budget_share}
     outside = "teacher_weights" if experiment.teacher_weights else "init" if experiment.init else None
     if trials is None:
         return ("open" if outside else "closed"), None

@@ -28,7 +28,7 @@ from benchmark.report.cells import (
 from benchmark.report.fields import Metrics
 from benchmark.report.identity import ABSOLUTE, Canonical, canonical, references, within
 from benchmark.report.record import Record, file_name, read, timeless
-from benchmark.report.tuning import SHARE, Contest, contests, fingerprint_without_test
+from benchmark.report.tuning import FIRST_SHARE, Contest, contests, fingerprint_without_test
 from benchmark.storage.files import sha256_of
 
 SLACK = 1e-9  # of a share of whole images: rounding of a sum of floats
@@ -201,23 +201,23 @@ def _unfounded_rates(records: Mapping[Path, Record]) -> Iterator[str]:
             yield f"{path}: its trials {', '.join(missing)} are not among the records. Restore them, or tune again."
             continue
         contest = contests(trials[identity] for identity in tuning["trials"]).get(tuning["recipe"], Contest(()))
-        if not contest.is_complete or contest.tuning != tuning:
+        if contest.missing or contest.tuning != tuning:
             yield f"{path}: its learning rate, factor {tuning['factor']:g}, does not follow from its trials."
-        elif differing := _differing_from_trial(record, contest.winner):
+        elif differing := _differing_from_trial(record, contest.winner, contest.share or FIRST_SHARE):
             yield f"{path}: its trials were made with another {', '.join(differing)}. Tune again."
 
 
-def _differing_from_trial(run: Record, trial: Record) -> list[str]:
-    """Return the names of what a run and a trial of its contest should share and do not."""
+def _differing_from_trial(run: Record, trial: Record, share: float) -> list[str]:
+    """Return the names of what a run and a trial of its contest, on a share of the budget, do not have alike."""
     run_budget, trial_budget = run["budget"], trial["budget"]
     assert run_budget is not None
     assert trial_budget is not None
-    amounts = SHARE * run_budget["amount"], trial_budget["amount"]
+    amounts = share * run_budget["amount"], trial_budget["amount"]
     equal = {
         "method": run["method"]["name"] == trial["method"]["name"],
         "encoder": run["encoder"] == trial["encoder"],
         "data set": fingerprint_without_test(run["dataset"]["fingerprint"]) == trial["dataset"]["fingerprint"],
-        f"budget than {SHARE:g} of the run's": run_budget["kind"] == trial_budget["kind"] and amounts[0] == amounts[1],
+        f"budget than {share:g} of the run's": run_budget["kind"] == trial_budget["kind"] and amounts[0] == amounts[1],
         "code": majors(run) == majors(trial),
     }
     return [name for name, is_equal in equal.items() if not is_equal]
