@@ -1,7 +1,8 @@
 """Regenerate the leaderboards from the records: `python -m benchmark.tables [--results results] [--check]`.
 
 The folder of records gets `README.md`, `index.html` with the same boards for a browser, and a plot of each board as
-`<board>.svg`. Published results, from `published.csv` in that folder, are shown beside the boards of their data sets.
+`<board>.svg`; a board of trials on several shares of a budget gets a page of its own. Published results, from
+`published.csv` in that folder, are shown beside the boards of their data sets.
 
 With `--format latex`, `csv` or `json` the boards are printed instead, for a paper, a spreadsheet or a program.
 
@@ -24,6 +25,7 @@ from benchmark.report.code import changed
 from benchmark.report.formats import FORMATS
 from benchmark.report.markdown import render, summary
 from benchmark.report.provenance import Bound, GinFile
+from benchmark.report.rates import studies
 from benchmark.report.text import inserted, marks
 
 PLACE = ("board", "python -m benchmark.tables")
@@ -62,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _update(
             folder / "README.md", render(records, results_of_others, changed, correct), source, command, check=check
         )
+        for board, text in studies(records).items():
+            _update(folder / board / "README.md", text, source, command, check=check)
     plots = pictures(page)
     for name, text in {"index.html": html(page), **plots}.items():
         _update(folder / name, text, source, command, check=check)

@@ -64,15 +64,19 @@ class Contest:
 
     @property
     def winner(self) -> Record:
-        """The best trial where it is clearly better than the recipe's rate, which stays otherwise.
+        """The trial that chooses the rate: the best by the first rule, today the clear winner."""
+        return self.best if self.share is None else self.clear_winner
 
-        By the first rule the best trial; of equal ones the nearest to the recipe, then the lower learning rate.
-        """
-        best = max(self.trials, key=lambda trial: (score(trial), -abs(math.log(factor(trial))), -factor(trial)))
-        if self.share is None:
-            return best
+    @property
+    def best(self) -> Record:
+        """The trial with the best score; of equal ones the nearest to the recipe, then the lower learning rate."""
+        return max(self.trials, key=lambda trial: (score(trial), -abs(math.log(factor(trial))), -factor(trial)))
+
+    @property
+    def clear_winner(self) -> Record:
+        """The best trial where it is better than the recipe's by more than their noise, else the recipe's."""
         recipe = next(trial for trial in self.trials if factor(trial) == 1)
-        return best if score(best) - score(recipe) > _noise(best, recipe) else recipe
+        return self.best if score(self.best) - score(recipe) > noise(self.best, recipe) else recipe
 
     @property
     def tuning(self) -> Tuning:
@@ -100,10 +104,10 @@ class Contest:
         return chosen
 
 
-def _noise(*trials: Record) -> float:
-    """Return the half width of the 95 % interval of the difference of two scores on hold-outs, as of independent ones.
+def noise(*trials: Record) -> float:
+    """Return the half width of the 95 % interval of a score on a hold-out, or of the difference of two.
 
-    The trials share their images, so that the true interval is narrower.
+    It takes two hold-outs as independent. Trials share theirs, so that the true interval is narrower.
     """
     variances = (score(trial) * (1 - score(trial)) / trial["dataset"]["sizes"]["test"] for trial in trials)
     return Z95 * math.sqrt(math.fsum(variances))
