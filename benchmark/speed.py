@@ -4,8 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmark.errors import reported
+
+if TYPE_CHECKING:
+    from benchmark.timing.measurement import Measurement
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -22,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=("evaluation", "inputs", "training", "masking", "costs", "gpu"),
         help="evaluation: frozen protocols beside the published formula; inputs: views, and their share of a step; "
         "training: a step of every method; masking: an encoder with and without masked tokens; costs: FLOPs of all "
-        "methods, into a page; gpu: whether a GPU keeps what runs rely on, and how fast it is, in four minutes",
+        "methods, into a page; gpu: whether a GPU keeps what runs rely on, and how fast it is, in minutes",
     )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds after a warm-up (5)")
     parser.add_argument(
@@ -57,23 +61,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--out: {options.part} writes no page of its own; give it with inputs, training, masking or gpu")
     from benchmark.experiment.environment import use_device
     from benchmark.timing import costs, evaluation, gpu, inputs, masking, training
+    from benchmark.timing.measurement import Measurement
 
     use_device()
     if options.part == "costs":
         costs.update(options.page, check=options.check)
     elif options.part == "evaluation":
         print(evaluation.report(options.rounds))
+    elif options.part == "gpu":
+        measurement = Measurement("gpu", options.rounds)
+        try:
+            gpu.measure(measurement)
+        finally:
+            if measurement.measured:  # also of a measurement that was stopped
+                _show(measurement, options.out)
+        gpu.require(measurement)
+    elif options.part == "masking":
+        _show(masking.measure(options.rounds), options.out)
     else:
-        if options.part in ("inputs", "training"):
-            measurement = {"inputs": inputs, "training": training}[options.part].measure(options.race, options.rounds)
-        else:
-            measurement = {"masking": masking, "gpu": gpu}[options.part].measure(options.rounds)
-        print(measurement.markdown())
-        if options.out:
-            measurement.save(options.out)
-        if options.part == "gpu":
-            gpu.require(measurement)
+        part = {"inputs": inputs, "training": training}[options.part]
+        _show(part.measure(options.race, options.rounds), options.out)
     return 0
+
+
+def _show(measurement: "Measurement", out: Path | None) -> None:
+    print(measurement.markdown())
+    if out:
+        measurement.save(out)
 
 
 if __name__ == "__main__":

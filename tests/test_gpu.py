@@ -230,6 +230,23 @@ def test_views_and_augmentations_make_nobody_wait(monkeypatch: pytest.MonkeyPatc
     assert waits(partial(rand_augment, images, 9.0, (0.5, 0.5, 0.5), rows)) == set()
 
 
+def test_a_stop_leaves_what_was_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the two facts before the stop, in the page, in the output and each on a line as soon as it is known."""
+
+    def stop(*_: object) -> facts.Outcome:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(facts, "same_bits", stop)
+    monkeypatch.setattr(gpu, "measure", partial(gpu.examine, tiny_plan()))
+    assert main(["gpu", "--rounds", "1", "--out", str(tmp_path)]) == 130
+    printed = capsys.readouterr().out
+    assert printed.count("\nheld: ") + printed.startswith("held: ") == 2
+    page = (tmp_path / "gpu.md").read_text()
+    assert page.count("| held |") == printed.count("| held |") == 2
+
+
 def several() -> tuple[Tensor, ...]:
     """Return tensors of various types and shapes, of which one is empty and one is not contiguous."""
     return (

@@ -17,6 +17,7 @@ from benchmark.config.parse import shipped_folder
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MissingError
 from benchmark.experiment.environment import set_deterministic
 from benchmark.experiment.stage import Stage
+from benchmark.runtime import progress
 from benchmark.timing import facts
 from benchmark.timing.costs import shipped_methods
 from benchmark.timing.facts import Outcome
@@ -71,12 +72,13 @@ def _listed(part: str) -> tuple[Workload, ...]:
     return tuple(Workload(entry["name"], tuple(entry["files"]), tuple(entry["settings"])) for entry in entries)
 
 
+VERDICTS = {True: "held", False: "**failed**", None: "not seen"}
 TURN = replace(TURNS["cuda"], steps=10)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is checked, and on which device: the defaults take less than four minutes of a GPU of a data centre."""
+    """What is checked, and on which device."""
 
     device: torch.device
     methods: tuple[Workload, ...] = field(default_factory=_every_method)
@@ -87,41 +89,50 @@ class Plan:
     turn: Turn = TURN
 
 
-def measure(rounds: int) -> Measurement:
+def measure(measurement: Measurement) -> None:
     """Prove and time the GPU. Raises MissingError where there is none."""
     if not torch.cuda.is_available():
         raise MissingError(
             "There is no CUDA device here, and `gpu` measures nothing else. Give the command on a machine with a GPU; "
             "`python -m benchmark.speed training` measures a processor."
         )
-    return examine(Plan(torch.device("cuda")), rounds)
+    examine(Plan(torch.device("cuda")), measurement)
 
 
-def examine(plan: Plan, rounds: int) -> Measurement:
-    """Check each fact, then time the workloads; what fails is reported, and the rest goes on."""
-    measurement = Measurement("gpu", rounds)
+def examine(plan: Plan, measurement: Measurement) -> None:
+    """Check each fact, then time the workloads; what fails is reported, and the rest goes on.
+
+    Where it is stopped, the measurement has what was found until then.
+    """
     deterministic = torch.are_deterministic_algorithms_enabled()
+    outcomes: dict[str, Outcome] = {}
+    try:
+        for name, outcome in _outcomes(plan, measurement):
+            outcomes[name] = outcome
+            progress.announce(f"{VERDICTS[outcome[0]]}: {name}: {outcome[1]}")
+    finally:
+        set_deterministic(deterministic)
+        measurement.add(
+            "Facts",
+            "What a GPU has to prove before boards are made on it.",
+            ["fact", "", "figure"],
+            [[name, VERDICTS[held], figure] for name, (held, figure) in outcomes.items()],
+        )
+        measurement.text.insert(0, measurement.text.pop())  # the facts come first
+        measurement.measured["facts"] = {
+            name: {"held": held, "figure": figure} for name, (held, figure) in outcomes.items()
+        }
+
+
+def _outcomes(plan: Plan, measurement: Measurement) -> Iterator[tuple[str, Outcome]]:
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = dict(_check_facts(plan, Path(folder)))
+        yield from _check_facts(plan, Path(folder))
     for workload in plan.timed:
-        compared = _attempt(_time_step, measurement, plan, workload, rounds)
-        outcomes[f"compiled equals eager: {workload.name}"] = compared
+        compared = _attempt(_time_step, measurement, plan, workload, measurement.rounds)
+        yield f"compiled equals eager: {workload.name}", compared
         torch.compiler.reset()
         if plan.device.type == "cuda":
             torch.cuda.empty_cache()
-    set_deterministic(deterministic)
-    verdicts = {True: "held", False: "**failed**", None: "not seen"}
-    measurement.add(
-        "Facts",
-        "What a GPU has to prove before boards are made on it.",
-        ["fact", "", "figure"],
-        [[name, verdicts[held], figure] for name, (held, figure) in outcomes.items()],
-    )
-    measurement.text.insert(0, measurement.text.pop())  # the facts come first
-    measurement.measured["facts"] = {
-        name: {"held": held, "figure": figure} for name, (held, figure) in outcomes.items()
-    }
-    return measurement
 
 
 def require(measurement: Measurement) -> None:
