@@ -206,6 +206,7 @@ def test_no_step_makes_the_host_wait(name: str, tmp_path: Path, meta: None) -> N
     assert waits(run._take) == set()
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.11."), reason="torch 2.11 makes tensors of numbers unseen")
 def test_waits_are_noticed(meta: None) -> None:
     """Oracle: numbers made tensors of the device, a copy to it, and a copy by `send`."""
     images, numbers = torch.empty(2, 3, 4, 4, device="meta"), torch.zeros(3)
