@@ -205,6 +205,33 @@ def test_resnet18_has_its_published_size() -> None:
     assert forward_flops(encoder, 32) == flops == 1_110_835_200
 
 
+def test_a_narrow_resnet_has_the_size_of_its_widths() -> None:
+    """Oracle: weights summed over the layers by hand; timm with the lines of `spec` gives the same features."""
+    weights, inputs = 9 * 3 * 16 + 2 * 16, 16
+    for stage, width in enumerate((16, 32, 64, 128)):
+        weights += 9 * inputs * width + 3 * 9 * width**2 + (inputs * width if stage else 0)
+        weights += 2 * width * (5 if stage else 4)
+        inputs = width
+    for size, name in ((32, "resnet18w16_stem3x3"), (224, "resnet18w16_stem7x7")):
+        encoder = ResNet(size, name="resnet18", base_width=16).eval()
+        assert (encoder.name, encoder.width) == (name, 128)
+        stem = 0 if size == 32 else (49 - 9) * 3 * 16
+        assert sum(p.numel() for p in encoder.parameters()) == weights + stem
+        rebuilt = timm.create_model(encoder.spec.architecture, **encoder.spec.arguments)
+        for line in encoder.spec.changes:
+            exec(line, {"torch": torch, "model": rebuilt})
+        rebuilt.load_state_dict(encoder.net.state_dict())
+        view = torch.randn(2, 3, size, size)
+        assert torch.equal(rebuilt.eval()(view), encoder(view).pooled)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "convnext_atto", "resnet18d"])
+def test_only_basic_blocks_can_be_narrow(name: str) -> None:
+    """Oracle: the message, for blocks of three layers, another family, and a stem of three convolutions."""
+    with pytest.raises(ConfigError, match=rf"base_width = 32: {name} does not consist of basic blocks"):
+        ResNet(32, name=name, base_width=32)
+
+
 def test_resnet_equals_timm() -> None:
     """Oracle: timm's network, with our weights loaded strictly, where no stem is exchanged."""
     encoder = ResNet(224, name="resnet18").eval()
