@@ -171,6 +171,9 @@ def test_front_and_ladders_by_hand() -> None:
     records = [run(name, 0, top1, cost__train_seconds=seconds) for name, (seconds, top1) in costs.items()]
     (plot,) = plots(records)
     assert plot.kinds == ["seconds", "flops"]  # all spent the same FLOPs, which show nothing
+    shared = {"environment__gpu": "H100", "environment__runs_on_device": 2}
+    (busy,) = plots([run(name, 0, top1, cost__train_seconds=each, **shared) for name, (each, top1) in costs.items()])
+    assert busy.kinds == ["flops"]  # the time on a GPU that others used says nothing
     at = plot.layout(FRAMES[0], "seconds", 0)
     names = [point.name for point in plot.points]
     cheap, better = (at["p"][names.index(name)] for name in ("cheap", "better"))

@@ -9,6 +9,7 @@ from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from benchmark.page.axes import ALIKE, Axis, linear, logarithmic, unit
+from benchmark.report.cells import runs_on_gpu
 from benchmark.report.palette import MARKERS, Style
 from benchmark.report.scaling import name_without_budget
 from benchmark.report.section import Line, Section
@@ -219,7 +220,9 @@ def joules(line: Line) -> float | None:
 
 
 def _costs(line: Line) -> dict[str, float]:
-    costs = {"flops": line.cost.flops, "seconds": line.cost.device_seconds, "joules": joules(line)}
+    shared = any(map(runs_on_gpu, line.cell.runs))
+    seconds = None if shared else line.cost.device_seconds  # of a GPU that others used too it says nothing
+    costs = {"flops": line.cost.flops, "seconds": seconds, "joules": joules(line)}
     return {kind: cost for kind, cost in costs.items() if cost}
 
 

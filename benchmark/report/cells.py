@@ -140,6 +140,12 @@ def hardware(record: Record) -> str:
     return f"{count} x {device}" if count > 1 else device
 
 
+def runs_on_gpu(record: Record) -> int:
+    """Return how many runs shared the GPU of a run, as far as its suite knew; 0 where it had one of its own or none."""
+    environment = record["environment"]
+    return environment.get("runs_on_device", 0) if environment["gpu"] else 0
+
+
 def platform(record: Record) -> dict[str, object]:
     """Return the machine and the libraries of a run, by name: runs that agree in them are equal to the bit."""
     environment: Mapping[str, object] = record["environment"]

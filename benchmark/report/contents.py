@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from statistics import median
 
-from benchmark.report.cells import START, hardware
+from benchmark.report.cells import START, hardware, runs_on_gpu
 from benchmark.report.leaderboard import SMOKE
 from benchmark.report.orders import other_rules
 from benchmark.report.overall import overall_tables
@@ -71,7 +71,7 @@ def typical_time(runs: Sequence[Record]) -> str | None:
     """
     seconds: dict[str, list[float]] = defaultdict(list)
     for run in runs:
-        if _sharing(run):
+        if runs_on_gpu(run):
             continue
         gpu, cost = run["environment"]["gpu"], run["cost"]
         count = cost["devices"] if gpu else run["environment"]["threads"]
@@ -162,16 +162,10 @@ def _is_start(floor: Record | None) -> bool:
     return floor is not None and floor["method"]["name"].startswith(START)
 
 
-def _sharing(run: Record) -> int:
-    """Return how many runs shared the GPU of a run, as far as its suite knew; 0 where it had one of its own or none."""
-    environment = run["environment"]
-    return environment.get("runs_on_device", 0) if environment["gpu"] else 0
-
-
 def _notes(line: Line) -> str:
     """Return which runs of a line did not end well, what has changed in the code since, and who shared its GPU."""
     stale = [f"stale ({', '.join(line.stale)})"] if line.stale else []
-    most = 0 if line.is_floor else max(map(_sharing, line.cell.runs))
+    most = 0 if line.is_floor else max(map(runs_on_gpu, line.cell.runs))
     shared = [f"time on a GPU with {most} runs or more"] if most else []
     return ", ".join([*(f"{count} {status}" for status, count in line.endings.items()), *stale, *shared])
 
