@@ -19,7 +19,7 @@ COMMANDS = {  # what to do with an entry of each kind
     "protocols": "python -m benchmark.run --gin gin/<method>.gin --gin <protocol>",
     "evaluations": "python -m benchmark.evaluate --run runs/<run> --gin <preset>",
     "boards": "python -m benchmark.suite --gin <suite>",
-    "runs": "python -m benchmark.run --gin gin/<method>.gin; with --resume it goes on where it was interrupted",
+    "runs": "python -m benchmark.run --gin gin/<method>.gin; the same command goes on where it was interrupted",
 }
 
 

@@ -40,8 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
     parser.add_argument("--publish", type=Path, metavar="DIR", help="also write the record here, e.g. results/<board>")
     parser.add_argument("--dry-run", action="store_true", help="show configuration, data and what the budget buys")
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
-    parser.add_argument(
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="continue an interrupted run, as without this option")
+    again.add_argument(
         "--fresh", action="store_true", help="start over: discard an unfinished run, repeat a finished one"
     )
     parser.add_argument("--reproduce", type=Path, metavar="RECORD", help="make a recorded run again, and compare")
@@ -95,7 +96,6 @@ def _run(options: argparse.Namespace) -> int:
         run.run(
             config,
             out=options.out,
-            resume=options.resume,
             fresh=options.fresh,
             checkpoint_seconds=options.checkpoint_seconds,
             publish=options.publish,

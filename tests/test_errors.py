@@ -114,8 +114,8 @@ def test_a_run_that_is_stopped_says_whether_it_can_be_resumed(
     assert run.main(command(tmp_path, 1)) == 0  # which leaves its floors
     code, last = stopped(signal.SIGTERM)
     assert code == 75
-    assert last.startswith("Stopped by SIGTERM. The training goes on from its last checkpoint: continue with the same")
-    assert run.main([*arguments, "--resume"]) == 0
+    assert last.startswith("Stopped by SIGTERM. The training goes on from its last checkpoint: give the same")
+    assert run.main(arguments) == 0
 
 
 def test_an_evaluation_that_is_stopped_says_what_it_keeps(

@@ -106,7 +106,6 @@ OPTIONS = [
     (["--seed", "-1"], 2, "a whole number from 0"),
     (["--out", "README.md"], 2, "cannot be made a folder"),
     (["--publish", "README.md"], 2, "cannot be made a folder"),
-    (["--resume", "--fresh"], 2, "give one of them"),
 ]
 
 
@@ -325,7 +324,7 @@ def test_a_diverged_run_is_recorded(out: Path, capsys: pytest.CaptureFixture[str
     assert (record["status"], record["training"]["loss"], record["training"]["collapsed"]) == ("diverged", None, True)
     assert record["metrics"]["knn"]["top1"] < 0.2
     assert record["cost"]["images"] == 3 * 32
-    assert main([*arguments, "--resume"]) == 1
+    assert main(arguments) == 1
     assert "The loss was not finite before step 3 of 5" in capsys.readouterr().err
 
 
@@ -346,7 +345,7 @@ def test_a_run_that_breaks_down_shows_on_its_board(out: Path, tmp_path: Path, mo
     assert (failed["status"], failed["metrics"], failed["cost"]["images"]) == ("failed", {}, 4 * 32)
     assert audit(tmp_path) == []
     assert "1 failed" in render([failed])
-    assert main([*arguments, "--resume"]) == 0
+    assert main(arguments) == 0
     (cell,) = group(record for record in load(board) if record["division"] == "closed")
     assert ([run["status"] for run in cell.runs], cell.superseded) == (["ok"], (failed,))
     assert audit(tmp_path) == []
@@ -369,22 +368,20 @@ def test_an_unfinished_run_is_neither_lost_nor_taken(
         patch.setattr(Training, "_take", stopped)
         assert main(arguments) == 75
     assert "Stopped by SIGTERM after step 4 of 9; the state is saved" in capsys.readouterr().err
-    assert main(arguments) == 2
-    assert (
-        "holds an unfinished run of this configuration and seed. Continue it with --resume" in capsys.readouterr().err
-    )
     with monkeypatch.context() as patch:  # a state of other code is refused
         patch.setattr("benchmark.experiment.session.PRETRAINING_VERSION", "1.99")
-        assert main([*arguments, "--resume"]) == 1
+        assert main(arguments) == 1
         assert "belongs to another configuration or code" in capsys.readouterr().err
     monkeypatch.setattr(KNN, "version", "1.1")  # that of another evaluation trains alike
-    assert main([*arguments, "--resume"]) == 0
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "\ngoes on from step 4 of 9; --fresh starts over\n" in capsys.readouterr().out
     record, resumed = newest(out / "cut")
     assert record["training"] == whole["training"]
     assert resumed == lines
     assert record["cost"]["resumes"] == 1
     capsys.readouterr()
-    assert main([*arguments, "--resume"]) == 0
+    assert main(arguments) == 0
     assert "This run is finished" in capsys.readouterr().out
     assert newest(out / "cut")[0]["id"] == record["id"]
 
@@ -455,7 +452,7 @@ def test_a_finished_run_is_published_as_it_is_asked_for(tmp_path: Path) -> None:
     point = "SimCLR.temperature = 0.2"
     for board, more in {"sweep": ["--vary", point], "plain": []}.items():
         place = tmp_path / "results" / board
-        assert main(command(tmp_path / "runs", 3, *more, "--resume", "--publish", str(place))) == 0
+        assert main(command(tmp_path / "runs", 3, *more, "--publish", str(place))) == 0
         (published,) = (record for record in load(place) if record["board"])
         assert published["config"]["varied"] == ([point] if board == "sweep" else [])
         assert published["created_utc"] == recipe["created_utc"]
@@ -480,9 +477,9 @@ def test_resuming_another_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
     (unfinished / "checkpoints/step.pt").touch()
     next(unfinished.glob("*-s0-*.json")).unlink()
     capsys.readouterr()
-    run(tmp_path, 2, "--resume", seed=1)
-    assert "--resume" not in capsys.readouterr().err
-    run(tmp_path, 2, "--resume")
+    run(tmp_path, 2, seed=1)
+    assert "begins at step 0" not in capsys.readouterr().err
+    run(tmp_path, 2)
     printed = capsys.readouterr().err
     assert "begins at step 0: with these settings it is another run than what is unfinished" in printed
     assert f"{unfinished} (Budget.amount = 96.0)" in printed
@@ -497,9 +494,9 @@ def test_runs_under_way_are_not_called_unfinished(tmp_path: Path, capsys: pytest
     next(other.glob("*-s0-*.json")).unlink()
     capsys.readouterr()
     with lock(other):
-        run(tmp_path, 2, "--resume")
+        run(tmp_path, 2)
     assert "begins at step 0" not in capsys.readouterr().err
-    run(tmp_path, 1, "--resume")
+    run(tmp_path, 1)
     assert "begins at step 0" in capsys.readouterr().err
 
 
@@ -510,22 +507,26 @@ def test_fresh_forgets_that_there_were_checkpoints(tmp_path: Path) -> None:
     """
     whole, _ = run(tmp_path, 3)
     (folder,) = tmp_path.glob("simclr-*-s0-*")
-    prepare(folder, resume=False, fresh=True, finished=True)
+    prepare(folder, fresh=True)
     assert not (folder / "checkpoints").exists()
     (folder / "metrics.jsonl").write_text('{"step": 1}\n')
     next(folder.glob("*-s0-*.json")).unlink()
-    assert run(tmp_path, 3, "--resume")[0]["training"]["digest"] == whole["training"]["digest"]
+    assert run(tmp_path, 3)[0]["training"]["digest"] == whole["training"]["digest"]
 
 
 def test_fresh_starts_over(out: Path) -> None:
-    """Oracle: an unfinished state of the same run, here an empty file, is discarded on request and only then."""
+    """Oracle: an unfinished state of the same run, here an empty file, is discarded on request and only then.
+
+    Both at once is a contradiction.
+    """
     whole, lines = run(out, 3)
     folder = next(path for path in out.glob("simclr-*") if whole["config"]["key"][:8] in path.name)
     copy = out / "fresh" / folder.name / "checkpoints"
     copy.mkdir(parents=True)
     (copy / "step-00000002-0123456789abcdef.pt").write_bytes(b"")
-    assert main(command(out / "fresh", 3)) == 2
-    assert main(command(out / "fresh", 3, "--resume")) == 1
+    assert main(command(out / "fresh", 3)) == 1
+    with pytest.raises(SystemExit, match="2"):
+        main(command(out / "fresh", 3, "--fresh", "--resume"))
     again, fresh = run(out / "fresh", 3, "--fresh")
     assert again["training"]["digest"] == whole["training"]["digest"]
     assert fresh == lines
@@ -549,7 +550,7 @@ def test_kill_at_a_random_moment_does_not_show(out: Path, tmp_path: Path) -> Non
     finally:
         process.kill()
         process.communicate()
-    assert main([*arguments, "--resume"]) == 0
+    assert main(arguments) == 0
     record, resumed = newest(tmp_path)
     assert record["training"] == whole["training"], f"killed {moment:.3f} s after the first checkpoint"
     assert record["metrics"] == whole["metrics"]
@@ -582,7 +583,7 @@ def test_a_method_outside_of_the_tree_runs(tmp_path: Path, out: Path, capsys: py
     assert "If you trust it, add --allow-imports" in capsys.readouterr().err
     assert export([str(folder), "--to", str(tmp_path / "encoder"), "--allow-imports"]) == 0
 
-    again = [*arguments, "--allow-imports", "--resume"]
+    again = [*arguments, "--allow-imports"]
     assert main(again) == 0
     assert "it is not repeated" in capsys.readouterr().out
     (tmp_path / "toy_of_my_own.py").write_text(module.replace("relu(1 -", "relu(2 -"))

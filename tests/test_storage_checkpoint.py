@@ -182,6 +182,6 @@ def test_full_disk_keeps_the_earlier_files(tmp_path: Path, monkeypatch: pytest.M
     saved(tmp_path, 1, 2)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(BenchmarkError, match=r"step 3 .* No space left .* --resume"):
+    with pytest.raises(BenchmarkError, match=r"step 3 .* No space left .* give the same command again"):
         saved(tmp_path, 3)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -103,7 +103,7 @@ def test_a_run_that_another_process_finished_is_not_repeated(
             yield
 
     monkeypatch.setattr("benchmark.experiment.run.exclusive", later)
-    assert main([*arguments, "--resume"]) == 0
+    assert main(arguments) == 0
     assert "it is not repeated" in capsys.readouterr().out
     assert len(list(tmp_path.glob("simclr-*/*.json"))) == 1
 

@@ -111,7 +111,7 @@ class Planned:
         if self.division == "tuned":
             parts += ["--trials", str(publish)]
         parts += ["--allow-imports"] * self.allow_imports
-        return [*parts, "--seed", str(self.seed), "--out", str(out), "--publish", str(publish), "--resume"]
+        return [*parts, "--seed", str(self.seed), "--out", str(out), "--publish", str(publish)]
 
     def endless(self, folder: Path) -> list[str]:
         """Return the command of a training like this one that only a signal ends; it writes to a folder."""

@@ -49,15 +49,10 @@ def unfinished_beside(folder: Path, text: str) -> list[str]:
     return described
 
 
-def prepare(folder: Path, *, resume: bool, fresh: bool, finished: bool) -> None:
-    """Make the folder of a stage, and empty it unless it is resumed; refuse to lose an unfinished run unasked."""
-    if any(folder.glob("checkpoints/*.pt")) and not finished and not (resume or fresh):
-        raise ConfigError(
-            f"{folder} holds an unfinished run of this configuration and seed. Continue it with --resume, or "
-            f"start over with --fresh."
-        )
+def prepare(folder: Path, *, fresh: bool) -> None:
+    """Make the folder of a stage; where it starts over (`fresh`), remove what an earlier start left."""
     make_folder(folder)
-    if not resume:
+    if fresh:
         for old in [*folder.glob("encoder-step-*.safetensors"), folder / "metrics.jsonl"]:
             old.unlink(missing_ok=True)
         for part in ("checkpoints", "evaluations"):

@@ -78,7 +78,6 @@ def run(
     config: Config,
     *,
     out: Path,
-    resume: bool = False,
     fresh: bool = False,
     checkpoint_seconds: float = 600.0,
     publish: Path | None = None,
@@ -89,14 +88,12 @@ def run(
 
     `varied` are the bindings that tables name beside the method, since they tell this run from others of it. `trials`
     is a folder with the records of the trials that chose the learning rate: the run is then of the division `tuned`.
-    A finished run is not repeated but shown, and published if asked; `fresh` repeats it. One that is not done (see
-    `is_done`) is made again, and its files are kept in a folder beside, which is named by the id of its record.
+    An unfinished run goes on from its last checkpoint; `fresh` starts it over. A finished run is not repeated but
+    shown, and published if asked; `fresh` repeats it. One that is not done (see `is_done`) is made again, and its files
+    are kept in a folder beside, which is named by the id of its record.
     Waits for another process that is at work on the same run.
-    Raises ConfigError where there is an unfinished run of the same configuration and seed, and neither `resume` nor
-    `fresh`, or where trials are missing or chose another learning rate.
+    Raises ConfigError where trials are missing or chose another learning rate.
     """
-    if resume and fresh:
-        raise ConfigError("--resume continues a run and --fresh starts it over; give one of them.")
     check_folders(out, publish)
     stage = Stage.open(config, out)
     stage.check()
@@ -131,9 +128,9 @@ def run(
         former = of_run(folder)
         if former and not fresh:
             _keep_beside(folder, former[-1], stage.files_outside)
-        if resume and not former and not any(folder.glob("checkpoints/*.pt")):
+        if not (fresh or former or any(folder.glob("checkpoints/*.pt"))):
             _say_what_is_not_resumed(stage)
-        folders.prepare(folder, resume=resume, fresh=fresh, finished=bool(former))
+        folders.prepare(folder, fresh=fresh)
         print(_opening(stage, flops, steps))
         for warning in speed_warnings(stage.pretraining.precision):
             print(f"warning: {warning}", file=sys.stderr)
@@ -142,7 +139,7 @@ def run(
         with suppress(Timeout):  # another process is measuring them: train meanwhile
             # first, since what fails here would fail after hours of training too
             floor_records = floors.measure(stage, waits=False)
-        teacher = teacher or teach(stage, resume=resume, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
+        teacher = teacher or teach(stage, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
         if teacher:
             training = stage.training(checkpoint_seconds, teacher.encoder)
         encoder, budget = training.method.encoder, stage.whole_budget
@@ -174,7 +171,7 @@ def run(
         try:
             if floor_records:
                 training.evaluation_seconds = floor_records[0]["cost"]["evaluation_seconds"]
-            outcome = training.run(resume)
+            outcome = training.run(resume=not fresh)
             begin = time.perf_counter()
             with progress.doing(f"evaluating {stage.pretraining.name}"):
                 results = stage.evaluate(
@@ -208,13 +205,12 @@ def run(
 
 
 def _say_what_is_not_resumed(stage: Stage) -> None:
-    """Warn of unfinished runs of the same method and seed that --resume does not continue, as they are other runs."""
+    """Warn of unfinished runs of the same method and seed that do not go on here, as they are other runs."""
     others = folders.unfinished_beside(stage.folder, stage.config.text)
     if others:
         print(
-            f"warning: --resume finds nothing to go on with, and {stage.folder} begins at step 0: with these settings "
-            f"it is another run than what is unfinished beside it, {'; '.join(others)}. To continue one of these, give "
-            f"its settings.",
+            f"warning: {stage.folder} begins at step 0: with these settings it is another run than what is unfinished "
+            f"beside it, {'; '.join(others)}. To continue one of these, give its settings.",
             file=sys.stderr,
         )
 
@@ -227,8 +223,7 @@ def _explained_stop(*folders: Path) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         if any(path for folder in folders for path in folder.glob("checkpoints/*.pt")):
             raise Interrupted(
-                f"Stopped{by(stop)}. The training goes on from its last checkpoint: continue with the same command and "
-                f"--resume."
+                f"Stopped{by(stop)}. The training goes on from its last checkpoint: give the same command again."
             ) from None
         raise Stopped(
             f"Stopped{by(stop)} before the first checkpoint, so there is nothing to resume. Give the same command "

@@ -28,21 +28,21 @@ class Teacher:
     record: fields.Teacher
 
 
-def teach(student: Stage, *, resume: bool, fresh: bool, checkpoint_seconds: float) -> Teacher | None:
+def teach(student: Stage, *, fresh: bool, checkpoint_seconds: float) -> Teacher | None:
     """Pretrain the teacher of a stage; None where none is trained.
 
-    A finished teacher is used again: that saves its time, but its cost is charged again.
+    A finished teacher is used again, whether `fresh` or not: that saves its time, but its cost is charged again.
     """
     stage = student.teacher
     if stage is None:
         return None
     with exclusive(stage.folder), progress.doing("teacher"):
-        finished = stage.weights.is_file()
-        folders.prepare(stage.folder, resume=resume or finished, fresh=fresh, finished=finished)
+        fresh = fresh and not stage.weights.is_file()
+        folders.prepare(stage.folder, fresh=fresh)
         steps, tera = stage.steps, stage.steps * stage.price.flops / 1e12
         print(f"teacher: {stage.pretraining.name}, {steps:,} steps, {tera:.3f} TFLOPs; writing to {stage.folder}")
         training = stage.training(checkpoint_seconds)
-        outcome = training.run(resume or finished)
+        outcome = training.run(resume=not fresh)
         if outcome.status != "ok":
             print(
                 f"warning: the teacher ended at step {training.step} of {steps} with the status {outcome.status!r}, "

@@ -47,7 +47,7 @@ class TrainedEncoder:
         if not records:
             raise ConfigError(
                 f"{folder} is not the folder of a finished run: it has no record. Give a folder that benchmark.run "
-                f"wrote, such as runs/<method>-<data>-s0-<key>, or finish the run with --resume."
+                f"wrote, such as runs/<method>-<data>-s0-<key>, or finish the run: its command goes on."
             )
         run = records[-1]
         if run["division"] == "trial":
@@ -59,7 +59,7 @@ class TrainedEncoder:
             raise ConfigError(f"The run in {folder} exported no encoder.")
         weights = folder / checkpoint["file"]
         if not weights.is_file() or sha256_of(weights) != checkpoint["sha256"]:
-            raise ConfigError(f"{weights} is missing or not the file that the run wrote. Run it again with --resume.")
+            raise ConfigError(f"{weights} is missing or not the file that the run wrote. Run it again with --fresh.")
         return cls(name, weights, "run", run)
 
     def title(self, encoder: str) -> str:

@@ -32,7 +32,7 @@ def save(state: dict[str, Any], step: int, folder: Path) -> Path:
     except OSError as problem:
         raise BenchmarkError(
             f"The checkpoint of step {step} could not be written to {folder}: {problem}. "
-            f"Earlier checkpoints are intact; free some space and continue with --resume."
+            f"Earlier checkpoints are intact; free some space and give the same command again."
         ) from problem
     # files of later steps are damaged or foreign, since the run resumed before them: they do not count
     for old in sorted(file for file in folder.glob("step-*.pt") if file.name <= path.name)[:-KEPT]:

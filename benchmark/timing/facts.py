@@ -122,7 +122,7 @@ def frees_teacher(build: Callable[[Path], Stage], folder: Path) -> Outcome:
 
     def act(stage: Stage) -> nn.Module | None:
         with contextlib.redirect_stdout(io.StringIO()):
-            teacher = teach(stage, resume=False, fresh=True, checkpoint_seconds=math.inf)
+            teacher = teach(stage, fresh=True, checkpoint_seconds=math.inf)
         return teacher.method if teacher else None
 
     return _left(build, folder / "teacher", act)

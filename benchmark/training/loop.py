@@ -140,7 +140,7 @@ class Training:
                     self.save()
                     raise Interrupted(
                         f"Stopped by {signal.Signals(self._stop).name} after step {self.step} of {self.steps}; the "
-                        f"state is saved. Continue with the same command and --resume."
+                        f"state is saved. The same command goes on from there."
                     )
                 if time.monotonic() - saved > pause:
                     begun = time.monotonic()
@@ -303,6 +303,8 @@ class Training:
             )
         for warning in warnings or ():
             print(f"warning: {warning}", file=sys.stderr)
+        if 0 < self.step < self.steps:
+            progress.announce(f"goes on from step {self.step:,} of {self.steps:,}; --fresh starts over")
 
     def _load(self, state: dict[str, Any]) -> None:
         """Take over the state of a checkpoint."""
