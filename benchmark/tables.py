@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from benchmark.boards.inventory import boards
 from benchmark.errors import CheckError, reported
 from benchmark.page.page import Page, pictures
 from benchmark.page.page import render as html
@@ -59,11 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     correct = partial(predictions.correct, folder)
     source = f"{len(records)} records"
     places = {path.name: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.json"), reverse=True)}
-    page = Page(records, results_of_others, changed, places, folder.resolve().name, correct)
+    missing = {board.name: missing for board in boards(folder) if (missing := board.missing)}
+    page = Page(records, results_of_others, changed, places, folder.resolve().name, correct, missing)
     if not options.html:
-        _update(
-            folder / "README.md", render(records, results_of_others, changed, correct), source, command, check=check
-        )
+        text = render(records, results_of_others, changed, correct, missing)
+        _update(folder / "README.md", text, source, command, check=check)
         for board, text in studies(records).items():
             _update(folder / board / "README.md", text, source, command, check=check)
     plots = pictures(page)

@@ -4,11 +4,21 @@ from pathlib import Path
 
 from report_records import floor, make, metrics, run, trial
 
-from benchmark.boards.inventory import Board, Run, take
+from benchmark.boards.inventory import Board, Board, Run, take
 from benchmark.report.record import write
 
 ROOT = Path(__file__).parents[1]
 NOWHERE = Path("nowhere")
+
+
+def test_a_board_says_what_is_missing() -> None:
+    """Oracle: by hand: the division with more runs counts; nothing is said of whole, empty and unplanned boards."""
+    assert Board("b", "gin/suites/b.gin", 30, 3, 5).missing == (
+        "5 of the 30 runs of this board are made.",
+        "python -m benchmark.suite --gin gin/suites/b.gin",
+    )
+    for gin, planned, closed in (("b.gin", 3, 3), ("b.gin", 3, 0), (None, None, 2)):
+        assert Board("b", gin, planned, closed, 0).missing is None
 
 
 def test_methods_are_the_gin_files() -> None:

@@ -165,6 +165,12 @@ def test_places_follow_scores_and_costs() -> None:
                     assert heights[-1] <= plot.height(frame) - frame.bottom + 1
 
 
+def test_what_a_board_lacks_stands_above_it() -> None:
+    """Oracle: the sentence and the command, which are escaped, once."""
+    text = render(Page(shown(), missing={"tuned": ("1 of <2> runs", "make & rest")}))
+    assert text.count("<p>1 of &lt;2&gt; runs The rest: <code>make &amp; rest</code></p>") == 1
+
+
 def test_front_and_ladders_by_hand() -> None:
     """Oracle: of three methods the dearest is worse, so the front has two steps; three budgets are joined by a line."""
     costs = {"cheap": (10.0, 0.5), "better": (20.0, 0.7), "worse": (40.0, 0.6)}

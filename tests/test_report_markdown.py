@@ -180,6 +180,14 @@ def test_budget_in_the_heading() -> None:
         assert f"### digits, vit\\_micro, {text}, float32, open division\n" in page
 
 
+def test_what_a_board_lacks_stands_above_it() -> None:
+    """Oracle: the sentence below the heading of its board, and of no other."""
+    records = [make(board=board, division="open") for board in ("large", "small")]
+    page = render(records, missing={"small": ("1 of the 2 runs are made.", "make rest")})
+    assert "## small\n\n1 of the 2 runs are made. The rest: `make rest`\n" in page
+    assert page.count("The rest:") == 1
+
+
 def test_time_in_the_heading() -> None:
     """Oracle: by hand: the median of wall time times threads, or GPUs, on the commonest hardware; two digits."""
 

@@ -51,7 +51,9 @@ def interrupted(run: Training, at: int, number: int = signal.SIGTERM) -> None:
             os.kill(os.getpid(), number)
 
     run.method.after_step = send  # type: ignore[method-assign]
-    with pytest.raises(Interrupted, match=rf"after step {at} of {run.steps}; the state is saved. The same command goes on"):
+    with pytest.raises(
+        Interrupted, match=rf"after step {at} of {run.steps}; the state is saved. The same command goes on"
+    ):
         run.run(resume=False)
 
 

@@ -64,6 +64,14 @@ class Board:
     closed: int
     tuned: int
 
+    @property
+    def missing(self) -> tuple[str, str] | None:
+        """How many of its runs are made, and the command that makes the rest; None where none is missing."""
+        runs = max(self.closed, self.tuned)
+        if self.gin is None or self.runs is None or not 0 < runs < self.runs:
+            return None
+        return f"{runs} of the {self.runs} runs of this board are made.", f"python -m benchmark.suite --gin {self.gin}"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -104,7 +112,7 @@ def take(out: Path, results: Path) -> Inventory:
         data=tuple(_data()),
         protocols=tuple(_protocols()),
         evaluations=tuple(_evaluations()),
-        boards=tuple(_boards(results)),
+        boards=tuple(boards(results)),
         runs=tuple(_runs(out)),
     )
 
@@ -138,7 +146,8 @@ def _evaluations() -> Iterator[Evaluations]:
             yield Evaluations(_label(path), names, _about(path))
 
 
-def _boards(results: Path) -> Iterator[Board]:
+def boards(results: Path) -> Iterator[Board]:
+    """Yield the boards that a shipped suite plans or that have records."""
     suites = {path.stem: (_label(path), _planned(statements)) for path, statements in _files("suites/*.gin")}
     published = {path.parent.name for path in results.glob("*/*.json")}
     for name in sorted(suites.keys() | published):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -99,6 +100,7 @@ class Board:
     slug: str
     views: tuple[View, ...]
     blocks: tuple[Block, ...]
+    missing: tuple[str, str] | None
 
     @property
     def summary(self) -> str:
@@ -115,7 +117,8 @@ class Page:
     """What the templates show: all boards, the leading one first.
 
     `places` has the path of each record's file below the folder of records, by its name. `correct` finds which test
-    images a run classified correctly.
+    images a run classified correctly. `missing` says of a board that lacks runs how many there are, and gives the
+    command that makes the rest.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class Page:
         places: Mapping[str, str] | None = None,
         folder: str = "results",
         correct: Correct = unpublished,
+        missing: Mapping[str, tuple[str, str]] = MappingProxyType({}),
     ) -> None:
         self.records, self.folder, self.correct = records, folder, correct
         self.places = places or {}
@@ -144,8 +148,8 @@ class Page:
             views = [self._view(alike, by_id) for alike in groups]
             blocks = [shown for shown in contents(tables, published) if isinstance(shown, Block)]
             name = name or SINGLE_RUNS
-            place = 0 if first in tables else len(self.boards)
-            self.boards.insert(place, Board(name, self._slug(name), tuple(views), tuple(blocks)))
+            board = Board(name, self._slug(name), tuple(views), tuple(blocks), missing.get(name))
+            self.boards.insert(0 if first in tables else len(self.boards), board)
 
     @property
     def methods(self) -> list[str]:

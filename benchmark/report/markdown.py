@@ -4,8 +4,9 @@ The same records give the same bytes, so that a stale page can be found by compa
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from types import MappingProxyType
 
 from tabulate import tabulate
 
@@ -60,8 +61,12 @@ def render(
     published: Sequence[Result] = (),
     changed: Changed = unchanged,
     correct: Correct = unpublished,
+    missing: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> str:
-    """Return the page with all tables of all boards, or how to make the first record where there are none."""
+    """Return the page with all tables of all boards, or how to make the first record where there are none.
+
+    `missing` says of a board that lacks runs how many there are, and gives the command that makes the rest.
+    """
     tables = sections(records, changed)
     if not tables:
         return INTRODUCTION + EMPTY
@@ -69,6 +74,9 @@ def render(
     parts = [INTRODUCTION + READING, *(f"{SMOKE[name]}\n" for name in smoke)]
     for name, of_board in groupby(tables, key=lambda section: section.setting.board):
         parts.append(f"## {_escape(name or 'Single runs')}\n")
+        if name in missing:
+            sentence, command = missing[name]
+            parts.append(f"{_escape(sentence)} The rest: `{command}`\n")
         parts += [
             _block(shown) if isinstance(shown, Block) else _section(shown, correct)
             for shown in contents(list(of_board), published)
