@@ -4,7 +4,7 @@ from pathlib import Path
 
 from report_records import floor, make, metrics, run, trial
 
-from benchmark.boards.inventory import Board, Board, Run, take
+from benchmark.boards.inventory import Board, Run, take
 from benchmark.report.record import write
 
 ROOT = Path(__file__).parents[1]
@@ -33,11 +33,12 @@ def test_methods_are_the_gin_files() -> None:
 
 
 def test_protocols_have_data_and_encoder() -> None:
-    """Oracle: the name of each file, which joins those of its data and its encoder."""
+    """Oracle: the name of each file, which joins those of its data and its encoder; both have a file."""
     inventory = take(NOWHERE, NOWHERE)
     protocols = inventory.protocols
     assert all(Path(protocol.gin).stem == f"{protocol.data}_{protocol.encoder}" for protocol in protocols)
-    assert len(protocols) == 16
+    assert all((ROOT / f"gin/protocol/{name}.gin").is_file() for p in protocols for name in (p.data, p.encoder))
+    assert len(protocols) == 20
     assert {protocol.budget for protocol in protocols if protocol.data == "digits"} == {"8e+12 flops"}
     assert [(data.name, data.size) for data in inventory.data] == [
         ("cifar10", 32),

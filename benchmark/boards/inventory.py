@@ -132,11 +132,10 @@ def _data() -> Iterator[Data]:
 
 def _protocols() -> Iterator[Protocol]:
     for path, statements in _files("protocol/*_*.gin"):
-        encoder = value_of(statements, "experiment.encoder")
-        if value_of(statements, "experiment.data") is not None and encoder is not None:
+        if all(value_of(statements, f"experiment.{part}") is not None for part in ("data", "encoder")):
             kind, amount = _text(statements, "Budget.kind"), value_of(statements, "Budget.amount")
-            name = _text(statements, f"{encoder.name}.name")
-            yield Protocol(_label(path), _text(statements, "Images.name"), name, f"{amount:g} {kind}")
+            data = _text(statements, "Images.name")
+            yield Protocol(_label(path), data, path.stem.removeprefix(f"{data}_"), f"{amount:g} {kind}")
 
 
 def _evaluations() -> Iterator[Evaluations]:
