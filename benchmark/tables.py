@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     correct = partial(predictions.correct, folder)
     source = f"{len(records)} records"
     places = {path.name: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.json"), reverse=True)}
-    missing = {board.name: missing for board in boards(folder) if (missing := board.missing)}
+    missing = {board.name: missing for board in boards(records) if (missing := board.missing)}
     page = Page(records, results_of_others, changed, places, folder.resolve().name, correct, missing)
     if not options.html:
         text = render(records, results_of_others, changed, correct, missing)

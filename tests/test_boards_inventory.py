@@ -59,18 +59,19 @@ def test_evaluations_are_named_by_file() -> None:
 
 def test_records_of_boards(tmp_path: Path) -> None:
     """Oracle: two runs, one of them twice, and a floor; a board of single runs has no suite; trials do not count."""
+    swept = "mrcl_mask_ratio"
     texts = [f"alpha.a = 1\nexperiment.seed = {seed}\n" for seed in range(2)]
     for seed, text in enumerate(texts):
-        write(run("alpha", seed, 0.5, config__text=text), tmp_path / "mrcl_mask_ratio")
-    again = run("alpha", 0, 0.5, config__text=texts[0], created_utc="2026-02-01T12:00:00Z")
-    for record in (again, floor(0, 0.3), trial(1.0, 0.4)):
-        write(record, tmp_path / "mrcl_mask_ratio")
+        write(run("alpha", seed, 0.5, config__text=text, board=swept), tmp_path / swept)
+    again = run("alpha", 0, 0.5, config__text=texts[0], created_utc="2026-02-01T12:00:00Z", board=swept)
+    for record in (again, floor(0, 0.3), trial(1.0, 0.4, board=swept)):
+        write(record, tmp_path / swept)
     tuning = {"recipe": "ab" * 32, "factor": 1.0, "trials": ["0" * 16], "flops": 1.0, "seconds": 1.0}
-    write(run("beta", 0, 0.5), tmp_path / "single")
-    write(run("beta", 0, 0.5, division="tuned", tuning=tuning), tmp_path / "single")
-    write(run("beta", 1, 0.5, division="trial", tuning=tuning | {"trials": []}), tmp_path / "single")
+    write(run("beta", 0, 0.5, board="single"), tmp_path / "single")
+    write(run("beta", 0, 0.5, division="tuned", tuning=tuning, board="single"), tmp_path / "single")
+    write(run("beta", 1, 0.5, division="trial", tuning=tuning | {"trials": []}, board="single"), tmp_path / "single")
     boards = {board.name: board for board in take(NOWHERE, tmp_path).boards}
-    assert boards["mrcl_mask_ratio"] == Board("mrcl_mask_ratio", "gin/suites/mrcl_mask_ratio.gin", 10, 2, 0)
+    assert boards[swept] == Board(swept, "gin/suites/mrcl_mask_ratio.gin", 10, 2, 0)
     assert boards["single"] == Board("single", None, None, 1, 1)
 
 

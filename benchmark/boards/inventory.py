@@ -1,5 +1,6 @@
 """What can be run and what was run, read from gin files, records and folders of runs; nothing is built or imported."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from benchmark.config.parse import Source, Statement, parse, read, shipped_folder, value_of
 from benchmark.report.cells import load, of_run
-from benchmark.report.record import pretrained
+from benchmark.report.record import Record, pretrained
 from benchmark.report.section import columns_of
 
 
@@ -107,12 +108,13 @@ def take(out: Path, results: Path) -> Inventory:
 
     Raises ConfigError for a gin file that cannot be parsed, BenchmarkError for a damaged record.
     """
+    folders = sorted({path.parent for path in results.glob("*/*.json")})
     return Inventory(
         methods=tuple(_methods()),
         data=tuple(_data()),
         protocols=tuple(_protocols()),
         evaluations=tuple(_evaluations()),
-        boards=tuple(boards(results)),
+        boards=tuple(boards([record for folder in folders for record in load(folder)])),
         runs=tuple(_runs(out)),
     )
 
@@ -145,12 +147,15 @@ def _evaluations() -> Iterator[Evaluations]:
             yield Evaluations(_label(path), names, _about(path))
 
 
-def boards(results: Path) -> Iterator[Board]:
+def boards(records: Sequence[Record]) -> Iterator[Board]:
     """Yield the boards that a shipped suite plans or that have records."""
+    published: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        if record["board"]:
+            published[record["board"]].append(record)
     suites = {path.stem: (_label(path), _planned(statements)) for path, statements in _files("suites/*.gin")}
-    published = {path.parent.name for path in results.glob("*/*.json")}
     for name in sorted(suites.keys() | published):
-        runs = [record for record in load(results / name) if pretrained(record)] if name in published else []
+        runs = [*filter(pretrained, published.get(name, ()))]
         closed = {run["config"]["text"] for run in runs if run["division"] in ("closed", "open")}
         tuned = {run["config"]["text"] for run in runs if run["division"] == "tuned"}
         gin, planned = suites.get(name, (None, None))
