@@ -205,6 +205,8 @@ REFUSED = [
     ("ToyData.name = vit", ":3: vit is no value", "('vit')"),
     ("toy_root.anything = 0.05 * 4", ":3: the line goes on after its value."),
     ("toy_root.metrics = (@toy_metric,", "left open"),
+    ("toy_root.anything = " + "[" * 21 + "]" * 21, ":3: a value has at most 20 brackets inside each other."),
+    ("toy_root.anything = " + "[" * 5000 + "]" * 5000, "brackets are nested too deeply"),
     ("toy_root.flag", ":3: "),
     # without effect, of which gin alone says nothing
     ("ToyNet.width = 1", ":3: toy_root does not use ToyNet, so ToyNet.width has no effect."),
@@ -248,6 +250,7 @@ def test_settings_that_cannot_be_meant() -> None:
         ("toy_root.flag", "expected one binding"),
         ("toy_root.flag=", "expected one binding"),
         ("toy_root.flag=True\nimport os", "expected one binding"),
+        ("#x = 0", "expected one binding"),
         ("toy_root.anything=two words", "two is no value"),
         ("toy_root.flga=True", "no parameter 'flga'", "mean flag?"),
         ("WIDHT=3", "no file defines a macro WIDHT", "mean WIDTH?"),

@@ -195,6 +195,22 @@ def test_folder_follows_links_to_classes(tmp_path: Path) -> None:
     assert load(f"folder:{tmp_path}/subset").fingerprint == load(f"folder:{tmp_path}/real").fingerprint
 
 
+def test_folder_refuses_loops_and_pipes(tmp_path: Path) -> None:
+    """Oracle: the link to a folder around it, which would show each image many times, and the pipe, which would never
+    end, each by its path; a folder that is named like an image is only a folder."""
+    write_folder(tmp_path, range(6))
+    place = tmp_path / "train" / NAMES[0]
+    (place / "x.png").mkdir()
+    assert len(load(f"folder:{tmp_path}").train.labels) == 6
+    (place / "around").symlink_to("..")
+    with pytest.raises(MissingError, match=f"{place}/around is a link to a folder around it"):
+        load(f"folder:{tmp_path}")
+    (place / "around").unlink()
+    os.mkfifo(place / "pipe.png")
+    with pytest.raises(MissingError, match=r"pipe\.png is named like an image and is no file"):
+        load(f"folder:{tmp_path}")
+
+
 def test_folder_test_split_lacks_a_class(tmp_path: Path) -> None:
     """Oracle: the classes' places among all three, not among the two that the test split has."""
     write_folder(tmp_path, range(6))

@@ -1,5 +1,6 @@
 """The folder of records: the same ones whatever the files' places, and cells that mix nothing incomparable."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -33,6 +34,10 @@ def test_load_names_the_bad_file(tmp_path: Path) -> None:
         load(tmp_path)
     renamed.write_text("{")
     with pytest.raises(BenchmarkError, match=r"best\.json cannot be read"):
+        load(tmp_path)
+    renamed.unlink()
+    os.mkfifo(renamed)
+    with pytest.raises(BenchmarkError, match=r"best\.json is named like a record and is no file"):
         load(tmp_path)
     with pytest.raises(MissingError, match="nowhere"):
         load(tmp_path / "nowhere")

@@ -106,6 +106,8 @@ OPTIONS = [
     (["--seed", "-1"], 2, "a whole number from 0"),
     (["--out", "README.md"], 2, "cannot be made a folder"),
     (["--publish", "README.md"], 2, "cannot be made a folder"),
+    (["--publish", "results/board/.."], 2, "give the folder of a board by its name"),
+    (["--publish", "."], 2, "give the folder of a board by its name"),
 ]
 
 

@@ -139,7 +139,7 @@ def test_folders_are_refused_before_they_are_made(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "new").exists()
     monkeypatch.setattr("os.access", lambda place, mode: False)
     with pytest.raises(ConfigError, match="may not be written to"):
-        check_folders(tmp_path / "new")
+        check_folders(tmp_path / "new", None)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -23,6 +23,7 @@ _BARE_WORD = re.compile(r"[\w./:~+-]+")
 LENIENT = ("protocol", "presets")  # folders of shipped files that bind more than each run reads
 _SHARED = ("experiment.data", "experiment.encoder", "experiment.evaluations")
 _OF_A_METHOD = ("Pretraining.method", "Pretraining.name")
+DEEPEST = 20  # brackets inside each other in a value
 _CONSTANTS = {"true": "True", "false": "False", "none": "None"}
 
 
@@ -115,6 +116,8 @@ def parse(text: str, source: Source) -> Iterator[Statement]:
     try:
         for statement in config_parser.ConfigParser(text, _Delegate()):
             line = Line(source, statement.location.line_num, statement.location.line_content.strip())
+            if isinstance(statement, config_parser.BindingStatement) and _is_deep(statement.value):
+                raise line.error(f"a value has at most {DEEPEST} brackets inside each other.")
             if isinstance(statement, config_parser.BindingStatement):
                 yield Binding(statement.scope, statement.selector, statement.arg_name, statement.value, line)
             elif isinstance(statement, config_parser.ImportStatement):
@@ -126,6 +129,18 @@ def parse(text: str, source: Source) -> Iterator[Statement]:
     except tokenize.TokenError as error:
         message, (number, _) = error.args
         raise Line(source, number, "").error(f"{message}: is a bracket or a quote left open?") from None
+    except RecursionError:
+        raise Line(source, 1, "").error(
+            "its brackets are nested too deeply to be read; a value is a flat list."
+        ) from None
+
+
+def _is_deep(value: object, depth: int = 0) -> bool:
+    """Return whether brackets are nested so deeply that what copies or prints a value could run out of stack."""
+    if not isinstance(value, dict | list | tuple):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return depth >= DEEPEST or any(_is_deep(part, depth + 1) for part in parts)
 
 
 def _plain(message: str) -> str:
@@ -149,14 +164,14 @@ def parse_setting(setting: str) -> Binding:
         raise ConfigError(f"{source.label}: expected one binding such as 'Name.parameter=value'.")
     value = _CONSTANTS.get(value.lower(), value)
     try:
-        (binding,) = parse(f"{name} = {value}", source)
+        statements = list(parse(f"{name} = {value}", source))
     except ConfigError:
         if not _BARE_WORD.fullmatch(value):
             raise
-        (binding,) = parse(f"{name} = {value!r}", source)
-    if not isinstance(binding, Binding):
+        statements = list(parse(f"{name} = {value!r}", source))
+    if len(statements) != 1 or not isinstance(statements[0], Binding):
         raise ConfigError(f"{source.label}: expected one binding such as 'Name.parameter=value'.")
-    return binding
+    return statements[0]
 
 
 def shipped_folder() -> Path:

@@ -48,13 +48,15 @@ def readable() -> frozenset[str]:
 def images_below(folder: Path) -> list[Path]:
     """Return the images below a folder, relative to it and in order, and say which files are left out.
 
-    Raises MissingError where more files of a class, or of the folder itself, would be left out than read.
+    Raises MissingError where more files of a class, or of the folder itself, would be left out than read, for a link to
+    a folder around it, and for what is no file, such as a pipe.
     """
     # Sorted, because folders list their files in no particular order. Unlike Path.rglob, glob leaves hidden files out
     # and follows links, of which subsets of large data sets are often made.
     names = [Path(name) for name in sorted(glob.glob("**/*", root_dir=folder, recursive=True))]  # noqa: PTH207
     suffixes = readable()
-    files = [name for name in names if name.suffix.lower() in suffixes]
+    files = [name for name in names if name.suffix.lower() in suffixes and not (folder / name).is_dir()]
+    _check_kinds(folder, files)
     others = [name for name in names if name.suffix.lower() not in suffixes | NOTES and name.name not in UNNAMED]
     left_out = [name for name in others if (folder / name).is_file()]
     if not left_out:
@@ -66,6 +68,19 @@ def images_below(folder: Path) -> list[Path]:
             raise MissingError(f"{says} Of {folder.joinpath(*place)} that is more than is read ({read[place]}).")
     announce(f"warning: {says}")
     return files
+
+
+def _check_kinds(folder: Path, files: list[Path]) -> None:
+    for place in sorted(
+        {folder.joinpath(*file.parts[:depth]) for file in files for depth in range(1, len(file.parts))}
+    ):
+        if place.is_symlink() and place.parent.resolve().is_relative_to(place.resolve()):
+            raise MissingError(
+                f"{place} is a link to a folder around it, so that the same images would be read many times. Remove it."
+            )
+    for file in files:
+        if (folder / file).exists() and not (folder / file).is_file():
+            raise MissingError(f"{folder / file} is named like an image and is no file. Remove it.")
 
 
 def _says(folder: Path, left_out: list[Path]) -> str:

@@ -84,6 +84,8 @@ def load(folder: Path) -> list[Record]:
     for path in sorted(folder.rglob("*.json")):
         if path.parent == folder / "calibrations":
             continue
+        if not path.is_file():
+            raise BenchmarkError(f"{path} is named like a record and is no file, or a link to none. Remove it.")
         record = read(path)
         if path.name != file_name(record):
             raise BenchmarkError(f"{path} was renamed: expected the name {file_name(record)}.")

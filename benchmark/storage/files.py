@@ -20,9 +20,14 @@ def make_folder(folder: Path) -> None:
         raise _error(folder, str(error)) from error
 
 
-def check_folders(*folders: Path | None) -> None:
-    """Raise ConfigError for a folder that cannot be created or written to; create nothing."""
-    for folder in filter(None, folders):
+def check_folders(out: Path, publish: Path | None) -> None:
+    """Raise ConfigError for a folder that cannot be created or written to, and for a board that has no name.
+
+    Nothing is created.
+    """
+    if publish and publish.name in ("", ".."):
+        raise ConfigError(f"--publish {publish}: give the folder of a board by its name, such as results/<board>.")
+    for folder in filter(None, (out, publish)):
         absolute = folder.absolute()
         existing = next(path for path in (absolute, *absolute.parents) if path.exists())
         if not existing.is_dir():
