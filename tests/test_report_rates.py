@@ -34,6 +34,9 @@ def test_what_a_choice_loses() -> None:
     assert [*second[6:8], *second[9:]] == ["2", "0.00", "1", "3.00"]
     assert third[6:] == ["2", "0.00", "0.00", "2", "0.00"]
     assert "here about 2.0 points" in pages["shares"]
+    assert "| 0.5 | 1 | 2 | best | regret | expected | rule | regret |\n" in pages["shares"]
+    lost = [f"{line[8]} and {line[10]} points at {line[1]} of the budget" for line in (first, second, third)]
+    assert f"mean over 1 methods: {'; '.join(lost)}." in pages["shares"]
     assert pages == studies(records[::-1])
 
 
@@ -47,5 +50,8 @@ def test_without_the_whole_budget_nothing_is_lost() -> None:
     """Oracle: empty cells, and the sentence; trials that no sweep of shares made have no page."""
     (page,) = studies(tried(0.25, {0.5: 0.5, 1.0: 0.5})).values()
     assert rows(page)[0][5:] == [""] * 5
+    (page,) = studies([*tried(0.25, {0.5: 0.5, 2.0: 0.5}), *tried(1.0, {0.5: 0.5, 2.0: 0.5})]).values()
+    assert [line[5:] for line in rows(page)] == [[""] * 5] * 2  # without the recipe's rate there is no rule
+    (page,) = studies(tried(0.25, {0.5: 0.5, 1.0: 0.5})).values()
     assert "No method has its trials at the whole budget yet." in page
     assert studies([trial(1.0, 0.5)]) == {}

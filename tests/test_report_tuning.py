@@ -42,6 +42,7 @@ def test_the_rate_of_the_recipe_stays_unless_another_is_clearly_better() -> None
         ({0.25: 0.56, 0.5: 0.55, 1.0: 0.5, 2.0: 0.5}, 0.25, (0.125,)),
         ({0.5: 0.4, 1.0: 0.5, 2.0: 0.6, 4.0: 0.7}, 4.0, (8.0,)),
         ({0.5: 0.4, 1.0: 0.5, 2.0: 0.6, 4.0: 0.7, 8.0: 0.8, 16.0: 0.9}, 16.0, ()),
+        ({0.0625: 0.9, 0.125: 0.8, 0.25: 0.7, 0.5: 0.6, 1.0: 0.5, 2.0: 0.4}, 0.0625, ()),
     ):
         tried = [trial(each, value, share=0.25, dataset__sizes__test=1000) for each, value in scores.items()]
         contest = contests(tried).get(RECIPE, Contest(()))
