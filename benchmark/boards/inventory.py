@@ -111,7 +111,7 @@ def take(out: Path, results: Path) -> Inventory:
     folders = sorted({path.parent for path in results.glob("*/*.json")})
     return Inventory(
         methods=tuple(_methods()),
-        data=tuple(_data()),
+        data=tuple(data_sets()),
         protocols=tuple(_protocols()),
         evaluations=tuple(_evaluations()),
         boards=tuple(boards([record for folder in folders for record in load(folder)])),
@@ -125,7 +125,8 @@ def _methods() -> Iterator[Method]:
         yield Method(_label(path), _text(statements, "Pretraining.name"), views, _about(path))
 
 
-def _data() -> Iterator[Data]:
+def data_sets() -> Iterator[Data]:
+    """Yield the data sets of the shipped gin files."""
     for path, statements in _files("protocol/*.gin"):
         if value_of(statements, "experiment.data") is not None and value_of(statements, "experiment.encoder") is None:
             name, source = _text(statements, "Images.name"), _text(statements, "Images.source")

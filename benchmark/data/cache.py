@@ -33,7 +33,7 @@ def decoded(images: decode.Stored) -> Tensor:
     key = _key(images) if images.shape.numel() <= MOST_BYTES else None
     if key is None:
         return images[:]
-    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ssl-benchmark", "pixels", key)
+    path = folder() / key
     pixels = _read(path, images.shape)
     with ExitStack() as stack:
         if pixels is None:
@@ -46,6 +46,11 @@ def decoded(images: decode.Stored) -> Tensor:
             if _key(images) == key and not images.white.is_surveyed:
                 _write(path, pixels)
     return pixels
+
+
+def folder() -> Path:
+    """Return the folder of all files, which need not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ssl-benchmark", "pixels")
 
 
 def _key(images: decode.Stored) -> str | None:
@@ -99,10 +104,10 @@ def _say_once(line: str) -> None:
     announce(line)
 
 
-def _remove_oldest(folder: Path) -> None:
+def _remove_oldest(place: Path) -> None:
     """Remove the files that were not used for longest, so that the others take at most `MOST_BYTES`."""
     files = []
-    for file in folder.iterdir():
+    for file in place.iterdir():
         with suppress(FileNotFoundError):  # another process has removed it
             files.append((file.stat().st_mtime_ns, file.stat().st_size, file))
     total = 0

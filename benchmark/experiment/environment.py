@@ -8,9 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import timm
 import torch
-import torchvision
 
 from benchmark.errors import ConfigError
 from benchmark.report.fields import Environment
@@ -92,6 +90,9 @@ def keep_freed_memory() -> bool:
 
 def environment(device: torch.device, precision: str) -> Environment:
     """Describe versions, hardware and arithmetic."""
+    import timm  # late, so that the rest of this module serves where one of them is broken
+    import torchvision
+
     gpu = device.type == "cuda"
     described: Environment = {
         "python": platform.python_version(),
@@ -100,10 +101,10 @@ def environment(device: torch.device, precision: str) -> Environment:
         "timm": timm.__version__,
         "cuda": torch.version.cuda if gpu else None,
         "cudnn": str(torch.backends.cudnn.version()) if gpu else None,
-        "driver": _driver() if gpu else None,
+        "driver": driver() if gpu else None,
         "gpu": torch.cuda.get_device_name(device) if gpu else None,
-        "processor": _processor("model name") or platform.processor() or platform.machine(),
-        "processor_flags": [flag for flag in FLAGS if flag in _flags()],
+        "processor": processor(),
+        "processor_flags": processor_flags(),
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "os": platform.platform(),
@@ -121,6 +122,16 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def processor() -> str:
+    """Return the name of the processor."""
+    return _processor("model name") or platform.processor() or platform.machine()
+
+
+def processor_flags() -> list[str]:
+    """Return those of `FLAGS` that the processor has."""
+    return [flag for flag in FLAGS if flag in _flags()]
+
+
 def _flags() -> list[str]:
     return (_processor("flags") or _processor("Features") or "").split()  # Linux calls them features on Arm
 
@@ -134,7 +145,8 @@ def _processor(field: str) -> str | None:
     return next(values, None)
 
 
-def _driver() -> str | None:
+def driver() -> str | None:
+    """Return the version of NVIDIA's driver, None without one."""
     try:
         command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[0] or None

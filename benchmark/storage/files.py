@@ -20,7 +20,7 @@ def make_folder(folder: Path) -> None:
         raise _error(folder, str(error)) from error
 
 
-def check_folders(out: Path, publish: Path | None) -> None:
+def check_folders(out: Path, publish: Path | None = None) -> None:
     """Raise ConfigError for a folder that cannot be created or written to, and for a board that has no name.
 
     Nothing is created.
@@ -28,12 +28,17 @@ def check_folders(out: Path, publish: Path | None) -> None:
     if publish and publish.name in ("", ".."):
         raise ConfigError(f"--publish {publish}: give the folder of a board by its name, such as results/<board>.")
     for folder in filter(None, (out, publish)):
-        absolute = folder.absolute()
-        existing = next(path for path in (absolute, *absolute.parents) if path.exists())
-        if not existing.is_dir():
-            raise _error(folder, f"{existing} is a file")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise _error(folder, f"{existing} may not be written to")
+        place = existing(folder)
+        if not place.is_dir():
+            raise _error(folder, f"{place} is a file")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise _error(folder, f"{place} may not be written to")
+
+
+def existing(folder: Path) -> Path:
+    """Return the folder or, where it does not exist yet, the innermost path above it that does."""
+    absolute = folder.absolute()
+    return next(path for path in (absolute, *absolute.parents) if path.exists())
 
 
 def _error(folder: Path, reason: str) -> ConfigError:
