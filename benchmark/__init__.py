@@ -6,8 +6,8 @@ seed to record), `report/record.py` (the record), `report/section.py` (what a ta
 (what it claims).
 
 The modules here are the commands, `python -m benchmark.NAME` (run, suite, evaluate, tables, results, list, export,
-figures, speed), and what the author of a method imports (method, losses, annotations, randomness, errors). All else has
-a folder. Imports run downward in this list, never up:
+figures, speed, doctor), and what the author of a method imports (method, losses, annotations, randomness, errors). All
+else has a folder. Imports run downward in this list, never up:
 
     boards/      many runs: what a suite plans, how its runs are started, what `list` finds
     plots/       figures of a run
