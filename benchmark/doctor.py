@@ -87,14 +87,12 @@ def _examine(check: Callable[[], Finding]) -> Finding:
 def _public(text: str, out: Path) -> str:
     """Return a text with the names of variables in place of private folders, and of other folders the last part."""
     places = {str(out.absolute()): "--out", str(Path.cwd()): "."}
-    for name, shown in (
-        ("SSL_BENCHMARK_DATA", "$SSL_BENCHMARK_DATA"),
-        ("XDG_CACHE_HOME", "$XDG_CACHE_HOME"),
-        ("HOME", "~"),
-    ):
-        if name in os.environ:
-            places[str(Path(os.environ[name]).absolute())] = shown
+    variables = {name: f"${name}" for name in ("SSL_BENCHMARK_DATA", "XDG_CACHE_HOME")} | {"HOME": "~"}
+    places |= {
+        str(Path(os.environ[name]).absolute()): shown for name, shown in variables.items() if os.environ.get(name)
+    }
     places |= dict.fromkeys((platform.node(), platform.node().partition(".")[0]), "HOST")
+    places[Path(os.environ.get("HOME", "")).name] = "USER"
     for place in sorted(places, key=len, reverse=True):
         if place not in ("", "/"):
             text = re.sub(rf"(?<![\w.-]){re.escape(place)}(?![\w-])", places[place], text)

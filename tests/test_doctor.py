@@ -254,13 +254,15 @@ def test_nothing_private_is_printed(
     monkeypatch.chdir(home / "mine")
 
     def fail() -> None:
-        raise OSError(f"{home}/x/y on secret-7, /scratch/jane/z/w.txt, {home}/mine/v, see https://pytorch.org/get/")
+        raise OSError(
+            f"{home}/x/y on secret-7, /scratch/jane/z/w.txt, /disk/jane, {home}/mine/v, see https://pytorch.org/get/"
+        )
 
     monkeypatch.setattr(machine, "digits", fail)
     _, report, text = examine(capsys, "--out", str(home / "mine/runs"), "--no-training")
     assert not any(word in text for word in ("jane", "secret", "scratch", "mine", "photos", str(tmp_path)))
     assert report["cache"][1].startswith("~/.cache/ssl-benchmark/pixels holds 0.0 of at most 8 GiB")
-    assert report["digits"][1].endswith(": ~/x/y on HOST, .../w.txt, ./v, see https://pytorch.org/get/")
+    assert report["digits"][1].endswith(": ~/x/y on HOST, .../w.txt, .../USER, ./v, see https://pytorch.org/get/")
 
 
 def test_help_is_fast() -> None:
