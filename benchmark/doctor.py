@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import sys
-import tomllib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -65,6 +64,8 @@ def _data() -> Finding:
 
 
 def _training() -> Finding:
+    import tomllib
+
     from benchmark.config.parse import shipped_folder
 
     return machine.training(tomllib.loads((shipped_folder() / "doctor.toml").read_text(encoding="utf-8"))["files"])

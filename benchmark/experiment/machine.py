@@ -1,6 +1,7 @@
 """What runs need of a machine: for `python -m benchmark.doctor`, each check is a function that says what it found.
 
-Checks import what they need when they are called, so that a package that is missing or broken hides no other check.
+Checks import what they need when they are called, so that --help is instant, and a package that is missing or broken
+hides no other check.
 """
 
 import math
@@ -9,11 +10,10 @@ import platform
 import shutil
 import subprocess
 import sys
-import tomllib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -35,6 +35,8 @@ TRY_LOCK += "from benchmark.storage.files import is_held; print(is_held(Path(sys
 
 def versions() -> Finding:
     """Compare the versions of Python and of each package with what the project takes, and the packages one another."""
+    from importlib import metadata
+
     from packaging.requirements import Requirement
 
     def required(lines: Iterable[str]) -> list[Requirement]:
@@ -61,6 +63,9 @@ def versions() -> Finding:
 
 def _needs() -> list[str]:
     """Return the versions of Python and packages that the project takes: of the checkout, else as installed."""
+    import tomllib
+    from importlib import metadata
+
     if (PACKAGE / "_gin").is_dir():
         lines, python = metadata.requires("ssl-benchmark") or [], metadata.metadata("ssl-benchmark")["Requires-Python"]
     else:
