@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import platform
 import shutil
 import subprocess
 import sys
@@ -206,6 +207,18 @@ def test_sound_data_is_shown_beside_damaged(tmp_path: Path, monkeypatch: pytest.
         assert words in figure
 
 
+def test_an_installed_package_states_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: metadata by hand, as a wheel has them; packages of extras may be absent."""
+    (tmp_path / "_gin").mkdir()
+    monkeypatch.setattr(machine, "PACKAGE", tmp_path)
+    stated = {"ssl-benchmark": ["torch>=2", "absent-package; extra == 'dev'"]}
+    monkeypatch.setattr(metadata, "metadata", lambda name: {"Requires-Python": ">=3.11"})
+    monkeypatch.setattr(metadata, "requires", stated.get)
+    assert machine.versions() == ("ok", f"python {platform.python_version()}, torch {metadata.version('torch')}")
+    monkeypatch.setattr(metadata, "metadata", lambda name: {"Requires-Python": ">=3.99"})
+    assert machine.versions()[1].startswith("the project takes python>=3.99, and ")
+
+
 def test_a_gpu_may_be_hidden_on_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: a note in place of the fault of a driver without a GPU."""
     unusable_gpu(monkeypatch, Path())
@@ -258,7 +271,7 @@ def test_nothing_private_is_printed(
         )
 
     monkeypatch.setattr(machine, "digits", fail)
-    _, report, text = examine(capsys, "--out", str(home / "mine/runs"), "--no-training")
+    _, report, text = examine(capsys, "--no-training")
     assert not any(word in text for word in ("jane", "secret", "scratch", "mine", "photos", str(tmp_path)))
     assert report["cache"][1].startswith("~/.cache/ssl-benchmark/pixels holds 0.0 of at most 8 GiB")
     assert report["digits"][1].endswith(": ~/x/y on HOST, .../w.txt, .../USER, ./v, see https://pytorch.org/get/")
