@@ -8,7 +8,9 @@ code that is neither in this package nor installed; the baselines count as user 
 """
 
 import difflib
+import errno
 import os
+import shutil
 import signal
 import sys
 import sysconfig
@@ -24,6 +26,7 @@ from typing import Any
 STOPS = tuple(  # Ctrl-C, what schedulers send, and a terminal that closes; Windows does not have all of them
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
 )
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 Handler = Callable[[int, FrameType | None], None]
 
 TRACEBACK = "SSL_BENCHMARK_TRACEBACK"  # where this variable is set, commands print the traceback of a BenchmarkError
@@ -86,11 +89,30 @@ def reported(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
             else:
                 print(f"error: {unwrapped(problem)}", file=sys.stderr)
             return problem.exit_code
+        except OSError as problem:
+            if (message := no_room(problem)) is None:
+                raise
+            print(f"error: {message}", file=sys.stderr)
+            return BenchmarkError.exit_code
         except KeyboardInterrupt as stop:
             print(f"Stopped{by(stop)} before the end. Give the same command again.", file=sys.stderr)
             return Stopped.exit_code
 
     return command
+
+
+def no_room(problem: BaseException) -> str | None:
+    """Return a sentence where a disk is full, a quota is spent or a file system may not be written to; else None."""
+    if not isinstance(problem, OSError) or problem.errno not in NO_ROOM:
+        return None
+    place = Path(str(problem.filename)) if problem.filename else Path()
+    above = next(path for path in (place.absolute(), *place.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(above).free / 2**20
+    what = f"{place} cannot be written" if problem.filename else "A file cannot be written"
+    return (
+        f"{what}: {problem.strerror} ({free:,.0f} MiB are free there). What was finished is kept: make room, and give "
+        f"the same command again."
+    )
 
 
 @contextmanager

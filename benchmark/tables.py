@@ -28,6 +28,7 @@ from benchmark.report.markdown import render, summary
 from benchmark.report.provenance import Bound, GinFile
 from benchmark.report.rates import studies
 from benchmark.report.text import inserted, marks
+from benchmark.storage.files import write_text
 
 PLACE = ("board", "python -m benchmark.tables")
 LEAD = ("lead", "python -m benchmark.tables")
@@ -108,8 +109,7 @@ def _lead(folder: str, plots: Sequence[str], table: str) -> str:
 def _update(page: Path, text: str, source: str, command: str, *, check: bool) -> None:
     content = text.encode()
     if not check:
-        page.parent.mkdir(exist_ok=True)
-        page.write_bytes(content)
+        write_text(page, text)
         print(f"Wrote {page} from {source}.")
     elif not page.is_file() or page.read_bytes() != content:
         raise CheckError(f"{page} is stale. Run `{command}` and commit the page.")

@@ -1,5 +1,8 @@
 """Folders that runs write to: refused where they cannot be made, and kept to one process at a time."""
 
+import errno
+import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +18,7 @@ from benchmark.errors import ConfigError
 from benchmark.evals import harness
 from benchmark.report.cells import load, of_run
 from benchmark.run import main
+from benchmark.storage import files
 from benchmark.storage.files import check_folders, exclusive, lock, make_folder
 from benchmark.training import calibration
 from benchmark.training.calibration import Calibration
@@ -168,3 +172,55 @@ def test_a_run_trains_while_another_process_measures_its_floors(
         results.append((run["training"], run["metrics"], [floors[floor] for floor in run["floors"]]))
     assert results[0] == results[1]
     assert len(results[0][2]) == 2
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_full_disk_is_a_sentence_at_every_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: each kind of file that a run writes cannot be written once; each time the same command goes on, in the end
+    to the digest of an undisturbed run. Nothing half-written stays, and no board has the record of a failure."""
+
+    def arguments(place: str) -> list[str]:
+        publish = ["--publish", str(tmp_path / place / "results" / "board")]
+        return [*command(tmp_path / place / "runs", 3, seed=0), *publish, "--checkpoint-seconds", "0"]
+
+    assert main(arguments("whole")) == 0
+    refused: dict[str, str] = {}
+    sync = files._sync
+
+    def full(path: Path) -> None:
+        kind = re.sub(r"[0-9a-f]{6,}|step-\d+", "", f"{path.parent.name}/{path.name}")
+        if path.is_file() and kind not in refused:
+            refused[kind] = path.name
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(path)
+
+    monkeypatch.setattr(files, "_sync", full)
+    capsys.readouterr()
+    for _ in range(20):
+        before = len(refused)
+        if main(arguments("full")) == 0:
+            break
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert len(refused) == before + 1, error
+        assert "No space left on device" in error
+        assert "give the same command again" in error
+        assert not list(tmp_path.rglob("*.partial"))
+    kinds = " ".join(refused.values())
+    for name in (
+        "config.gin",
+        "metrics.jsonl",
+        ".pt",
+        "encoder.safetensors",
+        "predictions",
+        "random-init",
+        "raw-pixels",
+    ):
+        assert name in kinds
+    assert len(refused) >= 12
+    ends = [load(tmp_path / place / "results" / "board") for place in ("whole", "full")]
+    digests = [{run["training"]["digest"] for run in runs if run["training"]["digest"]} for runs in ends]
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 1
+    assert len(ends[0]) == len(ends[1])

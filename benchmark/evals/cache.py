@@ -7,13 +7,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmark.data.pixels import Pixels
 from benchmark.data.streaming import ahead
+from benchmark.storage import tensors
 from benchmark.storage.digest import digest
-from benchmark.storage.files import atomic_write
 
 Features = dict[str, Tensor]
 
@@ -36,8 +35,7 @@ class FeatureCache:
         features = _read(path, labels_digest)
         if features is None:
             features = make()
-            with atomic_write(path) as partial:
-                save_file(features, partial, {"labels": labels_digest, "features": digest(features)})
+            tensors.write(path, features, {"labels": labels_digest, "features": digest(features)})
         return features
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmark.data.images import Dataset, Outline
@@ -24,6 +23,7 @@ from benchmark.randomness import Draws
 from benchmark.report.cells import major
 from benchmark.report.fields import Metrics, Predictions
 from benchmark.runtime import progress
+from benchmark.storage import tensors
 from benchmark.storage.digest import digest
 from benchmark.storage.files import sha256_of
 from benchmark.views.colour import normalise
@@ -60,7 +60,7 @@ class Results:
         """Write the rankings for paired tests: int16 `(n_test, up to 5)` or `(draws, n_test, up to 5)`, if any."""
         if not self.rankings:
             return None
-        save_file({name: classes.to(torch.int16).contiguous() for name, classes in self.rankings.items()}, path)
+        tensors.write(path, {name: classes.to(torch.int16) for name, classes in self.rankings.items()})
         return {"file": path.name, "sha256": sha256_of(path)}
 
 

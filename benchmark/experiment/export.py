@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.experiment.session import Session
@@ -19,7 +18,8 @@ from benchmark.report.identity import without_paths
 from benchmark.report.leaderboard import SMOKE
 from benchmark.report.markdown import row
 from benchmark.report.record import Record
-from benchmark.storage.files import make_folder
+from benchmark.storage import tensors
+from benchmark.storage.files import make_folder, write_text
 
 CARD = """\
 ---
@@ -83,11 +83,10 @@ def export(
     pretrained.load(encoder, str(trained.weights), trained.layout)
     spec = encoder.spec
     make_folder(folder)
-    state = {name: value.contiguous() for name, value in encoder.net.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
+    tensors.write(folder / "model.safetensors", encoder.net.state_dict())
     if not spec.changes:
-        (folder / "config.json").write_text(json.dumps(_config(record, spec, license), indent=2) + "\n")
-    (folder / "README.md").write_text(_card(record, spec, folder, license))
+        write_text(folder / "config.json", json.dumps(_config(record, spec, license), indent=2) + "\n")
+    write_text(folder / "README.md", _card(record, spec, folder, license))
     _compare(encoder, spec, folder)
     return folder
 

@@ -12,7 +12,7 @@ from filelock import Timeout
 from tabulate import tabulate
 
 from benchmark.config.load import Config
-from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MethodError, Stopped, by
+from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MethodError, Stopped, by, no_room
 from benchmark.experiment import describe, floors, folders
 from benchmark.experiment.environment import speed_warnings
 from benchmark.experiment.stage import Stage
@@ -24,7 +24,7 @@ from benchmark.report.fields import Cost, Tuning
 from benchmark.report.record import Record
 from benchmark.report.tuning import Contest, contests, fingerprint_without_test
 from benchmark.runtime import progress
-from benchmark.storage.files import check_folders, exclusive, make_folder
+from benchmark.storage.files import check_folders, exclusive, make_folder, write_text
 
 
 def dry_run(config: Config, out: Path) -> str:
@@ -134,7 +134,7 @@ def run(
         print(_opening(stage, flops, steps))
         for warning in speed_warnings(stage.pretraining.precision):
             print(f"warning: {warning}", file=sys.stderr)
-        (folder / "config.gin").write_text(config.text)
+        write_text(folder / "config.gin", config.text)
         floor_records: list[Record] | None = None
         with suppress(Timeout):  # another process is measuring them: train meanwhile
             # first, since what fails here would fail after hours of training too
@@ -185,6 +185,7 @@ def run(
                 floor_records = floors.measure(stage)
         except Exception as problem:
             is_explained = isinstance(problem, BenchmarkError) and not isinstance(problem, MethodError)
+            is_explained |= no_room(problem) is not None
             if publish and not is_explained:  # neither stopped on request nor refused
                 # only the board gets this record: without one, the folder of the run can be resumed
                 failure = describe.public(run_record(status="failed", cost=spent(0.0)), publish)

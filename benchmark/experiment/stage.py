@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from benchmark.data.images import Dataset
 from benchmark.data.streaming import batches
@@ -23,6 +22,7 @@ from benchmark.randomness import derive
 from benchmark.report.cells import PRETRAINING, major, tuning_key
 from benchmark.report.identity import digest
 from benchmark.runtime import sharing
+from benchmark.storage import tensors
 from benchmark.training import calibration
 from benchmark.training.budget import Budget, Price
 from benchmark.training.flops import count_forward
@@ -247,8 +247,7 @@ class Stage(Recipe):
     def export(self, encoder: Encoder, step: int | None = None) -> Path:
         """Write the weights of the encoder, at a step or in the end, under timm's names, and return the path."""
         path = self.weights if step is None else self.folder / f"encoder-step-{step:08d}.safetensors"
-        state = encoder.net.state_dict()
-        save_file({name: value.contiguous().cpu() for name, value in state.items()}, path)
+        tensors.write(path, encoder.net.state_dict())
         return path
 
     @property

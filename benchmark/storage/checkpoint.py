@@ -30,6 +30,8 @@ def save(state: dict[str, Any], step: int, folder: Path) -> Path:
         with atomic_write(path) as partial:
             partial.write_bytes(content)
     except OSError as problem:
+        with suppress(OSError):
+            folder.rmdir()  # if it is empty: the folder says that there once was a checkpoint
         raise BenchmarkError(
             f"The checkpoint of step {step} could not be written to {folder}: {problem}. "
             f"Earlier checkpoints are intact; free some space and give the same command again."
@@ -103,7 +105,8 @@ def keep_lines(metrics: Path, step: int) -> int:
         damaged += at is None
         if at is not None and at <= step:
             kept.append(line + b"\n")
-    metrics.write_bytes(b"".join(kept))
+    with atomic_write(metrics) as partial:
+        partial.write_bytes(b"".join(kept))
     return damaged
 
 

@@ -49,7 +49,7 @@ def _error(folder: Path, reason: str) -> ConfigError:
 def atomic_write(path: Path, *, replaces: bool = True) -> Iterator[Path]:
     """Yield a temporary path; what is written there appears at `path` atomically, and is on disk afterwards.
 
-    Raises FileExistsError if the file exists and `replaces` is false.
+    Raises FileExistsError if the file exists and `replaces` is false, and OSError with the path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial")
@@ -61,8 +61,17 @@ def atomic_write(path: Path, *, replaces: bool = True) -> Iterator[Path]:
         else:
             os.link(partial, path)  # unlike a rename, never replaces a file
         _sync(path.parent)
+    except OSError as error:
+        error.filename = str(path)  # the system names no file where a write fails, or the temporary one
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in place of the file, atomically."""
+    with atomic_write(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_once(path: Path, content: bytes) -> Path:
