@@ -61,13 +61,13 @@ class CheckError(BenchmarkError):
 
 
 class Interrupted(BenchmarkError):  # noqa: N818, stopping on request is no error
-    """The run was stopped by a signal, saved its state and can be resumed (EX_TEMPFAIL)."""
+    """The command was stopped by a signal, and the same command goes on with what is finished (EX_TEMPFAIL)."""
 
     exit_code = 75
 
 
 class Stopped(Interrupted):
-    """The command was stopped by a signal, and there is no state to resume."""
+    """The command was stopped by a signal, and the same command begins anew."""
 
     exit_code = 130
 

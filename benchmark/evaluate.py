@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import Stopped, by, reported
+from benchmark.errors import Interrupted, by, reported
 from benchmark.runtime import progress
 
 
@@ -15,8 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmark.evaluate",
         description=__doc__,
         allow_abbrev=False,
-        epilog="exit codes: 0 done, 1 failed, 2 configuration or weights refused, 3 data or package missing, 130 "
-        "stopped by a signal. The record is of the division 'open'.",
+        epilog="exit codes: 0 done, 1 failed, 2 configuration or weights refused, 3 data or package missing, 75 "
+        "stopped by a signal; the same command goes on. The record is of the division 'open'.",
     )
     encoder = parser.add_mutually_exclusive_group()
     encoder.add_argument("--run", type=Path, metavar="DIR", help="the folder of a finished run: its data and encoder")
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with progress.shown():
             return _evaluate(options)
     except KeyboardInterrupt as stop:
-        raise Stopped(
+        raise Interrupted(
             f"Stopped{by(stop)} before there was a record. Give the same command again; it goes on from the features, "
             f"floors and fine-tuning that are kept in {options.out}."
         ) from None

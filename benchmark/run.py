@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import Interrupted, Stopped, reported
+from benchmark.errors import Interrupted, Stopped, by, reported
 from benchmark.runtime import progress
 
 
@@ -16,8 +16,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         allow_abbrev=False,
         epilog="exit codes: 0 done, 1 failed, 2 configuration refused, 3 data or package missing, 75 stopped by a "
-        "signal and resumable, 130 stopped by one with nothing to resume. A gin file executes the modules it imports: "
-        "run only files that you trust.",
+        "signal; the same command goes on. A gin file executes the modules it imports: run only files that you trust.",
     )
     parser.add_argument(
         "--gin",
@@ -68,7 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in others)
             parser.error(f"--reproduce makes the run that its record describes; leave out {names}")
     with progress.shown():
-        return _run(options)
+        try:
+            return _run(options)
+        except KeyboardInterrupt as stop:  # before the run itself says more
+            if options.reproduce or options.dry_run:
+                raise
+            raise Interrupted(f"Stopped{by(stop)} at the start. Give the same command again.") from None
 
 
 def _run(options: argparse.Namespace) -> int:

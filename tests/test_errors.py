@@ -98,7 +98,7 @@ main()
 def test_a_run_that_is_stopped_says_whether_it_can_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Oracle: one sentence each: in the floors there is nothing; in the evaluation the run goes on to its record."""
+    """Oracle: one sentence each: in the floors no checkpoint is there; from the evaluation the run goes on."""
 
     def stopped(number: int) -> tuple[int, str]:
         """Stop a run in its first evaluation; return its code and the last line that it printed."""
@@ -109,12 +109,13 @@ def test_a_run_that_is_stopped_says_whether_it_can_be_resumed(
 
     arguments = command(tmp_path, 2)
     code, last = stopped(signal.SIGUSR1)
-    assert code == 130
-    assert last.startswith("Stopped by SIGUSR1 before the first checkpoint, so there is nothing to resume.")
+    assert (code, last) == (
+        75,
+        "Stopped by SIGUSR1. The same command goes on with what is finished; the training begins anew.",
+    )
     assert run.main(command(tmp_path, 1)) == 0  # which leaves its floors
     code, last = stopped(signal.SIGTERM)
-    assert code == 75
-    assert last.startswith("Stopped by SIGTERM. The training goes on from its last checkpoint: give the same")
+    assert (code, last) == (75, "Stopped by SIGTERM. The same command goes on from the last checkpoint.")
     assert run.main(arguments) == 0
 
 
@@ -125,6 +126,6 @@ def test_an_evaluation_that_is_stopped_says_what_it_keeps(
     assert run.main(command(tmp_path, 1)) == 0
     (folder,) = tmp_path.glob("simclr-*")
     monkeypatch.setattr(KNN, "scores", lambda *_: stop(signal.SIGTERM))
-    assert evaluate.main(["--run", str(folder), "--out", str(tmp_path)]) == 130
+    assert evaluate.main(["--run", str(folder), "--out", str(tmp_path)]) == 75
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("Stopped by SIGTERM before there was a record. Give the same command again; it goes on from")

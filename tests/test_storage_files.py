@@ -178,8 +178,8 @@ def test_a_run_trains_while_another_process_measures_its_floors(
 def test_a_full_disk_is_a_sentence_at_every_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Oracle: each kind of file that a run writes cannot be written once; each time the same command goes on, in the end
-    to the digest of an undisturbed run. Nothing half-written stays, and no board has the record of a failure."""
+    """Oracle: each kind of file that a run writes cannot be written once; each time the same command goes on, in the
+    end to the digest of an undisturbed run. Nothing half-written stays, and no board has the record of a failure."""
 
     def arguments(place: str) -> list[str]:
         publish = ["--publish", str(tmp_path / place / "results" / "board")]

@@ -12,7 +12,7 @@ from filelock import Timeout
 from tabulate import tabulate
 
 from benchmark.config.load import Config
-from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MethodError, Stopped, by, no_room
+from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MethodError, by, no_room
 from benchmark.experiment import describe, floors, folders
 from benchmark.experiment.environment import speed_warnings
 from benchmark.experiment.stage import Stage
@@ -218,18 +218,13 @@ def _say_what_is_not_resumed(stage: Stage) -> None:
 
 @contextmanager
 def _explained_stop(*folders: Path) -> Iterator[None]:
-    """Raise, for a stop outside of training, an error that says whether a stage can be resumed."""
+    """Raise, for a stop outside of training, an error that says where the same command goes on."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        if any(path for folder in folders for path in folder.glob("checkpoints/*.pt")):
-            raise Interrupted(
-                f"Stopped{by(stop)}. The training goes on from its last checkpoint: give the same command again."
-            ) from None
-        raise Stopped(
-            f"Stopped{by(stop)} before the first checkpoint, so there is nothing to resume. Give the same command "
-            f"again."
-        ) from None
+        is_begun = any(path for folder in folders for path in folder.glob("checkpoints/*.pt"))
+        place = "from the last checkpoint" if is_begun else "with what is finished; the training begins anew"
+        raise Interrupted(f"Stopped{by(stop)}. The same command goes on {place}.") from None
 
 
 def _keep_beside(folder: Path, record: Record, outside: str | None) -> None:
