@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 STOPS = tuple(  # Ctrl-C, what schedulers send, and a terminal that closes; Windows does not have all of them
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
@@ -99,6 +99,20 @@ def reported(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
             return Stopped.exit_code
 
     return command
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with a code that no later signal changes.
+
+    Python itself ends by SIGINT where a stop interrupted code that was executed from text, as in many imports.
+    """
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    if code == Interrupted.exit_code:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def no_room(problem: BaseException) -> str | None:

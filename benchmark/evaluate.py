@@ -1,11 +1,10 @@
 """Evaluate an encoder that exists, one of your runs or anyone's checkpoint, by the protocols of the benchmark."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import Interrupted, by, reported
+from benchmark.errors import Interrupted, by, leave, reported
 from benchmark.runtime import progress
 
 
@@ -64,4 +63,4 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,12 +1,11 @@
 """Pretrain one method under a budget, evaluate it and write its record."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import Interrupted, Stopped, by, reported
+from benchmark.errors import Interrupted, Stopped, by, leave, reported
 from benchmark.runtime import progress
 
 
@@ -110,4 +109,4 @@ def _run(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,13 +1,12 @@
 """Run the missing runs of a board: `python -m benchmark.suite --gin gin/suites/digits.gin`."""
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.errors import BenchmarkError, Interrupted, reported
+from benchmark.errors import BenchmarkError, Interrupted, leave, reported
 
 if TYPE_CHECKING:
     from benchmark.boards.planned import Planned
@@ -118,4 +117,4 @@ def _complaint(failed: "Sequence[Planned]", missed: "Sequence[Planned]", out: Pa
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

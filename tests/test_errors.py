@@ -129,3 +129,23 @@ def test_an_evaluation_that_is_stopped_says_what_it_keeps(
     assert evaluate.main(["--run", str(folder), "--out", str(tmp_path)]) == 75
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("Stopped by SIGTERM before there was a record. Give the same command again; it goes on from")
+
+
+def test_a_stop_within_executed_text_keeps_its_code() -> None:
+    """Oracle: 75, where Python alone ends by SIGINT although the stop was handled; a late signal changes no code."""
+    code = """
+import os, signal
+from benchmark.errors import Interrupted, leave
+try:
+    exec("raise KeyboardInterrupt")
+except KeyboardInterrupt:
+    pass
+{}
+"""
+    for last, expected in (
+        ("raise SystemExit(75)", -signal.SIGINT),
+        ("leave(75)", 75),
+        ("import atexit; atexit.register(os.kill, os.getpid(), signal.SIGTERM); leave(0)", 0),
+    ):
+        text = code.format(last) if expected else code.format(last).replace("raise KeyboardInterrupt", "pass")
+        assert subprocess.run([sys.executable, "-c", text], cwd=ROOT, check=False).returncode == expected
