@@ -27,7 +27,7 @@ from benchmark.evaluate import main as evaluate_one
 from benchmark.report.audit import audit
 from benchmark.report.cells import load
 from benchmark.report.record import Record, write
-from benchmark.report.tuning import FACTORS, Contest
+from benchmark.report.tuning import FACTORS, FIRST_SHARE, Contest
 from benchmark.run import main as run_one
 from benchmark.runtime import progress
 from benchmark.suite import main
@@ -257,6 +257,24 @@ def test_rates_beyond_the_best_are_tried(tmp_path: Path, monkeypatch: Patch) -> 
     for share in (0.0, 1.5):
         with pytest.raises(ConfigError, match=f"trial_share = {share}: give a part"):
             suite(trial_share=share)
+
+
+def test_trials_of_two_rules_on_one_share_make_a_contest(tmp_path: Path, monkeypatch: Patch) -> None:
+    """Oracle: by hand: of five trials by the first rule one is lost and made again by the new rule, whose run is the
+    same; the five choose by the new rule, so that nothing is waited for that no command would make."""
+    set_changed(lambda record: (), monkeypatch)
+    plan = suite(methods=("simclr",), seeds=(0,), settings=SETTINGS[:-1], chosen_by="@KNN", trial_share=FIRST_SHARE)
+    board = launcher(tmp_path)
+    texts = {each: run.config.text for run, each in zip(plan.trials(), FACTORS, strict=True)}
+    texts[0.25] = texts[0.5].replace("experiment.rate_factor = 0.5\n", "experiment.rate_factor = 0.25\n")
+    for each, text in texts.items():
+        write(trial(each, 0.5 + each / 100, config__text=text), board.folder)
+    (lost,) = board.planned(plan, tuned=True).missing()
+    assert "\nexperiment.rate_factor = 4.0\n" in lost.config.text
+    late = {"config__text": lost.config.text, "created_utc": "2026-03-01T12:00:00Z"}
+    write(trial(4.0, 0.51, share=FIRST_SHARE, **late), board.folder)
+    (tuned,) = board.planned(plan, tuned=True).missing()
+    assert "\nexperiment.rate_factor = 1.0\n" in tuned.config.text
 
 
 def test_trials_choose_while_their_code_is_the_same(tmp_path: Path, monkeypatch: Patch) -> None:

@@ -42,8 +42,8 @@ class Contest:
 
     @property
     def share(self) -> float | None:
-        """The part of the budget of each trial; None by the first rule, where it was `FIRST_SHARE`."""
-        return _tuning(self.trials[0]).get("share") if self.trials else None
+        """The part of the budget of each trial; None by the first rule, where all trials had `FIRST_SHARE`."""
+        return next((share for trial in self.trials if (share := _tuning(trial).get("share")) is not None), None)
 
     @property
     def missing(self) -> tuple[float, ...]:
@@ -154,7 +154,7 @@ def _terms(trial: Record) -> tuple[object, ...]:
         trial["dataset"]["fingerprint"],
         columns_of([trial]),
         (budget["kind"], budget["amount"], hardware(trial) if budget["kind"] == "device_seconds" else ""),
-        _tuning(trial).get("share"),
+        _tuning(trial).get("share", FIRST_SHARE),  # a trial that is made again has one, where older ones have none
         majors(trial),
         files_outside(trial),
     )
@@ -181,7 +181,7 @@ def trials_table(section: Section) -> Iterator[Block]:
 
 
 def _table(section: Section, share: float | None, named: list[tuple[str, Contest]]) -> Block:
-    trials = [trial for trial in section.trials if _tuning(trial).get("share") == share]
+    trials = {trial["id"]: trial for _, contest in named for trial in contest.trials}.values()
     flops = math.fsum(trial["cost"]["flops"] for trial in trials)
     unit, divisor = flops_unit([flops])
     first = named[0][1].winner
