@@ -7,6 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from benchmark.errors import BenchmarkError, ConfigError
+from benchmark.experiment.describe import cost
 from benchmark.training.budget import MOST_STEPS, Budget, Ledger, Price
 
 
@@ -46,14 +47,28 @@ def test_budget_below_a_step_is_refused(amount: float) -> None:
 
 
 def test_ledger_adds_up() -> None:
-    """Oracle: sums by hand over two windows; a stored ledger goes on where it was."""
+    """Oracle: sums by hand over three windows; a stored ledger goes on where it was."""
     ledger = Ledger()
-    ledger.charge(steps=3, batch_size=10, n_views=2, flops_per_step=100, seconds=0.5, joules=None)
+    ledger.charge(steps=3, batch_size=10, n_views=2, flops_per_step=100, seconds=0.5, joules=0.0)
     ledger = Ledger(**asdict(ledger))  # type: ignore[arg-type]
     ledger.charge(steps=1, batch_size=10, n_views=2, flops_per_step=100, seconds=0.25, joules=3.0)
     assert (ledger.images, ledger.views, ledger.flops, ledger.train_seconds) == (40, 80, 400, 0.75)
     ledger.charge(steps=0, batch_size=10, n_views=2, flops_per_step=100, seconds=0.0, joules=4.0)
     assert ledger.joules == 7.0
+
+
+@pytest.mark.parametrize("joules", [(None, 3.0), (3.0, None), (None, 3.0, 3.0), (3.0, None, 3.0)])
+def test_a_part_without_a_meter_leaves_no_energy(joules: tuple[float | None, ...]) -> None:
+    """Oracle: None: what is measured of a run that shared its GPU for a while is not its energy; nor, where that was
+    its teacher. Weights of a teacher from elsewhere cost nothing."""
+    ledger, whole = Ledger(), Ledger()
+    for each in joules:
+        ledger.charge(steps=1, batch_size=10, n_views=2, flops_per_step=100, seconds=0.5, joules=each)
+    whole.charge(steps=1, batch_size=10, n_views=2, flops_per_step=100, seconds=0.5, joules=4.0)
+    assert ledger.joules is None
+    assert cost(whole, 100, 0.0, ledger)["joules"] is cost(ledger, 100, 0.0, whole)["joules"] is None
+    assert cost(whole, 100, 0.0, Ledger())["joules"] == cost(whole, 100, 0.0)["joules"] == 4.0
+    assert cost(whole, 100, 0.0, whole)["joules"] == 8.0
 
 
 @given(

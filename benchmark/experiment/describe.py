@@ -163,7 +163,8 @@ def _deviations(kind: type[Method]) -> list[str]:
 def cost(ledger: Ledger, flops_per_step: int, evaluation_seconds: float, teacher: Ledger | None = None) -> fields.Cost:
     """Describe what was spent, by the teacher too; `flops_per_step` is that of the method itself."""
     stages = [ledger, *([teacher] if teacher else [])]
-    joules = [stage.joules for stage in stages if stage.joules is not None]
+    trained = [stage for stage in stages if stage.images]
+    joules = [stage.joules for stage in trained if stage.joules is not None]
     return {
         "images": sum(stage.images for stage in stages),
         "views": sum(stage.views for stage in stages),
@@ -174,7 +175,7 @@ def cost(ledger: Ledger, flops_per_step: int, evaluation_seconds: float, teacher
         "data_wait_seconds": sum(stage.data_wait_seconds for stage in stages),
         "compile_seconds": sum(stage.compile_seconds for stage in stages),
         "evaluation_seconds": evaluation_seconds,
-        "joules": math.fsum(joules) if joules else None,
+        "joules": math.fsum(joules) if joules and len(joules) == len(trained) else None,
         "peak_memory_bytes": max(stage.peak_memory_bytes for stage in stages) or None,
         "devices": 1,
         "resumes": sum(stage.resumes for stage in stages),

@@ -87,7 +87,7 @@ class Ledger:
 
     Seconds are wall-clock. `train_seconds` are measured around whole windows of steps and include `data_wait_seconds`,
     in which the host waited for batches, but not `compile_seconds`, which are spent at each start and resumption.
-    `joules` are those of the GPU during training, None without a meter.
+    `joules` are those of the GPU during training, None where a part of it had no meter.
     """
 
     images: int = 0
@@ -104,7 +104,9 @@ class Ledger:
         self, *, steps: int, batch_size: int, n_views: int, flops_per_step: int, seconds: float, joules: float | None
     ) -> None:
         """Add a window of steps."""
-        if joules is not None:
+        if joules is None:
+            self.joules = None
+        elif self.joules is not None or not self.images:  # a part without a meter leaves no sum of the whole
             self.joules = joules + (self.joules or 0.0)
         self.images += steps * batch_size
         self.views += steps * batch_size * n_views
