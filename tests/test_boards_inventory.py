@@ -15,8 +15,10 @@ def test_a_board_says_what_is_missing() -> None:
     """Oracle: by hand: the division with more runs counts; nothing is said of whole, empty and unplanned boards."""
     assert Board("b", "gin/suites/b.gin", 30, 3, 5).missing == (
         "5 of the 30 runs of this board are made.",
-        "python -m benchmark.suite --gin gin/suites/b.gin",
+        "python -m benchmark.suite --gin gin/suites/b.gin --tune",
     )
+    _, command = Board("b", "gin/suites/b.gin", 30, 5, 3).missing or ("", "")
+    assert command == "python -m benchmark.suite --gin gin/suites/b.gin"
     for gin, planned, closed in (("b.gin", 3, 3), ("b.gin", 3, 0), (None, None, 2)):
         assert Board("b", gin, planned, closed, 0).missing is None
 
@@ -58,17 +60,22 @@ def test_evaluations_are_named_by_file() -> None:
 
 
 def test_records_of_boards(tmp_path: Path) -> None:
-    """Oracle: two runs, one of them twice, and a floor; a board of single runs has no suite; trials do not count."""
+    """Oracle: two runs, one of them twice, and a floor; a board of single runs has no suite; trials and what
+    failed do not count, and a tuned run counts once, whatever rates its trials chose."""
     swept = "mrcl_mask_ratio"
     texts = [f"alpha.a = 1\nexperiment.seed = {seed}\n" for seed in range(2)]
     for seed, text in enumerate(texts):
         write(run("alpha", seed, 0.5, config__text=text, board=swept), tmp_path / swept)
     again = run("alpha", 0, 0.5, config__text=texts[0], created_utc="2026-02-01T12:00:00Z", board=swept)
-    for record in (again, floor(0, 0.3), trial(1.0, 0.4, board=swept)):
+    failed = run("alpha", 2, 0.5, config__text="alpha.a = 2\n", status="failed", metrics={}, board=swept)
+    for record in (again, failed, floor(0, 0.3), trial(1.0, 0.4, board=swept)):
         write(record, tmp_path / swept)
     tuning = {"recipe": "ab" * 32, "factor": 1.0, "trials": ["0" * 16], "flops": 1.0, "seconds": 1.0}
     write(run("beta", 0, 0.5, board="single"), tmp_path / "single")
-    write(run("beta", 0, 0.5, division="tuned", tuning=tuning, board="single"), tmp_path / "single")
+    for factor in (0.5, 1.0):
+        text = f"beta.b = 1\nexperiment.rate_factor = {factor}\n"
+        tuned = {"division": "tuned", "tuning": tuning | {"factor": factor}, "config__text": text}
+        write(run("beta", 0, 0.5, **tuned, board="single"), tmp_path / "single")
     write(run("beta", 1, 0.5, division="trial", tuning=tuning | {"trials": []}, board="single"), tmp_path / "single")
     boards = {board.name: board for board in take(NOWHERE, tmp_path).boards}
     assert boards[swept] == Board(swept, "gin/suites/mrcl_mask_ratio.gin", 10, 2, 0)

@@ -1,5 +1,6 @@
 """What can be run and what was run, read from gin files, records and folders of runs; nothing is built or imported."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,9 +8,11 @@ from math import prod
 from pathlib import Path
 
 from benchmark.config.parse import Source, Statement, parse, read, shipped_folder, value_of
-from benchmark.report.cells import load, of_run
+from benchmark.report.cells import UNDONE, load, of_run
 from benchmark.report.record import Record, pretrained
 from benchmark.report.section import columns_of
+
+RATE = re.compile(r"^experiment\.rate_factor = .*\n", re.MULTILINE)  # which trials that are made again may change
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,9 @@ class Board:
         runs = max(self.closed, self.tuned)
         if self.gin is None or self.runs is None or not 0 < runs < self.runs:
             return None
-        return f"{runs} of the {self.runs} runs of this board are made.", f"python -m benchmark.suite --gin {self.gin}"
+        tune = " --tune" * (self.tuned > self.closed)
+        command = f"python -m benchmark.suite --gin {self.gin}{tune}"
+        return f"{runs} of the {self.runs} runs of this board are made.", command
 
 
 @dataclass(frozen=True)
@@ -156,9 +161,9 @@ def boards(records: Sequence[Record]) -> Iterator[Board]:
             published[record["board"]].append(record)
     suites = {path.stem: (_label(path), _planned(statements)) for path, statements in _files("suites/*.gin")}
     for name in sorted(suites.keys() | published):
-        runs = [*filter(pretrained, published.get(name, ()))]
+        runs = [run for run in published.get(name, ()) if pretrained(run) and run["status"] not in UNDONE]
         closed = {run["config"]["text"] for run in runs if run["division"] in ("closed", "open")}
-        tuned = {run["config"]["text"] for run in runs if run["division"] == "tuned"}
+        tuned = {RATE.sub("", run["config"]["text"]) for run in runs if run["division"] == "tuned"}
         gin, planned = suites.get(name, (None, None))
         yield Board(name, gin, planned, len(closed), len(tuned))
 
