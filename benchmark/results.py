@@ -2,6 +2,10 @@
 
 Finds files that are damaged, renamed or misplaced, numbers that do not fit together, runs that should be equal and are
 not, and, against a commit, records that were changed or removed, which must never be.
+
+    python -m benchmark.results --record FILE
+
+checks one record, of anybody, beside those of the boards: what holds, and what it alone says of itself.
 """
 
 import argparse
@@ -10,8 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import CheckError, ConfigError, reported
+from benchmark.errors import BenchmarkError, CheckError, ConfigError, reported
 from benchmark.report.audit import audit
+from benchmark.report.audit_one import examine
 
 
 @reported
@@ -25,13 +30,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="boards (results)")
     parser.add_argument("--base", metavar="REF", help="a commit since which no record may have changed")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="check this record alone, wherever it lies")
     options = parser.parse_args(arguments)
+    if options.record and options.base:
+        raise ConfigError("--record checks one file, and --base those of all boards; give one of them.")
+    if options.record:
+        return _check(options.record, options.results)
     if not options.results.is_dir():
         raise ConfigError(f"There is no folder {options.results}. Give the folder of boards by --results.")
     problems = [*audit(options.results), *(_rewritten(options.results, options.base) if options.base else [])]
     if problems:
         raise CheckError("\n".join([*problems, f"{len(problems)} problems."]))
     print(f"{sum(1 for _ in options.results.rglob('*.json'))} records are sound.")
+    return 0
+
+
+def _check(path: Path, boards: Path) -> int:
+    """Print what holds of one record and what is left open; raises CheckError where something is wrong."""
+    if not path.is_file():
+        raise ConfigError(f"There is no file {path}. Give a record by --record.")
+    try:
+        findings = examine(path, boards)
+    except BenchmarkError as problem:
+        raise CheckError(str(problem)) from problem
+    for by, fields in findings.held.items():
+        print(f"holds, by {by}: {', '.join(fields)}")
+    for until, fields in findings.self_reported.items():
+        print(f"self-reported, {until}: {', '.join(fields)}")
+    if findings.problems:
+        raise CheckError("\n".join([*findings.problems, f"{len(findings.problems)} problems."]))
+    print("Nothing contradicts the record.")
     return 0
 
 

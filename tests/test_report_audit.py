@@ -11,25 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 from report_records import make, metrics
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
+from benchmark.evals import online
+from benchmark.method import Method
 from benchmark.report import predictions
-from benchmark.report.audit import TOLERANCE, audit
+from benchmark.report.audit import audit
+from benchmark.report.audit_numbers import COLLAPSED, ONLINE, TOLERANCE, equal_shares
+from benchmark.report.audit_text import DEFAULT_VIEWS
+from benchmark.report.cells import key_of_text, tuning_key
 from benchmark.report.record import Record, file_name, seal, write
 from benchmark.report.tuning import FIRST_FACTORS, contests, fingerprint_without_test
 from benchmark.results import main
 from benchmark.training import budget
+from benchmark.training.monitor import Health, points_of
 
-FLOOR = make(
-    method__name="random init",
-    division="floor",
-    budget=None,
-    board=None,
-    teacher=None,
-    cost__images=0,
-    cost__views=0,
-    cost__flops=0.0,
-    cost__flops_per_step=0.0,
-)
 TEXT = """\
 import baselines.alpha
 
@@ -51,55 +47,99 @@ experiment.seed = 0
 experiment.teacher = None
 two_crops.blur = 0.5
 """
-SOUND = make(teacher=None, floors=[FLOOR["id"]], config__text=TEXT)
-REPEATED = make(teacher=None, floors=[FLOOR["id"]], seed=1, config__text=TEXT.replace("seed = 0", "seed = 1"))
-TAUGHT = make(
-    method__name="taught",
-    config__key="fedcba9876543210",
-    cost__flops=2e12,
-    cost__teacher_flops=1e12,
-    budget__steps=100,
-    cost__images=25_600,
-    floors=[FLOOR["id"]],
-    config__text=TEXT.replace("teacher = None", "teacher = @teacher/Pretraining").replace("width = 64", "width = 32")
-    + "teacher/AdamW.base_rate = 0.1\nteacher/Pretraining.optimiser = @teacher/AdamW\n",
+
+
+def keyed(record: Record) -> Record:
+    """Return the record with the key that its text gives, and with the recipe of its tuning."""
+    changed: Any = copy.deepcopy(record)
+    changed["config"]["key"] = key_of_text(record)
+    if record["tuning"]:
+        changed["tuning"]["recipe"] = tuning_key(record["config"]["text"])
+    return seal(changed)
+
+
+def text_of(factor: float = 1.0, seed: int = 0) -> str:
+    """The text of a run at a multiple of the recipe's rate."""
+    return TEXT.replace("factor = 1.0", f"factor = {factor!r}").replace("seed = 0", f"seed = {seed}")
+
+
+FLOOR, FLOOR_OF_1 = (
+    keyed(
+        make(
+            method={"name": "random init", "files": [], "module_sha256": None, "deviations": []},
+            division="floor",
+            budget=None,
+            board=None,
+            teacher=None,
+            seed=seed,
+            config__text=text_of(seed=seed),
+            cost__images=0,
+            cost__views=0,
+            cost__flops=0.0,
+            cost__flops_per_step=0.0,
+        )
+    )
+    for seed in (0, 1)
+)
+SOUND = keyed(make(teacher=None, floors=[FLOOR["id"]], config__text=TEXT))
+REPEATED = keyed(make(teacher=None, floors=[FLOOR_OF_1["id"]], seed=1, config__text=text_of(seed=1)))
+TAUGHT = keyed(
+    make(
+        method__name="taught",
+        cost__flops=2e12,
+        cost__teacher_flops=1e12,
+        budget__steps=100,
+        cost__images=25_600,
+        floors=[FLOOR["id"]],
+        config__text=TEXT.replace("teacher = None", "teacher = @teacher/Pretraining")
+        .replace("width = 64", "width = 32")
+        .replace("'alpha'", "'taught'")
+        + "teacher/AdamW.base_rate = 0.1\nteacher/Pretraining.optimiser = @teacher/AdamW\n",
+    )
 )
 
 TIMED, AGAIN = (
-    make(
-        division="open",
-        teacher=None,
-        budget__kind="device_seconds",
-        budget__amount=100.0,
-        cost__train_seconds=seconds,
-        metrics={"linear": metrics(0.9, details={"seconds_to_99": seconds / 64}), "knn": metrics(0.8)},
+    keyed(
+        make(
+            division="open",
+            teacher=None,
+            floors=[FLOOR["id"]],
+            config__text=TEXT,
+            budget__kind="device_seconds",
+            budget__amount=100.0,
+            cost__train_seconds=seconds,
+            metrics={"linear": metrics(0.9, details={"seconds_to_99": seconds / 64}), "knn": metrics(0.8)},
+        )
     )
     for seconds in (100.0, 102.9)
 )
 
 TRIALS = [
-    make(
-        division="trial",
-        teacher=None,
-        seed=1000,
-        config__key=f"{number:08x}",
-        config__text=f"experiment.rate_factor = {factor!r}\n",
-        tuning={"recipe": "ab" * 32, "factor": factor, "trials": [], "flops": 0.0, "seconds": 0.0},
-        dataset__fingerprint=fingerprint_without_test("feedc0de00"),
-        budget__amount=2e12 / 16,
-        budget__steps=12,
-        cost__images=12 * 128,
-        cost__flops=12e10,
+    keyed(
+        make(
+            division="trial",
+            teacher=None,
+            seed=1000,
+            config__text=text_of(factor, 1000),
+            tuning={"recipe": "ab" * 32, "factor": factor, "trials": [], "flops": 0.0, "seconds": 0.0},
+            dataset__fingerprint=fingerprint_without_test("feedc0de00"),
+            budget__amount=2e12 / 16,
+            budget__steps=12,
+            cost__images=12 * 128,
+            cost__views=2 * 12 * 128,
+            cost__flops=12e10,
+        )
     )
-    for number, factor in enumerate(FIRST_FACTORS)
+    for factor in FIRST_FACTORS
 ]
-TUNED = make(
-    division="tuned",
-    teacher=None,
-    floors=[FLOOR["id"]],
-    config__key="ba5eba11",
-    config__text="experiment.rate_factor = 1.0\n",
-    tuning=contests(TRIALS)["ab" * 32].tuning,
+TUNED = keyed(
+    make(
+        division="tuned",
+        teacher=None,
+        floors=[FLOOR["id"]],
+        config__text=TEXT,
+        tuning=contests(TRIALS)[tuning_key(TEXT)].tuning,
+    )
 )
 
 
@@ -107,7 +147,7 @@ TUNED = make(
 def results(tmp_path: Path) -> Path:
     """A folder with a sound board."""
     folder = tmp_path / "results"
-    for record in (FLOOR, SOUND, REPEATED, TAUGHT, TUNED, TIMED, AGAIN, *TRIALS):
+    for record in (FLOOR, FLOOR_OF_1, SOUND, REPEATED, TAUGHT, TUNED, TIMED, AGAIN, *TRIALS):
         write(record, folder / "small")
     return folder
 
@@ -116,12 +156,22 @@ def test_a_sound_board_passes(results: Path, capsys: pytest.CaptureFixture[str])
     """Oracle: no problem, exit code 0, and the count."""
     assert audit(results) == []
     assert main(["--results", str(results)]) == 0
-    assert "12 records are sound." in capsys.readouterr().out
+    assert "13 records are sound." in capsys.readouterr().out
 
 
-def test_a_budget_in_seconds_is_held_as_the_run_was() -> None:
-    """Oracle: the tolerance by which a run gets its status; the report cannot import it."""
+def test_a_record_is_held_to_what_made_it() -> None:
+    """Oracle: the numbers of the code that makes records; the report cannot import them."""
     assert TOLERANCE == budget.TOLERANCE
+    assert ONLINE == online.IMAGES
+    assert Method.n_views == DEFAULT_VIEWS
+    spread, rank = COLLAPSED
+    assert [Health(*each).collapsed for each in ((spread, rank), (spread * 0.99, rank), (spread, rank * 0.99))] == [
+        False,
+        True,
+        True,
+    ]
+    for steps, points in ((2339, 8), (16, 8), (7, 2), (1, 1)):
+        assert equal_shares(steps, points) == points_of(steps, points)
 
 
 def altered(record: Record, path: str, value: Any) -> Record:
@@ -175,8 +225,18 @@ FORGED: dict[str, tuple[Record, str, Any, str]] = {
     "trials left out": (TUNED, "tuning.trials", lambda ids: ids[:4], "does not follow from its trials"),
     "another rate than the trials chose": (TUNED, "tuning.factor", 4.0, "does not follow from its trials"),
     "trials that cost nothing": (TUNED, "tuning.flops", 0.0, "does not follow from its trials"),
-    "a rate that was not trained at": (TUNED, "config.text", "experiment.rate_factor = 4.0\n", "is not the experiment"),
-    "a trial at another rate": (TRIALS[0], "config.text", "experiment.rate_factor = 1.0\n", "is not the experiment"),
+    "a rate that was not trained at": (
+        TUNED,
+        "config.text",
+        text_of(4.0),
+        "tuning.factor: 1.0, but config.text says 4.0",
+    ),
+    "a trial at another rate": (
+        TRIALS[0],
+        "config.text",
+        text_of(1.0, 1000),
+        "tuning.factor: 0.25, but config.text says 1.0",
+    ),
     "trials of another method": (TUNED, "method.name", "beta", "made with another method."),
     "trials of another encoder": (TUNED, "encoder.parameters", 1, "made with another encoder."),
     "trials that saw other data": (TUNED, "dataset.fingerprint", "beef", "made with another data set."),
@@ -221,34 +281,36 @@ def test_forged_numbers_are_found(case: str, results: Path) -> None:
 
 ON_EQUAL_TERMS: dict[str, tuple[str, Any]] = {
     "the method's parameters": ("config.text", reworded("Inner.width = 64", "Inner.width = 16")),
-    "the seed": ("config.text", reworded("seed = 0", "seed = 7")),
     "the rate's factor": ("config.text", reworded("factor = 1.0", "factor = 4.0")),
     "where the data lie": ("config.text", reworded("folder:here", "folder:there")),
     "other views": ("config.text", reworded("two_crops", "one_crop")),
-    "newer code": ("code.versions", {"pretraining": "2.0"}),
+    "newer code": ("code.versions", {"pretraining": "2.0", "KNN": "1.0"}),
     "another board of its own": ("board", "other"),
     "a point of a sweep": ("config.varied", ["benchmark.evals.KNN.k = 1", "Pretraining.optimiser = @SGD"]),
 }
 
 
 @pytest.mark.parametrize("case", ON_EQUAL_TERMS)
-def test_what_may_differ_in_a_table(case: str, results: Path) -> None:
-    """Oracle: the rule: the method's lines, its views, seed, rate factor, places; code, boards and points."""
+def test_what_may_differ_in_a_table(case: str, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the rule: the method's lines, its views, rate factor, places; code, boards and points."""
+    monkeypatch.setattr("benchmark.report.audit_text.versions", dict)  # code as new as that of a case
     field, value = ON_EQUAL_TERMS[case]
     record = altered(SOUND, field, value)
     if field != "config.text":
         for old, new in (("k = 20", "k = 1"), ("AdamW", "SGD"), ("rate = 0.002", "rate = 0.1")):
             record = altered(record, "config.text", reworded(old, new))
-    other = altered(altered(record, "config.key", "0" * 16), "created_utc", "2026-02-28T12:00:00Z")
-    write(other, results / (other["board"] or ""))
+    floor = keyed(altered(FLOOR, "config.text", record["config"]["text"]))
+    other = keyed(altered(altered(record, "floors", [floor["id"]]), "created_utc", "2026-02-28T12:00:00Z"))
+    for each in (floor, other):
+        write(each, results / (other["board"] or ""))
     assert audit(results) == []
 
 
 def test_boards_may_have_different_data_of_one_name(results: Path) -> None:
     """Oracle: a run with its floor on another board, by other images under the same name."""
-    other = altered(FLOOR, "dataset.fingerprint", "beef")
+    other = keyed(altered(FLOOR, "dataset.fingerprint", "beef"))
     run = altered(altered(SOUND, "dataset.fingerprint", "beef"), "floors", [other["id"]])
-    for record in (other, altered(run, "board", "large")):
+    for record in (other, keyed(altered(run, "board", "large"))):
         write(record, results / "large")
     assert audit(results) == []
 
@@ -258,7 +320,7 @@ def test_a_repeated_run_with_other_weights_is_found(results: Path) -> None:
     or kernels that do not repeat their bits, all is well."""
     later = "2026-01-31T13:00:00Z"
     write(altered(SOUND, "created_utc", later), results / "small")
-    for place, (part, value) in enumerate((("torch", "2.16.0"), ("timm", "2.0.0"), ("driver", "600.1"))):
+    for place, (part, value) in enumerate((("torch", "2.16.0"), ("timm", "2.0.0"), ("processor", "Other CPU"))):
         elsewhere = altered(altered(SOUND, "training.digest", f"{place}" * 64), f"environment.{part}", value)
         write(elsewhere, results / "small")
     free = altered(altered(SOUND, "training.digest", "8" * 64), "environment.deterministic", False)
@@ -301,13 +363,13 @@ def git(folder: Path, *arguments: str) -> None:
 def test_records_are_never_rewritten(change: str, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Oracle: a repository whose first commit has the records; new ones, here or on another branch, are no problem."""
     git(results.parent, "init", "-q")
-    for branch, seed in (("first", 4), ("ahead", 3)):
+    for branch, day in (("first", 4), ("ahead", 3)):
         git(results.parent, "switch", "-qc", branch)
-        write(altered(SOUND, "seed", seed), results / "small")
+        write(altered(SOUND, "created_utc", f"2026-02-0{day}T12:00:00Z"), results / "small")
         git(results.parent, "add", ".")
         git(results.parent, "commit", "-qm", "Publish")
     git(results.parent, "switch", "-q", "first")
-    write(altered(SOUND, "seed", 2), results / "small")
+    write(altered(SOUND, "created_utc", "2026-02-02T12:00:00Z"), results / "small")
     git(results.parent, "add", ".")
     assert main(["--results", str(results), "--base", "ahead"]) == 0
     path = results / "small" / file_name(SOUND)
@@ -328,28 +390,42 @@ def test_wrong_arguments_are_answered(results: Path, capsys: pytest.CaptureFixtu
 
 
 def test_published_files_are_there_as_the_record_says(tmp_path: Path) -> None:
-    """Oracle: none for sound files; then the file that was removed or changed, and the accuracy that does not fit."""
+    """Oracle: nothing for sound files, with the scores of scikit-learn; then the file or the score that is wrong."""
     labels = np.arange(500) % 10
     columns = {
-        name: np.where(np.arange(500) < right, labels, labels + 1) for name, right in (("linear", 450), ("knn", 400))
+        name: np.where(np.arange(500) < right, labels, labels * 3 % 10)
+        for name, right in (("linear", 450), ("knn", 400))
+    }
+    scores = {
+        name: metrics(
+            accuracy_score(labels, column),
+            macro_f1=f1_score(labels, column, average="macro"),
+            balanced_accuracy=balanced_accuracy_score(labels, column),
+        )
+        for name, column in columns.items()
     }
     content, _ = predictions.pack(labels, columns)
     wrong, _ = predictions.pack(labels, columns | {"knn": labels})
+    short, _ = predictions.pack(labels[:400], {name: column[:400] for name, column in columns.items()})
+    many, _ = predictions.pack(labels, columns | {"knn": labels + 1})
     board = tmp_path / "results" / "small"
     write(FLOOR, board)
     for name, written, problem in (
-        ("sound", content, None),
+        ("sound", content, ""),
         ("wrong", wrong, "knn has the accuracy 1, which is not that of the record"),
+        ("short", short, "dataset.sizes.test: short.npz has no class for each of 500 images"),
+        ("many", many, "dataset.classes: 10, but many.npz has the class 10"),
         ("cut", content[:-1], "its file predictions/cut.npz was changed"),
         ("flipped", content[:-1] + b"\1", "its file predictions/flipped.npz was changed"),
         ("gone", None, "its file predictions/gone.npz is missing"),
     ):
-        stated = wrong if name == "wrong" else content
+        stated = {"wrong": wrong, "short": short, "many": many}.get(name, content)
         file = {"file": f"predictions/{name}.npz", "sha256": hashlib.sha256(stated).hexdigest(), "bytes": len(stated)}
-        path = write(seal({**SOUND, "published": {"predictions": file}}), board)
+        path = write(seal({**SOUND, "metrics": scores, "published": {"predictions": file}}), board)
         if written is not None:
             (board / "predictions").mkdir(exist_ok=True)
             (board / file["file"]).write_bytes(written)
         problems = audit(tmp_path / "results")
-        assert [problem in each for each in problems] == ([] if problem is None else [True]), problems
+        assert bool(problems) == bool(problem), problems
+        assert problem in " ".join(problems)
         path.unlink()

@@ -1,38 +1,42 @@
-"""What must hold in each record and between records: arithmetic, places of files, agreement of repeated runs.
+"""What must hold in each record and between records: places of files, floors, trials, agreement of repeated runs.
 
 `record.read` makes sure that a file is byte for byte what was written. The audit compares the numbers in it, because a
-forged or mixed-up record would still have consistent bytes.
+forged or mixed-up record would still have consistent bytes. What one record says of itself is checked by
+`audit_numbers`, `audit_text` and `audit_files`.
 """
 
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError
-from benchmark.report import predictions
+from benchmark.report.audit_files import wrong_files
+from benchmark.report.audit_numbers import wrong_numbers
+from benchmark.report.audit_text import wrong_text
 from benchmark.report.cells import (
     FIRST_VERSION,
     PRETRAINING,
+    RANDOM_INIT,
+    START,
     Setting,
     by_age,
     files_outside,
     group,
+    hardware,
     key_of,
     majors,
     platform,
+    roots_of_floor,
     tuning_of,
     versions_of,
 )
-from benchmark.report.fields import Metrics
-from benchmark.report.identity import ABSOLUTE, Canonical, canonical, references, within
+from benchmark.report.identity import Canonical, canonical, digest, references, within
 from benchmark.report.record import Record, file_name, read, timeless
 from benchmark.report.tuning import FIRST_SHARE, Contest, contests, fingerprint_without_test
-from benchmark.storage.files import sha256_of
 
-SLACK = 1e-9  # of a share of whole images: rounding of a sum of floats
-TOLERANCE = 0.03  # of a budget in seconds: by how much a run that ended well may have missed it
+SLOWER = 100  # times as long as that of its floor, on the same hardware, is more than an evaluation takes
+OF_FINGERPRINT = ("classes", "sizes", "size", "mean", "std")  # what follows from the images that a fingerprint is of
 ONE_CONFIGURATION = ("closed", "tuned")  # divisions that compare methods, not settings
 METHOD = ("Pretraining.method", "experiment.teacher")  # everything that these parameters refer to is the method's own
 VIEWS = "Pretraining.views"
@@ -50,144 +54,88 @@ def audit(folder: Path) -> list[str]:
             problems.append(str(problem))
             continue
         place = path.parent.relative_to(folder).as_posix()
-        inside = (
-            *_misplaced(path.name, place, records[path]),
-            *_wrong_text(records[path]),
-            *_impossible(records[path]),
-            *_unsound_files(path.parent, records[path]),
-        )
-        problems += [f"{path}: {problem}" for problem in inside]
-    for check in (_missing_floors, _unfounded_rates, _unequal_terms):
-        problems += check(records)
-    return [*problems, *_contradictions(records.values())]
+        problems += [
+            f"{path}: {problem}" for problem in (*_misplaced(place, records[path]), *alone(path, records[path]))
+        ]
+    return [*problems, *together(records)]
 
 
-def _misplaced(name: str, place: str, record: Record) -> Iterator[str]:
-    if name != file_name(record):
+def alone(path: Path, record: Record) -> Iterator[str]:
+    """Yield what is wrong with one record, whatever other records say, and with its published files."""
+    if path.name != file_name(record):
         yield f"expected the name {file_name(record)}. Rename it back."
+    yield from wrong_text(record)
+    yield from wrong_numbers(record)
+    yield from wrong_files(path.parent, record)
+
+
+def together(records: Mapping[Path, Record]) -> Iterator[str]:
+    """Yield what does not fit between records, with the file or the id of each that it concerns."""
+    for check in (_wrong_floors, _unequal_data, _unfounded_rates, _unequal_terms):
+        yield from check(records)
+    yield from _contradictions(records.values())
+
+
+def _misplaced(place: str, record: Record) -> Iterator[str]:
     if record["division"] != "floor" and record["board"] != place:
-        yield f"lies in the folder {place!r}, but was published to {record['board']!r}. Move it back."
+        yield f"board: lies in the folder {place!r}, but was published to {record['board']!r}. Move it back."
 
 
-def _wrong_text(record: Record) -> Iterator[str]:
-    lines, tuning = record["config"]["text"].splitlines(), record["tuning"]
-    for line in filter(ABSOLUTE.search, lines):
-        yield (
-            f"config.text has an absolute path: {line}. Publish the run again, by the command that made it and "
-            f"--publish, which leaves it out, and remove this file."
-        )
-    if tuning and f"experiment.rate_factor = {tuning['factor']!r}" not in lines:
-        yield f"tuning.factor: {tuning['factor']:g} is not the experiment.rate_factor of its configuration."
-
-
-def _unsound_files(board: Path, record: Record) -> Iterator[str]:
-    """Yield what is wrong with the files that were published with a record, and with the predictions in them."""
-    files = record.get("published", {})
-    for stated in (files.get("predictions"), files.get("encoder")):
-        if stated is None:
-            continue
-        path = board / stated["file"]
-        if not path.is_file():
-            yield f"its file {stated['file']} is missing. Restore it from version control."
-        elif path.stat().st_size != stated["bytes"] or sha256_of(path) != stated["sha256"]:
-            yield f"its file {stated['file']} was changed. Restore it from version control."
-        elif stated is files.get("predictions"):
-            yield from _wrong_predictions(path, record)
-
-
-def _wrong_predictions(path: Path, record: Record) -> Iterator[str]:
-    """Yield the columns of predictions whose accuracy is not the recorded one."""
-    try:
-        classes = predictions.read(path)
-    except BenchmarkError as problem:
-        yield str(problem)
-        return
-    expected: dict[str, float] = {}
-    for name, result in record["metrics"].items():
-        draws = {predictions.of_draw(name, draw): top1 for draw, top1 in enumerate(result["draws"])}
-        expected |= draws or {name: result["top1"]}
-    for name in classes.dtype.names or ():
-        correct = float((classes[name] == classes[predictions.LABEL]).mean())
-        if name != predictions.LABEL and abs(correct - expected.get(name, math.inf)) > SLACK:
-            yield f"{path.name}: {name} has the accuracy {correct:g}, which is not that of the record."
-
-
-def _impossible(record: Record) -> Iterator[str]:
-    """Yield the numbers of one record that contradict each other."""
-    for name, result in record["metrics"].items():
-        yield from (f"metrics.{name}: {problem}" for problem in _impossible_metrics(record, result))
-    budget, cost, teacher, is_ok = record["budget"], record["cost"], record["teacher"], record["status"] == "ok"
-    if curve := record["training"].get("curve"):
-        for point in curve["points"]:
-            if _is_no_share(point["knn"], curve["queries"]):
-                yield f"training.curve: {point['knn']} after step {point['step']:,} is no share of its queries."
-            if budget and point["step"] > budget["steps"]:
-                yield f"training.curve: a point after step {point['step']:,} of {budget['steps']:,}."
-    waited, seconds, images = cost["data_wait_seconds"], cost["train_seconds"], cost["images"]
-    if waited > seconds:
-        yield f"cost.data_wait_seconds: {waited:g} are part of cost.train_seconds, but those are {seconds:g}."
-    if budget is None:
-        if record["division"] == "floor" and (cost["flops"] or images):
-            yield "a floor costs nothing, but its cost has images or FLOPs."
-        return
-    flops, step_images = (
-        cost["teacher_flops"] + budget["steps"] * cost["flops_per_step"],
-        budget["steps"] * budget["batch_size"],
-    )
-    if record["status"] in ("diverged", "overtime", "failed"):
-        if cost["flops"] > flops:
-            yield "a run that ended early cannot have spent more than its steps."
-    else:
-        if not math.isclose(cost["flops"], flops, rel_tol=1e-12):
-            yield f"cost.flops: expected {flops:g} from steps and teacher, got {cost['flops']:g}."
-        if images < step_images or (teacher is None and images > step_images):
-            least = "" if teacher is None else "at least "
-            yield f"cost.images: expected {least}{step_images:,} from steps and batch, got {images:,}."
-    kind, amount = budget["kind"], budget["amount"]
-    spent = {"flops": cost["flops"], "samples": images, "device_seconds": seconds}[kind]
-    if kind != "device_seconds" and spent > amount:
-        field = "flops" if kind == "flops" else "images"
-        yield f"cost.{field}: {spent:,g} are more than the budget of {amount:,g}."
-    if kind == "flops" and is_ok and amount - spent >= cost["flops_per_step"]:
-        yield f"cost.flops: {amount - spent:g} of the budget are left, which is enough for another step."
-    if kind == "device_seconds" and is_ok and abs(amount - spent) > TOLERANCE * amount:
-        yield (
-            f"status: expected budget_miss, got ok: {seconds:g} s miss the budget of {amount:g} s by more than "
-            f"{100 * TOLERANCE:g} %."
-        )
-    was_trained = teacher is not None and teacher["key"] is not None
-    if was_trained != (cost["teacher_flops"] > 0):
-        was = "was" if was_trained else "was not"
-        yield f"cost.teacher_flops: {cost['teacher_flops']:g}, but a teacher {was} trained here."
-
-
-def _impossible_metrics(record: Record, result: Metrics) -> Iterator[str]:
-    n, images = result["n"], record["dataset"]["sizes"]["test"]
-    draws = result["draws"] or [result["top1"]]
-    if n != images:
-        yield f"n is {n:,}, but the test set has {images:,} images."
-        return
-    for top1 in draws:
-        if _is_no_share(top1, n):
-            yield f"top1 {top1} is no share of {n:,} images."
-    if not math.isclose(result["top1"], math.fsum(draws) / len(draws), rel_tol=1e-9):
-        yield "top1 is not the mean of its draws."
-    if result["top5"] is not None and result["top5"] < result["top1"]:
-        yield "top5 is below top1."
-    if (result["top5"] is None) != (record["dataset"]["classes"] < 50):
-        yield "top5 is recorded from 50 classes up, and only there."
-
-
-def _is_no_share(accuracy: float, n: int) -> bool:
-    return abs(accuracy * n - round(accuracy * n)) > SLACK * max(1, n)
-
-
-def _missing_floors(records: Mapping[Path, Record]) -> Iterator[str]:
-    floors = {record["id"] for record in records.values() if record["division"] == "floor"}
+def _wrong_floors(records: Mapping[Path, Record]) -> Iterator[str]:
+    """Yield the runs whose floors are missing, or are those of other data, another encoder, or another seed."""
+    floors = {record["id"]: record for record in records.values() if record["division"] == "floor"}
     for path, record in records.items():
+        known = [floors[identity] for identity in record["floors"] if identity in floors]
         for identity in record["floors"]:
             if identity not in floors:
-                yield f"{path}: its floor {identity} is not among the records. Restore it, or publish the run again."
+                yield (
+                    f"{path}: floors: its floor {identity} is not among the records. Restore it, or publish the run "
+                    f"again."
+                )
+        is_compared = record["metrics"] and record["division"] not in ("trial", "floor")
+        if (
+            is_compared
+            and len(known) == len(record["floors"])
+            and RANDOM_INIT not in (f["method"]["name"] for f in known)
+        ):
+            yield f"{path}: floors: expected one of {RANDOM_INIT}, which each run that is evaluated has."
+        for floor in known:
+            yield from (f"{path}: {problem}" for problem in _differing_from_floor(record, floor))
+
+
+def _differing_from_floor(run: Record, floor: Record) -> Iterator[str]:
+    """Yield where a floor is not that of a run."""
+    name = floor["method"]["name"]
+    place = f"floors: {name} ({floor['id']})"
+    fingerprint, text = run["dataset"]["fingerprint"], canonical(run["config"]["text"])
+    if fingerprint != floor["dataset"]["fingerprint"]:
+        yield f"{place} is of other images than dataset.fingerprint says."
+        return
+    if name == RANDOM_INIT and floor["seed"] != run["seed"]:
+        yield f"{place} has the seed {floor['seed']}, but seed is {run['seed']}."
+    if not name.startswith(START) and key_of(floor) != digest(text.part(roots_of_floor(floor)), fingerprint):
+        yield f"{place} has another encoder, other evaluations or other limits of views than config.text says."
+        return
+    for field, value in floor["encoder"].items():
+        if field != "inputs" and dict(run["encoder"])[field] != value:
+            yield f"encoder.{field}: {dict(run['encoder'])[field]!r}, but its floor {floor['id']} has {value!r}."
+    seconds, usual = run["cost"]["evaluation_seconds"], floor["cost"]["evaluation_seconds"]
+    if name == RANDOM_INIT and hardware(run) == hardware(floor) and seconds > SLOWER * usual + SLOWER:
+        yield f"cost.evaluation_seconds: {seconds:g}, over {SLOWER} times the {usual:g} of its floor {floor['id']}."
+
+
+def _unequal_data(records: Mapping[Path, Record]) -> Iterator[str]:
+    """Yield the records that describe the same images in another way than most."""
+    described: dict[tuple[str, str], dict[Path, str]] = defaultdict(dict)
+    for path, record in records.items():
+        parts: Mapping[str, object] = record["dataset"]
+        for name in OF_FINGERPRINT:
+            described[record["dataset"]["fingerprint"], name][path] = json.dumps(parts[name])
+    for (_, name), values in described.items():
+        usual = Counter(values.values()).most_common(1)[0][0]
+        for path, value in values.items():
+            if value != usual:
+                yield f"{path}: dataset.{name}: {value}, where most records of the same images have {usual}."
 
 
 def _unfounded_rates(records: Mapping[Path, Record]) -> Iterator[str]:

@@ -180,17 +180,31 @@ def key_of(record: Record) -> str:
     The key of a record of schema 1 follows from its text. Encoders that were only evaluated keep their key, which also
     depends on their weights.
     """
-    if record["schema"] > 1:
-        return record["config"]["key"]
+    key = record["config"]["key"]
+    return key if record["schema"] > 1 else key_of_text(record) or key
+
+
+def key_of_text(record: Record) -> str | None:
+    """Return the key that follows from the text of a record, its data and the weights that it names.
+
+    None where it follows from more than that: for an encoder of a run that was only evaluated, and where the weights
+    from which a run goes on were named by a path, which is not published.
+    """
     text, fingerprint = canonical(record["config"]["text"]), record["dataset"]["fingerprint"]
     if record["division"] == "floor":
-        roots = OF_RANDOM_INIT if record["method"]["name"] == RANDOM_INIT else OF_RAW_PIXELS
-        return digest(text.part(roots), fingerprint)
-    if not pretrained(record):
-        return record["config"]["key"]
-    teacher = record["teacher"]
-    weights = teacher["digest"] if teacher and teacher["key"] is None else None
-    return digest(text.identity, fingerprint, *([weights] if weights else []))
+        if record["method"]["name"].startswith(START):
+            return None
+        return digest(text.part(roots_of_floor(record)), fingerprint)
+    teacher, start = record["teacher"], record.get("start")
+    if not pretrained(record) or (start and not text.lines.get("experiment.init", "").startswith("'timm:")):
+        return None
+    weights = [teacher["digest"]] if teacher and teacher["key"] is None else []
+    return digest(text.identity, fingerprint, *filter(None, weights), *([start["digest"]] if start else []))
+
+
+def roots_of_floor(floor: Record) -> tuple[str, ...]:
+    """Return the parameters of a configuration on which a floor without trained weights depends."""
+    return OF_RANDOM_INIT if floor["method"]["name"] == RANDOM_INIT else OF_RAW_PIXELS
 
 
 def tuning_of(record: Record) -> Tuning | None:

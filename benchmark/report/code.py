@@ -26,11 +26,15 @@ RUNS = ("*.py", "*.gin", "pyproject.toml")  # files of a checkout that can chang
 
 
 class VersionedClass(NamedTuple):
-    """A class of a method or an evaluation, read from its source: its own version, the names of its bases, its file."""
+    """A class of a method or an evaluation, read from its source: its own version, the names of its bases, its file.
+
+    `n_views` is the number of views of a method, None where the class itself states none.
+    """
 
     version: str
     bases: tuple[str, ...]
     file: str = ""
+    n_views: int | None = None
 
 
 def code(versions: Mapping[str, str]) -> Code:
@@ -90,7 +94,9 @@ def classes(root: Path) -> Mapping[str, VersionedClass]:
             if isinstance(node, ast.ClassDef):
                 bases = tuple(ast.unparse(base).rpartition(".")[2] for base in node.bases)
                 version = _stated(node.body, "version") or FIRST_VERSION
-                kinds[node.name] = VersionedClass(version, bases, file.relative_to(root).as_posix())
+                views = _stated(node.body, "n_views")
+                place = file.relative_to(root).as_posix()
+                kinds[node.name] = VersionedClass(version, bases, place, major(views) if views else None)
     return kinds
 
 

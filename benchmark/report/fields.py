@@ -9,7 +9,7 @@ from benchmark.annotations import Range
 Count = Annotated[int, Range(0, 2**63 - 1)]
 Fraction = Annotated[float, Range(0, 1)]
 Sha256 = Annotated[str, re.compile(r"[0-9a-f]{64}", re.ASCII)]
-Version = Annotated[str, re.compile(r"\d+\.\d+", re.ASCII)]
+Version = Annotated[str, re.compile(r"\d{1,9}\.\d{1,9}", re.ASCII)]
 
 
 class Method(TypedDict):
