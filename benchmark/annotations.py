@@ -193,10 +193,14 @@ def _with_notes(expected: str, inner: Check, notes: Iterable[Any]) -> Check:
 
 def _check_union(expected: str, inner: Iterable[Check], value: Any) -> tuple[Any, Problems]:
     """Take the first member that fits and keeps the value's type, else the first that fits."""
-    results = [check(value) for check in inner]
-    fitting = [fitted for fitted, problems in results if not problems]
-    if fitting:
-        return next((fitted for fitted in fitting if type(fitted) is type(value)), fitting[0]), ()
+    results = []
+    for check in inner:
+        fitted, problems = check(value)
+        if not problems and type(fitted) is type(value):
+            return fitted, ()
+        results.append((fitted, problems))
+    if fitting := [fitted for fitted, problems in results if not problems]:
+        return fitting[0], ()
     inside = [problem for _, problems in results for problem in problems if problem[0]]
     return value, inside or _mismatch(expected, value)
 

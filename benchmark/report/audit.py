@@ -5,7 +5,6 @@ forged or mixed-up record would still have consistent bytes. What one record say
 `audit_numbers`, `audit_text` and `audit_files`.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -25,18 +24,17 @@ from benchmark.report.cells import (
     group,
     hardware,
     key_of,
+    key_of_floor,
     majors,
     platform,
-    roots_of_floor,
     tuning_of,
     versions_of,
 )
-from benchmark.report.identity import Canonical, canonical, digest, references, within
+from benchmark.report.identity import Canonical, canonical, references, within
 from benchmark.report.record import Record, file_name, read, timeless
 from benchmark.report.tuning import FIRST_SHARE, Contest, contests, fingerprint_without_test
 
 SLOWER = 100  # times as long as that of its floor, on the same hardware, is more than an evaluation takes
-OF_FINGERPRINT = ("classes", "sizes", "size", "mean", "std")  # what follows from the images that a fingerprint is of
 ONE_CONFIGURATION = ("closed", "tuned")  # divisions that compare methods, not settings
 METHOD = ("Pretraining.method", "experiment.teacher")  # everything that these parameters refer to is the method's own
 VIEWS = "Pretraining.views"
@@ -107,13 +105,12 @@ def _differing_from_floor(run: Record, floor: Record) -> Iterator[str]:
     """Yield where a floor is not that of a run."""
     name = floor["method"]["name"]
     place = f"floors: {name} ({floor['id']})"
-    fingerprint, text = run["dataset"]["fingerprint"], canonical(run["config"]["text"])
-    if fingerprint != floor["dataset"]["fingerprint"]:
+    if run["dataset"]["fingerprint"] != floor["dataset"]["fingerprint"]:
         yield f"{place} is of other images than dataset.fingerprint says."
         return
     if name == RANDOM_INIT and floor["seed"] != run["seed"]:
         yield f"{place} has the seed {floor['seed']}, but seed is {run['seed']}."
-    if not name.startswith(START) and key_of(floor) != digest(text.part(roots_of_floor(floor)), fingerprint):
+    if not name.startswith(START) and key_of(floor) != key_of_floor(floor, run["config"]["text"]):
         yield f"{place} has another encoder, other evaluations or other limits of views than config.text says."
         return
     for field, value in floor["encoder"].items():
@@ -126,16 +123,22 @@ def _differing_from_floor(run: Record, floor: Record) -> Iterator[str]:
 
 def _unequal_data(records: Mapping[Path, Record]) -> Iterator[str]:
     """Yield the records that describe the same images in another way than most."""
-    described: dict[tuple[str, str], dict[Path, str]] = defaultdict(dict)
+    described: dict[str, dict[Path, str]] = defaultdict(dict)
     for path, record in records.items():
-        parts: Mapping[str, object] = record["dataset"]
-        for name in OF_FINGERPRINT:
-            described[record["dataset"]["fingerprint"], name][path] = json.dumps(parts[name])
-    for (_, name), values in described.items():
+        described[record["dataset"]["fingerprint"]][path] = str(_of_images(record))
+    for values in described.values():
         usual = Counter(values.values()).most_common(1)[0][0]
+        other = next(_of_images(records[path]) for path, value in values.items() if value == usual)
         for path, value in values.items():
-            if value != usual:
-                yield f"{path}: dataset.{name}: {value}, where most records of the same images have {usual}."
+            for name, part in _of_images(records[path]).items() if value != usual else ():
+                if part != other[name]:
+                    yield f"{path}: dataset.{name}: {part}, where most records of the same images have {other[name]}."
+
+
+def _of_images(record: Record) -> dict[str, object]:
+    """Return what follows from the images that the fingerprint of a record is of."""
+    parts: Mapping[str, object] = record["dataset"]
+    return {name: parts[name] for name in ("classes", "sizes", "size", "mean", "std")}
 
 
 def _unfounded_rates(records: Mapping[Path, Record]) -> Iterator[str]:
@@ -259,12 +262,13 @@ def _contradictions(records: Collection[Record]) -> Iterator[str]:
 
 def _differing_scores(runs: Iterable[Record]) -> Iterator[str]:
     """Yield the evaluations in which runs with equal weights have different results, apart from seconds."""
-    scores: dict[tuple[str | None, str], dict[str, str]] = defaultdict(dict)  # results by the id of the run
+    scores: dict[tuple[str | None, str], dict[str, object]] = defaultdict(dict)  # results by the id of the run
     for run in runs:
         for name, metrics in run["metrics"].items():  # floors have no digest: their configuration identifies them
-            scores[run["training"]["digest"], name][run["id"]] = json.dumps(timeless(metrics), sort_keys=True)
+            scores[run["training"]["digest"], name][run["id"]] = timeless(metrics)
     for (_, name), results in scores.items():
-        if len(set(results.values())) > 1:
+        first = next(iter(results.values()))
+        if any(other != first for other in results.values()):
             yield (
                 f"{', '.join(sorted(results))}: the same weights, code and machine have different results of {name}. "
                 f"Evaluations are deterministic: find out which record is wrong."

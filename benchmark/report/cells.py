@@ -190,21 +190,27 @@ def key_of_text(record: Record) -> str | None:
     None where it follows from more than that: for an encoder of a run that was only evaluated, and where the weights
     from which a run goes on were named by a path, which is not published.
     """
-    text, fingerprint = canonical(record["config"]["text"]), record["dataset"]["fingerprint"]
+    text, fingerprint = record["config"]["text"], record["dataset"]["fingerprint"]
     if record["division"] == "floor":
-        if record["method"]["name"].startswith(START):
-            return None
-        return digest(text.part(roots_of_floor(record)), fingerprint)
+        return None if record["method"]["name"].startswith(START) else key_of_floor(record, text)
     teacher, start = record["teacher"], record.get("start")
-    if not pretrained(record) or (start and not text.lines.get("experiment.init", "").startswith("'timm:")):
+    if not pretrained(record) or (start and "\nexperiment.init = 'timm:" not in text):
         return None
     weights = [teacher["digest"]] if teacher and teacher["key"] is None else []
-    return digest(text.identity, fingerprint, *filter(None, weights), *([start["digest"]] if start else []))
+    return _key(text, None, fingerprint, *filter(None, weights), *([start["digest"]] if start else []))
 
 
-def roots_of_floor(floor: Record) -> tuple[str, ...]:
-    """Return the parameters of a configuration on which a floor without trained weights depends."""
-    return OF_RANDOM_INIT if floor["method"]["name"] == RANDOM_INIT else OF_RAW_PIXELS
+def key_of_floor(floor: Record, text: str) -> str:
+    """Return the key that a floor has under a configuration: that of the floor itself, or of a run that has it."""
+    roots = OF_RANDOM_INIT if floor["method"]["name"] == RANDOM_INIT else OF_RAW_PIXELS
+    return _key(text, roots, floor["dataset"]["fingerprint"])
+
+
+@cache
+def _key(text: str, roots: tuple[str, ...] | None, *data: str) -> str:
+    """Return the digest of a configuration, or of what some of its parameters reach, and of data."""
+    configuration = canonical(text)
+    return digest(configuration.identity if roots is None else configuration.part(roots), *data)
 
 
 def tuning_of(record: Record) -> Tuning | None:

@@ -8,6 +8,7 @@ of their lines were defaults or locations is kept in `schema_1`.
 import hashlib
 import json
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -66,13 +67,17 @@ def digest(values: Mapping[str, str], *more: object) -> str:
 
 def references(lines: Mapping[str, str], roots: Iterable[str]) -> set[str]:
     """Return the configurables that the values of some parameters reference, and what theirs reference in turn."""
+    parameters: dict[str, list[str]] = defaultdict(list)
+    for parameter in lines:
+        parameters[parameter.rpartition(".")[0]].append(parameter)
     names: set[str] = set()
     pending = list(roots)
     while pending:
-        for name in filter(None, REFERENCE.findall(lines.get(pending.pop(), ""))):
+        value = lines.get(pending.pop(), "")
+        for name in filter(None, REFERENCE.findall(value) if "@" in value else ()):
             if name not in names:
                 names.add(name)
-                pending += within(lines, {name})
+                pending += parameters[name]
     return names
 
 
