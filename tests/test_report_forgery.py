@@ -62,6 +62,7 @@ FORGED: dict[str, tuple[str, Any]] = {
     "another k": ("metrics.knn.choices.k", 5),
     "a detail between two images": ("metrics.knn.details.k=10", 0.61535),
     "an evaluation left out": ("metrics", without("semi_probe_1")),
+    "all evaluations left out": ("metrics", {}),
     "seed": ("seed", 1),
     "the name of another method": ("method.name", "moco"),
     "files of another method": ("method.files", ["baselines/moco.py"]),

@@ -158,7 +158,12 @@ def _wrong_evaluations(record: Record, lines: Mapping[str, str]) -> Iterator[str
         evaluated.update(dict.fromkeys(names, (reference, kind)))
         if record["schema"] > 1 and kind not in recorded:
             yield f"code.versions: {kind} is missing, which evaluated."
-        if not names and record["metrics"] and record["method"]["name"] != "raw pixels" and kind not in OPTIONAL:
+        if (
+            not names
+            and record["status"] != "failed"
+            and record["method"]["name"] != "raw pixels"
+            and kind not in OPTIONAL
+        ):
             yield f"metrics: {reference} is missing, which config.text says."
     for name, (reference, kind) in evaluated.items():
         result = record["metrics"][name]
