@@ -202,11 +202,15 @@ def curve(step: int, knn: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
     )
 
 
+ON_A_GPU = altered(SOUND, "environment.gpu", "Example GPU")
+UNTRAINED = altered(SOUND, "training.digest", None)
+DIVERGED = altered(altered(SOUND, "status", "diverged"), "training.loss", None)
 FORGED: dict[str, tuple[Record, str, Any, str]] = {
     "top-1 between two images": (SOUND, "metrics.linear.top1", 0.9011, "is no share of 500 images"),
     "fewer test images": (SOUND, "metrics.linear.n", 499, "the test set has 500"),
     "top-5 with ten classes": (SOUND, "metrics.linear.top5", 0.95, "from 50 classes up"),
     "top-5 missing with a hundred classes": (SOUND, "dataset.classes", 100, "from 50 classes up"),
+    "top-5 below top-1": (altered(SOUND, "dataset.classes", 100), "metrics.linear.top5", 0.5, "top5: is below top1"),
     "mean apart from its draws": (SOUND, "metrics.linear.draws", [0.5, 0.6], "not the mean of its draws"),
     "a draw between two images": (SOUND, "metrics.linear.draws", [0.90001, 0.89999], "is no share"),
     "a curve between two images": (SOUND, "training", curve(200, 0.5005), "0.5005 after step 200 is no share of its"),
@@ -242,6 +246,25 @@ FORGED: dict[str, tuple[Record, str, Any, str]] = {
     "trials that saw other data": (TUNED, "dataset.fingerprint", "beef", "made with another data set."),
     "trials of another budget": (TUNED, "budget.amount", 2.005e12, "another budget than 0.0625 of the run's."),
     "trials of other code": (TUNED, "code.versions", {"pretraining": "2.0"}, "made with another code."),
+    "more energy than power": (ON_A_GPU, "cost.joules", 1e9, "cost.joules: 1e+09 in 90 s are more than 5000 W"),
+    "a floor that failed": (FLOOR, "status", "failed", "status: failed, but nothing was trained"),
+    "a failure that was trained": (SOUND, "status", "failed", "status: failed, but its training ended"),
+    "a failure that was evaluated": (UNTRAINED, "status", "failed", "status: failed, but it was evaluated"),
+    "no weights": (SOUND, "training.digest", None, "training.digest: is missing"),
+    "no predictions": (SOUND, "predictions", None, "predictions: are missing"),
+    "a short run that spent too much": (DIVERGED, "cost.flops", 3e12, "cost.flops: a run that ended early"),
+    "a trial in a table": (
+        SOUND,
+        "config.text",
+        lambda text: text + "experiment.is_trial = True\n",
+        "division: closed",
+    ),
+    "a teacher from elsewhere": (
+        SOUND,
+        "config.text",
+        lambda text: text + "experiment.teacher_weights = 'w'\n",
+        "its weights come from elsewhere",
+    ),
     "more waiting than training": (SOUND, "cost.data_wait_seconds", 90.5, "are part of cost.train_seconds"),
     "a missed budget in seconds": (TIMED, "cost.train_seconds", 103.1, "by more than 3 %"),
     "a budget in seconds not spent": (TIMED, "budget.amount", 104.0, "by more than 3 %"),
@@ -273,7 +296,7 @@ FORGED: dict[str, tuple[Record, str, Any, str]] = {
 def test_forged_numbers_are_found(case: str, results: Path) -> None:
     """Oracle: a record that is valid by itself and in which one number was changed."""
     record, field, value, problem = FORGED[case]
-    (results / "small" / file_name(record)).unlink()
+    (results / "small" / file_name(record)).unlink(missing_ok=True)  # some are altered twice
     write(altered(record, field, value), results / "small")
     problems = audit(results)
     assert any(problem in text for text in problems), problems
@@ -406,6 +429,7 @@ def test_published_files_are_there_as_the_record_says(tmp_path: Path) -> None:
     }
     content, _ = predictions.pack(labels, columns)
     wrong, _ = predictions.pack(labels, columns | {"knn": labels})
+    broken = b"no archive"
     short, _ = predictions.pack(labels[:400], {name: column[:400] for name, column in columns.items()})
     many, _ = predictions.pack(labels, columns | {"knn": labels + 1})
     board = tmp_path / "results" / "small"
@@ -415,11 +439,12 @@ def test_published_files_are_there_as_the_record_says(tmp_path: Path) -> None:
         ("wrong", wrong, "knn has the accuracy 1, which is not that of the record"),
         ("short", short, "dataset.sizes.test: short.npz has no class for each of 500 images"),
         ("many", many, "dataset.classes: 10, but many.npz has the class 10"),
+        ("broken", broken, "broken.npz cannot be read as predictions"),
         ("cut", content[:-1], "its file predictions/cut.npz was changed"),
         ("flipped", content[:-1] + b"\1", "its file predictions/flipped.npz was changed"),
         ("gone", None, "its file predictions/gone.npz is missing"),
     ):
-        stated = {"wrong": wrong, "short": short, "many": many}.get(name, content)
+        stated = {"wrong": wrong, "short": short, "many": many, "broken": broken}.get(name, content)
         file = {"file": f"predictions/{name}.npz", "sha256": hashlib.sha256(stated).hexdigest(), "bytes": len(stated)}
         path = write(seal({**SOUND, "metrics": scores, "published": {"predictions": file}}), board)
         if written is not None:

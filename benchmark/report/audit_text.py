@@ -80,7 +80,7 @@ def _stage(record: Record, lines: Mapping[str, str]) -> Iterator[tuple[str, obje
     if tuning:
         yield "tuning.factor", tuning["factor"], _value(lines, "experiment.rate_factor")
         yield "tuning.recipe", tuning["recipe"], tuning_key(record["config"]["text"]) if record["schema"] > 1 else None
-    if not any(name.endswith(".compiled") and value != "False" for name, value in lines.items()):
+    if ".compiled = True\n" not in record["config"]["text"]:
         yield "cost.compile_seconds", record["cost"]["compile_seconds"], 0.0
 
 
