@@ -31,6 +31,7 @@ import baselines.alpha
 
 AdamW.base_rate = 0.002
 Alpha.base = @Inner
+Images.size = 16
 Images.source = 'folder:here@Inner'
 Inner.width = 64
 KNN.k = 20
@@ -265,6 +266,13 @@ FORGED: dict[str, tuple[Record, str, Any, str]] = {
         lambda text: text + "experiment.teacher_weights = 'w'\n",
         "its weights come from elsewhere",
     ),
+    "a floor of another seed": (SOUND, "floors", [FLOOR_OF_1["id"]], "has the seed 1, but seed is 0"),
+    "a floor of other images": (SOUND, "dataset.fingerprint", "beef", "is of other images than dataset.fingerprint"),
+    "a floor of other evaluations": (SOUND, "config.text", reworded("k = 20", "k = 1"), "another encoder, other eval"),
+    "half a view": (SOUND, "cost.views", 51_201, "cost.views: 51,201 are not a whole number for each of 25,600"),
+    "a teacher that the text has not": (SOUND, "teacher", TAUGHT["teacher"], "teacher: config.text says experiment"),
+    "another image size": (SOUND, "dataset.size", 32, "dataset.size: 32, but config.text says 16"),
+    "an encoder for another size": (SOUND, "encoder.image_size", 32, "image_size: 32, but config.text says 16"),
     "more waiting than training": (SOUND, "cost.data_wait_seconds", 90.5, "are part of cost.train_seconds"),
     "a missed budget in seconds": (TIMED, "cost.train_seconds", 103.1, "by more than 3 %"),
     "a budget in seconds not spent": (TIMED, "budget.amount", 104.0, "by more than 3 %"),
