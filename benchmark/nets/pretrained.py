@@ -85,7 +85,7 @@ def fit(
             f"{file} does not hold the weights of {encoder.name} in the layout {layout!r}, whose keys "
             f"{_place(project)}.\n{_problems(contents, match)}{_advice(encoder, file, contents, layout, match)}"
         )
-    weights = {name: part.to(expected[name]) for name, part in match.weights.items()}  # float64 may overflow here
+    weights = {name: part.to(expected[name].dtype) for name, part in match.weights.items()}  # float64 may overflow
     if not diverged:
         check_finite(weights, file)
     if isinstance(encoder.net, VisionTransformer):
@@ -106,7 +106,7 @@ def fit(
         encoder.net.conv1.padding = (project.padding,) * 2
         change = f"model.conv1.padding = {encoder.net.conv1.padding}"
         encoder.spec = replace(encoder.spec, changes=(*encoder.spec.changes, change))
-    encoder.net.load_state_dict(weights)
+    encoder.net.load_state_dict({name: part.to(expected[name].device) for name, part in weights.items()})
     return positions
 
 

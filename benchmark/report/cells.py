@@ -124,10 +124,14 @@ def group(records: Iterable[Record]) -> list[Cell]:
         alike = [record for record in of_cell if _terms(record) == terms]
         by_seed = {record["seed"]: record for record in sorted(alike, key=lambda run: run["status"] not in UNDONE)}
         runs = tuple(by_seed[seed] for seed in sorted(by_seed))
-        counted = {(run["seed"], run["created_utc"]) for run in runs}  # a run that was published twice is one run
-        superseded = tuple(record for record in of_cell if (record["seed"], record["created_utc"]) not in counted)
+        counted = {_once(run) for run in runs}  # a run that was published twice is one run
+        superseded = tuple(record for record in of_cell if _once(record) not in counted)
         cells.append(Cell(setting, method, key_of(of_cell[-1]), runs, superseded))
     return sorted(cells, key=lambda cell: (cell.setting, cell.entry))
+
+
+def _once(record: Record) -> tuple[object, ...]:
+    return record["seed"], record["created_utc"], record["status"]
 
 
 def _terms(record: Record) -> tuple[object, ...]:
