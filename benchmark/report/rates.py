@@ -55,8 +55,8 @@ def _page(methods: Mapping[str, Mapping[float, Trials]]) -> str:
             scores = [percent(score(trials[each])) if each in trials else "" for each in factors]
             choices = [""] * 5
             if trials.keys() <= whole.keys() and 1.0 in trials and len(trials) > 1:
-                best, expected = max(trials, key=lambda each: score(trials[each])), _expected(trials, whole)
-                ruled = factor(_by_rule(trials))
+                contest = Contest(tuple(trials[each] for each in sorted(trials)))
+                best, ruled, expected = factor(contest.best), factor(contest.clear_winner), _expected(trials, whole)
                 regrets[share].append((expected, _regret(ruled, whole)))
                 choices = [f"{best:g}", percent(_regret(best, whole)), percent(expected)]
                 choices += [f"{ruled:g}", percent(_regret(ruled, whole))]
@@ -90,10 +90,6 @@ def _sentence(regrets: Mapping[float, Sequence[tuple[float, float]]]) -> str:
 
 def _regret(chosen: float, whole: Trials) -> float:
     return max(map(score, whole.values())) - score(whole[chosen])
-
-
-def _by_rule(trials: Trials) -> Record:
-    return Contest(tuple(trials[each] for each in sorted(trials))).clear_winner
 
 
 def _expected(trials: Trials, whole: Trials) -> float:
