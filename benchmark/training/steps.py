@@ -1,0 +1,147 @@
+"""The steps of a run: they own the clock, the randomness and the state; a method only computes a loss."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from benchmark.data.resident import Resident
+from benchmark.errors import method_errors
+from benchmark.method import Labelled, Method, Step, Views
+from benchmark.randomness import Draws, derive
+from benchmark.runtime import progress
+from benchmark.training import energy
+from benchmark.training.budget import Ledger
+from benchmark.training.compiler import require_compiler
+from benchmark.training.memory import peak_bytes
+from benchmark.training.optim import Optimiser
+from benchmark.views.colour import normalise
+from benchmark.views.recipes import View
+
+
+@dataclass(kw_only=True)
+class Steps:
+    """The steps of a method on its data, from `step` to `steps`: optimiser, losses, ledger.
+
+    Rates and momenta follow the progress in `schedule_steps`. `labels` are the classes of all images, on the device,
+    for a method that learns from them.
+    """
+
+    method: Method
+    optimiser: Optimiser
+    views: Sequence[View]
+    data: Resident
+    mean: Sequence[float]
+    std: Sequence[float]
+    steps: int
+    schedule_steps: int
+    flops_per_step: int
+    seed: int
+    precision: Literal["float32", "bfloat16"]
+    device: torch.device
+    compiled: bool = False
+    labels: Tensor | None = None
+    step: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def __post_init__(self) -> None:
+        self.losses = torch.zeros(self.steps, device=self.device)
+        self.logs: dict[str, Tensor] = {}
+        self._statistics = [torch.tensor(values, device=self.device) for values in (self.mean, self.std)]
+        self._stop: int | None = None  # the signal that asks to stop
+        self._forward: Callable[[Views, Draws], Step] = self.method
+        if self.compiled:
+            require_compiler(self.device)
+            self._forward = torch.compile(self.method)  # the module that is saved stays as it is
+        self._is_warm = not self.compiled
+
+    def advance(self, count: int, stepped: Callable[[], None] | None = None) -> float:
+        """Take `count` steps, fewer if a signal asks to stop; charge and return their wall-clock seconds."""
+        self.method.train()
+        if not self._is_warm:
+            with self._method_errors():
+                self._warm_up()
+        start, joules = self.step, energy.meter(self.device)
+        begin = time.perf_counter()  # reading the meter is not timed
+        while self.step < start + count and (self._stop is None or self.step == start):
+            with self._method_errors():
+                self._take()
+            if stepped is not None:
+                stepped()
+        self._synchronize()
+        seconds = time.perf_counter() - begin
+        self.ledger.charge(
+            steps=self.step - start,
+            batch_size=self.data.batch_size,
+            n_views=self.method.n_views,
+            flops_per_step=self.flops_per_step,
+            seconds=seconds,
+            joules=energy.between(joules, energy.meter(self.device)),
+        )
+        self.ledger.peak_memory_bytes = max(self.ledger.peak_memory_bytes, peak_bytes(self.device))
+        return seconds
+
+    def _method_errors(self) -> AbstractContextManager[None]:
+        """Turn errors of the method's own code, and lack of memory, into one sentence."""
+        name = type(self.method).__name__
+        return method_errors(f"Step {self.step + 1} of {name} failed", type(self.method), self.data.batch_size)
+
+    def _take(self) -> None:
+        step = self.differentiate()
+        self.method.after_backward(step)
+        progress = self.step / self.schedule_steps
+        self.optimiser.step(progress)
+        self.method.after_step(progress)
+        self.losses[self.step] = step.loss.detach()
+        self.logs = step.logs
+        self.step += 1
+
+    def batch(self, step: int) -> list[Tensor]:
+        """Return the views of a step, normalised, each `(batch, 3, height, width)`."""
+        begin = time.perf_counter()
+        ids, images = self.data.batch(step)
+        if isinstance(self.method, Labelled) and self.labels is not None:
+            self.method.labels = self.labels[ids]
+        self.ledger.data_wait_seconds += time.perf_counter() - begin
+        draws, views = Draws(self.seed, step, len(images)), []
+        for v, view in enumerate(self.views):
+            pixels = view(images, images.shape[-1], lambda name, *shape, v=v: draws.rows(("view", v, name), *shape))
+            views.append(normalise(pixels, *self._statistics))
+        return views
+
+    def differentiate(self) -> Step:
+        """Pass the batch of this step forward and backward; the gradients are added to the existing ones."""
+        torch.manual_seed(derive(self.seed, self.step, "torch"))  # for a method that uses torch's own generator
+        views = self.batch(self.step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            step = self._forward(views, Draws(self.seed, self.step, self.data.batch_size, self.device))
+        step.loss.backward()
+        return step
+
+    @progress.doing("compiling")
+    def _warm_up(self) -> None:
+        """Compile on the batch of this step, without a change of the state, and charge the seconds.
+
+        They are those of a first pass forward and backward minus those of a second one, which compiles nothing.
+        """
+        buffers = [(buffer, buffer.clone()) for buffer in self.method.buffers()]
+        seconds, waited = [], self.ledger.data_wait_seconds
+        for _ in range(2):
+            begin = time.perf_counter()
+            self.differentiate()
+            self._synchronize()
+            seconds.append(time.perf_counter() - begin)
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        self.method.zero_grad()
+        self.ledger.data_wait_seconds = waited
+        self.ledger.compile_seconds += max(0.0, seconds[0] - seconds[1])
+        self._is_warm = True
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
