@@ -1,6 +1,7 @@
 """Which files of a folder are its images, and what is said of those that are not read."""
 
 import glob
+import stat
 from collections import Counter
 from pathlib import Path
 
@@ -55,8 +56,8 @@ def images_below(folder: Path) -> list[Path]:
     # and follows links, of which subsets of large data sets are often made.
     names = [Path(name) for name in sorted(glob.glob("**/*", root_dir=folder, recursive=True))]  # noqa: PTH207
     suffixes = readable()
-    files = [name for name in names if name.suffix.lower() in suffixes and not (folder / name).is_dir()]
-    _check_kinds(folder, files)
+    files = [name for name in names if name.suffix.lower() in suffixes and _is_file(folder / name)]
+    _check_links(folder, files)
     others = [name for name in names if name.suffix.lower() not in suffixes | NOTES and name.name not in UNNAMED]
     left_out = [name for name in others if (folder / name).is_file()]
     if not left_out:
@@ -70,17 +71,24 @@ def images_below(folder: Path) -> list[Path]:
     return files
 
 
-def _check_kinds(folder: Path, files: list[Path]) -> None:
-    for place in sorted(
-        {folder.joinpath(*file.parts[:depth]) for file in files for depth in range(1, len(file.parts))}
-    ):
+def _is_file(path: Path) -> bool:
+    """Return whether what is named like an image is a file: a folder is not. Raises MissingError for all else."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return True  # a link to nothing is reported where it is read
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise MissingError(f"{path} is named like an image and is no file. Remove it.")
+    return stat.S_ISREG(mode)
+
+
+def _check_links(folder: Path, files: list[Path]) -> None:
+    """Raise MissingError where a folder on the way to an image is a link to a folder around it."""
+    for place in sorted({folder / above for file in files for above in file.parents[:-1]}):
         if place.is_symlink() and place.parent.resolve().is_relative_to(place.resolve()):
             raise MissingError(
                 f"{place} is a link to a folder around it, so that the same images would be read many times. Remove it."
             )
-    for file in files:
-        if (folder / file).exists() and not (folder / file).is_file():
-            raise MissingError(f"{folder / file} is named like an image and is no file. Remove it.")
 
 
 def _says(folder: Path, left_out: list[Path]) -> str:
