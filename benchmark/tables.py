@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmark.boards.inventory import boards
 from benchmark.errors import CheckError, reported
 from benchmark.page.page import Page, pictures
 from benchmark.page.page import render as html
@@ -51,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--html", action="store_true", help="write or check index.html and the plots alone")
     parser.add_argument("--format", choices=tuple(FORMATS), help="print the boards in this form, and write nothing")
     options = parser.parse_args(arguments)
+    from benchmark.boards.inventory import boards  # needs gin, for which --help need not wait
+
     folder, check = options.results, options.check
     command = f"python -m benchmark.tables --results {folder}"
     records = load(folder)
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def provenance_page(checkout: Path) -> str:
     """Return the page of the gin files and methods of a checkout. Raises CheckError where a number has no source."""
-    from benchmark.config.parse import Binding, Include, Source, parse  # needs gin, which the leaderboards do without
+    from benchmark.config.parse import Binding, Include, Source, parse  # needs gin
 
     files = []
     for path in sorted((checkout / "gin").rglob("*.gin")):

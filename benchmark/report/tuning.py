@@ -52,10 +52,11 @@ class Contest:
         tried = [*map(factor, self.trials)]
         if lacking := [each for each in (FIRST_FACTORS if is_first else FACTORS) if each not in tried]:
             return tuple(lacking)
+        if is_first:
+            return ()
         best = factor(self.winner)
-        beyond = {tried[0]: best / 2, tried[-1]: best * 2}.get(best)
-        grows = not is_first and beyond is not None and LIMITS[0] <= beyond <= LIMITS[1]
-        return (beyond,) if grows and beyond is not None else ()
+        beyond = {tried[0]: best / 2, tried[-1]: best * 2}.get(best, math.inf)  # the best lies within the others
+        return (beyond,) if LIMITS[0] <= beyond <= LIMITS[1] else ()
 
     @property
     def is_tied(self) -> bool:
