@@ -1,10 +1,16 @@
 """How long trials have to be: what choices lose, on scores that are written by hand."""
 
+import re
+from pathlib import Path
+
 import pytest
 from report_records import trial
 
+from benchmark.report.cells import load
 from benchmark.report.rates import studies
 from benchmark.report.record import Record
+
+ROOT = Path(__file__).parents[1]
 
 
 def tried(share: float, scores: dict[float, float], method: str = "alpha") -> list[Record]:
@@ -55,3 +61,16 @@ def test_without_the_whole_budget_nothing_is_lost() -> None:
     (page,) = studies(tried(0.25, {0.5: 0.5, 1.0: 0.5})).values()
     assert "No method has its trials at the whole budget yet." in page
     assert studies([trial(1.0, 0.5)]) == {}
+
+
+def test_the_reference_quotes_the_page() -> None:
+    """Oracle: the figures of the published study in the sentence that derives the rule from it."""
+    (page,) = studies(load(ROOT / "results")).values()
+    figures = re.findall(r"([\d.]+) and ([\d.]+) points at ([\d.]+) of", page.splitlines()[-1])
+    lost = {share: (best, rule) for best, rule, share in figures}
+    text = " ".join((ROOT / "docs/reference.md").read_text().split())
+    (short, rule), (quarter, _) = lost["0.0625"], lost["0.25"]
+    assert (
+        f"a sixteenth of the budget is expected to lose {short} points, at a quarter {quarter}, and the rule {rule}"
+        in text
+    )
