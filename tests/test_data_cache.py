@@ -188,6 +188,19 @@ def test_damaged_files_are_written_again(source: Path, kept: Path, tmp_path: Pat
         assert file.read_bytes() == sound
 
 
+def test_a_short_file_is_not_sound_whatever_memory_holds(
+    source: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: None, where the memory that a file is read into happens to hold the byte that it lacks."""
+    pixels = load(source).train.images[:]
+    (file,) = files(kept)
+    assert cache._read(file, pixels.shape) is not None
+    file.write_bytes(file.read_bytes()[:-1])
+    with monkeypatch.context() as memory:
+        memory.setattr(torch, "empty", lambda *_, **__: pixels.clone())
+        assert cache._read(file, pixels.shape) is None
+
+
 def test_the_oldest_use_goes_first(
     kept: Path, tmp_path: Path, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
