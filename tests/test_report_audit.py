@@ -346,6 +346,16 @@ def test_boards_may_have_different_data_of_one_name(results: Path) -> None:
     assert audit(results) == []
 
 
+def test_raw_pixels_that_a_run_of_another_encoder_measured_are_a_floor(results: Path) -> None:
+    """Oracle: raw pixels pass no encoder, so the first run on the images measures them for all."""
+    pixels = altered(altered(FLOOR, "method.name", "raw pixels"), "encoder.width", 512)
+    pixels = keyed(altered(pixels, "config.text", TEXT.replace("width = 64", "width = 512")))
+    run = altered(SOUND, "floors", [FLOOR["id"], pixels["id"]])
+    for record in (pixels, keyed(run)):
+        write(record, results / "small")
+    assert audit(results) == []
+
+
 def test_a_repeated_run_with_other_weights_is_found(results: Path) -> None:
     """Oracle: the same run an hour later with another digest; with the same digest, other versions,
     or kernels that do not repeat their bits, all is well."""

@@ -16,7 +16,7 @@ from benchmark.experiment import describe
 from benchmark.experiment.session import Session
 from benchmark.nets.encoders import Encoder
 from benchmark.report import record as records
-from benchmark.report.cells import OF_RANDOM_INIT, OF_RAW_PIXELS, RANDOM_INIT, START, versions_of
+from benchmark.report.cells import OF_RANDOM_INIT, OF_RAW_PIXELS, RANDOM_INIT, RAW_PIXELS, START, versions_of
 from benchmark.report.identity import digest
 from benchmark.report.record import Record
 from benchmark.runtime import progress
@@ -51,7 +51,7 @@ def measure(session: Session, *, waits: bool = True) -> list[Record]:
         return floors
     limits = session.experiment.limits()
     raw_pixels = partial(harness.evaluate_pixels, session.dataset, session.evaluations, limits=limits)
-    return [*floors, _floor(session, "raw pixels", encoder, 0, OF_RAW_PIXELS, raw_pixels, waits)]
+    return [*floors, _floor(session, RAW_PIXELS, encoder, 0, OF_RAW_PIXELS, raw_pixels, waits)]
 
 
 def _too_large(data: Dataset) -> str:

@@ -14,6 +14,7 @@ from benchmark.report.cells import (
     FIRST_VERSION,
     PRETRAINING,
     RANDOM_INIT,
+    RAW_PIXELS,
     files_outside,
     key_of_text,
     major,
@@ -161,7 +162,7 @@ def _wrong_evaluations(record: Record, lines: Mapping[str, str]) -> Iterator[str
         if (
             not names
             and record["status"] != "failed"
-            and record["method"]["name"] != "raw pixels"
+            and record["method"]["name"] != RAW_PIXELS
             and kind not in OPTIONAL
         ):
             yield f"metrics: {reference} is missing, which config.text says."

@@ -20,6 +20,7 @@ PRETRAINING = "pretraining"  # the name in versions of all code but the classes 
 FIRST_VERSION = "1.0"  # of code that states none, and of all code that made records of schema 1
 NOT_OF_A_RECIPE = [f"experiment.{name}" for name in ("rate_factor", "budget_share", "is_trial", "evaluations")]
 RANDOM_INIT = "random init"
+RAW_PIXELS = "raw pixels"
 START = "start:"  # and the name of the trained weights from which a run goes on
 OF_RAW_PIXELS = ("experiment.evaluations", "experiment.limits")
 OF_RANDOM_INIT = ("experiment.encoder", *OF_RAW_PIXELS)
