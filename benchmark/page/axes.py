@@ -37,6 +37,11 @@ class Axis:
         share = min(max((value - low) / (high - low), 0.0), 1.0)
         return self.start + share * (self.end - self.start)
 
+    def value(self, pixel: float) -> float:
+        """Return the number at a pixel."""
+        share = (pixel - self.start) / (self.end - self.start)
+        return self.low * (self.high / self.low) ** share if self.is_log else self.low + share * (self.high - self.low)
+
 
 def logarithmic(values: Sequence[float], start: float, end: float) -> Axis:
     """Return a logarithmic axis that reaches all values; if these are alike, its only tick is their middle."""

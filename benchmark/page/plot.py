@@ -71,6 +71,19 @@ class Level:
     scores: tuple[Summary | None, ...]
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """One choice of cost and column: its axes, and by number of the point its cost in their unit and its place."""
+
+    title: str
+    across: Axis
+    up: Axis
+    costs: dict[int, float]
+    places: dict[int, int]
+    heights: dict[int, int]
+    front: list[int]
+
+
 class Plot:
     """The points and floors of tables that differ only in their budget."""
 
@@ -122,24 +135,16 @@ class Plot:
         `v` (path to the label, label and its height), paths of the front `f` and of ladders `s`, a title `t`, and
         whether all costs are equal `c`.
         """
-        top, bottom = frame.top, self.height(frame) - frame.bottom
-        shown = {i: point for i, point in enumerate(self.points) if kind in point.costs and point.scores[column]}
-        costs = {i: point.costs[kind] for i, point in shown.items()}
-        name, size = unit(kind, list(costs.values()) or [1.0])
-        right = self.right(frame)
-        across = logarithmic([cost / size for cost in costs.values()] or [1.0], frame.left + 14, right - 14)
-        up = self._accuracies(column, list(shown.values()), bottom, top)
-        heights = {i: _height(up, point.scores[column]) for i, point in shown.items()}
-        places = _side_by_side({i: cost / size for i, cost in costs.items()}, heights, across)
-        levels = [_level(up, level.scores[column], level.label) for level in self.levels]
-        labels, level_labels = self._labels(frame, heights, levels, bottom)
+        at, right, bottom = self.drawing(frame, kind, column), self.right(frame), self.height(frame) - frame.bottom
+        levels = [_level(at.up, level.scores[column], level.label) for level in self.levels]
+        labels, level_labels = self._labels(frame, at.heights, levels, bottom)
         return {
             "c": self._is_constant(kind),
-            "t": f"{name}, logarithmic",
-            "x": [[round(across.place(value)), text] for value, text in across.ticks],
-            "y": [[round(up.place(value)), text] for value, text in up.ticks],
+            "t": at.title,
+            "x": [[round(at.across.place(value)), text] for value, text in at.across.ticks],
+            "y": [[round(at.up.place(value)), text] for value, text in at.up.ticks],
             "p": [
-                [places[i], heights[i], *_ends(up, point.scores[column])] if i in shown else None
+                [at.places[i], at.heights[i], *_ends(at.up, point.scores[column])] if i in at.places else None
                 for i, point in enumerate(self.points)
             ],
             "l": [labels.get(i) for i in range(len(self.points))],
@@ -147,9 +152,23 @@ class Plot:
                 [f"M{frame.left} {level[0]}H{right}L{right + 4} {y}H{right + 16}", level[1], y] if level else None
                 for level, y in zip(levels, level_labels, strict=True)
             ],
-            "f": self._front(costs, places, heights, right),
-            "s": [_path([(places[i], heights[i]) for i in ladder if i in shown]) for ladder in self.ladders()],
+            "f": _steps([(at.places[i], at.heights[i]) for i in at.front], right),
+            "s": [
+                _path([(at.places[i], at.heights[i]) for i in ladder if i in at.places]) for ladder in self.ladders()
+            ],
         }
+
+    def drawing(self, frame: Frame, kind: str, column: int) -> Drawing:
+        """Return where the points lie for one kind of cost and one column."""
+        top, bottom, right = frame.top, self.height(frame) - frame.bottom, self.right(frame)
+        shown = {i: point for i, point in enumerate(self.points) if kind in point.costs and point.scores[column]}
+        name, size = unit(kind, [point.costs[kind] for point in shown.values()] or [1.0])
+        costs = {i: point.costs[kind] / size for i, point in shown.items()}
+        across = logarithmic(list(costs.values()) or [1.0], frame.left + 14, right - 14)
+        up = self._accuracies(column, list(shown.values()), bottom, top)
+        heights = {i: _height(up, point.scores[column]) for i, point in shown.items()}
+        places = _side_by_side(costs, heights, across)
+        return Drawing(f"{name}, logarithmic", across, up, costs, places, heights, self._front(costs, heights))
 
     def ladders(self) -> list[list[int]]:
         """Return the points of each method that has several budgets, smallest budget first."""
@@ -189,8 +208,8 @@ class Plot:
         placed = {(kind, i): y for (_, kind, i), y in zip(wanted, ys, strict=True)}
         return {i: y for (kind, i), y in placed.items() if kind == 0}, [placed.get((1, i)) for i in range(len(levels))]
 
-    def _front(self, costs: dict[int, float], places: dict[int, int], heights: dict[int, int], right: int) -> str:
-        """Return the path of the front: through the ranked points that no cheaper or equally dear one reaches."""
+    def _front(self, costs: dict[int, float], heights: dict[int, int]) -> list[int]:
+        """Return the front: the ranked points that no cheaper or equally dear one reaches, the cheapest first."""
         ranked = sorted((i for i in costs if self.points[i].is_ranked), key=lambda i: (costs[i], heights[i]))
         front: list[int] = []
         for i in ranked:
@@ -198,10 +217,7 @@ class Plot:
                 if front and costs[i] <= costs[front[-1]] * ALIKE:
                     front.pop()
                 front.append(i)
-        if len(front) < 2:
-            return ""
-        first, *others = front
-        return f"M{places[first]} {heights[first]}{''.join(f'H{places[i]}V{heights[i]}' for i in others)}H{right}"
+        return front
 
 
 def shape(style: Style) -> str:
@@ -275,3 +291,11 @@ def _side_by_side(costs: dict[int, float], heights: dict[int, int], across: Axis
 
 def _path(points: Sequence[tuple[int, int]]) -> str:
     return "M" + "L".join(f"{x} {y}" for x, y in points) if len(points) > 1 else ""
+
+
+def _steps(points: Sequence[tuple[int, int]], right: int) -> str:
+    """Return the path of a front up to the right end of the plot; none where it has a single point."""
+    if len(points) < 2:
+        return ""
+    (x, y), *others = points
+    return f"M{x} {y}{''.join(f'H{x}V{y}' for x, y in others)}H{right}"
