@@ -4,7 +4,8 @@ The folder of records gets `README.md`, `index.html` with the same boards for a 
 `<board>.svg`; a board of trials on several shares of a budget gets a page of its own. Published results, from
 `published.csv` in that folder, are shown beside the boards of their data sets.
 
-With `--format latex`, `csv` or `json` the boards are printed instead, for a paper, a spreadsheet or a program.
+With `--format latex`, `csv` or `json` the boards are printed instead, for a paper, a spreadsheet or a program. For
+LaTeX the plots follow the tables, as source text for the package pgfplots.
 
 If they are beside the folder of records, as in a checkout, two more pages are regenerated: the plot and the tables of
 the leading board in `README.md`, and `docs/provenance.md`, which names the source of each number in the gin files.
@@ -19,6 +20,7 @@ from pathlib import Path
 from benchmark.errors import CheckError, reported
 from benchmark.page.page import Page, pictures
 from benchmark.page.page import render as html
+from benchmark.page.pgfplots import pgfplots
 from benchmark.report import predictions, provenance, published
 from benchmark.report.cells import load
 from benchmark.report.code import changed
@@ -57,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = load(folder)
     results_of_others = published.load(folder / published.FILE)
     if options.format:
-        print(FORMATS[options.format](records, results_of_others, changed), end="")
+        text = FORMATS[options.format](records, results_of_others, changed)
+        plots_of_paper = pgfplots(Page(records, results_of_others, changed)) if options.format == "latex" else ""
+        print(text + plots_of_paper, end="")
         return 0
     correct = partial(predictions.correct, folder)
     source = f"{len(records)} records"

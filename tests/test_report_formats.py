@@ -133,5 +133,7 @@ def test_the_command_prints_and_writes_nothing(tmp_path: Path, capsys: pytest.Ca
     before = sorted(tmp_path.rglob("*"))
     for form, render in FORMATS.items():
         assert main(["--results", str(tmp_path), "--format", form]) == 0
-        assert capsys.readouterr().out == render(board(), changed=changed)
+        printed = capsys.readouterr().out
+        assert printed.startswith(text := render(board(), changed=changed))
+        assert printed == text or form == "latex"  # the plots follow, see test_page_pgfplots
     assert sorted(tmp_path.rglob("*")) == before

@@ -136,19 +136,19 @@ def _harmless(value: Any) -> Any:
 
 
 def _latex_table(section: Section) -> str:
-    headings, lines = table(section, lambda line: _tex(line.name), _tex_value)
+    headings, lines = table(section, lambda line: tex(line.name), _tex_value)
     columns = len(headings) if any(line[-1] for line in lines) else -1  # no column of notes where there are none
-    rows = [[*cells, _tex(notes)][:columns] for *cells, notes in lines]
+    rows = [[*cells, tex(notes)][:columns] for *cells, notes in lines]
     floors = next((place for place, line in enumerate(section.lines) if line.is_beside), len(rows))
     rules = [r"\midrule"] * (floors < len(rows))
-    short = [_tex(SHORT.get(heading, heading)) for heading in headings[:columns]]
+    short = [tex(SHORT.get(heading, heading)) for heading in headings[:columns]]
     written = [_tex_line(row) for row in rows]
     body = [_tex_line(short), r"\midrule", *written[:floors], *rules, *written[floors:]]
     return _tabular([title(section)], alignment(headings[:columns]), body)
 
 
 def _latex_block(block: Block) -> str:
-    heading, *lines = (_tex_line(map(_tex, line)) for line in [block.headings, *block.lines])
+    heading, *lines = (_tex_line(map(tex, line)) for line in [block.headings, *block.lines])
     return _tabular([block.title, block.caption], alignment(block.headings), [heading, r"\midrule", *lines])
 
 
@@ -165,9 +165,10 @@ def _tex_line(cells: Iterable[str]) -> str:
 def _tex_value(line: Line, column: Column, value: Value | None) -> str:
     if value is None:
         return ""
-    text = _tex(spread(value.summary))
+    text = tex(spread(value.summary))
     return {"best": rf"\textbf{{{text}}}", "tied": rf"\underline{{{text}}}", "": text}[value.standing]
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
+    """Return a text so that LaTeX prints it."""
     return printable(text).translate(LATEX)
