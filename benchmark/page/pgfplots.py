@@ -21,7 +21,8 @@ CIRCLE = r"\pgfpathcircle{\pgfpointorigin}{4.2pt}"  # PGF draws half of a circle
 AXIS = r"""\begin{axis}[width=.6\linewidth, height=.42\linewidth, scale only axis, axis lines*=left, ymajorgrids,
   grid style={black!12}, xmode=log, xminorticks=false, xmin=%.6g, xmax=%.6g, ymin=%.4f, ymax=%.4f,
   xtick={%s}, xticklabels={%s}, ytick={%s}, xlabel={%s}, ylabel={%s, top-1 in \%%},
-  legend style={at={(1.03,.5)}, anchor=west, draw=none, cells={anchor=west}, font=\footnotesize, row sep=-2pt}]"""
+  legend style={at={(1.03,.5)}, anchor=west, draw=none, font=\footnotesize,
+    cells={anchor=west, text height=.7em, text depth=.2em}, row sep=-2pt}]"""
 Place = tuple[float, float]
 
 
