@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.errors import reported
+from benchmark.report.cells import FIGURES
 
 
 @reported
@@ -18,12 +19,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "them, test labels choose the images, colour points and mark hits.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
+    parser.add_argument(
+        "--to", type=Path, metavar="DIR", help="a folder that does not exist yet (default: figures in that of the run)"
+    )
     parser.add_argument("--allow-imports", action="store_true", help="let the run import modules of your own")
     options = parser.parse_args(arguments)
     from benchmark.plots import figures
 
-    for line in figures.draw(options.run, options.to, allow_imports=options.allow_imports):
+    for line in figures.draw(options.run, options.to or options.run / FIGURES, allow_imports=options.allow_imports):
         print(line, flush=True)
     return 0
 

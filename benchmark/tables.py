@@ -13,7 +13,7 @@ the leading board in `README.md`, and `docs/provenance.md`, which names the sour
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from benchmark.page.page import Page, pictures
 from benchmark.page.page import render as html
 from benchmark.page.pgfplots import pgfplots
 from benchmark.report import predictions, provenance, published
-from benchmark.report.cells import load
+from benchmark.report.cells import FIGURES, load
 from benchmark.report.code import changed
 from benchmark.report.formats import FORMATS
 from benchmark.report.markdown import render, summary
@@ -67,7 +67,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source = f"{len(records)} records"
     places = {path.name: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.json"), reverse=True)}
     missing = {board.name: missing for board in boards(records) if (missing := board.missing)}
-    page = Page(records, results_of_others, changed, places, folder.resolve().name, correct, missing)
+    confused = partial(predictions.confusion, folder)
+    page = Page(
+        records,
+        results_of_others,
+        changed,
+        places,
+        folder.resolve().name,
+        correct,
+        missing,
+        confused,
+        _figures(folder, places),
+    )
     if not options.html:
         text = render(records, results_of_others, changed, correct, missing)
         _update(folder / "README.md", text, source, command, check=check)
@@ -88,6 +99,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sources.is_file():
         _update(sources, provenance_page(sources.parents[1]), "the comments of the gin files", command, check=check)
     return 0
+
+
+def _figures(folder: Path, places: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the figures that `benchmark.figures` drew into the folders of runs, by the names of their records."""
+    runs = {name: (folder / place).parent for name, place in places.items()}
+    return {
+        name: [path.relative_to(folder).as_posix() for path in sorted((run / FIGURES).glob("*.png"))]
+        for name, run in runs.items()
+        if (run / "config.gin").is_file()
+    }
 
 
 def provenance_page(checkout: Path) -> str:

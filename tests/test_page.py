@@ -3,19 +3,22 @@
 import math
 import random
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from itertools import combinations, pairwise
 from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
-from page_records import HOSTILE, changed, hostile, many, places, shown
+from page_records import HOSTILE, changed, confused, hostile, many, places, shown
 from report_records import run, trial
 
 from benchmark.page.axes import linear, logarithmic, unit
 from benchmark.page.page import START, Page, pictures, render
 from benchmark.page.plot import FRAMES, SHAPES, Plot
+from benchmark.report import predictions
 from benchmark.report.palette import COLOURS, MARKERS, ON_DARK, styles
 from benchmark.report.record import Record, file_name
 from benchmark.report.record import write as write_record
@@ -137,6 +140,86 @@ def test_size(count: int, seeds: int, boards: int) -> None:
     """Oracle: 60 kB, and 1.5 kB for each record."""
     size = len(render(page(many(count, seeds, boards))).encode())
     assert size <= 60 * KB + 1.5 * KB * count
+
+
+def test_size_with_confusions() -> None:
+    """Oracle: as above, where each line has three seeds and a matrix of ten classes."""
+    records = many(300, 3)
+    page = Page(records, (), changed, places(records), confused=confused)
+    text = render(page)
+    assert text.count('<table class="confusion">') == 100
+    assert len(text.encode()) <= 60 * KB + 1.5 * KB * 300
+
+
+def matrix(text: str) -> list[list[str]]:
+    """Return the cells of the only table of confusions, whose cells have no end tags, with their classes."""
+    (table,) = re.findall(r"<h3>Confusions.*?</table>", text, re.S)
+    return [
+        re.split("<t[hd]", row)[1:] for row in table.partition("<tbody>")[2].removesuffix("</table>").split("<tr>")[1:]
+    ]
+
+
+def test_confusions_of_few_classes(tmp_path: Path) -> None:
+    """Oracle: by hand, from the files of two of three runs: rows are classes, columns predicted ones; shaded is the
+    wrong class that a tenth of the images or more were taken for."""
+    labels, guesses = np.array([0] * 20 + [1] * 20 + [2] * 20), np.array([0] * 15 + [2] * 5 + [1] * 20 + [1] + [2] * 19)
+    for seed in range(3):
+        name = f"predictions/{seed}.npz"
+        content, _ = predictions.pack(labels, {"linear": guesses if seed else labels, "knn": labels})
+        if seed < 2:
+            (tmp_path / "small" / "predictions").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "small" / name).write_bytes(content)
+        stated = {"file": name, "sha256": "0" * 64, "bytes": len(content)}
+        more = {"dataset__classes": 3, "published": {"predictions": stated}}
+        write_record(run("alpha", seed, 0.5, **more), tmp_path / "small")
+    assert main(["--results", str(tmp_path), "--html"]) == 0
+    text = (tmp_path / "index.html").read_text()
+    assert matrix(text) == [
+        [">0", " class=d>35", ">", " class=x>5"],
+        [">1", ">", " class=d>40", ">"],
+        [">2", ">", ">1", " class=d>39"],
+    ]
+    assert "<h3>Confusions (linear)</h3>" in text
+    assert "Test images of 2 runs by class (row)" in text
+
+
+def test_confusions_of_many_classes() -> None:
+    """Oracle: by hand: of 21 classes the ten largest counts, ties in the order of classes, and their shares of a class
+    of which 25 images are right."""
+
+    def confused(record: Record, evaluation: str) -> Counter[tuple[int, int]]:
+        right = Counter({(label, label): 25 for label in range(21)})
+        return right + Counter({(label, label - 1): 5 if label == 20 else 1 for label in range(1, 21)})
+
+    text = render(Page([run("alpha", 0, 0.5, dataset__classes=21)], confused=confused))
+    lines = [["20", "19", "5", "16.67"], *([f"{label}", f"{label - 1}", "1", "3.85"] for label in range(1, 10))]
+    assert matrix(text) == [[f">{cell}" for cell in line] for line in lines]
+    assert 'class="confusion"' not in text
+
+
+def test_figures_of_runs_are_linked(tmp_path: Path) -> None:
+    """Oracle: the files that lie in the folders of two runs, by seed; none of a board, where no run lies, and no image,
+    which would be a request."""
+    for seed, names in enumerate((("tsne.png", "views.png"), ("a b.png", "notes.txt"))):
+        folder = tmp_path / "runs" / f"alpha-s{seed}"
+        write_record(run("alpha", seed, 0.5), folder)
+        (folder / "config.gin").touch()
+        (folder / "figures").mkdir()
+        for name in names:
+            (folder / "figures" / name).touch()
+    write_record(run("beta", 0, 0.6), tmp_path / "runs" / "small")
+    (tmp_path / "runs" / "small" / "figures").mkdir()
+    (tmp_path / "runs" / "small" / "figures" / "stray.png").touch()
+    assert main(["--results", str(tmp_path / "runs"), "--html"]) == 0
+    text = (tmp_path / "runs" / "index.html").read_text()
+    assert re.findall(r"<dt>figures</dt>.*?</dd>", text) == [
+        '<dt>figures</dt><dd><a href="./alpha-s0/figures/tsne.png">seed 0: tsne</a>, '
+        '<a href="./alpha-s0/figures/views.png">seed 0: views</a>, '
+        '<a href="./alpha-s1/figures/a%20b.png">seed 1: a b</a></dd>'
+    ]
+    seen = Reader(text)
+    assert "img" not in seen.tags
+    assert all((tmp_path / "runs" / unquote(link)).is_file() for link in seen.links if "figures" in link)
 
 
 def test_size_of_the_published_page() -> None:

@@ -172,16 +172,20 @@ def test_permalinks_restore_the_view(browser: Any, site: Path) -> None:
 
 
 def test_a_panel_shows_the_records(tab: Tab) -> None:
-    """Oracle: by hand: three seeds with links to their files, the column clicked, command, curve; Escape closes it."""
+    """Oracle: by hand: three seeds with links to their files, the column clicked, command, curve, confusions
+    of three runs; Escape closes it."""
     tab.page.locator(".board.on .table").first.locator("tr", has_text="alpha").locator("td.e").nth(1).click()
     panel = tab.page.locator(".panel.on")
     assert "alpha" in panel.locator("h2").inner_text()
     assert panel.locator("tbody td.here").all_inner_texts() == ["65.00", "64.85", "64.70"]
-    assert panel.locator("tbody tr").count() == 3
+    assert panel.locator("table").first.locator("tbody tr").count() == 3
     link = panel.locator("a.run").first.get_attribute("href")
     assert link.startswith("./small/digits-vit_micro-alpha-s0-")
     assert panel.locator(".repeat code").first.inner_text() == f"python -m benchmark.run --reproduce results/{link[2:]}"
     assert panel.locator("svg.curve path").count() == 3
+    first = panel.locator("table.confusion tbody tr").first
+    assert first.inner_text().split() == ["0", "90", "60"]
+    assert first.locator("td:nth-child(11)").inner_text() == "60"
     assert "b" * 40 in panel.inner_text()
     assert "Example CPU, 1 thread" in panel.inner_text()
     tab.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -255,6 +259,7 @@ def test_without_javascript(browser: Any, site: Path) -> None:
     assert tab.page.locator(".js-only:visible").count() == 0
     tab.page.locator("tbody th a").first.click()
     assert tab.page.locator(".panel:visible").count() == 1
+    assert tab.page.locator(".panel:visible table.confusion tbody tr").count() == 10
     tab.close()
 
 

@@ -113,11 +113,12 @@ def rows(figure: Figure) -> dict[str, np.ndarray]:
 def test_the_command_writes_what_a_run_allows(
     run: Path, resnet_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Oracle: the files, a printed line for each, and the reason for what is left out."""
+    """Oracle: the files (by default in the run's folder), a line for each, and the reason for what is left out."""
     assert drawn(resnet_run, tmp_path / "resnet") == ALWAYS
     copy = tmp_path / run.name
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints"))
-    assert drawn(copy, tmp_path / "copy") == ALWAYS
+    assert main([str(copy)]) == 0
+    assert {path.name for path in (copy / "figures").iterdir()} == ALWAYS
     assert f"left out: no checkpoint is left in {copy / 'checkpoints'}" in capsys.readouterr().out
     assert drawn(run, tmp_path / "vit") == ALWAYS | {"reconstructions.png"}
     assert set(capsys.readouterr().out.split()) == set(map(str, (tmp_path / "vit").iterdir()))

@@ -8,7 +8,7 @@ import pytest
 from report_records import make
 
 from benchmark.errors import BenchmarkError
-from benchmark.report.predictions import MOST_BYTES, correct, fields_of, pack, read
+from benchmark.report.predictions import MOST_BYTES, confusion, correct, fields_of, pack, read
 
 DRAWS = np.random.default_rng(0)
 
@@ -72,7 +72,8 @@ def test_what_fits_comes_first() -> None:
 
 
 def test_which_images_a_published_run_got_right(tmp_path: Path) -> None:
-    """Oracle: by hand; None for a run without a file, whose file is gone, and for an evaluation that is not in it."""
+    """Oracle: by hand, and what the others were taken for; None for a run without a file, whose file is gone, and
+    for an evaluation that is not in it."""
     labels = np.array([0, 1, 2, 3])
     content, _ = pack(labels, {"linear": np.array([0, 0, 2, 2])})
     file = {"file": "predictions/a.npz", "sha256": "0" * 64, "bytes": len(content)}
@@ -84,6 +85,8 @@ def test_which_images_a_published_run_got_right(tmp_path: Path) -> None:
     assert correct(tmp_path, record, "knn") is None
     assert correct(tmp_path, make(), "linear") is None
     assert correct(tmp_path, make(published={}), "linear") is None
+    assert confusion(tmp_path, record, "linear") == {(0, 0): 1, (1, 0): 1, (2, 2): 1, (3, 2): 1}
+    assert confusion(tmp_path, record, "knn") is None
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

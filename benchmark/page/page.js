@@ -158,8 +158,8 @@ function openPanel(key) {
 function markColumn(row, cell) {
   const panel = one(".panel.on"), heading = cell && textOf(all("thead th", row.closest("table"))[cell.cellIndex]);
   if (!panel) return;
-  const column = all("thead th", panel).findIndex((head) => head.textContent === heading);
-  for (const each of all("tbody td", panel)) each.classList.toggle("here", each.cellIndex === column);
+  const seeds = one("table", panel), column = all("thead th", seeds).findIndex((head) => head.textContent === heading);
+  for (const each of all("tbody td", seeds)) each.classList.toggle("here", each.cellIndex === column);
 }
 
 const make = (tag, properties) => Object.assign(document.createElement(tag), properties);

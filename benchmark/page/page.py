@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +19,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from benchmark.page.panel import CURVE, Panel, key_of, linked, panel, shared_bindings
+from benchmark.page.panel import CURVE, Confused, Panel, key_of, linked, panel, shared_bindings
 from benchmark.page.plot import COSTS, FRAMES, SHAPES, Frame, Plot, shape, shortened
 from benchmark.report.bases import Correct, Difference, differences, introduction, unpublished
 from benchmark.report.cells import hardware
@@ -117,8 +117,9 @@ class Page:
     """What the templates show: all boards, the leading one first.
 
     `places` has the path of each record's file below the folder of records, by its name. `correct` finds which test
-    images a run classified correctly. `missing` says of a board that lacks runs how many there are, and gives the
-    command that makes the rest.
+    images a run classified correctly, `confused` counts them by class and predicted class. `missing` says of a board
+    that lacks runs how many there are, and gives the command that makes the rest. `figures` has the paths of the
+    figures of a run below the folder of records, by the name of its record's file.
     """
 
     def __init__(
@@ -130,9 +131,11 @@ class Page:
         folder: str = "results",
         correct: Correct = unpublished,
         missing: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+        confused: Confused = unpublished,
+        figures: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
-        self.records, self.folder, self.correct = records, folder, correct
-        self.places = places or {}
+        self.records, self.folder, self.correct, self.confused = records, folder, correct, confused
+        self.places, self._figures = places or {}, figures
         self.sections = sections(records, changed)
         lines = [line for section in self.sections for line in (*section.lines, *section.earlier)]
         self.styles = styles(
@@ -190,6 +193,13 @@ class Page:
         name = file_name(record)
         return self.places.get(name, name)
 
+    def figures(self, line: Line) -> list[tuple[str, str]]:
+        """Return the figures of the runs of a line: their names, with the seed where there are several, and links."""
+        runs = line.cell.runs
+        seeds = {run["id"]: f"seed {run['seed']}: " if len(runs) > 1 else "" for run in runs}
+        paths = [(seeds[run["id"]], path) for run in runs for path in self._figures.get(file_name(run), ())]
+        return [(f"{seed}{PurePosixPath(path).stem}", f"./{quote(path)}") for seed, path in paths]
+
     @staticmethod
     def hardware(line: Line) -> list[str]:
         return sorted({hardware(run) for run in line.cell.runs})
@@ -209,7 +219,7 @@ class Page:
             for line in shown:
                 targets[id(line)] = key = key_of(line)
                 if key not in self.panels:
-                    self.panels[key] = panel(section, line, shared, by_id)
+                    self.panels[key] = panel(section, line, shared, by_id, self.confused)
             headings, rows = table(section, lambda line: line.name, _score, shown)
             with_notes = len(headings) if any(row[-1] for row in rows) else -1
             lines = [(line, tuple(row[:with_notes])) for line, row in zip(shown, rows, strict=True)]

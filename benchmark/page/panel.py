@@ -1,6 +1,7 @@
 """What opens at a score: the runs of a line, seed by seed, and all that their records say of how they were made."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -9,11 +10,15 @@ from benchmark.report.cells import hardware, tuning_of, versions_of
 from benchmark.report.contents import title
 from benchmark.report.identity import canonical
 from benchmark.report.record import Record, pretrained
-from benchmark.report.section import Line, Section, columns_of, result
+from benchmark.report.section import Column, Line, Section, columns_of, result
 from benchmark.report.text import percent
 from benchmark.report.tuning import factor, score
 
 CURVE = (220, 64)  # pixels
+MOST_CLASSES = 20  # of which all counts are shown
+LARGEST = 10  # counts shown of more classes
+Confused = Callable[[Record, str], Counter[tuple[int, int]] | None]
+"""Counts the test images of a run by their class and the class that an evaluation predicts; None where unknown."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,19 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Confusion:
+    """Test images by their class (`rows`) and the class predicted, of several runs together.
+
+    Of many classes there are only the `largest` confusions: class, class predicted, images, and their share in %.
+    """
+
+    heading: str
+    runs: int
+    rows: tuple[tuple[int, ...], ...]
+    largest: tuple[tuple[int, int, int, str], ...]
+
+
+@dataclass(frozen=True)
 class Panel:
     """The records of a line; `bindings` are those in which it differs from others of its table."""
 
@@ -48,6 +66,7 @@ class Panel:
     facts: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
     curve: Curve | None
+    confusion: Confusion | None
     trials: tuple[tuple[str, Record], ...]
 
 
@@ -63,7 +82,9 @@ def shared_bindings(section: Section) -> dict[str, str]:
     return reduce(lambda shared, line: dict(shared.items() & line.items()), lines)
 
 
-def panel(section: Section, line: Line, shared: Mapping[str, str], by_id: Mapping[str, Record]) -> Panel:
+def panel(
+    section: Section, line: Line, shared: Mapping[str, str], by_id: Mapping[str, Record], confused: Confused
+) -> Panel:
     """Return the panel of a line of a section."""
     runs = line.cell.runs
     columns = columns_of(runs)
@@ -93,6 +114,7 @@ def panel(section: Section, line: Line, shared: Mapping[str, str], by_id: Mappin
             f"{section.heading(column)}: {flag}" for column, value in flagged if value for flag in value.flags
         ),
         curve=_curve(runs),
+        confusion=_confusion(section, columns, runs, confused),
         trials=tuple((f"{factor(trial):g} times: {percent(score(trial))}", trial) for trial in trials),
     )
 
@@ -168,3 +190,27 @@ def _curve(runs: Sequence[Record]) -> Curve | None:
     return Curve(
         tuple("M" + "L".join(place(*point) for point in curve) for curve in curves), percent(low), percent(high)
     )
+
+
+def _confusion(
+    section: Section, columns: Sequence[Column], runs: Sequence[Record], confused: Confused
+) -> Confusion | None:
+    """Return the confusions of the first evaluation of which predictions are published."""
+    for column in columns:
+        counted = [counts for run in runs if (counts := confused(run, column.evaluation)) is not None]
+        if counted:
+            break
+    else:
+        return None
+    counts, classes = sum(counted, Counter[tuple[int, int]]()), range(runs[0]["dataset"]["classes"])
+    if len(classes) <= MOST_CLASSES:
+        rows = tuple(tuple(counts[label, predicted] for predicted in classes) for label in classes)
+        return Confusion(section.heading(column), len(counted), rows, ())
+    images: Counter[int] = Counter()
+    for (label, _), count in counts.items():
+        images[label] += count
+    wrong = sorted((-count, label, predicted) for (label, predicted), count in counts.items() if label != predicted)
+    largest = tuple(
+        (label, predicted, -count, percent(-count / images[label])) for count, label, predicted in wrong[:LARGEST]
+    )
+    return Confusion(section.heading(column), len(counted), (), largest)

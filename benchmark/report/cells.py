@@ -16,6 +16,7 @@ UNRANKED = ("overtime", "budget_miss")  # status of runs that spent another budg
 UNDONE = (*UNRANKED, "failed")  # status of runs that have to be repeated
 MACHINE = ("processor", "processor_flags", "gpu", "driver", "threads")
 LIBRARIES = ("python", "torch", "torchvision", "timm", "cuda", "cudnn")
+FIGURES = "figures"  # in the folder of a run: where `benchmark.figures` draws
 PRETRAINING = "pretraining"  # the name in versions of all code but the classes that have versions of their own
 FIRST_VERSION = "1.0"  # of code that states none, and of all code that made records of schema 1
 NOT_OF_A_RECIPE = [f"experiment.{name}" for name in ("rate_factor", "budget_share", "is_trial", "evaluations")]

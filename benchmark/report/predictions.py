@@ -11,6 +11,7 @@ An evaluation with several draws of its training data has a field for each: `sem
 
 import io
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,21 @@ def read(path: Path) -> NDArray[Any]:
 
 def correct(folder: Path, record: Record, evaluation: str) -> NDArray[np.bool_] | None:
     """Return which test images an evaluation of a run got right; None where that is not among the published files."""
+    classes = _published(folder, record, evaluation)
+    return None if classes is None else classes[evaluation] == classes[LABEL]
+
+
+def confusion(folder: Path, record: Record, evaluation: str) -> Counter[tuple[int, int]] | None:
+    """Return the test images of each class by the class that a run predicts; None where that is not published."""
+    classes = _published(folder, record, evaluation)
+    return None if classes is None else Counter(classes[[LABEL, evaluation]].tolist())
+
+
+def _published(folder: Path, record: Record, evaluation: str) -> NDArray[Any] | None:
+    """Return the array of a published file that has the evaluation."""
     stated = record.get("published", {}).get("predictions")
     path = folder / str(record["board"]) / stated["file"] if stated else None
     if path is None or not path.is_file():
         return None
     classes = read(path)
-    return classes[evaluation] == classes[LABEL] if evaluation in (classes.dtype.names or ()) else None
+    return classes if evaluation in (classes.dtype.names or ()) else None
