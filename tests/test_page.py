@@ -254,6 +254,27 @@ def test_what_a_board_lacks_stands_above_it() -> None:
     assert text.count("<p>1 of &lt;2&gt; runs The rest: <code>make &amp; rest</code></p>") == 1
 
 
+def test_the_first_sentence_says_who_leads() -> None:
+    """Oracle: by hand: of each budget the best method and its lead; ties and what single seeds say; and why lines are
+    stale. The seeds of a budget have equal differences in the first case, and the range test a margin of nothing."""
+    text = render(page(shown()))
+    for budget in ("1 TFLOPs", "10 TFLOPs", "100 TFLOPs"):
+        assert (
+            f"<b>{budget}.</b> Best in linear: delta, 4.0 points above beta. The range test distinguishes it from "
+            in text
+        )
+    assert text.count("Stale lines were made by other code than today's: Gamma 1.0, now 2.0.</p>") == 3
+    tops = {"alpha": (0.70, 0.72, 0.71), "beta": (0.71, 0.70, 0.69), "gamma": (0.30, 0.31, 0.32)}
+    records = [run(name, seed, top1) for name, by_seed in tops.items() for seed, top1 in enumerate(by_seed)]
+    tied = "Best in linear: alpha, 1.0 points above beta. The range test cannot distinguish it from 1 of the 2 others."
+    assert tied in render(Page(records))
+    single = (
+        "Best in linear: alpha, 1.0 points above beta. No difference can be tested: the methods share fewer than two"
+    )
+    assert single in render(Page([run("alpha", 0, 0.70), run("beta", 0, 0.69), run("gamma", 0, 0.3)]))
+    assert "Best in" not in render(Page([run("alpha", 0, 0.70)]))
+
+
 def test_front_and_ladders_by_hand() -> None:
     """Oracle: of three methods the dearest is worse, so the front has two steps; three budgets are joined by a line."""
     costs = {"cheap": (10.0, 0.5), "better": (20.0, 0.7), "worse": (40.0, 0.6)}

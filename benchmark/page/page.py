@@ -23,7 +23,7 @@ from benchmark.page.panel import CURVE, Confused, Panel, key_of, linked, panel, 
 from benchmark.page.plot import COSTS, FRAMES, SHAPES, Frame, Plot, shape, shortened
 from benchmark.report.bases import Correct, Difference, differences, introduction, unpublished
 from benchmark.report.cells import hardware
-from benchmark.report.contents import caption, contents, leading, remarks, table, title
+from benchmark.report.contents import caption, contents, leading, remarks, table, title, verdict
 from benchmark.report.leaderboard import Changed, sections, unchanged
 from benchmark.report.palette import COLOURS, MARKERS, ON_DARK, styles
 from benchmark.report.published import Result
@@ -55,6 +55,15 @@ class Table:
     @cached_property
     def remarks(self) -> str:
         return remarks(self.section)
+
+    @cached_property
+    def verdict(self) -> str:
+        return verdict(self.section)
+
+    @property
+    def stale(self) -> list[str]:
+        """Why lines are stale, each reason once."""
+        return sorted({reason for line, _ in self.rows for reason in line.stale})
 
     @property
     def introduction(self) -> str:

@@ -123,6 +123,23 @@ def caption(section: Section) -> str:
     return " ".join(sentences)
 
 
+def verdict(section: Section) -> str:
+    """Return which method is best, by how much, and whether the range test distinguishes it; empty for a single one."""
+    ranked, ranking = [line for line in section.lines if line.rank is not None], section.ranking
+    if len(ranked) < 2 or ranking is None:
+        return ""
+    gap = ranking.means[ranked[0].cell.entry] - ranking.means[ranked[1].cell.entry]
+    tied = sum(line.rank[0] == 1 for line in ranked[1:] if line.rank)
+    if not ranking.seeds:
+        test = "No difference can be tested: the methods share fewer than two seeds."
+    elif tied:
+        test = f"The range test cannot distinguish it from {tied} of the {len(ranked) - 1} others."
+    else:
+        test = "The range test distinguishes it from all others."
+    heading = section.heading(section.columns[0])
+    return f"Best in {heading}: {ranked[0].name}, {100 * gap:.1f} points above {ranked[1].name}. {test}"
+
+
 def remarks(section: Section) -> str:
     """Return what a reader must know of the comparison: seeds, uneven spreads, gains, floors not found."""
     sentences = []
