@@ -257,6 +257,7 @@ def test_without_javascript(browser: Any, site: Path) -> None:
     tab = Tab(browser, site, java_script_enabled=False)
     assert tab.page.locator(".table tbody tr:visible").count() == 3 * 5 + 2
     assert tab.page.locator(".js-only:visible").count() == 0
+    assert "lines open without this command" in tab.page.inner_text("header")
     tab.page.locator("tbody th a").first.click()
     assert tab.page.locator(".panel:visible").count() == 1
     assert tab.page.locator(".panel:visible table.confusion tbody tr").count() == 10
