@@ -11,8 +11,9 @@ from report_records import floor, run
 
 from benchmark.page.page import Page
 from benchmark.page.pgfplots import FRONT, pgfplots
+from benchmark.page.plot import SHAPES
 from benchmark.report.formats import latex
-from benchmark.report.palette import COLOURS
+from benchmark.report.palette import COLOURS, MARKERS
 from benchmark.report.record import Record, write
 from benchmark.tables import main
 
@@ -70,6 +71,12 @@ def test_numbers_by_hand() -> None:
         if name in costs:
             own = f"method{style.colour}{style.marker}"
             assert f"\\definecolor{{{own}}}{{HTML}}{{{COLOURS[style.colour][1:].upper()}}}" in text
+            path = (
+                rf"\pgfpathsvg{{{SHAPES[MARKERS[style.marker]]}}}"
+                if style.marker
+                else r"\pgfpathcircle{\pgfpointorigin}"
+            )
+            assert re.search(rf"mark{{{own}}}{{\\pgftransform.*{re.escape(path)}.*\\pgfusepathqfillstroke}}", text)
             bars = "error bars/.cd, y dir=both, y explicit, error mark=none"
             assert f"[only marks, {own}, mark={own}, {bars}] coordinates {{({costs[name][0]:g}," in text
     assert f"--accent:#{FRONT.lower()}" in (Path(pgfplots.__code__.co_filename).parent / "chart.css").read_text()
