@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.errors import Interrupted, by, leave, reported
-from benchmark.runtime import progress
+from benchmark.runtime import progress, sharing
 
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
+    sharing.require_one_process("benchmark.evaluate")
     parser = argparse.ArgumentParser(
         prog="python -m benchmark.evaluate",
         description=__doc__,

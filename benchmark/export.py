@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.errors import reported
+from benchmark.runtime import sharing
 
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
+    sharing.require_one_process("benchmark.export")
     parser = argparse.ArgumentParser(
         prog="python -m benchmark.export",
         description=__doc__,

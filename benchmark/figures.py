@@ -7,10 +7,12 @@ from pathlib import Path
 
 from benchmark.errors import reported
 from benchmark.report.cells import FIGURES
+from benchmark.runtime import sharing
 
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
+    sharing.require_one_process("benchmark.figures")
     parser = argparse.ArgumentParser(
         prog="python -m benchmark.figures",
         description=__doc__,

@@ -2,11 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from benchmark.errors import Interrupted, Stopped, by, leave, reported
-from benchmark.runtime import progress
+from benchmark.runtime import progress, sharing
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if others := [name for name in changed if name not in allowed]:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in others)
             parser.error(f"--reproduce makes the run that its record describes; leave out {names}")
-    with progress.shown():
+    if options.reproduce or options.dry_run:
+        sharing.require_one_process("--reproduce" if options.reproduce else "--dry-run")
+    with progress.shown() if sharing.rank() == 0 else nullcontext():
         try:
             return _run(options)
         except KeyboardInterrupt as stop:  # before the run itself says more
@@ -91,10 +94,12 @@ def _run(options: argparse.Namespace) -> int:
     with progress.doing("reading the configuration"):
         config = configuration.load(options.gin, settings, allow_imports=options.allow_imports)
         from benchmark.experiment import run  # imports torch, which a refusal of the files need not wait for
-    for note in config.notes:
+    for note in config.notes if sharing.rank() == 0 else ():
         print(f"note: {note}")
     if options.dry_run:
         print(run.dry_run(config, options.out))
+    elif sharing.rank() > 0:
+        run.follow(config, options.out)
     else:
         run.run(
             config,
@@ -105,6 +110,7 @@ def _run(options: argparse.Namespace) -> int:
             varied=options.vary,
             trials=options.trials,
         )
+        run.dismiss()
     return 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.errors import reported
+from benchmark.runtime import sharing
 
 if TYPE_CHECKING:
     from benchmark.timing.measurement import Measurement
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
+    sharing.require_one_process("benchmark.speed")
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.rounds < 1:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.errors import BenchmarkError, Interrupted, leave, reported
+from benchmark.runtime import sharing
 
 if TYPE_CHECKING:
     from benchmark.boards.planned import Planned
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
+    sharing.require_one_process("benchmark.suite")
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.time_limit is not None and not options.time_limit >= 0:

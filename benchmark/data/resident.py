@@ -9,6 +9,7 @@ from torch import Tensor
 from benchmark.data.pixels import Pixels
 from benchmark.errors import ConfigError
 from benchmark.randomness import derive
+from benchmark.runtime import ranks
 from benchmark.runtime.transfer import send
 
 
@@ -41,10 +42,11 @@ class Resident:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the ids, int64 `(batch,)`, and the images, uint8 `(batch, 3, height, width)`, of a step from 0.
 
-        Both are on the device. The result depends on `step` alone, not on earlier calls.
+        Both are on the device. The result depends on `step` alone, not on earlier calls. Of several ranks each gets all
+        ids and the images of its own rows.
         """
         ids = self.ids(step)
-        return ids, self.images[ids]
+        return ids, self.images[ranks.rows(ids)]
 
     def ids(self, step: int) -> Tensor:
         """Return the ids of a step on the device."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmark.data.pixels import Pixels
 from benchmark.data.resident import Resident
-from benchmark.runtime import progress
+from benchmark.runtime import progress, ranks
 from benchmark.runtime.transfer import send
 
 DEPTH = 2  # batches that are decoded ahead while one is used
@@ -95,7 +95,7 @@ class Prefetched(Resident):
         for ahead in steps:
             if ahead not in self._begun:
                 ids = self.ids(ahead)
-                self._begun[ahead] = ids, self.images.begin(ids)
+                self._begun[ahead] = ids, self.images.begin(ranks.rows(ids))
         ids, finish = self._begun.pop(step)
         images = finish()
         return send(images.device, ids)[0], images

@@ -160,7 +160,9 @@ def _deviations(kind: type[Method]) -> list[str]:
     return [f"{kind.__name__}: {text[0].upper()}{text[1:].rstrip('.')}." for text in clauses if text]
 
 
-def cost(ledger: Ledger, flops_per_step: int, evaluation_seconds: float, teacher: Ledger | None = None) -> fields.Cost:
+def cost(
+    ledger: Ledger, flops_per_step: int, evaluation_seconds: float, teacher: Ledger | None = None, devices: int = 1
+) -> fields.Cost:
     """Describe what was spent, by the teacher too; `flops_per_step` is that of the method itself."""
     stages = [ledger, *([teacher] if teacher else [])]
     trained = [stage for stage in stages if stage.images]
@@ -177,7 +179,7 @@ def cost(ledger: Ledger, flops_per_step: int, evaluation_seconds: float, teacher
         "evaluation_seconds": evaluation_seconds,
         "joules": math.fsum(joules) if joules and len(joules) == len(trained) else None,
         "peak_memory_bytes": max(stage.peak_memory_bytes for stage in stages) or None,
-        "devices": 1,
+        "devices": devices,
         "resumes": sum(stage.resumes for stage in stages),
     }
 

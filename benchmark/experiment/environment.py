@@ -69,6 +69,8 @@ def use_device() -> torch.device:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cores())
     keep_freed_memory()
+    if torch.cuda.is_available() and sharing.processes() > 1:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -114,6 +116,8 @@ def environment(device: torch.device, precision: str) -> Environment:
     }
     if sharing.on_device() > 1:
         described["runs_on_device"] = sharing.on_device()
+    if sharing.processes() > 1:
+        described["processes"] = sharing.processes()
     return described
 
 

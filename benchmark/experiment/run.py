@@ -1,5 +1,6 @@
 """A whole run: build from the seed, plan the budget, pretrain, evaluate, record."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from benchmark.report.code import changed
 from benchmark.report.fields import Cost, Tuning
 from benchmark.report.record import Record
 from benchmark.report.tuning import Contest, contests, fingerprint_without_test
-from benchmark.runtime import progress
+from benchmark.runtime import progress, ranks, sharing
 from benchmark.storage.files import check_folders, exclusive, make_folder, write_text
 
 
@@ -97,6 +98,7 @@ def run(
     check_folders(out, publish)
     stage = Stage.open(config, out)
     stage.check()
+    ranks.join(stage.device)
     teacher = teacher_from_file(stage)
     division, tuning = _division(stage, trials)
     folder = stage.folder
@@ -166,12 +168,15 @@ def run(
         )
 
         def spent(evaluation_seconds: float) -> Cost:  # resuming replaces the ledger
-            return describe.cost(training.ledger, flops, evaluation_seconds, teacher.ledger if teacher else None)
+            ledger = teacher.ledger if teacher else None
+            return describe.cost(training.ledger, flops, evaluation_seconds, ledger, sharing.processes())
 
         try:
             if floor_records:
                 training.evaluation_seconds = floor_records[0]["cost"]["evaluation_seconds"]
+            ranks.told("student")
             outcome = training.run(resume=not fresh)
+            dismiss()
             begin = time.perf_counter()
             with progress.doing(f"evaluating {stage.pretraining.name}"):
                 results = stage.evaluate(
@@ -203,6 +208,29 @@ def run(
             checkpoint=describe.weights(weights),
         )
         return _finish(stage, record, floor_records, publish)
+
+
+def follow(config: Config, out: Path) -> None:
+    """Train with rank 0, in a process of another rank that torchrun started; nothing is written or printed."""
+    stage = Stage.open(config, out)
+    stage.check()
+    ranks.join(stage.device)
+    teacher = teacher_from_file(stage)
+    encoder = teacher.encoder if teacher else None
+    while part := ranks.told(None):
+        chosen = stage.teacher if part == "teacher" else stage
+        assert chosen is not None
+        training = chosen.training(math.inf, encoder)
+        training.follow()
+        encoder = training.method.encoder
+    ranks.part()
+
+
+def dismiss() -> None:
+    """Let the other ranks end, as nothing is left to train."""
+    if ranks.size() > 1:
+        ranks.told(None)
+        ranks.part()
 
 
 def _say_what_is_not_resumed(stage: Stage) -> None:

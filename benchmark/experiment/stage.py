@@ -136,6 +136,7 @@ class Stage(Recipe):
             method.param_groups()
             method.projection_head()
         self.pretraining.optimiser()
+        self._check_ranks()
         if self.pretraining.needs_labels and self.outline.train.labels is None:
             raise ConfigError(
                 f"{self.pretraining.name} learns from labels, and {self.outline.name} has none. Name their column with "
@@ -144,6 +145,20 @@ class Stage(Recipe):
         batches(self.source(self.outline), self.pretraining.batch_size, self.experiment.seed, "cpu")
         # a calibration would decode images
         self.flops if self.whole_budget.kind == "device_seconds" else self.steps  # noqa: B018
+
+    def _check_ranks(self) -> None:
+        """Refuse what several processes of one run cannot do."""
+        count = sharing.processes()
+        if count > 1 and self.whole_budget.kind == "device_seconds":
+            raise ConfigError(
+                f"Budget.kind = 'device_seconds': a step is not calibrated on {count} processes. Give a budget in "
+                f"FLOPs or samples, or start one process."
+            )
+        if count > 1 and self.pretraining.compiled:
+            raise ConfigError(
+                f"Pretraining.compiled = True: a graph cannot hold what {count} processes tell each other. Leave it at "
+                f"False, or start one process."
+            )
 
     @cached_property
     def price(self) -> Price:

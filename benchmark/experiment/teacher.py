@@ -13,7 +13,7 @@ from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.pretrained import check_finite
 from benchmark.report import fields
-from benchmark.runtime import progress
+from benchmark.runtime import progress, ranks
 from benchmark.storage.files import exclusive, sha256_of
 from benchmark.training.budget import Ledger
 
@@ -42,6 +42,7 @@ def teach(student: Stage, *, fresh: bool, checkpoint_seconds: float) -> Teacher 
         steps, tera = stage.steps, stage.steps * stage.price.flops / 1e12
         print(f"teacher: {stage.pretraining.name}, {steps:,} steps, {tera:.3f} TFLOPs; writing to {stage.folder}")
         training = stage.training(checkpoint_seconds)
+        ranks.told("teacher")
         outcome = training.run(resume=not fresh)
         if outcome.status != "ok":
             print(

@@ -1,6 +1,6 @@
 """Batch norm over parts of a batch, which stands in for several devices on one."""
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
@@ -33,7 +33,10 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         mean, var = self.running_mean.repeat(self.splits), self.running_var.repeat(self.splits)
         parts = images.reshape(batch // self.splits, self.splits * channels, height, width)
         weight, bias = self.weight.repeat(self.splits), self.bias.repeat(self.splits)
-        normed = F.batch_norm(parts, mean, var, weight, bias, True, self.momentum or 0.0, self.eps)
+        # torch's own function, since that of torch.nn.functional takes the statistics of all ranks of a run
+        normed = torch.batch_norm(
+            parts, weight, bias, mean, var, True, self.momentum or 0.0, self.eps, torch.backends.cudnn.enabled
+        )
         self.running_mean.copy_(mean.view(self.splits, channels).mean(0))
         self.running_var.copy_(var.view(self.splits, channels).mean(0))
         self.num_batches_tracked += 1

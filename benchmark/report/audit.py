@@ -244,7 +244,7 @@ def _contradictions(records: Collection[Record]) -> Iterator[str]:
     """Yield repeated runs that should be equal and are not, and different data sets of one name."""
     repeated, named = defaultdict(list), defaultdict(set)
     for record in records:
-        machine = tuple(map(str, platform(record).values()))
+        machine = (*map(str, platform(record).values()), str(record["cost"]["devices"]))
         code = frozenset(item for item in versions_of(record).items() if item[1] != FIRST_VERSION)
         run = (key_of(record), record["seed"], record["division"], machine, files_outside(record), code)
         repeated[run].append(record)

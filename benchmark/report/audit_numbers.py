@@ -77,8 +77,9 @@ def _wrong_machine(record: Record) -> Iterator[str]:
             yield f"environment.gpu: is missing, but environment.{name} is {environment[name]}."
     if environment["tf32"]:
         yield "environment.tf32: expected false, since no run rounds float32 to TF32."
-    if cost["devices"] != 1:
-        yield f"cost.devices: expected 1, since a run has one device, got {cost['devices']}."
+    processes = environment.get("processes", 1) if record["budget"] else 1
+    if cost["devices"] != processes:
+        yield f"cost.devices: {cost['devices']}, but processes that trained: {processes}."
     joules, seconds = cost["joules"], cost["train_seconds"]
     if joules is not None and (environment["gpu"] is None or environment.get("runs_on_device", 1) > 1):
         yield "cost.joules: expected null, since only a GPU that one run has alone is metered."
@@ -198,7 +199,7 @@ def _implausible(record: Record) -> Iterator[str]:
         yield f"checkpoint.bytes: {checkpoint['bytes']:,} do not hold {parameters:,} numbers (encoder.parameters)."
     if budget is None or not cost["flops"]:
         return
-    if cost["flops"] > FASTEST * seconds:
+    if cost["flops"] > FASTEST * seconds * cost["devices"]:
         yield f"cost.train_seconds: {cost['flops']:g} FLOPs in {seconds:g} s are more than any device computes."
     slowest = SLOWEST[record["environment"]["gpu"] is not None]
     steps = cost["images"] / max(1, budget["batch_size"])

@@ -145,7 +145,7 @@ class Environment(TypedDict):
     """Versions, hardware and arithmetic of the run.
 
     `runs_on_device` counts the runs that a suite made at once on the same GPU or processor, which makes each slower; it
-    is absent where there was one.
+    is absent where there was one. `processes` are those of torchrun that trained together; absent where there was one.
     """
 
     python: str
@@ -165,6 +165,7 @@ class Environment(TypedDict):
     deterministic: bool
     tf32: bool
     runs_on_device: NotRequired[Count]
+    processes: NotRequired[Count]
 
 
 class Point(TypedDict):

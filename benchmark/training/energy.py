@@ -2,16 +2,16 @@
 
 import torch
 
-from benchmark.runtime import sharing
+from benchmark.runtime import ranks, sharing
 
 
 def meter(device: torch.device) -> float | None:
     """Return the joules that a GPU has used since its driver was loaded.
 
-    None without a GPU, without the package nvidia-ml-py, where the GPU has no such meter (before Volta), or where other
-    runs of a suite share it.
+    None without a GPU, without the package nvidia-ml-py, where the GPU has no such meter (before Volta), where other
+    runs of a suite share it, or where a run has several.
     """
-    if device.type != "cuda" or sharing.on_device() > 1:
+    if device.type != "cuda" or sharing.on_device() > 1 or ranks.size() > 1:
         return None
     try:
         import pynvml

@@ -16,7 +16,7 @@ import torch
 
 from benchmark.errors import BenchmarkError, Interrupted, stops_by
 from benchmark.nets.encoders import Encoder
-from benchmark.runtime import progress
+from benchmark.runtime import progress, ranks
 from benchmark.storage import checkpoint
 from benchmark.storage.digest import digest, flatten
 from benchmark.training.budget import Ledger
@@ -30,6 +30,7 @@ MONITORED = 512  # images of the fixed batch on which health is measured
 MONITORS = 20  # measurements of health per run, at least `WINDOW` steps apart
 WRITING = 0.02  # share of the time that writing checkpoints takes at most
 WINDOW = 50  # most steps between two readings of the loss
+STOP = -1  # what rank 0 tells the others in place of a number of steps
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Training(Steps):
         """Train to the last step, from the newest checkpoint if `resume`."""
         if resume:
             self._restore()
+        ranks.told(self._state() if self.step and ranks.size() > 1 else None)
         metrics = self.folder / "metrics.jsonl"
         if damaged := checkpoint.keep_lines(metrics, self.step):
             print(f"warning: {damaged} damaged lines of {metrics} were dropped.", file=sys.stderr)
@@ -106,6 +108,7 @@ class Training(Steps):
                     pace.looked(float(self.losses[end - 1]), speed)
                 if self._stop is not None:
                     self.save()
+                    ranks.told(STOP)
                     raise Interrupted(
                         f"Stopped by {signal.Signals(self._stop).name} after step {self.step} of {self.steps}; the "
                         f"state is saved. The same command goes on from there."
@@ -115,6 +118,7 @@ class Training(Steps):
                     self.save()
                     saved = time.monotonic()
                     pause = max(self.checkpoint_seconds, (saved - begun) / WRITING)
+        ranks.told(0)
         is_over = self.step == self.steps
         return Outcome(
             status="diverged" if not self._is_finite() else "ok" if is_over else "overtime",
@@ -125,6 +129,17 @@ class Training(Steps):
             checkpoint=self.save(),
             curve=self.curve,
         )
+
+    def follow(self) -> None:
+        """Train as rank 0 says, in a process of another rank, which logs, measures and stores nothing."""
+        state = ranks.told(None)
+        if state is not None:
+            self._load(state)
+        with self._signals():
+            while (count := ranks.told(None)) > 0:
+                self._advance(count)
+        if count == STOP:
+            raise Interrupted(f"Stopped with rank 0 after step {self.step}.")
 
     def _is_finite(self) -> bool:
         return bool(self.losses[: self.step].isfinite().all())
@@ -161,9 +176,12 @@ class Training(Steps):
 
     def save(self) -> Path:
         """Write a checkpoint of the whole state."""
+        return checkpoint.save(self._state(), self.step, self.folder / "checkpoints")
+
+    def _state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
         logs = {name: float(value) for name, value in self.logs.items()}
-        state = self._identity() | {"key": self.key, "ledger": asdict(self.ledger), "logs": logs, "curve": self.curve}
-        return checkpoint.save(state, self.step, self.folder / "checkpoints")
+        return self._identity() | {"key": self.key, "ledger": asdict(self.ledger), "logs": logs, "curve": self.curve}
 
     def _identity(self) -> dict[str, Any]:
         """Return the state that two equal runs share, so without timings."""

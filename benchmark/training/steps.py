@@ -13,12 +13,13 @@ from benchmark.data.resident import Resident
 from benchmark.errors import method_errors
 from benchmark.method import Labelled, Method, Step, Views
 from benchmark.randomness import Draws, derive
-from benchmark.runtime import progress
+from benchmark.runtime import progress, ranks
 from benchmark.training import energy
 from benchmark.training.budget import Ledger
 from benchmark.training.compiler import require_compiler
 from benchmark.training.memory import peak_bytes
 from benchmark.training.optim import Optimiser
+from benchmark.training.parallel import Division, require_alike
 from benchmark.views.colour import normalise
 from benchmark.views.recipes import View
 
@@ -58,22 +59,33 @@ class Steps:
             require_compiler(self.device)
             self._forward = torch.compile(self.method)  # the module that is saved stays as it is
         self._is_warm = not self.compiled
+        self._division = Division(self.method, self.data.batch_size)
 
     def advance(self, count: int, stepped: Callable[[], None] | None = None) -> float:
-        """Take `count` steps, fewer if a signal asks to stop; charge and return their wall-clock seconds."""
+        """Take `count` steps, fewer if a signal asks to stop; charge and return their wall-clock seconds.
+
+        Of several ranks rank 0 tells the others how many, and when to stop.
+        """
+        return self._advance(ranks.told(count), stepped)
+
+    def _advance(self, count: int, stepped: Callable[[], None] | None = None) -> float:
         self.method.train()
         if not self._is_warm:
             with self._method_errors():
                 self._warm_up()
         start, joules = self.step, energy.meter(self.device)
         begin = time.perf_counter()  # reading the meter is not timed
-        while self.step < start + count and (self._stop is None or self.step == start):
+        while self.step < start + count:
+            self._stop = ranks.told(self._stop)
+            if self._stop is not None and self.step > start:
+                break
             with self._method_errors():
                 self._take()
             if stepped is not None:
                 stepped()
         self._synchronize()
         seconds = time.perf_counter() - begin
+        require_alike(self.method, self.step)
         self.ledger.charge(
             steps=self.step - start,
             batch_size=self.data.batch_size,
@@ -107,19 +119,25 @@ class Steps:
         if isinstance(self.method, Labelled) and self.labels is not None:
             self.method.labels = self.labels[ids]
         self.ledger.data_wait_seconds += time.perf_counter() - begin
-        draws, views = Draws(self.seed, step, len(images)), []
+        draws, views = Draws(self.seed, step, len(ids)), []
+
+        def draw(name: object, *shape: int) -> Tensor:
+            return ranks.rows(draws.rows(name, *shape))
+
         for v, view in enumerate(self.views):
-            pixels = view(images, images.shape[-1], lambda name, *shape, v=v: draws.rows(("view", v, name), *shape))
-            views.append(normalise(pixels, *self._statistics))
+            pixels = view(images, images.shape[-1], lambda name, *shape, v=v: draw(("view", v, name), *shape))
+            views.append(ranks.whole(normalise(pixels, *self._statistics)))
         return views
 
     def differentiate(self) -> Step:
         """Pass the batch of this step forward and backward; the gradients are added to the existing ones."""
         torch.manual_seed(derive(self.seed, self.step, "torch"))  # for a method that uses torch's own generator
         views = self.batch(self.step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        with autocast, self._division.of_a_pass():
             step = self._forward(views, Draws(self.seed, self.step, self.data.batch_size, self.device))
         step.loss.backward()
+        self._division.sum_gradients()
         return step
 
     @progress.doing("compiling")
