@@ -51,6 +51,23 @@ def test_extraction_leaves_no_trace(encoder: Encoder) -> None:
     assert all(value.dtype == torch.float32 for value in features.values())
 
 
+def test_layers_are_joined_feature_by_feature() -> None:
+    """Oracle: what the encoder returns for its last two layers; of one layer, what it returns by itself."""
+    torch.manual_seed(0)
+    vit = ViT(16, name="tiny", width=16, depth=3, heads=2, patch=4).eval()
+    with torch.no_grad():
+        first, last = vit.last(prepare(IMAGES, torch.arange(21)), 2)
+    features = extract(vit, IMAGES, prepare, CPU, layers=2)
+    assert first.tokens is not None
+    assert last.tokens is not None
+    means = [first.tokens.mean(1), last.tokens.mean(1)]
+    torch.testing.assert_close(features["cls"], torch.cat([first.pooled, last.pooled], dim=1))
+    torch.testing.assert_close(features["mean"], torch.cat(means, dim=1))
+    torch.testing.assert_close(features["both"], torch.cat([first.pooled, means[0], last.pooled, means[1]], dim=1))
+    resnet = ResNet(16, name="resnet18").eval()
+    assert extract(resnet, IMAGES, prepare, CPU, layers=2)["pooled"].shape == (21, 256 + 512)
+
+
 def test_vit_features_are_token_and_mean() -> None:
     """Oracle: the encoder's own output on normalised images in [0, 1]."""
     torch.manual_seed(0)

@@ -264,6 +264,29 @@ def test_cached_features_give_the_same_scores(
     assert sum(encoded) == 1200
 
 
+def test_layers_are_encoded_only_where_they_are_asked_for(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: how often the blocks are encoded; the cache keeps them apart from the features of the last block."""
+    torch.manual_seed(0)
+    vit, counts = ViT(8, name="tiny", width=16, depth=3, heads=2, patch=4), []
+    last = ViT.last
+    monkeypatch.setattr(ViT, "last", lambda net, view, count: counts.append(count) or last(net, view, count))
+    plain = evaluate_encoder(vit, dataset, (Linear(),), CPU, limits=LIMITS, cache=tmp_path)
+    assert counts == []
+    several = [
+        evaluate_encoder(vit, dataset, (KNN(), Linear(layers=(1, 2))), CPU, limits=LIMITS, cache=tmp_path)
+        for _ in range(2)
+    ]
+    assert set(counts) == {2}
+    assert len(counts) == 3 + 2  # batches of 64 images of train and test, once
+    assert several[0].metrics == several[1].metrics
+    assert several[0].metrics["linear"]["choices"]["layers"] in (1, 2)
+    assert "layers" not in plain.metrics["linear"]["choices"]
+    pixels = evaluate_pixels(dataset, (Linear(layers=(1, 2)),), limits=LIMITS)
+    assert pixels.metrics["linear"]["choices"]["layers"] == 1
+
+
 def test_statistics_replace_those_of_the_data(dataset: Dataset, encoder: TinyEncoder) -> None:
     """Oracle: the same encoder on a data set that has these statistics."""
     statistics = ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))

@@ -1,5 +1,7 @@
 """The linear probe against scikit-learn's logistic regression."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from benchmark.errors import ConfigError
 from benchmark.evals import linear
 from benchmark.evals.linear import GRID, STRONGER, Linear, Regression, Standard, fit, walk
 from benchmark.evals.linear_sgd import LinearSGD
@@ -100,6 +103,37 @@ def test_feature_is_chosen_on_the_holdout() -> None:
     assert probe["strength"] in GRID
     assert descent["rate"] in sgd.rates
     assert (few["fraction"], few["draws"]) == (0.1, 2)
+
+
+def test_the_number_of_layers_is_chosen_on_the_hold_out() -> None:
+    """Oracle: signal that only the last two layers together hold, beside noise; and a fit by hand on their features.
+
+    The default asks for no layers and says nothing of them; of equals the first candidate wins, and raw pixels have
+    no layers to choose from.
+    """
+    features, labels = mixture(400, 5, 4)
+    asked, _ = mixture(50, 5, 4, seed=1)
+    noise = {"x": normal(400, 3)}, {"x": normal(50, 3, seed=1)}
+    bank = bank_of(noise[0], labels, noise[1], 4)
+    requests: list[int] = []
+
+    def layers(count: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        requests.append(count)
+        return ({"x": features}, {"x": asked}) if count == 2 else noise
+
+    deep = replace(bank, layers=layers)
+    ranking = Linear(layers=(1, 2, 3))(deep)
+    assert ranking.choices["layers"] == 2
+    probe = fit(features, labels, 4, float(ranking.choices["strength"]))
+    assert torch.equal(ranking.classes, probe.scores(asked).argsort(dim=1, descending=True, stable=True))
+    assert requests == [2, 3]
+    assert Linear(layers=(3, 1))(deep).choices["layers"] == 3
+    assert Linear()(deep).choices == Linear()(bank).choices
+    assert "layers" not in Linear()(deep).choices
+    assert requests == [2, 3, 3]
+    assert Linear(layers=(2, 3))(bank).choices["layers"] == 1
+    with pytest.raises(ConfigError, match=r"Linear.layers must have at least one number"):
+        Linear(layers=())
 
 
 def test_the_final_probe_is_fitted_on_all_of_train() -> None:

@@ -100,6 +100,29 @@ def test_equal_weights_of_other_heads_have_other_features(run: Path, out: Path, 
     assert [predicted(heads, tmp_path) for heads in (2, 4)] == apart
 
 
+def test_layers_of_the_probe(run: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the record has the number that was chosen, and a default that is written out has the key of none.
+
+    More layers than the encoder has are refused before an image is decoded, and so by a run.
+    """
+    linear = ["--set", "experiment.evaluations=(@Linear,)"]
+    plain, written, deep = (
+        evaluated(out, "--run", str(run), *linear, *more)
+        for more in ([], ["--set", "Linear.layers=(1,)"], ["--set", "Linear.layers=(1,1)"])
+    )
+    assert plain["config"]["key"] == written["config"]["key"] != deep["config"]["key"]
+    assert plain["metrics"] == written["metrics"]
+    assert deep["metrics"]["linear"]["choices"] == plain["metrics"]["linear"]["choices"] | {"layers": 1}
+    assert deep["code"]["versions"] == plain["code"]["versions"]
+    capsys.readouterr()
+    too_many = [*linear, "--set", "Linear.layers=(1,4)", "--out", str(tmp_path / "none")]
+    assert main(["--run", str(run), *too_many]) == 2
+    assert "The last 4 layers of vit_micro_patch4 cannot be had" in capsys.readouterr().err
+    assert pretrain([*command(tmp_path / "none", 4), *too_many]) == 2
+    assert "The last 4 layers of vit_micro_patch4 cannot be had" in capsys.readouterr().err
+    assert not list((tmp_path / "none").rglob("*.safetensors"))
+
+
 def test_seeds_of_a_run_are_one_line(run: Path, out: Path) -> None:
     """Oracle: the mean over two seeds in one line of the table, each with predictions of its own."""
     assert pretrain(command(out, 4, seed=1)) == 0

@@ -272,3 +272,47 @@ def test_the_stem_starts_as_asked() -> None:
         torch.manual_seed(0)
         weight = ResNet(16, name="resnet18", plain_stem=plain_stem).net.conv1.weight
         assert float(weight.detach().std()) == pytest.approx(deviation, rel=0.06)
+
+
+def test_last_blocks_of_a_vit() -> None:
+    """Oracle: block after block by hand, each followed by the final norm; the last one is the encoder's output."""
+    torch.manual_seed(0)
+    vit = ViT(16, name="tiny", width=16, depth=4, heads=2, patch=4).eval()
+    view, tokens, expected = torch.randn(3, 3, 16, 16), None, []
+    with torch.no_grad():
+        tokens = vit.net.patch_embed(view) + vit.net.pos_embed[:, 1:]
+        tokens = torch.cat([(vit.net.cls_token + vit.net.pos_embed[:, :1]).expand(3, -1, -1), tokens], dim=1)
+        for block in vit.net.blocks:
+            tokens = block(tokens)
+            expected.append(vit.net.norm(tokens))
+        blocks, whole = vit.last(view, 3), vit(view)
+    assert len(blocks) == 3
+    for block, normed in zip(blocks, expected[1:], strict=True):
+        torch.testing.assert_close(block.pooled, normed[:, 0])
+        torch.testing.assert_close(block.tokens, normed[:, 1:])
+    torch.testing.assert_close(blocks[-1].pooled, whole.pooled)
+    assert not torch.allclose(blocks[0].pooled, blocks[-1].pooled, atol=0.1)
+
+
+def test_last_stages_of_a_resnet() -> None:
+    """Oracle: the averages of what its stages return, noted on the way to the encoder's own output."""
+    torch.manual_seed(0)
+    resnet, view = ResNet(32, name="resnet18").eval(), torch.randn(2, 3, 32, 32)
+    maps: list[Tensor] = []
+    for stage in (resnet.net.layer2, resnet.net.layer3, resnet.net.layer4):
+        stage.register_forward_hook(lambda *arguments: maps.append(arguments[2]))
+    with torch.no_grad():
+        whole = resnet(view)
+        stages = resnet.last(view, 3)
+    assert [stage.pooled.shape[1] for stage in stages] == [128, 256, 512]
+    for stage, features in zip(stages, maps[:3], strict=True):
+        torch.testing.assert_close(stage.pooled, features.mean((2, 3)))
+    assert torch.equal(stages[-1].pooled, whole.pooled)
+
+
+@pytest.mark.parametrize("count", [3, 9])
+def test_more_layers_than_there_are_are_refused(count: int) -> None:
+    """Oracle: a ViT of two blocks; the message names it and how many it has."""
+    vit = ViT(16, name="tiny", width=16, depth=2, heads=2, patch=4)
+    with pytest.raises(ConfigError, match=rf"last {count} layers of tiny_patch4.*1 to 2"):
+        vit.last(torch.zeros(1, 3, 16, 16), count)

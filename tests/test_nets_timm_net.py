@@ -186,3 +186,33 @@ def test_a_network_that_pads_takes_any_size() -> None:
     """Oracle: networks without patches, and one whose patches thin out the keys of attention alone."""
     for name, size in (("resnet18", 33), ("pvt_v2_b0", 50)):
         assert Timm(size, name=name).image_size == size
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "widths"),
+    [
+        ("test_vit", 160, [64, 64]),
+        ("test_vit3", 160, [96, 96]),  # pools by attention: each block as if it were the last
+        ("eva02_tiny_patch14_224", 224, [192, 192]),
+        ("test_efficientnet", 32, [48, 256]),
+        ("test_convnext", 32, [48, 64]),
+    ],
+)
+def test_last_layers(name: str, size: int, widths: list[int]) -> None:
+    """Oracle: the widths that timm states, and the encoder's own output as the last of them."""
+    torch.manual_seed(0)
+    encoder, view = Timm(size, name=name).eval(), torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        layers, whole = encoder.last(view, 2), encoder(view)
+    assert [layer.pooled.shape[1] for layer in layers] == widths
+    torch.testing.assert_close(layers[-1].pooled, whole.pooled)
+    assert not layers[0].pooled.isnan().any()
+    for layer in layers if whole.tokens is not None else ():
+        assert layer.tokens is not None
+        assert layer.tokens.shape == whole.tokens.shape
+
+
+def test_blocks_without_their_class_tokens_are_refused() -> None:
+    """Oracle: XCiT, whose class token joins after the blocks: the message names it and what is possible."""
+    with pytest.raises(ConfigError, match=r"last 2 layers of xcit_nano_12_p16_224 cannot be had.*a ViT or a ResNet"):
+        Timm(224, name="xcit_nano_12_p16_224").last(torch.zeros(1, 3, 224, 224), 2)

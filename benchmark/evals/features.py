@@ -13,6 +13,7 @@ from benchmark.data.pixels import Pixels
 from benchmark.data.streaming import ahead, at_once
 from benchmark.errors import BenchmarkError
 from benchmark.nets.encoders import Encoder
+from benchmark.nets.encoders import Features as Encoded
 from benchmark.views.recipes import ViewLimits
 
 Prepare = Callable[[Tensor, Tensor], Tensor]
@@ -50,8 +51,9 @@ class Bank:
     `train` and `test` map the name of a feature to `(n, dim)` float32. Several names are several ways to pool; an
     evaluation chooses among them on the hold-out. `fit` and `held` are disjoint ids of train images. `dataset` is the
     name by which subsets of train are drawn. `views(i)` returns the features of the i-th random crop and flip of each
-    train image. `projected` are the projector's outputs for train and test, `(n, dim)`, if there is a projector.
-    `network` is the encoder itself; None for raw pixels.
+    train image. `layers(n)` returns the features of train and of test by the last n layers of the encoder, n above 1;
+    None for raw pixels. `projected` are the projector's outputs for train and test, `(n, dim)`, if there is a
+    projector. `network` is the encoder itself; None for raw pixels.
     """
 
     train: dict[str, Tensor]
@@ -62,6 +64,7 @@ class Bank:
     classes: int
     dataset: str
     views: Callable[[int], dict[str, Tensor]]
+    layers: Callable[[int], tuple[dict[str, Tensor], dict[str, Tensor]]] | None = None
     projected: tuple[Tensor, Tensor] | None = None
     network: Network | None = None
 
@@ -119,11 +122,13 @@ def extract(
     device: torch.device,
     projector: nn.Module | None = None,
     batch_size: int | None = None,
+    layers: int = 1,
 ) -> dict[str, Tensor]:
     """Return the features of uint8 `images` `(n, 3, height, width)` in eval mode and float32, on the host.
 
     A ViT gives its class token (`cls`), the mean of its patch tokens (`mean`) and both joined (`both`); a
-    convolutional network gives its global average (`pooled`). With a projector, `projection` is its output.
+    convolutional network gives its global average (`pooled`). With a projector, `projection` is its output. With
+    several `layers`, a feature joins those of the last `layers`, see `Encoder.last`.
     """
     nets = [encoder, *([projector] if projector else [])]
     modes = [net.training for net in nets]
@@ -133,18 +138,24 @@ def extract(
         batch_size = at_once(images, CPU_BATCH)
     parts: list[dict[str, Tensor]] = []
     for ids, batch in ahead(images, device=device, batch_size=batch_size):
-        output = encoder(prepare(batch, ids))
-        pooled = output.pooled.float()
-        part = {"pooled": pooled}
-        if output.tokens is not None:
-            mean = output.tokens.float().mean(1)
-            part = {"cls": pooled, "mean": mean, "both": torch.cat([pooled, mean], dim=1)}
+        view = prepare(batch, ids)
+        outputs = [encoder(view)] if layers == 1 else encoder.last(view, layers)
+        layered = [_pooled(output) for output in outputs]
+        part = {name: torch.cat([layer[name] for layer in layered], dim=1) for name in layered[-1]}
         if projector:
-            part["projection"] = projector(output.pooled).float()
+            part["projection"] = projector(outputs[-1].pooled).float()
         parts.append({name: rows.cpu() for name, rows in part.items()})
     for net, training in zip(nets, modes, strict=True):
         net.train(training)
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _pooled(output: Encoded) -> dict[str, Tensor]:
+    pooled = output.pooled.float()
+    if output.tokens is None:
+        return {"pooled": pooled}
+    mean = output.tokens.float().mean(1)
+    return {"cls": pooled, "mean": mean, "both": torch.cat([pooled, mean], dim=1)}
 
 
 def finite(features: dict[str, Tensor], images: str, *, diverged: bool) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from benchmark.data.subsets import holdout
 from benchmark.errors import ConfigError, method_errors
 from benchmark.evals.cache import FeatureCache
 from benchmark.evals.features import Bank, Network, Prepare, Ranking, extract, finite
+from benchmark.evals.linear import Linear
 from benchmark.evals.scoring import SealedLabels
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
@@ -88,11 +89,11 @@ def evaluate_encoder(
     mean, std = encoder.statistics or (dataset.mean, dataset.std)
     choose_attention(encoder, device, "float32")  # for every encoder alike, since the last bits decide weak probes
 
-    def features(images: Pixels, view: Prepare) -> dict[str, Tensor]:
+    def features(images: Pixels, view: Prepare, layers: int = 1) -> dict[str, Tensor]:
         def prepare(batch: Tensor, ids: Tensor) -> Tensor:
             return normalise(view(batch, ids), mean, std)
 
-        return extract(encoder, images, prepare, device, projector)
+        return extract(encoder, images, prepare, device, projector if layers == 1 else None, layers=layers)
 
     stored = None
     if cache is not None:
@@ -140,8 +141,16 @@ def check(dataset: Outline, evaluations: Sequence[Evaluation]) -> None:
         )
 
 
+def check_layers(build: Callable[[], Encoder], evaluations: Sequence[Evaluation]) -> None:
+    """Raise ConfigError where `Linear.layers` asks for more than the encoder can give, which is built if it asks."""
+    deepest = max((max(each.layers) for each in evaluations if isinstance(each, Linear)), default=1)
+    if deepest > 1:
+        encoder = build().eval()
+        encoder.last(torch.zeros(1, 3, encoder.image_size, encoder.image_size), deepest)
+
+
 def _evaluate(
-    features: Callable[[Pixels, Prepare], dict[str, Tensor]],
+    features: Callable[..., dict[str, Tensor]],
     dataset: Dataset,
     evaluations: Sequence[Evaluation],
     limits: ViewLimits,
@@ -157,21 +166,37 @@ def _evaluate(
     assert test_labels is not None
     fit, held = holdout(labels, dataset.name)
 
-    def whole(images: Pixels, labels: Tensor, split: str) -> dict[str, Tensor]:
+    def whole(images: Pixels, labels: Tensor, split: str, *layers: int) -> dict[str, Tensor]:
         @progress.doing("features")
         def make() -> dict[str, Tensor]:
-            return features(images, _centre)
+            return features(images, _centre, *layers)
 
-        return finite(cache.get(images, labels, make) if cache else make(), f"{split} images", diverged=diverged)
+        stored = replace(cache, origin=(*cache.origin, *layers)) if cache else None
+        return finite(stored.get(images, labels, make) if stored else make(), f"{split} images", diverged=diverged)
+
+    def both(*layers: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        train = whole(dataset.train.images, labels, "train", *layers)
+        return train, whole(dataset.test.images, test_labels, "test", *layers)
 
     def views(number: int) -> dict[str, Tensor]:
         view = features(dataset.train.images, _random(dataset, limits, number))
         return finite(view, "random views of train images", diverged=diverged)
 
-    train, test = whole(dataset.train.images, labels, "train"), whole(dataset.test.images, test_labels, "test")
+    train, test = both()
     projected = (train.pop("projection"), test.pop("projection")) if "projection" in train else None
-    classes, name = len(dataset.classes), dataset.name
-    bank = Bank(train, test, labels, fit, held, classes, name, views, projected=projected, network=network)
+    bank = Bank(
+        train,
+        test,
+        labels,
+        fit,
+        held,
+        len(dataset.classes),
+        dataset.name,
+        views,
+        layers=both if network else None,
+        projected=projected,
+        network=network,
+    )
     sealed = SealedLabels(test_labels, bank.classes)
     metrics: dict[str, Metrics] = {}
     rankings = {}

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.evals.features import Bank, Ranking, at_edge, best_classes, hits
+from benchmark.annotations import Count
+from benchmark.errors import ConfigError
+from benchmark.evals.features import Bank, Choices, Ranking, at_edge, best_classes, hits
 from benchmark.runtime import progress
 
 # The grid of L2 strengths, on the scale of the mean loss, from strong to weak. Searching a log grid on held-out data
@@ -51,24 +53,41 @@ class Linear:
     values from 10 to 1e-7, from strong to weak with warm starts, until three in a row do worse than the best. If the
     best is the first or the last, three more are tried beyond it, and the row is flagged if it is still at the edge.
     If every class has one image, none is held out: then the first feature and a fixed strength are used and flagged.
+
+    `layers` are numbers of last layers (see `Encoder.last`) whose features are joined; one of several is chosen on the
+    hold-out too. (1, 4) asks whether the last four blocks do better than the last one: 4 is what Caron et al. 2021
+    (arXiv:2104.14294, authors' code, `--n_last_blocks`) use for a ViT-S, and 1 for a ViT-B. Raw pixels are one layer.
     """
+
+    layers: tuple[Count, ...] = (1,)
 
     name = "linear"
     version = "1.1"
 
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ConfigError(f"{type(self).__name__}.layers must have at least one number, such as (1,) or (1, 4).")
+
     def __call__(self, bank: Bank) -> Ranking:
-        """Choose strength and feature on the hold-out, refit on all of train, rank the classes of the test images."""
-        searches = {name: self._search(bank.train[name], bank) for name in progress.each(bank.train, "feature")}
-        chosen = max(searches, key=lambda name: searches[name][0])
-        _, strength, is_edge = searches[chosen]
-        probe = fit(bank.train[chosen], bank.labels, bank.classes, strength)
-        scores = probe.scores(bank.test[chosen])
+        """Choose strength, feature and layers on the hold-out, refit on all of train, rank the test images' classes."""
+        best = -1
+        for layers in self.layers if bank.layers else (1,):
+            train, test = bank.layers(layers) if bank.layers and layers > 1 else (bank.train, bank.test)
+            for name in progress.each(train, "feature"):
+                score, strength, is_edge = self._search(train[name], bank)
+                if score > best:
+                    best, chosen = score, (train[name], test[name], strength, is_edge)
+                    choices: Choices = {"feature": name, "strength": strength}
+                    choices |= {} if self.layers == (1,) else {"layers": layers}
+        features, tested, strength, is_edge = chosen
+        probe = fit(features, bank.labels, bank.classes, strength)
+        scores = probe.scores(tested)
         flags = [EDGE] if is_edge else []
         if not len(bank.held):
             flags.append(f"one train image a class, so the L2 strength is {UNTUNED} by rule")
         if not probe.converged:
             flags.append(f"the fit ended at its limit of {ITERATIONS} iterations")
-        return Ranking(best_classes(scores), {"feature": chosen, "strength": strength}, tuple(flags))
+        return Ranking(best_classes(scores), choices, tuple(flags))
 
     def _search(self, features: Tensor, bank: Bank) -> tuple[int, float, bool]:
         """Return the hold-out hits of the best strength, the strength, and whether it lies at an edge."""

@@ -44,6 +44,8 @@ class Session:
         experiment: Experiment = configuration.build(config)
         session = cls(config, experiment, experiment.data(), device, out)
         harness.check(session.outline, session.evaluations)
+        with torch.device("meta"):
+            harness.check_layers(session.encoder, session.evaluations)
         return session
 
     @cached_property

@@ -4,6 +4,7 @@
 token never belongs to the encoder, so that what is exported is what was evaluated.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
@@ -72,6 +73,43 @@ class Encoder(nn.Module, ABC):
         `visible`: ids `(batch, kept)` of the tokens to encode, the others are dropped. `fill`: a mask
         `(batch, tokens)` and a token `(width,)` that replaces the masked embeddings before positions are added.
         """
+
+    def last(self, view: Tensor, count: int) -> list[Features]:
+        """Encode a view and return the features of the last `count` layers, the last one at the end.
+
+        The layers of a transformer with a class token are its blocks: their tokens pass the final norm and are pooled
+        as its output is (Caron et al. 2021, arXiv:2104.14294, authors' code `get_intermediate_layers`). Those of any
+        other network are the stages of which timm returns maps, the stem of a ResNet among them: their `pooled` is the
+        average of the map, but for the last one, whose features are the encoder's own.
+
+        Raises ConfigError for a network that has fewer layers, or of which timm does not return them.
+        """
+        returns = getattr(self.net, "forward_intermediates", None)
+        options = inspect.signature(returns).parameters if returns else {}
+        prefix = getattr(self.net, "num_prefix_tokens", None)
+        has_tokens = "return_prefix_tokens" in options
+        if returns is None or (prefix is not None and not has_tokens):
+            raise ConfigError(
+                f"The last {count} layers of {self.name} cannot be had: timm returns no "
+                f"{'class tokens' if returns else 'features'} of its single layers. Leave `layers` of the evaluation "
+                f"at (1,), or take a ViT or a ResNet."
+            )
+        try:
+            if not has_tokens:
+                maps = returns(view, indices=count, intermediates_only=True)
+                return [*(Features(each.mean((2, 3))) for each in maps[:-1]), self(view)]
+            asked = {"norm": True, "output_fmt": "NLC", "intermediates_only": True, "return_prefix_tokens": True}
+            blocks = returns(view, indices=count, **asked)  # (patch tokens, tokens before them), or patch tokens alone
+        except AssertionError as problem:
+            raise ConfigError(
+                f"The last {count} layers of {self.name} cannot be had: {problem}. Give `layers` of the evaluation "
+                f"smaller numbers."
+            ) from problem
+        blocks = [torch.cat(block[::-1], dim=1) if isinstance(block, tuple) else block for block in blocks]
+        return [
+            Features(self.net.forward_head(block, pre_logits=True), None if prefix is None else block[:, prefix:])
+            for block in blocks
+        ]
 
     def patch_grid(self) -> tuple[int, int]:
         """Return (number of patch tokens, patch side in pixels); raises ConfigError without them."""
