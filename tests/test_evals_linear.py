@@ -202,7 +202,7 @@ def test_the_search_of_few_wide_images_is_sklearns() -> None:
     inputs, held = standard.apply(features[:60]), standard.apply(features[60:])
     regression = Regression(inputs, labels[:60], 4)
     assert regression.inputs.shape == (60, 60)
-    for strength, hits in walk(regression, regression.coordinates(held), labels[60:], (1.0, 0.1, 0.01)).items():
+    for strength, (hits,) in walk(regression, regression.coordinates(held), labels[60:], (1.0, 0.1, 0.01)).items():
         reference = LogisticRegression(C=1 / (60 * strength), tol=1e-8, max_iter=5000).fit(inputs.double(), labels[:60])
         assert hits == pytest.approx((reference.predict(held.double()) == labels[60:].numpy()).sum(), abs=1)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_records import run, tuning
+from report_records import metrics, run, tuning
 from scipy.stats import ttest_rel
 
 from benchmark.report import predictions
@@ -42,6 +42,25 @@ def test_bases_of_the_published_boards() -> None:
     assert pairs(load(RESULTS / "digits")) == expected
     names = {"mrcl_simclr", "mixmask_moco", "macrl", "simclr", "moco", "mae"}
     assert pairs(load(RESULTS / "cifar10_cpu")) == {pair for pair in expected if names.issuperset(pair)}
+
+
+def test_a_mean_average_precision_is_no_mean_over_images() -> None:
+    """Oracle: with a seed each, top-1 has an interval over test images and a mean average precision has none; with two
+    seeds it is compared by itself, not by the top-1 beside it."""
+
+    def record(name: str, seed: int, precision: float) -> Record:
+        result = {"multilabel": metrics(0.5, mean_average_precision=precision)}
+        text = "Outer.base = @Inner" if name == "Outer" else ""
+        return configured(name, seed, 0.5, text, metrics=result)
+
+    records = [record("Outer", 0, 0.7), record("Inner", 0, 0.6), record("Outer", 1, 0.72), record("Inner", 1, 0.6)]
+    assert pairs([configured("Outer", 0, 0.7, "Outer.base = @Inner"), configured("Inner", 0, 0.6)]) == {
+        ("outer", "inner")
+    }
+    assert pairs(records[:2]) == set()
+    (section,) = sections(records)
+    (difference,) = differences(section)
+    assert difference.points == pytest.approx(11)
 
 
 def test_a_base_is_on_the_board() -> None:

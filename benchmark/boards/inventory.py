@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmark.config.parse import Source, Statement, parse, read, shipped_folder, value_of
 from benchmark.report.cells import UNDONE, load, of_run
 from benchmark.report.record import Record, pretrained
-from benchmark.report.section import columns_of
+from benchmark.report.section import columns_of, ranking_score
 
 RATE = re.compile(r"^experiment\.rate_factor = .*\n", re.MULTILINE)  # which trials that are made again may change
 
@@ -83,7 +83,7 @@ class Board:
 class Run:
     """A run: how it ended, "unfinished" if it has no record, and its top-1, a fraction, in the leading evaluation.
 
-    The top-1 of a trial is on a hold-out of train.
+    The top-1 of a trial is on a hold-out of train. Where images have several labels it is the mean average precision.
     """
 
     folder: str
@@ -187,7 +187,7 @@ def _runs(out: Path) -> Iterator[Run]:
         run = records[-1]
         name, data = run["method"]["name"], run["dataset"]["name"]
         column = next(iter(columns_of([run])), None)
-        heading, top1 = (column.heading, run["metrics"][column.evaluation]["top1"]) if column else (None, None)
+        heading, top1 = (column.heading, ranking_score(run["metrics"][column.evaluation])) if column else (None, None)
         yield Run(folder, name, data, run["seed"], run["division"], run["status"], heading, top1)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from benchmark.annotations import Location, Positive, Residence
 from benchmark.data import cache
 from benchmark.data.decode import Stored, opened
+from benchmark.data.labels import Names, class_names, marked
 from benchmark.data.pixels import Pixels
 from benchmark.data.sources import SCHEMES, Table, local_copy
 from benchmark.data.streaming import ahead
@@ -35,7 +36,11 @@ LABEL_COLUMNS = ("label", "fine_label")
 
 @dataclass(frozen=True)
 class Split:
-    """Images, uint8 `(n, 3, size, size)`, and their class indices, int64 `(n,)` or None, both on the host."""
+    """Images, uint8 `(n, 3, size, size)`, and their labels or None, both on the host.
+
+    Labels are class indices, int64 `(n,)`, or where an image may have several classes marks of these, bool
+    `(n, classes)`.
+    """
 
     images: Pixels
     labels: Tensor | None
@@ -55,6 +60,11 @@ class Outline:
     pretrain: Pixels
     train: Split
     test: Split
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels, or none."""
+        return self.train.labels is not None and self.train.labels.ndim == 2
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,8 @@ class Images:
 
     Images become RGB, `size` pixels on the shorter side (antialiased bicubic) and a centre crop of `size` x `size`.
     `image` and `label` name columns; by default they are the only image column and the only class column, else
-    `image` or `img` and `label` or `fine_label`. `train`, `test` and `pretrain` name splits; `test=None` means none,
+    `image` or `img` and `label` or `fine_label`. Where the column of labels has lists of classes, an image may have
+    several, see `benchmark.data.labels`. `train`, `test` and `pretrain` name splits; `test=None` means none,
     `pretrain=None` means the train split.
 
     `range` is the number that is white where images are numbers: arrays, floats, and grey of more than 8 bits. By
@@ -143,12 +154,17 @@ class Images:
             images = self._pixels(tables[self.train], self.train)
             white = images.white
             names, classes = self._class_names(tables[self.train], self.train)
-            train = Split(images, None if names is None else _indices(names, classes, self.train))
+            train = Split(images, None if names is None else marked(names, classes, self.train))
 
             test = Split(images[:0], None)
             if self.test is not None:
                 names, _ = self._class_names(tables[self.test], self.test)
-                labels = None if names is None or train.labels is None else _indices(names, classes, self.test)
+                labels = None if names is None or train.labels is None else marked(names, classes, self.test)
+                if labels is not None and train.labels is not None and labels.ndim != train.labels.ndim:
+                    raise ConfigError(
+                        f"Of the splits {self.train!r} and {self.test!r} of {self.name} one has a label an image, the "
+                        f"other a list of labels. Give both the same kind, or Images.test=None."
+                    )
                 test = Split(self._pixels(tables[self.test], self.test, white), labels)
 
             pretrain = images
@@ -228,22 +244,13 @@ class Images:
         white = white or White(self.range, table.rows, encoded, opened, self.name)
         return Stored(table.rows, encoded, self.size, f"split {split!r} of {self.name}", white)
 
-    def _class_names(self, table: Table, split: str) -> tuple[list[str] | None, tuple[str, ...]]:
-        """Return the class name of each row (None without labels) and all class names in the order of their index."""
-        column = self._column(table, "label", self.label, list(table.classes), LABEL_COLUMNS)
+    def _class_names(self, table: Table, split: str) -> tuple[Names | None, tuple[str, ...]]:
+        """Return the class names of each row (None without labels), and all class names in the order of their index."""
+        column = self._column(table, "label", self.label, list(table.classes or table.multilabel), LABEL_COLUMNS)
         if column is None:
             return None, ()
-        labels = table.values(column)
-        for index, label in enumerate(labels):
-            if isinstance(label, bool) or not (label.strip() if isinstance(label, str) else _is_index(label)):
-                raise ConfigError(
-                    f"Label {label!r} of image {index} in split {split!r} (column {column!r}): expected a class name "
-                    "or an integer from 0. A split without labels can only be Images.pretrain."
-                )
-        if column in table.classes:
-            classes = table.classes[column]
-            return [classes[label] for label in labels], tuple(classes)
-        return [str(label) for label in labels], tuple(str(label) for label in sorted(set(labels)))
+        declared = {**table.classes, **table.multilabel}.get(column)
+        return class_names(table.values(column), declared, f"split {split!r} (column {column!r})")
 
     def _column(
         self, table: Table, parameter: str, name: str | None, typed: list[str], conventional: Iterable[str]
@@ -258,10 +265,6 @@ class Images:
         return next((name for name in conventional if name in table.features), None)
 
 
-def _is_index(label: object) -> bool:
-    return isinstance(label, int) and label >= 0
-
-
 def _unknown(parameter: str, value: str, kind: str, available: Iterable[str]) -> ConfigError:
     names = sorted(available)
     return ConfigError(
@@ -269,18 +272,6 @@ def _unknown(parameter: str, value: str, kind: str, available: Iterable[str]) ->
         + suggest(repr(value), map(repr, names))
         + (" Where there is none, give Images.test=None and experiment.evaluations=()." if parameter == "test" else "")
     )
-
-
-def _indices(names: list[str], classes: tuple[str, ...], split: str) -> Tensor:
-    """Return the position in `classes` of each row's class, int64 `(n,)`."""
-    unknown = sorted(set(names) - set(classes))
-    if unknown:
-        raise ConfigError(
-            f"Split {split!r} has labels that the train split does not know: {', '.join(unknown)}; "
-            f"expected some of {', '.join(classes)}."
-        )
-    position = {name: index for index, name in enumerate(classes)}
-    return torch.tensor([position[name] for name in names])
 
 
 def _mean_and_std(counts: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

@@ -3,7 +3,7 @@
 import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +28,8 @@ class Table:
     """The rows of a split: the types of its columns, and the class names of those that have them.
 
     `values` returns a column as it is; `encoded` gives access to its stored images, or raises TypeError, ValueError or
-    NotImplementedError if it has none. `images` are the columns that are declared to hold images.
+    NotImplementedError if it has none. `images` are the columns that are declared to hold images. `multilabel` are
+    the class names of the columns that are declared to hold a list of classes in each row.
     """
 
     rows: int
@@ -37,6 +38,7 @@ class Table:
     classes: Mapping[str, list[str]]
     values: Callable[[str], list[Any]]
     encoded: Callable[[str], Items]
+    multilabel: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 Loader = Callable[[], Table]
@@ -109,7 +111,9 @@ def _table(rows: "datasets.Dataset") -> Table:
     features = rows.features
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     classes = {name: feature.names for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
-    return Table(len(rows), features, images, classes, lambda column: rows[column][:], encoded)
+    items = {name: getattr(feature, "feature", None) for name, feature in features.items()}  # of lists
+    multilabel = {name: item.names for name, item in items.items() if isinstance(item, datasets.ClassLabel)}
+    return Table(len(rows), features, images, classes, lambda column: rows[column][:], encoded, multilabel)
 
 
 def _hub(place: str) -> dict[str, Loader]:

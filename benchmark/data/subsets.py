@@ -25,8 +25,10 @@ def hashed_order(labels: Tensor, name: str, purpose: str) -> list[Tensor]:
 def holdout(labels: Tensor, name: str, fraction: float = 0.1) -> tuple[Tensor, Tensor]:
     """Split train samples into (fitting ids, held-out ids), stratified; settings are chosen on the held-out ones.
 
-    A class with one sample stays in the fitting part; one with more gives `fraction` of them, at least one.
+    A class with one sample stays in the fitting part; one with more gives `fraction` of them, at least one. Samples
+    with several labels, bool `(n, classes)`, are all of one class here: the split is random, by the hashed order.
     """
+    labels = labels if labels.ndim == 1 else torch.zeros(len(labels), dtype=torch.int64)
     fit, held = [], []
     for order in hashed_order(labels, name, "holdout"):
         n = 0 if len(order) == 1 else max(1, round(fraction * len(order)))

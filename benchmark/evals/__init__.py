@@ -9,6 +9,7 @@ from benchmark.evals.finetune import ConvNetTuning, FineTune, ViTTuning
 from benchmark.evals.knn import KNN, KNNProjection
 from benchmark.evals.linear import Linear
 from benchmark.evals.linear_sgd import LinearSGD
+from benchmark.evals.multilabel import MultiLabel
 from benchmark.evals.retrieval import Retrieval
 from benchmark.evals.semi_finetune import SemiFineTune
 from benchmark.evals.semi_probe import SemiProbe
@@ -20,6 +21,7 @@ __all__ = [
     "KNNProjection",
     "Linear",
     "LinearSGD",
+    "MultiLabel",
     "Retrieval",
     "SemiFineTune",
     "SemiProbe",

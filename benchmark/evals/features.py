@@ -85,7 +85,8 @@ class Ranking:
     """The result of an evaluation before it is scored.
 
     `classes` are the best classes of each test image, best first: `(n_test, min(5, classes))`, or with a dimension of
-    draws in front if there were several draws of training data, whose scores are averaged. `details` are rankings
+    draws in front if there were several draws of training data, whose scores are averaged. `scores` `(n_test, classes)`
+    are the logits by which images with several labels are scored; others do without. `details` are rankings
     under other settings; a record stores their top-1. `measures` are further numbers for the record. `curve` is the
     accuracy on the hold-out after each epoch.
     """
@@ -93,6 +94,7 @@ class Ranking:
     classes: Tensor
     choices: Choices
     flags: tuple[str, ...] = ()
+    scores: Tensor | None = None
     details: dict[str, Tensor] = field(default_factory=dict)
     measures: dict[str, float] = field(default_factory=dict)
     curve: tuple[float, ...] = ()

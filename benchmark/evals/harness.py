@@ -36,7 +36,8 @@ FEATURES_VERSION = 2  # changes with anything that changes features
 class Evaluation(Protocol):
     """Ranks the classes of each test image.
 
-    `version` is Major.Minor: raise Major when numbers change, Minor when only their rounding does.
+    `version` is Major.Minor: raise Major when numbers change, Minor when only their rounding does. One that scores
+    images with several labels says so by `multilabel = True`; any other needs one label an image.
     """
 
     name: str
@@ -122,7 +123,7 @@ def evaluate_pixels(dataset: Dataset, evaluations: Sequence[Evaluation], *, limi
 
 
 def check(dataset: Outline, evaluations: Sequence[Evaluation]) -> None:
-    """Raise ConfigError for evaluations that share a name or that the data set has no labels or classes for."""
+    """Raise ConfigError for evaluations that share a name or for which the data set has no labels or classes."""
     names = [evaluation.name for evaluation in evaluations]
     if len(set(names)) < len(names):
         raise ConfigError(f"experiment.evaluations has {', '.join(names)}: each evaluation may stand there once.")
@@ -133,6 +134,16 @@ def check(dataset: Outline, evaluations: Sequence[Evaluation]) -> None:
             f"none. Name the column (Images.label, Images.test), or pretrain only with "
             f"--set 'experiment.evaluations = ()'."
         )
+    unfit = [type(each).__name__ for each in evaluations if getattr(each, "multilabel", False) != dataset.is_multilabel]
+    if unfit:
+        says = (
+            f"Images of {dataset.name} may have several labels, and {', '.join(unfit)} needs one an image. Leave it "
+            f"out: --set 'experiment.evaluations = (@MultiLabel,)'."
+            if dataset.is_multilabel
+            else f"Images of {dataset.name} have one label each, and {', '.join(unfit)} is for lists of labels. Leave "
+            f"it out, for instance with --set 'experiment.evaluations = (@KNN, @Linear)'."
+        )
+        raise ConfigError(says)
     if evaluations and len(dataset.classes) < 2:
         raise ConfigError(
             f"{dataset.name} has {len(dataset.classes)} class, {', '.join(dataset.classes)}: there is nothing to tell "
@@ -206,8 +217,11 @@ def _evaluate(
             ranking = evaluation(bank)
         if ranking is None:
             continue
+        score = asdict(sealed.score(evaluation.name, ranking))
+        if score["mean_average_precision"] is None:
+            del score["mean_average_precision"]
         metrics[evaluation.name] = {
-            **asdict(sealed.score(evaluation.name, ranking)),  # type: ignore[typeddict-item]
+            **score,  # type: ignore[typeddict-item]
             "version": major(evaluation.version),
             "curve": list(ranking.curve),
             "choices": dict(ranking.choices),

@@ -70,7 +70,7 @@ class Linear:
 
     def __call__(self, bank: Bank) -> Ranking:
         """Choose strength, feature and layers on the hold-out, refit on all of train, rank the test images' classes."""
-        best = -1
+        best: tuple[float, ...] = ()
         for layers in self.layers if bank.layers else (1,):
             train, test = bank.layers(layers) if bank.layers and layers > 1 else (bank.train, bank.test)
             for name in progress.each(train, "feature"):
@@ -80,21 +80,26 @@ class Linear:
                     choices: Choices = {"feature": name, "strength": strength}
                     choices |= {} if self.layers == (1,) else {"layers": layers}
         features, tested, strength, is_edge = chosen
-        probe = fit(features, bank.labels, bank.classes, strength)
+        probe = fit(features, bank.labels, bank.classes, strength, self.regression)
         scores = probe.scores(tested)
         flags = [EDGE] if is_edge else []
         if not len(bank.held):
             flags.append(f"one train image a class, so the L2 strength is {UNTUNED} by rule")
         if not probe.converged:
             flags.append(f"the fit ended at its limit of {ITERATIONS} iterations")
-        return Ranking(best_classes(scores), choices, tuple(flags))
+        return Ranking(best_classes(scores), choices, tuple(flags), scores)
 
-    def _search(self, features: Tensor, bank: Bank) -> tuple[int, float, bool]:
-        """Return the hold-out hits of the best strength, the strength, and whether it lies at an edge."""
+    @property
+    def regression(self) -> "type[Regression]":
+        """What is minimised, and what is best on the hold-out."""
+        return Regression
+
+    def _search(self, features: Tensor, bank: Bank) -> tuple[tuple[float, ...], float, bool]:
+        """Return the hold-out score of the best strength, the strength, and whether it lies at an edge."""
         if not len(bank.held):
-            return 0, UNTUNED, False
+            return (0.0,), UNTUNED, False
         standard = Standard.of(features[bank.fit])
-        regression = Regression(standard.apply(features[bank.fit]), bank.labels[bank.fit], bank.classes)
+        regression = self.regression(standard.apply(features[bank.fit]), bank.labels[bank.fit], bank.classes)
         held = regression.coordinates(standard.apply(features[bank.held])), bank.labels[bank.held]
         scores = walk(regression, *held, GRID)
         if _best(scores) == GRID[-1]:
@@ -105,20 +110,22 @@ class Linear:
         return scores[best], best, best in (min(scores), max(scores))
 
 
-def walk(regression: "Regression", held: Tensor, labels: Tensor, strengths: tuple[float, ...]) -> dict[float, int]:
-    """Return the hits on held-out coordinates `(n, rank)` by strength, until `PATIENCE` in a row are below the best."""
-    scores: dict[float, int] = {}
+def walk(
+    regression: "Regression", held: Tensor, labels: Tensor, strengths: tuple[float, ...]
+) -> dict[float, tuple[float, ...]]:
+    """Return the score of held-out coordinates `(n, rank)` by strength, until `PATIENCE` in a row do worse."""
+    scores: dict[float, tuple[float, ...]] = {}
     start, worse = None, 0
     for strength in progress.each(strengths, "strength"):
         start, _ = regression.minimise(strength, start)
-        scores[strength] = hits(best_classes(held @ start[:-1] + start[-1]), labels)
+        scores[strength] = regression.score(held @ start[:-1] + start[-1], labels)
         worse = worse + 1 if scores[strength] < max(scores.values()) else 0
         if worse == PATIENCE:
             break
     return scores
 
 
-def _best(scores: dict[float, int]) -> float:
+def _best(scores: dict[float, tuple[float, ...]]) -> float:
     return max(scores, key=lambda strength: (scores[strength], strength))  # of equals the stronger
 
 
@@ -140,16 +147,6 @@ class Standard:
 
     def apply(self, features: Tensor) -> Tensor:
         return (features - self.mean).mul_(self.scale)
-
-
-@progress.doing("the fit that counts")
-def fit(features: Tensor, labels: Tensor, classes: int, strength: float) -> Probe:
-    """Fit a probe on `(n, dim)` features; it contains their standardisation."""
-    standard = Standard.of(features)
-    regression = Regression(standard.apply(features), labels, classes)
-    solution, converged = regression.minimise(strength)
-    weight = regression.weights(solution) * standard.scale[:, None]
-    return Probe(weight, solution[-1] - standard.mean @ weight, converged)
 
 
 def span(inputs: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -200,8 +197,8 @@ class Regression:
     def __init__(self, inputs: Tensor, labels: Tensor, classes: int) -> None:
         self.inputs, self.basis = span(inputs)
         self.labels, self.classes = labels, classes
-        self.outputs = classes
-        self.targets = F.one_hot(labels, classes).float().T.contiguous()
+        self.outputs, self.flatness = classes, float(classes)  # 1 / the bend of the loss where all classes are alike
+        self.targets = self.marks().T.contiguous()
         spectrum, self.axes = eigenvectors(self.inputs.T @ self.inputs / len(inputs))
         self.spectrum = spectrum.clamp(min=1e-7 * float(spectrum[-1]))[:, None]
 
@@ -213,6 +210,18 @@ class Regression:
         """Return the weights `(dim, outputs)` on the original inputs."""
         return solution[:-1] if self.basis is None else self.basis @ solution[:-1]
 
+    def marks(self) -> Tensor:
+        """Return the labels as `(n, classes)`, 1 for a class that an image has, else 0."""
+        return F.one_hot(self.labels, self.classes).float()
+
+    def score(self, logits: Tensor, labels: Tensor) -> tuple[float, ...]:
+        """Return by what the strength is chosen: how many of the labels `(n,)` logits `(n, classes)` get right."""
+        return (hits(best_classes(logits), labels),)
+
+    def origin(self) -> Tensor:
+        """Return the solution `(rank + 1, outputs)` from which the search begins: zero."""
+        return torch.zeros(self.inputs.shape[1] + 1, self.outputs)
+
     def bends(self, start: Tensor) -> tuple[Tensor, Tensor]:
         """Return `scale` `(outputs,)` and `turn` `(outputs, outputs)` for the probabilities at the start."""
         chances = self._logits(start).softmax(0)
@@ -223,22 +232,22 @@ class Regression:
     def minimise(
         self, strength: float, start: Tensor | None = None, tolerance: float = TOLERANCE
     ) -> tuple[Tensor, bool]:
-        """Minimise mean cross entropy + strength / 2 * |weights|^2, the bias free, by L-BFGS from `start` or zero.
+        """Minimise mean cross entropy + strength / 2 * |weights|^2, the bias free, by L-BFGS from `start` or `origin`.
 
         Return `(rank + 1, outputs)`, whose last row is the bias, and whether the limit of iterations sufficed. The
         gradient is written out, at half of autograd's cost.
         """
-        zero = torch.zeros(self.inputs.shape[1] + 1, self.outputs)
-        start = zero if start is None else start
+        origin = self.origin()
+        start = origin if start is None else start
         scale, turn = self.bends(start)
-        stretch, bias_stretch = (self.spectrum / scale + strength).rsqrt(), (scale / self.classes).sqrt()
+        stretch, bias_stretch = (self.spectrum / scale + strength).rsqrt(), (scale / self.flatness).sqrt()
         variables = torch.cat([self.axes.T @ start[:-1] @ turn / stretch, start[-1:] @ turn / bias_stretch])
 
         def solution(at: Tensor) -> Tensor:
             return torch.cat([self.axes @ (stretch * at[:-1]), bias_stretch * at[-1:]]) @ turn.T
 
-        _, slope, bias = self._gradient(zero)  # the tolerance is relative to it, as if all classes bent alike
-        slope = (self.spectrum / self.classes + strength).rsqrt() * (self.axes.T @ slope)
+        _, slope, bias = self._gradient(origin)  # the tolerance is relative to it, as if all classes bent alike
+        slope = (self.spectrum / self.flatness + strength).rsqrt() * (self.axes.T @ slope)
         variables.requires_grad_()
         optimiser = torch.optim.LBFGS(
             [variables],
@@ -275,3 +284,13 @@ class Regression:
         total = chances.sum(0)
         excess = chances.div_(total).sub_(self.targets).div_(len(self.inputs))
         return (total.log() - right).mean(), (excess @ self.inputs).T, excess.sum(1)
+
+
+@progress.doing("the fit that counts")
+def fit(features: Tensor, labels: Tensor, classes: int, strength: float, kind: type[Regression] = Regression) -> Probe:
+    """Fit a probe on `(n, dim)` features; it contains their standardisation."""
+    standard = Standard.of(features)
+    regression = kind(standard.apply(features), labels, classes)
+    solution, converged = regression.minimise(strength)
+    weight = regression.weights(solution) * standard.scale[:, None]
+    return Probe(weight, solution[-1] - standard.mean @ weight, converged)

@@ -61,9 +61,12 @@ class OnlineKNN:
 
 
 def online_knn(dataset: Dataset, seed: int, device: torch.device, precision: str) -> OnlineKNN | None:
-    """Draw bank and queries from train by the seed; None where train has no labels or nothing to tell apart."""
+    """Draw bank and queries from train by the seed; None where train has no labels or nothing to tell apart.
+
+    Nor is there one for images with several labels, for which nearest neighbours do not vote.
+    """
     n = len(dataset.train.images)
-    if dataset.train.labels is None or len(dataset.classes) < 2 or n < 2:
+    if dataset.train.labels is None or dataset.is_multilabel or len(dataset.classes) < 2 or n < 2:
         return None
     drawn = torch.randperm(n, generator=torch.Generator().manual_seed(derive(seed, "online kNN")))[:IMAGES]
     bank, queries = drawn.tensor_split([len(drawn) * 4 // 5])

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.errors import BenchmarkError
 from benchmark.evals.features import Neighbours, Ranking
 
 CELLS = 2**24  # numbers of neighbours that are scored at once
+COLUMNS = 64  # classes whose precisions are computed at once
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,10 @@ class Score:
     """Fractions in [0, 1] over `n` test images; `top5` is None for fewer than 50 classes.
 
     If there are several draws, these are means over them, and `draws` has the top-1 of each.
+
+    Where an image may have several labels, these are, beside `mean_average_precision`: the share of images of which the
+    class with the highest score is a label (top-1), or one of the five highest (top-5); and for the classes that a
+    probability above a half predicts, the means of F1 and of the two recalls of a class, of its images and the others.
     """
 
     top1: float
@@ -26,10 +32,11 @@ class Score:
     n: int
     draws: list[float]
     details: dict[str, float]
+    mean_average_precision: float | None = None
 
 
 class SealedLabels:
-    """Test labels that an evaluation cannot see; it is scored once, and `reads` counts that."""
+    """Test labels, as `Split` has them, that an evaluation cannot see; it is scored once, and `reads` counts that."""
 
     def __init__(self, labels: Tensor, classes: int) -> None:
         self._labels = labels
@@ -51,7 +58,11 @@ class SealedLabels:
                 raise BenchmarkError(
                     f"{evaluation!r} ranked {len(classes)} images; the test set has {len(self._labels)}."
                 )
-        scores = [self._measure(classes) for classes in draws]
+        if self._labels.ndim == 2:
+            assert ranking.scores is not None
+            scores = [self._measure_sets(ranking.classes, ranking.scores)]
+        else:
+            scores = [self._measure(classes) for classes in draws]
         details = {name: self._measure(classes)["top1"] for name, classes in ranking.details.items()}
         details |= ranking.measures
         if ranking.neighbours:
@@ -65,7 +76,24 @@ class SealedLabels:
             n=len(self._labels),
             draws=[score["top1"] for score in scores] if len(scores) > 1 else [],
             details=details,
+            mean_average_precision=means.get("mean_average_precision"),
         )
+
+    def _measure_sets(self, ranked: Tensor, logits: Tensor) -> dict[str, float]:
+        """Measure images with several labels, bool `(n, classes)`."""
+        labels, predicted = self._labels, logits > 0
+        correct = labels.gather(1, ranked)
+        right, actual, predictions = ((each).sum(0).double() for each in (labels & predicted, labels, predicted))
+        others, seen = len(labels) - actual, actual + predictions > 0
+        recalls = right / actual, (others - predictions + right) / others
+        f1 = 2 * right / (actual + predictions)
+        return {
+            "top1": float(correct[:, 0].double().mean()),
+            "top5": float(correct.any(1).double().mean()),
+            "macro_f1": float(f1[seen].mean()) if seen.any() else 0.0,
+            "balanced_accuracy": float(torch.stack(recalls).nanmean(0).mean()),
+            "mean_average_precision": mean_average_precision(logits, labels),
+        }
 
     def _measure(self, ranked: Tensor) -> dict[str, float]:
         labels, predicted = self._labels, ranked[:, 0]
@@ -100,3 +128,23 @@ class SealedLabels:
         first = torch.cat(firsts)
         recalls = {f"recall_at_{k}": float(first[:, :k].any(1).double().mean()) for k in (1, 5, 10)}
         return recalls | {"map_at_r": float(torch.cat(averages).mean())}
+
+
+def mean_average_precision(scores: Tensor, labels: Tensor) -> float:
+    """Return the mean over classes of the average precision of scores `(n, classes)`; `labels` are bool, as wide.
+
+        average precision = sum over thresholds of (recall - recall at the threshold before) * precision
+
+    Thresholds are the different scores of a class, so that images with equal scores count at once. Classes without an
+    image have no precision and are left out; 0 where that is each.
+    """
+    averages = []
+    places = torch.arange(1, len(scores) + 1, dtype=torch.float64)[:, None]
+    for part, marks in zip(scores.split(COLUMNS, dim=1), labels.split(COLUMNS, dim=1), strict=True):
+        order = part.argsort(dim=0, descending=True)
+        ranked, hits = part.gather(0, order), marks.gather(0, order).double().cumsum(0)
+        is_last = F.pad(ranked[1:] != ranked[:-1], (0, 0, 0, 1), value=True)  # of equal scores
+        to_here = hits.where(is_last, 0.0).cummax(0).values
+        gains = hits - F.pad(to_here[:-1], (0, 0, 1, 0))
+        averages.append((gains * hits / places).where(is_last, 0.0).sum(0) / hits[-1])
+    return float(torch.cat(averages).nanmean().nan_to_num())

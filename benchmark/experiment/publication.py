@@ -21,12 +21,13 @@ MOST_BYTES = 1_000_000  # of an encoder in float16: half a million parameters, a
 def publish(record: Record, labels: Tensor | None, folder: Path, board: Path) -> Published:
     """Write the files of a run from its folder to the board; print a line for each that is left out or cut.
 
-    `labels` are those of the test images, in the order of the data set.
+    `labels` are those of the test images, in the order of the data set. Predictions for images with several labels are
+    not published: they would not show the mean average precision.
     """
     files: Published = {}
     if record["division"] == "trial":
         return files
-    if labels is not None and (file := _predictions(record, labels, folder, board)):
+    if labels is not None and labels.ndim == 1 and (file := _predictions(record, labels, folder, board)):
         files["predictions"] = file
     is_first = record["seed"] == 0 and record["status"] == "ok" and pretrained(record)
     if is_first and (file := _encoder(record, folder, board)):

@@ -12,6 +12,7 @@ from benchmark.report import record as records
 from benchmark.report.cells import FIRST_VERSION, by_age, files_outside, key_of, majors, platform, versions_of
 from benchmark.report.code import changed
 from benchmark.report.record import Record
+from benchmark.report.section import ranking_score
 from benchmark.report.statistics import t_quantile
 
 
@@ -99,14 +100,16 @@ def _compare_scores(path: Path, old: Record, new: Record) -> str:
     cell = [record for record in by_age(map(records.read, path.parent.glob("*.json"))) if _cell(record) == _cell(old)]
     parts, outside = [], []
     for name, metrics in sorted(new["metrics"].items()):
-        of_seeds = {record["seed"]: record["metrics"][name]["top1"] for record in cell if name in record["metrics"]}
-        scores, top1 = list(of_seeds.values()), metrics["top1"]
+        of_seeds = {
+            record["seed"]: ranking_score(record["metrics"][name]) for record in cell if name in record["metrics"]
+        }
+        scores, score = list(of_seeds.values()), ranking_score(metrics)
         if len(scores) < 2:
             continue
         half = t_quantile(len(scores) - 1) * stdev(scores) * math.sqrt(1 + 1 / len(scores))
         low, high = fmean(scores) - half, fmean(scores) + half
-        parts.append(f"{name} {100 * top1:.2f} in [{100 * low:.2f}, {100 * high:.2f}]")
-        if not low <= top1 <= high:
+        parts.append(f"{name} {100 * score:.2f} in [{100 * low:.2f}, {100 * high:.2f}]")
+        if not low <= score <= high:
             outside.append(name)
     if not parts:
         raise CheckError("One seed gives no interval: scores of at least two of this configuration must lie beside it.")

@@ -142,6 +142,11 @@ class Stage(Recipe):
                 f"{self.pretraining.name} learns from labels, and {self.outline.name} has none. Name their column with "
                 f"--set Images.label=..., or choose a method without labels."
             )
+        if self.pretraining.needs_labels and self.outline.is_multilabel:
+            raise ConfigError(
+                f"{self.pretraining.name} learns from one label an image, and images of {self.outline.name} may have "
+                f"several. Choose a method without labels."
+            )
         batches(self.source(self.outline), self.pretraining.batch_size, self.experiment.seed, "cpu")
         # a calibration would decode images
         self.flops if self.whole_budget.kind == "device_seconds" else self.steps  # noqa: B018

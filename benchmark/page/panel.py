@@ -10,7 +10,7 @@ from benchmark.report.cells import hardware, tuning_of, versions_of
 from benchmark.report.contents import title
 from benchmark.report.identity import canonical
 from benchmark.report.record import Record, pretrained
-from benchmark.report.section import Column, Line, Section, columns_of, result
+from benchmark.report.section import Column, Line, Section, columns_of, ranking_score, result
 from benchmark.report.text import percent
 from benchmark.report.tuning import factor, score
 
@@ -101,7 +101,7 @@ def panel(
             Seed(
                 record=run,
                 scores=tuple(
-                    percent(metrics and metrics["top1"]) for metrics in (result(run, each) for each in columns)
+                    percent(metrics and ranking_score(metrics)) for metrics in (result(run, each) for each in columns)
                 ),
                 status=", ".join(_endings(run)),
                 is_repeatable=pretrained(run) and run["training"]["digest"] is not None,

@@ -60,13 +60,15 @@ class Scene:
         data = self.stage.dataset
         if data.test.labels is None or data.train.labels is None or len(data.classes) < 2:
             raise LeftOut(f"it needs train and test images of several classes, and {data.name} has none")
+        if data.is_multilabel:
+            raise LeftOut(f"it needs one label an image, and images of {data.name} may have several")
         return data.test.labels
 
     @cached_property
     def shown(self) -> tuple[Tensor, list[str]]:
-        """Images to show, uint8 `(n, 3, size, size)`, of the test split where there is one, and their classes."""
+        """Images to show, uint8 `(n, 3, size, size)`, and their classes; of the test split where each image has one."""
         data = self.stage.dataset
-        if data.test.labels is None:
+        if data.test.labels is None or data.is_multilabel:
             ids = spread(torch.zeros(len(data.pretrain), dtype=torch.int64), data.name, COLUMNS)
             return data.pretrain[ids], [""] * len(ids)
         ids = spread(data.test.labels, data.name, COLUMNS)
@@ -113,7 +115,8 @@ class Scene:
 
     def caption(self, text: str) -> str:
         """Return a caption that ends with how the images were chosen."""
-        labelled = self.stage.dataset.test.labels is not None
+        data = self.stage.dataset
+        labelled = data.test.labels is not None and not data.is_multilabel
         return f"{text} Test labels choose the images, each class in turn.".lstrip() if labelled else text
 
 

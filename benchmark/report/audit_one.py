@@ -22,7 +22,7 @@ OF_CODE = ("code.versions", "code.version", "method.supervised", "cost.views")
 OF_ENDING = ("status", "training.collapsed", "training.effective_rank", "checkpoint.bytes")
 OF_FLOORS = tuple(f"encoder.{name}" for name in ("name", "parameters", "width", "patch", "stem"))
 IN_BOUNDS = ("cost.train_seconds", "cost.evaluation_seconds", "cost.peak_memory_bytes")
-SCORES = ("top1", "macro_f1", "balanced_accuracy")
+SCORES = ("top1", "macro_f1", "balanced_accuracy", "mean_average_precision")
 BY_REPRODUCTION = ("training.loss", "training.digest", "training.curve", "checkpoint.sha256", "predictions.sha256")
 BY_NOTHING = (
     *("environment.gpu", "environment.processor", "environment.threads", "environment.torch", "code.commit"),
@@ -90,5 +90,6 @@ def _scores(board: Path, record: Record) -> tuple[tuple[str, ...], list[str]]:
     unknown: list[str] = []
     for name, result in record["metrics"].items():
         is_known = classes is not None and bool(predicted(classes, name, result))
-        (decided if is_known else unknown).extend(f"metrics.{name}.{score}" for score in SCORES)
+        scores = [score for score in SCORES if score in result]
+        (decided if is_known else unknown).extend(f"metrics.{name}.{score}" for score in scores)
     return tuple(decided), unknown

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmark.report.identity import canonical, references
 from benchmark.report.record import Record
-from benchmark.report.section import Column, Line, Section, result
+from benchmark.report.section import Column, Line, Section, ranking_score, result
 from benchmark.report.statistics import summarise
 
 METHOD = "Pretraining.method"
@@ -91,14 +91,19 @@ def _parts(lines: Mapping[str, str]) -> tuple[str, set[str]]:
 
 
 def _difference(line: Line, base: Line, column: Column, correct: Correct) -> Difference | None:
-    """Compare over the seeds that both lines have or, where that is one, over the test images; None without any."""
+    """Compare over the seeds that both lines have or, where that is one, over the test images; None without any.
+
+    A mean average precision is no mean over test images, so that one seed says nothing of its error.
+    """
     runs, of_base = ({run["seed"]: run for run in each.cell.runs} for each in (line, base))
     pairs = [(runs[seed], of_base[seed]) for seed in sorted(runs.keys() & of_base.keys())]
     if not pairs:
         return None
     results = [(result(run, column), result(other, column)) for run, other in pairs]
-    gaps = [metrics["top1"] - of_other["top1"] for metrics, of_other in results if metrics and of_other]
+    gaps = [ranking_score(metrics) - ranking_score(of_other) for metrics, of_other in results if metrics and of_other]
     summary = summarise(gaps)
+    if summary.half_width is None and not column.measure:
+        return None
     if summary.half_width is None:
         half_width, basis = _by_images(*pairs[0], column, correct)
     else:

@@ -12,12 +12,13 @@ from benchmark.report.overall import overall_tables
 from benchmark.report.published import Result, published_table
 from benchmark.report.record import Record
 from benchmark.report.scaling import scaling_tables
-from benchmark.report.section import Column, Line, Section, Value, result
+from benchmark.report.section import Column, Line, Section, Value, ranking_score, result
 from benchmark.report.statistics import summarise
 from benchmark.report.text import Block, amount, flops_unit, spread, terms
 from benchmark.report.time_to_target import time_to_target
 from benchmark.report.tuning import trials_table
 
+AVERAGE_PRECISION = "mAP, in place of top-1, is the mean over classes of the average precision."
 UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
 
 
@@ -115,6 +116,7 @@ def caption(section: Section) -> str:
     shape += [f"{name} {encoder[name]}" for name in ("patch", "stem") if encoder[name] is not None]
     sentences = [
         *(f"Ranking evaluation: {section.heading(column)}." for column in section.columns[:1]),
+        *(AVERAGE_PRECISION for column in section.columns if not column.measure),
         f"Encoder: {', '.join(shape)}, {encoder['parameters']:,} parameters.",
         f"Data: {dataset['classes']} classes, {dataset['sizes']['test']:,} test images, "
         f"fingerprint {dataset['fingerprint'][:8]}.",
@@ -171,7 +173,7 @@ def _gain(section: Section, line: Line) -> str:
         start = next((floors[key] for key in run["floors"] if _is_start(floors.get(key))), None)
         after, before = (result(record, section.columns[0]) if record else None for record in (run, start))
         if after and before:
-            gains.append(after["top1"] - before["top1"])
+            gains.append(ranking_score(after) - ranking_score(before))
     return spread(summarise(gains)) if gains else ""
 
 

@@ -207,6 +207,9 @@ class Metrics(TypedDict):
     If it used several draws of its training data, `draws` has the top-1 of each, and the other scores are means.
     `details` are further figures, for instance top-1 under other settings; none of them ranks. `curve` is the accuracy
     on held-out training images after each epoch of an evaluation that trains, and empty for others.
+
+    `mean_average_precision` is there where an image may have several labels, and ranks in place of top-1, which is then
+    the share of images whose best class is a label; see `benchmark.evals.scoring` for the others.
     """
 
     version: Count
@@ -217,6 +220,7 @@ class Metrics(TypedDict):
     n: Count
     draws: list[Fraction]
     details: dict[str, Amount]
+    mean_average_precision: NotRequired[Fraction]
     curve: list[Fraction]
     choices: dict[str, object]
     flags: list[str]

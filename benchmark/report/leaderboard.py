@@ -13,7 +13,7 @@ from typing import Literal
 from benchmark.report.cells import UNRANKED, Cell, group
 from benchmark.report.naming import dated, names
 from benchmark.report.record import Record
-from benchmark.report.section import Column, Cost, Line, Ranking, Section, Value, columns_of, result
+from benchmark.report.section import Column, Cost, Line, Ranking, Section, Value, columns_of, ranking_score, result
 from benchmark.report.statistics import compare, summarise
 
 DIVISIONS = ("tuned", "closed", "open")  # boards lead with tuned learning rates
@@ -108,8 +108,8 @@ def _replaced(cells: Sequence[Cell]) -> Iterator[Cell]:
 
 
 def _scores(cell: Cell, column: Column) -> dict[int, float]:
-    """Return the top-1 by seed."""
-    return {run["seed"]: metrics["top1"] for run in cell.runs if (metrics := result(run, column))}
+    """Return the score by seed."""
+    return {run["seed"]: ranking_score(metrics) for run in cell.runs if (metrics := result(run, column))}
 
 
 def _is_ranked(cell: Cell, column: Column) -> bool:
@@ -133,7 +133,7 @@ def _value(cell: Cell, column: Column, comparison: Ranking | None) -> Value | No
         elif comparison.ranks[cell.entry][0] == 1:
             standing = "tied"
     return Value(
-        summary=summarise([metrics["top1"] for metrics in results]),
+        summary=summarise([ranking_score(metrics) for metrics in results]),
         macro_f1=fmean(metrics["macro_f1"] for metrics in results),
         standing=standing,
         flags=tuple(_merged(flag for metrics in results for flag in metrics["flags"])),

@@ -15,7 +15,7 @@ from benchmark.report.contents import caption, contents, leading, remarks, table
 from benchmark.report.leaderboard import SMOKE, Changed, sections, unchanged
 from benchmark.report.published import Result
 from benchmark.report.record import Record
-from benchmark.report.section import Column, Line, Section, Value, columns_of, result
+from benchmark.report.section import Column, Line, Section, Value, columns_of, ranking_score, result
 from benchmark.report.text import TERA, Block, alignment, markdown, percent, printable, spread
 
 ESCAPED = str.maketrans(
@@ -102,7 +102,7 @@ def summary(records: Sequence[Record], changed: Changed = unchanged, most: int |
 
 
 def row(record: Record, floors: Sequence[Record]) -> str:
-    """Return a plain-text table with a line for the run and one for each floor: top-1 and macro-F1 in %, and cost."""
+    """Return a plain-text table with a line for the run and one for each floor: scores and macro-F1 in %, and cost."""
     columns = columns_of([record, *floors])
     headings = ["method", *(column.heading for column in columns)]
     headings += [f"{column.heading} macro-F1" for column in columns[:1]]
@@ -112,7 +112,7 @@ def row(record: Record, floors: Sequence[Record]) -> str:
         lines.append(
             [
                 printable(run["method"]["name"]),
-                *(percent(metrics and metrics["top1"]) for metrics in results),
+                *(percent(metrics and ranking_score(metrics)) for metrics in results),
                 *(percent(metrics and metrics["macro_f1"]) for metrics in results[:1]),
                 f"{run['cost']['images']:,}",
                 f"{run['cost']['flops'] / TERA:,.3f}",

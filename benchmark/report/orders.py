@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.report.section import Column, Section, result
+from benchmark.report.section import Column, Section, ranking_score, result
 from benchmark.report.text import Block, amount
 
 RESAMPLES = 1000
@@ -75,7 +75,7 @@ def scores(section: Section, column: Column) -> Scores:
     for line in section.lines:
         results = {run["id"]: result(run, column) for run in line.cell.runs}
         if line.rank is not None and all(results.values()):
-            by_name[line.name] = {key: metrics["top1"] for key, metrics in results.items() if metrics}
+            by_name[line.name] = {key: ranking_score(metrics) for key, metrics in results.items() if metrics}
     return by_name
 
 

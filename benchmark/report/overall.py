@@ -12,7 +12,7 @@ from statistics import fmean
 
 from benchmark.report.leaderboard import DIVISIONS
 from benchmark.report.orders import agreement, scores
-from benchmark.report.section import Section
+from benchmark.report.section import Section, ranking_score
 from benchmark.report.text import Block, terms
 
 RESAMPLES = 2000
@@ -90,7 +90,7 @@ def standings(sections: Sequence[Section]) -> list[Standing]:
 def _scores(section: Section) -> dict[str, list[float]]:
     """Return the scores of the ranked methods in the ranking evaluation, a score for each seed."""
     return {
-        line.name: [run["metrics"][section.columns[0].evaluation]["top1"] for run in line.cell.runs]
+        line.name: [ranking_score(run["metrics"][section.columns[0].evaluation]) for run in line.cell.runs]
         for line in section.lines
         if line.rank is not None
     }

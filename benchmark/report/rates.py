@@ -19,7 +19,7 @@ PAGE = """\
 <!-- Written by `python -m benchmark.tables` from the records in this folder: do not edit. -->
 # How long a trial of a learning rate has to be
 
-{evaluation} top-1 in % on a hold-out of {n:,} training images, one seed, on {dataset} with {encoder}: multiples of the
+{evaluation} in % on a hold-out of {n:,} training images, one seed, on {dataset} with {encoder}: multiples of the
 recipe's learning rate after shares of the budget. The regret is what a choice loses beside the best of these rates,
 after the whole budget. "Best" takes the best trial; its expected regret is the mean over {draws:,} draws of the trials'
 scores on other hold-outs of this size. "Rule" is that of `benchmark.suite --tune`: the recipe's rate stays unless
@@ -64,8 +64,9 @@ def _page(methods: Mapping[str, Mapping[float, Trials]]) -> str:
     headings = ["method", "share", "steps", *(f"{each:g}" for each in factors)]
     headings += ["best", "regret", "expected", "rule", "regret"]
     first = next(trial for shares in methods.values() for trials in shares.values() for trial in trials.values())
+    column = columns_of([first])[0]
     return PAGE.format(
-        evaluation=columns_of([first])[0].evaluation,
+        evaluation=column.evaluation + column.measure,
         n=first["dataset"]["sizes"]["test"],
         dataset=first["dataset"]["name"],
         encoder=first["encoder"]["name"],

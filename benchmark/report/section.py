@@ -17,6 +17,7 @@ LEADING = {  # headings of the evaluations that come first; the first one presen
     "finetune": "fine-tuned",
     "semi_finetune_1": "fine-tuned on 1 %",
     "semi_finetune_10": "fine-tuned on 10 %",
+    "multilabel": "mAP",
 }
 ABBREVIATIONS = (" Eq.", " et al.")  # that do not end a sentence
 Ranking = Comparison[tuple[str, str]]  # of cells by their entry
@@ -36,10 +37,15 @@ class Column(NamedTuple):
     def heading(self) -> str:
         return f"{self.name} v{self.version}"
 
+    @property
+    def measure(self) -> str:
+        """What a caption says behind the heading: that it is top-1, but for a heading that is a measure itself."""
+        return "" if self.evaluation == "multilabel" else " top-1"
+
 
 @dataclass(frozen=True)
 class Value:
-    """The top-1 of a line in a column over seeds, whether it is the best or tied with it, and warnings.
+    """The score of a line in a column over seeds, whether it is the best or tied with it, and warnings.
 
     `macro_f1` is the mean over the runs. `is_uneven` says that the top-1 spreads so much more than others in the column
     that ties are less certain.
@@ -152,6 +158,11 @@ def result(run: Record, column: Column) -> Metrics | None:
     """Return the metrics of a run in a column."""
     metrics = run["metrics"].get(column.evaluation)
     return metrics if metrics and metrics["version"] == column.version else None
+
+
+def ranking_score(metrics: Metrics) -> float:
+    """Return the number that ranks: the mean average precision where an image may have several labels, else top-1."""
+    return metrics.get("mean_average_precision", metrics["top1"])
 
 
 def _sentences(deviations: Sequence[str]) -> list[str]:

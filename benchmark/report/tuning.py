@@ -16,7 +16,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.report.cells import by_age, files_outside, hardware, majors, tuning_of
 from benchmark.report.fields import Tuning
 from benchmark.report.record import Record
-from benchmark.report.section import Section, columns_of
+from benchmark.report.section import Section, columns_of, ranking_score
 from benchmark.report.text import Block, flops_unit, percent
 
 FACTORS = (0.5, 1.0, 2.0)  # times the learning rate of the recipe
@@ -25,7 +25,7 @@ SHARE = 1 / 4  # of the budget, for each trial, unless the suite has another
 Z95 = NormalDist().inv_cdf(0.975)
 FIRST_FACTORS, FIRST_SHARE = (0.25, 0.5, 1.0, 2.0, 4.0), 1 / 16  # of the first rule
 CAPTION = """\
-{evaluation} top-1 in % on a hold-out of {n:,} training images after {share:g} of the budget, one seed, at multiples of
+{evaluation} in % on a hold-out of {n:,} training images after {share:g} of the budget, one seed, at multiples of
 the recipe's learning rate. {rule} The trials took {flops} and {minutes:,.1f} device minutes, which are not in the table
 above."""
 FIRST_RULE = "The best was chosen, by a rule that is no longer used."
@@ -108,7 +108,8 @@ class Contest:
 def noise(*trials: Record) -> float:
     """Return the half width of the 95 % interval of a score on a hold-out, or of the difference of two.
 
-    It takes two hold-outs as independent. Trials share theirs, so that the true interval is narrower.
+    It takes two hold-outs as independent. Trials share theirs, so that the true interval is narrower. A mean average
+    precision is taken as an accuracy of that size, our choice, as its own variance is not in the records.
     """
     variances = (score(trial) * (1 - score(trial)) / trial["dataset"]["sizes"]["test"] for trial in trials)
     return Z95 * math.sqrt(math.fsum(variances))
@@ -142,8 +143,8 @@ def factor(record: Record) -> float:
 
 
 def score(trial: Record) -> float:
-    """Return the top-1 of a trial on the hold-out, in its leading evaluation."""
-    return trial["metrics"][columns_of([trial])[0].evaluation]["top1"]
+    """Return the score of a trial on the hold-out, in its leading evaluation."""
+    return ranking_score(trial["metrics"][columns_of([trial])[0].evaluation])
 
 
 def _terms(trial: Record) -> tuple[object, ...]:
@@ -186,6 +187,7 @@ def _table(section: Section, share: float | None, named: list[tuple[str, Contest
     flops = math.fsum(trial["cost"]["flops"] for trial in trials)
     unit, divisor = flops_unit([flops])
     first = named[0][1].winner
+    column = columns_of([first])[0]
     factors = sorted({factor(trial) for _, contest in named for trial in contest.trials})
     lines = []
     for name, contest in named:
@@ -194,7 +196,7 @@ def _table(section: Section, share: float | None, named: list[tuple[str, Contest
     return Block(
         title=f"{section.setting.dataset}, {section.setting.encoder}, learning rate trials",
         caption=CAPTION.format(
-            evaluation=section.heading(columns_of([first])[0]),
+            evaluation=section.heading(column) + column.measure,
             n=first["dataset"]["sizes"]["test"],
             share=share or FIRST_SHARE,
             rule=(FIRST_RULE if share is None else RULE).replace("\n", " "),
