@@ -22,7 +22,7 @@ STRINGS = datasets.Sequence(datasets.Value("string"))
 
 def write(file: Path, rows: list[Any], kind: Any, label: str = "label", **more: Any) -> None:
     """Write a Parquet file of grey images with these labels; `more` are other columns, as (rows, kind)."""
-    images = [Image.new("RGB", (4, 4), (10 * i, 20, 30)) for i in range(len(rows))]
+    images = [Image.new("RGB", (4, 4), (10 * i % 256, 20, 30)) for i in range(len(rows))]
     columns = {"image": (images, datasets.Image()), label: (rows, kind), **more}
     features = datasets.Features({name: kind for name, (_, kind) in columns.items()})
     table = {name: values for name, (values, _) in columns.items()}
@@ -103,6 +103,14 @@ def test_splits_have_labels_of_one_kind(tmp_path: Path) -> None:
         load(tmp_path, test="test")
     write(tmp_path / "test.parquet", [0, 1], datasets.Value("int64"))
     with pytest.raises(ConfigError, match="'train' and 'test' of toy one has a label an image"):
+        load(tmp_path, test="test")
+
+
+def test_a_message_about_a_thousand_classes_is_readable(tmp_path: Path) -> None:
+    """Oracle: the class that train does not know, the first twenty that it knows, and how many more there are."""
+    write(tmp_path / "train.parquet", list(range(1000)), datasets.Value("int64"))
+    write(tmp_path / "test.parquet", [5, 2000], datasets.Value("int64"))
+    with pytest.raises(ConfigError, match=r"does not know: 2000; expected some of 0, 1, .*, 19 and 980 more\.$"):
         load(tmp_path, test="test")
 
 

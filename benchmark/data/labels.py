@@ -8,6 +8,7 @@ from torch import Tensor
 
 from benchmark.errors import ConfigError
 
+MOST_NAMES = 20  # that a message lists
 Names = list[str] | list[list[str]]  # of the class of each image, or of the classes of each image
 
 
@@ -48,8 +49,8 @@ def marked(names: Names, classes: tuple[str, ...], split: str) -> Tensor:
     unknown = sorted({each for row in rows for each in row} - set(classes))
     if unknown:
         raise ConfigError(
-            f"Split {split!r} has labels that the train split does not know: {', '.join(unknown)}; "
-            f"expected some of {', '.join(classes)}."
+            f"Split {split!r} has labels that the train split does not know: {_listed(unknown)}; "
+            f"expected some of {_listed(classes)}."
         )
     position = {name: index for index, name in enumerate(classes)}
     if not isinstance(names[0], list):
@@ -58,6 +59,11 @@ def marked(names: Names, classes: tuple[str, ...], split: str) -> Tensor:
     for mark, row in zip(marks, rows, strict=True):
         mark[[position[name] for name in row]] = True
     return marks
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _is_class(label: object) -> bool:
