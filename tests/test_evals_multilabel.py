@@ -153,9 +153,11 @@ def test_kinds_of_labels_and_evaluations_must_agree() -> None:
         Dataset("toy", ("a", "b", "c"), 4, images, split, split, "0" * 64, (0.4,) * 3, (0.2,) * 3)
         for split in (marks, single)
     )
-    with pytest.raises(ConfigError, match=r"toy may have several labels, and KNN, Linear needs one.*\(@MultiLabel,\)"):
+    with pytest.raises(
+        ConfigError, match=r"toy may have several labels, for which KNN, Linear is not made.*\(@MultiLabel,\)"
+    ):
         evaluate_pixels(several, (KNN(), Linear(), MultiLabel()), limits=limits)
-    with pytest.raises(ConfigError, match=r"toy have one label each, and MultiLabel is for lists.*\(@KNN, @Linear\)"):
+    with pytest.raises(ConfigError, match=r"toy have one label, for which MultiLabel is not made.*\(@KNN, @Linear\)"):
         evaluate_pixels(one, (KNN(), MultiLabel()), limits=limits)
 
 
@@ -232,12 +234,12 @@ def test_other_evaluations_and_supervision_are_refused(
 ) -> None:
     """Oracle: exit code and sentence of the command; without evaluations pretraining works."""
     assert main(command(tmp_path, 4, *on(flags, "@KNN, @one_percent/SemiProbe, @FineTune"))) == 2
-    assert "and KNN, SemiProbe, FineTune needs one an image" in capsys.readouterr().err
+    assert "several labels, for which KNN, SemiProbe, FineTune is not made" in capsys.readouterr().err
     supervised = command(tmp_path, 4, *on(flags), gin="gin/supervised_reference.gin")
     assert main(supervised) == 2
     assert "learns from one label an image" in capsys.readouterr().err
     assert main(command(tmp_path, 4, "--set", "experiment.evaluations=(@MultiLabel,)")) == 2
-    assert "digits have one label each, and MultiLabel" in capsys.readouterr().err
+    assert "digits have one label, for which MultiLabel is not made" in capsys.readouterr().err
     assert main(command(tmp_path, 2, *on(flags, ""))) == 0
 
 

@@ -136,14 +136,15 @@ def check(dataset: Outline, evaluations: Sequence[Evaluation]) -> None:
         )
     unfit = [type(each).__name__ for each in evaluations if getattr(each, "multilabel", False) != dataset.is_multilabel]
     if unfit:
-        says = (
-            f"Images of {dataset.name} may have several labels, and {', '.join(unfit)} needs one an image. Leave it "
-            f"out: --set 'experiment.evaluations = (@MultiLabel,)'."
+        has, fitting = (
+            ("may have several labels", "@MultiLabel,")
             if dataset.is_multilabel
-            else f"Images of {dataset.name} have one label each, and {', '.join(unfit)} is for lists of labels. Leave "
-            f"it out, for instance with --set 'experiment.evaluations = (@KNN, @Linear)'."
+            else ("have one label", "@KNN, @Linear")
         )
-        raise ConfigError(says)
+        raise ConfigError(
+            f"Images of {dataset.name} {has}, for which {', '.join(unfit)} is not made. Name what is, such as "
+            f"--set 'experiment.evaluations = ({fitting})'."
+        )
     if evaluations and len(dataset.classes) < 2:
         raise ConfigError(
             f"{dataset.name} has {len(dataset.classes)} class, {', '.join(dataset.classes)}: there is nothing to tell "
