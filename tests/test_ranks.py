@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +32,17 @@ BY_MISTAKE = {
     "mask_token_of_own_rows": "mimco/vit_micro",
     "rows_in_blocks": "mixmask_byol/vit_micro",
 }
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 BAND = 1e-12  # of the largest gradient, loss or weight of the method
 
 
+def torchrun_arguments(processes: int, *arguments: str) -> list[str]:
+    return ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), *arguments]
+
+
 def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    runner = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(runner, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    started = [sys.executable, *torchrun_arguments(processes, *arguments)]
+    return subprocess.run(started, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
 def on_ranks(processes: int, cases: list[str], out: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -100,8 +106,8 @@ def test_every_method_trains_on_several_processes_as_on_one(processes: int, tmp_
     assert max(found.values()) < BAND
 
 
-def record(out: Path) -> dict[str, Any]:
-    (path,) = out.glob("mimco*/*.json")
+def record(out: Path, method: str) -> dict[str, Any]:
+    (path,) = out.glob(f"{method}*/*.json")
     read: dict[str, Any] = json.loads(path.read_text())
     return read
 
@@ -113,9 +119,9 @@ def test_a_run_on_two_processes(tmp_path: Path) -> None:
     ended = torchrun(2, "-m", "benchmark.run", *small)
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert ended.stdout.count("record: ") == 1
-    two = record(tmp_path / "two")
+    two = record(tmp_path / "two", "mimco")
     assert run_one([*small, "--out", str(tmp_path / "one")]) == 0
-    one = record(tmp_path / "one")
+    one = record(tmp_path / "one", "mimco")
     assert two["training"]["loss"] == pytest.approx(one["training"]["loss"], rel=1e-5)
     assert abs(two["metrics"]["knn"]["top1"] - one["metrics"]["knn"]["top1"]) <= 0.005
     assert two["cost"]["devices"] == two["environment"]["processes"] == 2
@@ -125,6 +131,33 @@ def test_a_run_on_two_processes(tmp_path: Path) -> None:
     again = torchrun(2, "-m", "benchmark.run", *small)  # a finished run ends on all ranks
     assert again.returncode == 0, again.stderr[-3000:]
     assert "is not repeated" in again.stdout
+
+
+@pytest.mark.long
+def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    """Oracle: the same run on two processes that was not stopped."""
+    for place in ("whole", "stopped"):
+        arguments = command(tmp_path / place, 400, "--checkpoint-seconds", "0.5", gin="gin/simclr.gin")
+        if place == "stopped":
+            started = subprocess.Popen(
+                [sys.executable, *torchrun_arguments(2, "-m", "benchmark.run", *arguments)],
+                cwd=ROOT,
+                env=ENVIRONMENT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            while not list((tmp_path / place).glob("simclr*/checkpoints/*.pt")):
+                assert started.poll() is None
+                time.sleep(0.1)
+            started.send_signal(signal.SIGTERM)
+            assert "Stopped by SIGTERM after step" in started.communicate(timeout=60)[0]
+        ended = torchrun(2, "-m", "benchmark.run", *arguments)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        assert ("goes on from step" in ended.stdout) == (place == "stopped")
+    whole, stopped = (record(tmp_path / place, "simclr") for place in ("whole", "stopped"))
+    assert stopped["training"]["digest"] == whole["training"]["digest"]
+    assert stopped["cost"]["resumes"] == 1
 
 
 def test_one_process_is_a_run_of_one_rank() -> None:

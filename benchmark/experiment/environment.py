@@ -70,7 +70,7 @@ def use_device() -> torch.device:
         torch.set_num_threads(usable_cores())
     keep_freed_memory()
     if torch.cuda.is_available() and sharing.processes() > 1:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

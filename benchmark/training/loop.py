@@ -1,5 +1,6 @@
 """The training loop: the steps of a run with their log, checkpoints, measurements and signals."""
 
+import io
 import json
 import math
 import signal
@@ -72,7 +73,7 @@ class Training(Steps):
         """Train to the last step, from the newest checkpoint if `resume`."""
         if resume:
             self._restore()
-        ranks.told(self._state() if self.step and ranks.size() > 1 else None)
+        self._share()
         metrics = self.folder / "metrics.jsonl"
         if damaged := checkpoint.keep_lines(metrics, self.step):
             print(f"warning: {damaged} damaged lines of {metrics} were dropped.", file=sys.stderr)
@@ -132,14 +133,23 @@ class Training(Steps):
 
     def follow(self) -> None:
         """Train as rank 0 says, in a process of another rank, which logs, measures and stores nothing."""
-        state = ranks.told(None)
-        if state is not None:
-            self._load(state)
+        self._share()
         with self._signals():
             while (count := ranks.told(None)) > 0:
                 self._advance(count)
         if count == STOP:
             raise Interrupted(f"Stopped with rank 0 after step {self.step}.")
+
+    def _share(self) -> None:
+        """Take over, in a process of another rank, the state from which rank 0 goes on."""
+        if ranks.size() == 1:
+            return
+        stored = io.BytesIO()
+        if ranks.rank() == 0 and self.step:
+            torch.save(self._state(), stored)
+        told = ranks.told(stored.getvalue())
+        if ranks.rank() > 0 and told:
+            self._load(torch.load(io.BytesIO(told), map_location=self.device, weights_only=True))
 
     def _is_finite(self) -> bool:
         return bool(self.losses[: self.step].isfinite().all())
