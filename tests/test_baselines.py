@@ -13,6 +13,7 @@ from test_moco import moco
 from test_moco_v3 import moco_v3
 from test_simclr import simclr
 from test_simsiam import simsiam
+from test_vicreg import vicreg
 
 from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
@@ -27,6 +28,7 @@ BUILDERS: dict[str, Callable[..., Siamese]] = {
     "moco_v3": moco_v3,
     "simclr": simclr,
     "simsiam": simsiam,
+    "vicreg": vicreg,
 }
 
 

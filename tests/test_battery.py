@@ -36,6 +36,7 @@ BATCH, STEPS = 8, 3
 FORWARDS = {
     "SimCLR": 1,
     "BarlowTwins": 2,
+    "VICReg": 2,
     "SimSiam": 2,
     "BYOL": 4,
     "MoCo": 2,

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss
+from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss, VICRegLoss
 from lightly.models.batchnorm import SplitBatchNorm
 from lightly.models.modules import MoCoProjectionHead, SimSiamPredictionHead, SimSiamProjectionHead
 from lightly.models.modules.heads import ProjectionHead
@@ -46,6 +46,7 @@ from baselines.moco import MoCo
 from baselines.moco_v3 import MoCoV3
 from baselines.simclr import SimCLR
 from baselines.simsiam import SimSiam
+from baselines.vicreg import VICReg
 from benchmark.data.resident import Resident
 from benchmark.method import Method
 from benchmark.nets.decoder import PixelDecoder
@@ -245,6 +246,18 @@ class BarlowTwinsTwin(Twin):
         return self.criterion(*(self.projector(self.backbone(view)) for view in views))
 
 
+class VICRegTwin(Twin):
+    """As in lightly's example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.projector = tiny(nn.BatchNorm2d(CHANNELS)), head(CHANNELS, layers=3, width=HIDDEN)
+        self.criterion = VICRegLoss()
+
+    def forward(self, views: list[Tensor], t: int) -> Tensor:
+        return self.criterion(*(self.projector(self.backbone(view)) for view in views))
+
+
 class MAETwin(Twin):
     """As in lightly's example, with targets standardised per patch, on the ids that ours draws."""
 
@@ -307,6 +320,9 @@ PAIRS = {
     ),
     "barlow_twins": Pair(
         partial(BarlowTwins, redundancy_weight=0.005, projector_width=HIDDEN), BarlowTwinsTwin, LARGE_BATCH
+    ),
+    "vicreg": Pair(
+        partial(VICReg, invariance=25.0, variance=25.0, covariance=1.0, projector_width=HIDDEN), VICRegTwin, LARGE_BATCH
     ),
     "mae": Pair(
         lambda _: MAE(vit(), decoder=DECODER, mask_ratio=0.75), MAETwin, AdamW(base_rate=0.05, weight_decay=0.1)
