@@ -136,6 +136,8 @@ def test_precisions_never_share_a_table() -> None:
     both = render([make(), make(environment__processor="Another CPU", seed=1)])
     assert both.count("\n### ") == 1
     assert "Hardware: Another CPU, 1 thread; Example CPU, 1 thread." in both
+    reference = run("labels", 0, 0.99, method__supervised=True, environment__processor="Another CPU")
+    assert "Hardware: Another CPU, 1 thread; Example CPU, 1 thread." in render([*board(), reference])
 
 
 def test_remarks_on_the_choice_of_runs() -> None:

@@ -168,7 +168,9 @@ class Plot:
         up = self._accuracies(column, list(shown.values()), bottom, top)
         heights = {i: _height(up, point.scores[column]) for i, point in shown.items()}
         places = _side_by_side(costs, heights, across)
-        return Drawing(f"{name}, logarithmic", across, up, costs, places, heights, self._front(costs, heights))
+        is_equal = bool(costs) and max(costs.values()) <= min(costs.values()) * ALIKE
+        title = f"{name}, equal for all; side by side" if is_equal and len(costs) > 1 else f"{name}, logarithmic"
+        return Drawing(title, across, up, costs, places, heights, self._front(costs, heights))
 
     def ladders(self) -> list[list[int]]:
         """Return the points of each method that has several budgets, smallest budget first."""

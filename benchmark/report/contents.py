@@ -112,6 +112,7 @@ def caption(section: Section) -> str:
     """Return what ranks, and the encoder, the data and the hardware of a table."""
     runs = section.runs
     dataset, encoder = runs[0]["dataset"], runs[0]["encoder"]
+    machines = {hardware(run) for line in section.lines if not line.is_floor for run in line.cell.runs}
     shape = [f"{encoder['image_size']} px"]
     shape += [f"{name} {encoder[name]}" for name in ("patch", "stem") if encoder[name] is not None]
     sentences = [
@@ -120,7 +121,7 @@ def caption(section: Section) -> str:
         f"Encoder: {', '.join(shape)}, {encoder['parameters']:,} parameters.",
         f"Data: {dataset['classes']} classes, {dataset['sizes']['test']:,} test images, "
         f"fingerprint {dataset['fingerprint'][:8]}.",
-        f"Hardware: {'; '.join(sorted({hardware(run) for run in runs}))}.",
+        f"Hardware: {'; '.join(sorted(machines))}.",
     ]
     return " ".join(sentences)
 
@@ -133,7 +134,7 @@ def verdict(section: Section) -> str:
     gap = ranking.means[ranked[0].cell.entry] - ranking.means[ranked[1].cell.entry]
     tied = sum(line.rank[0] == 1 for line in ranked[1:] if line.rank)
     if not ranking.seeds:
-        test = "No difference can be tested: the methods share fewer than two seeds."
+        test = "Seeds cannot test the difference: the methods share fewer than two."
     elif tied:
         test = f"The range test cannot distinguish it from {tied} of the {len(ranked) - 1} others."
     else:
