@@ -37,6 +37,16 @@ def test_fields_are_in_the_order_of_tables() -> None:
     assert (fields["semi_probe_1 draw 2"] == rankings["semi_probe_1"][2, :, 0]).all()
 
 
+def test_a_single_draw_has_the_field_of_an_evaluation_without_draws() -> None:
+    """Oracle: the name by which the audit looks for it, since the record of such an evaluation has no draws."""
+    labels = np.arange(4)
+    single = guesses(labels, 0.5, 1)
+    fields = fields_of({"semi_probe_1": single, "semi_probe_10": guesses(labels[:1], 0.5, 2)})
+    assert list(fields) == ["semi_probe_1", "semi_probe_10 draw 0", "semi_probe_10 draw 1"]
+    assert (fields["semi_probe_1"] == single[0, :, 0]).all()
+    assert (fields_of({"knn": guesses(labels[:1], 0.5)})["knn"]).shape == (1,)
+
+
 def test_numpy_reads_what_was_packed(tmp_path: Path) -> None:
     """Oracle: the arrays that went in; 16 bits from 257 classes up; the same bytes again."""
     labels = np.arange(300) % 7

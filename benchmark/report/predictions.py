@@ -31,9 +31,10 @@ LABEL = "label"
 def fields_of(rankings: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return the first class of each image by field: draw 0 of all evaluations in the order of tables, then draw 1.
 
-    Rankings are `(n, k)`, or `(draws, n, k)`.
+    Rankings are `(n, k)`, or `(draws, n, k)`. An evaluation with a single draw has one field, as one without draws.
     """
     names = sorted(rankings, key=lambda name: (list(LEADING).index(name) if name in LEADING else len(LEADING), name))
+    rankings = {name: each[0] if each.ndim == 3 and len(each) == 1 else each for name, each in rankings.items()}
     fields = {}
     for draw in range(max((len(each) for each in rankings.values() if each.ndim == 3), default=1)):
         for name in names:
