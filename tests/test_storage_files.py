@@ -1,6 +1,7 @@
 """Folders that runs write to: refused where they cannot be made, and kept to one process at a time."""
 
 import errno
+import fcntl
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from filelock import FileLock, Timeout
@@ -42,6 +44,10 @@ def holder(path: Path, *arguments: str) -> "subprocess.Popen[str]":
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
+
+
+def no_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
 def is_kept(path: Path) -> bool:
@@ -89,6 +95,49 @@ def test_a_calibration_of_another_process_is_taken(tmp_path: Path) -> None:
     process = holder(path, "0.5", '{"seconds": 2.0, "least": 1.0, "most": 3.0}')
     assert calibration.stored(path, lambda: pytest.fail("calibrated twice"), 10.0) == Calibration(2.0, 1.0, 3.0)
     assert process.wait(60) == 0
+
+
+def test_what_killed_writers_leave_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the names of temporary files: of a writer that is killed, of one at work, and of one that was taken for
+    dead before its file was locked. Where nothing can be locked, none is removed."""
+    writer = "import sys, time; from pathlib import Path; from benchmark.storage.files import atomic_write\n"
+    writer += "with atomic_write(Path(sys.argv[1])): print('at work', flush=True); time.sleep(600)"
+
+    def at_work(name: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen([sys.executable, "-c", writer, tmp_path / name], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at work\n"
+        return process
+
+    def names() -> list[str]:
+        return sorted(path.name.split(".")[1] for path in tmp_path.glob(".*.partial"))
+
+    dead, alive = at_work("dead"), at_work("alive")
+    try:
+        dead.kill()
+        dead.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr("fcntl.flock", no_locks)
+            files.remove_partials(tmp_path)
+        assert names() == ["alive", "dead"]
+        files.write_text(tmp_path / "other", "x")
+        assert names() == ["alive"]
+        lock_file, taken = fcntl.flock, []
+
+        def taken_first(file: BinaryIO, flags: int) -> None:
+            if not taken:
+                taken.append(Path(file.name))
+                taken[0].unlink()
+            lock_file(file, flags)
+
+        monkeypatch.setattr("fcntl.flock", taken_first)
+        files.write_text(tmp_path / "other", "y")
+        assert taken
+        assert (tmp_path / "other").read_text() == "y"
+        assert names() == ["alive"]
+    finally:
+        alive.kill()
+        alive.wait()
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -20,7 +20,7 @@ from benchmark.report.cells import OF_RANDOM_INIT, OF_RAW_PIXELS, RANDOM_INIT, R
 from benchmark.report.identity import digest
 from benchmark.report.record import Record
 from benchmark.runtime import progress
-from benchmark.storage.files import exclusive
+from benchmark.storage.files import exclusive, remove_partials
 from benchmark.training.budget import Ledger
 
 MOST_BYTES = 3 * 2**28  # of raw pixels as features: 60,000 images of 32 px take 0.69 GiB, and the evaluation 3 GiB
@@ -90,6 +90,7 @@ def _floor(
     code = session.versions, str(torch.__version__)
     folder = session.out / "floors"
     with exclusive(folder / f"{key[:8]}-s{seed}", waits=waits):
+        remove_partials(folder)  # a kill may have come between the record's appearance and the end of its writing
         for path in sorted(folder.glob(f"*-s{seed}-{key[:8]}-*.json")):
             record = records.read(path)
             if record["method"]["name"] == name and (versions_of(record), record["environment"]["torch"]) == code:

@@ -1,15 +1,19 @@
 """Folders, atomic writes, and locks between processes, also of other machines on the same file system."""
 
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.runtime import progress
+
+PARTIAL = ".partial"  # how the names of files that are being written end
 
 
 def make_folder(folder: Path) -> None:
@@ -49,23 +53,45 @@ def _error(folder: Path, reason: str) -> ConfigError:
 def atomic_write(path: Path, *, replaces: bool = True) -> Iterator[Path]:
     """Yield a temporary path; what is written there appears at `path` atomically, and is on disk afterwards.
 
-    Raises FileExistsError if the file exists and `replaces` is false, and OSError with the path.
+    Temporary files of processes that were killed are removed from the folder. Raises FileExistsError if the file exists
+    and `replaces` is false, and OSError with the path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial")
+    partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}{PARTIAL}")
     try:
-        yield partial
-        _sync(partial)
-        if replaces:
-            partial.replace(path)
-        else:
-            os.link(partial, path)  # unlike a rename, never replaces a file
-        _sync(path.parent)
+        with _created(partial):
+            remove_partials(path.parent)
+            yield partial
+            _sync(partial)
+            if replaces:
+                partial.replace(path)
+            else:
+                os.link(partial, path)  # unlike a rename, never replaces a file
+            _sync(path.parent)
     except OSError as error:
         error.filename = str(path)  # the system names no file where a write fails, or the temporary one
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _created(partial: Path) -> BinaryIO:
+    """Create a temporary file; while it is open, its lock says that its writer lives."""
+    while True:
+        file = partial.open("xb")
+        with suppress(OSError):  # on a file system without locks nobody removes what others left
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # another process removed it as a leftover before it was locked
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed: those in the folder that nobody holds locked."""
+    for leftover in folder.glob(f".*{PARTIAL}"):
+        with suppress(OSError), leftover.open("r+b") as file:  # NFS locks what may be written
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
