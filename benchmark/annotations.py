@@ -15,6 +15,7 @@ from functools import partial
 from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 AUTO = "auto"
+SHOWN = 200  # characters of a value in a message
 
 Location = Annotated[str, "location"]
 """Annotates a parameter that holds a place, such as a path: it never changes what a run computes."""
@@ -153,7 +154,8 @@ def describe(hint: Any) -> str:
 
 
 def _mismatch(expected: str, value: Any) -> Problems:
-    return [("", f"expected {expected}, got {value!r}")]
+    text = repr(value)
+    return [("", f"expected {expected}, got {text[:SHOWN]}{'...' * (len(text) > SHOWN)}")]
 
 
 def _test(hint: Any, kind: Any, arguments: tuple[Any, ...]) -> Callable[[Any], bool]:

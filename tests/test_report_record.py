@@ -126,6 +126,32 @@ def test_wrong_value_is_found(path: str, value: Any) -> None:
     assert any(("record.budget" if path == "division" else path) in problem for problem in problems[:1])
 
 
+def test_what_no_file_can_hold_is_refused(tmp_path: Path) -> None:
+    """Oracle: half of a surrogate pair, which JSON can escape and UTF-8 cannot write; a schema that is no number."""
+    record = seal(with_value(("method", "name"), "\ud800"))
+    assert "surrogates not allowed" in validate(record)[0]
+    with pytest.raises(BenchmarkError, match="surrogates not allowed"):
+        write(record, tmp_path)
+    (tmp_path / "escaped.json").write_text(json.dumps(record))
+    with pytest.raises(BenchmarkError, match="surrogates not allowed"):
+        read(tmp_path / "escaped.json")
+    for schema in ([], {}, "2", True, None, 3):
+        assert "record.schema" in validate(with_value(("schema",), schema))[0]
+
+
+def test_a_message_about_much_is_short(tmp_path: Path) -> None:
+    """Oracle: the length of the answer to megabytes: of values of another type, of long values and of long names."""
+    for value in ([1] * 100_000, "x" * 10_000_000, {"y" * 10_000_000: 1}):
+        (tmp_path / "much.json").write_text(json.dumps(with_value(("metrics", "linear", "flags"), value)))
+        with pytest.raises(BenchmarkError, match=r"record\.metrics\.linear\.flags") as problem:
+            read(tmp_path / "much.json")
+        assert len(str(problem.value)) < 10_000
+    (tmp_path / "much.json").write_text(json.dumps(EXAMPLE | {"y" * 10_000_000: 1}))
+    with pytest.raises(BenchmarkError, match="yyy") as problem:
+        read(tmp_path / "much.json")
+    assert len(str(problem.value)) < 50_000
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("path", ["training.loss", "metrics.linear.top1", "metrics.linear.choices"])
 def test_numbers_are_finite(number: float, path: str, tmp_path: Path) -> None:

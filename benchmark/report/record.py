@@ -7,7 +7,7 @@ are shared through git, so a file is named by its content, is never rewritten, a
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
@@ -18,6 +18,8 @@ from benchmark.report.schema_1 import RecordOfSchema1
 from benchmark.storage.files import write_once
 
 FIELD = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False)
+SHOWN = 20  # problems of a record in a message
+LONGEST = 2000  # characters of each
 SLUG_LENGTH = 24  # three slugs, a 63-bit seed and two short hashes stay within 120 characters
 
 
@@ -56,7 +58,7 @@ def write(record: Record, folder: Path) -> Path:
     """
     problems, content = _inspect(record)
     if problems:
-        raise BenchmarkError("\n  ".join(["The record is not a valid record:", *problems]))
+        raise BenchmarkError(_listed("The record is not a valid record:", problems))
     return write_once(folder / file_name(record), content)
 
 
@@ -74,7 +76,7 @@ def read(path: Path) -> Record:
         raise BenchmarkError(f"{path} cannot be read as a record: {error}. {restore}.") from error
     problems, expected = _inspect(record)
     if problems:
-        raise BenchmarkError("\n  ".join([f"{path} is not a valid record. {restore}:", *problems]))
+        raise BenchmarkError(_listed(f"{path} is not a valid record. {restore}:", problems))
     if content != expected:
         raise BenchmarkError(
             f"{path} was changed after it was written (expected JSON with a line for each field, sorted, and one "
@@ -106,10 +108,16 @@ def stem(record: Record) -> str:
     return f"{'-'.join(slugs)}-s{record['seed']}-{record['config']['key'][:8]}"
 
 
+def _listed(head: str, problems: Sequence[str]) -> str:
+    """Return the first problems below a head, each cut to a length that a terminal can show."""
+    more = [f"and {len(problems) - SHOWN:,} more"] * (len(problems) > SHOWN)
+    return "\n  ".join([head, *(problem[:LONGEST] for problem in problems[:SHOWN]), *more])
+
+
 def _inspect(record: object) -> tuple[list[str], bytes]:
     """Return what is wrong with a record and, if nothing is, the bytes of its file."""
     schema = record.get("schema") if isinstance(record, dict) else SCHEMA
-    _, problems_by_place = CHECKS[schema if schema in CHECKS else SCHEMA](record)
+    _, problems_by_place = CHECKS[schema if type(schema) is int and schema in CHECKS else SCHEMA](record)
     if problems := [f"record{place}: {text}" for place, text in problems_by_place]:
         return problems, b""
     valid = cast(Record, record)
@@ -117,12 +125,13 @@ def _inspect(record: object) -> tuple[list[str], bytes]:
     try:
         # A line for each field: people can read it, and thousands are written fast.
         lines = [f'  "{name}": {FIELD.encode(value)}' for name, value in sorted(valid.items())]
+        content = ("{\n" + ",\n".join(lines) + "\n}\n").encode()
         expected = _digest({name: value for name, value in valid.items() if name != "id"})
     except (TypeError, ValueError, RecursionError) as error:
         return [*problems, f"record: not JSON: {error}"], b""
     if valid["id"] != expected:
         problems.append(f"record.id: expected {expected} from the content, got {valid['id']}")
-    return problems, ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+    return problems, content
 
 
 def _digest(content: Mapping[str, object]) -> str:
