@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any, Literal, Protocol
 
 import gin
 import pytest
@@ -198,6 +199,7 @@ REFUSED = [
     ("toy_root.stage = @ToyStage", "ToyStage.net must be bound", ":3: toy_root.stage"),
     ("toy_root.loop = @toy_loop\ntoy_loop.inner = @toy_loop", ":4: toy_loop.inner: toy_loop refers back"),
     ("toy_root.anything = 2j", ":3: 2j (complex)"),
+    ("ToyData.source = '\\ud800'", ":3: '\\ud800' has a character that no file can hold."),
     ("toy_root.anything = {(1, 2): 3}", ":3: the key (1, 2) of a dict"),
     ("toy_root.anything = 1e999", ":3: inf (float)"),
     ("toy_root.seed = 1\ntoy_root.seed = 2", ":4: toy_root.seed is bound already in line 3."),
@@ -242,6 +244,48 @@ def test_lines_that_cannot_be_meant() -> None:
         message = refusal(line)
         assert "user.gin:" in message, line
         assert all(word in message for word in words), (line, message)
+
+
+def test_a_factory_makes_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the names by hand of what makes a thing: by its class, by what a function returns, by a protocol's
+    fields, and for all that no annotation tells, which passes."""
+
+    class Scorer(Protocol):
+        version: str
+
+        def __call__(self) -> object: ...
+
+    class Scores:
+        version = "1.0"
+
+        def __call__(self) -> object: ...
+
+    def wide(net: object) -> object: ...
+
+    def pairs(net: object) -> tuple[ToyNet, ...]: ...
+
+    def unknown(net: object): ...  # type: ignore[no-untyped-def]
+
+    things = {"ToyNet": ToyNet, "ToyData": ToyData, "Scores": Scores, "wide": wide, "pairs": pairs, "unknown": unknown}
+    entries = {name: SimpleNamespace(wrapped=thing) for name, thing in things.items()}
+    monkeypatch.setattr(registry, "_REGISTRY", entries)
+    for kind, expected in (
+        (ToyNet, ["ToyNet", "unknown", "wide"]),
+        (tuple[ToyNet, ...], ["pairs", "unknown", "wide"]),
+        (Scorer, ["Scores", "unknown", "wide"]),
+        (Any, sorted(things)),
+    ):
+        assert sorted(name for name in things if registry.makes(name, kind)) == expected, kind
+    monkeypatch.undo()
+    hint = tuple[Callable[[], ToyData], ...] | None
+    known = registry.parameters
+    monkeypatch.setattr(registry, "parameters", lambda name: known(name) | {"anything": registry.Parameter(hint, None)})
+    message = refusal("toy_root.anything = (@ToyData, @ToyNet)")
+    assert "user.gin:3: toy_root.anything expected one of " in message
+    assert "@ToyData, " in message
+    assert message.splitlines()[0].endswith("got @ToyNet.")
+    assert refusal("toy_root.anything = (@ToyData, @toy_twin)").startswith("user.gin:3: toy_twin is ambiguous")
+    assert refusal("toy_root.anything = (@ToyData,)") == ""
 
 
 def test_settings_that_cannot_be_meant() -> None:

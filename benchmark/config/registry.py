@@ -105,6 +105,23 @@ def _require_annotation(thing: Any, parameter: inspect.Parameter) -> None:
     )
 
 
+def makes(selector: str, kind: Any) -> bool:
+    """Return whether a class or function makes objects of a kind, as far as annotations tell."""
+    thing = _REGISTRY[selector].wrapped
+    hint = thing if isinstance(thing, type) else _hints(thing).get("return", Any)
+    made, wanted = (typing.get_origin(each) or each for each in (hint, kind))
+    if made in (Any, object) or wanted is Any or not (isinstance(made, type) and isinstance(wanted, type)):
+        return True
+    if getattr(wanted, "_is_protocol", False):
+        return all(hasattr(made, name) or name in _hints(made) for name in wanted.__annotations__)
+    return issubclass(made, wanted) or issubclass(wanted, made)  # the annotation of a function may be a wider one
+
+
+def makers(kind: Any) -> list[str]:
+    """Return the names of the classes and functions that make objects of a kind, in the order of the alphabet."""
+    return sorted(short(selector) for selector in _ours(key for key, _ in _REGISTRY.items()) if makes(selector, kind))
+
+
 def is_supplied(selector: str, name: str) -> bool:
     """Return whether `name` is a positional parameter, which the harness supplies."""
     parameter = inspect.signature(_REGISTRY[selector].wrapped).parameters.get(name)

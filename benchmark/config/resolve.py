@@ -1,14 +1,15 @@
 """Checks the values that a configuration binds, follows references from its root, and writes values as gin and JSON."""
 
+import collections.abc
 import math
 import re
 import types
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from benchmark.annotations import Reference, checker, describe, is_location, without_auto
 from benchmark.config import registry
@@ -22,6 +23,7 @@ PROTOCOLS = (
 )
 """Follows the errors about lines of a file that nothing reads."""
 
+SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair, which UTF-8 has not
 MOST = 2**63 - 1  # what torch holds
 
 PROTOCOL_OF_MACRO = (
@@ -166,6 +168,13 @@ class Resolver:
             raise binding.line.error(
                 f"{binding} expected {describe(hint)}, got {value!r} ({type(value).__name__}).{origin}"
             )
+        kinds = _made_by(hint)
+        for reference in _references(fitted) if kinds else ():
+            if not any(registry.makes(registry.find(reference.name), kind) for kind in kinds):
+                names = ", ".join(f"@{name}" for kind in kinds for name in registry.makers(kind))
+                raise binding.line.error(
+                    f"{binding} expected one of {names or 'none that is imported'}, got {reference}."
+                )
         if type(fitted) is int and abs(fitted) > MOST and binding.parameter != "seed":  # which has a bound of its own
             raise binding.line.error(
                 f"{binding} = {fitted}: a whole number is at most 2^63 - 1, and most are far below."
@@ -199,6 +208,8 @@ class Resolver:
             return {key: self._expand(item, line, macros, trail) for key, item in value.items()}
         if not _is_expressible(value):
             raise line.error(f"{value!r} ({type(value).__name__}) cannot be configured.")
+        if isinstance(value, str) and SURROGATE.search(value):
+            raise line.error(f"{value!r} has a character that no file can hold.")
         return value
 
     def _attach(self, value: Any, scope: str, line: str) -> Any:
@@ -212,6 +223,21 @@ class Resolver:
         if type(value) is dict:
             return {key: self._attach(item, scope, line) for key, item in value.items()}
         return value
+
+
+def _made_by(hint: Any) -> list[Any]:
+    """Return what the factories of an annotation make, such as [Images] for `Callable[[], Images] | None`."""
+    if get_origin(hint) is collections.abc.Callable:
+        return [get_args(hint)[1]]
+    return [kind for part in get_args(hint) for kind in _made_by(part)]
+
+
+def _references(value: Any) -> Iterator[Reference]:
+    if isinstance(value, Reference):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _references(item)
 
 
 def _outward(scope: str) -> list[str]:
