@@ -27,7 +27,8 @@ class FeatureCache:
     def get(self, images: Pixels, labels: Tensor, make: Callable[[], Features]) -> Features:
         """Return the features of these images in their order; `make` extracts them where the folder has none.
 
-        A file holds the digest of the labels of its rows. If it is damaged or has other labels, it is written again.
+        A file holds the digest of the labels of its rows. If it is damaged or has other labels, it is written again. It
+        also holds the order of the features, by which evaluations choose among equals.
         """
         labels_digest = digest({"labels": labels})
         name = hashlib.sha256(repr((self.origin, _content(images))).encode()).hexdigest()
@@ -35,7 +36,7 @@ class FeatureCache:
         features = _read(path, labels_digest)
         if features is None:
             features = make()
-            tensors.write(path, features, {"labels": labels_digest, "features": digest(features)})
+            tensors.write(path, features, _metadata(features, labels_digest))
         return features
 
 
@@ -47,11 +48,15 @@ def _content(images: Pixels) -> str:
     return total.hexdigest()
 
 
+def _metadata(features: Features, labels: str) -> dict[str, str]:
+    return {"labels": labels, "features": digest(features), "names": " ".join(features)}
+
+
 def _read(path: Path, labels: str) -> Features | None:
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-            features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+            metadata = file.metadata() or {}
+            features = {name: file.get_tensor(name) for name in metadata.get("names", "").split()}
     except (OSError, SafetensorError):
         return None
-    return features if metadata == {"labels": labels, "features": digest(features)} else None
+    return features if metadata == _metadata(features, labels) else None
