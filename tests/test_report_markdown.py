@@ -270,6 +270,8 @@ def test_warnings_of_several_draws_are_one_footnote() -> None:
     ]
     notes = [line for line in render(flagged).splitlines() if line[:2] in ("1.", "2.", "3.", "4.")]
     assert notes == ["1. linear: edge", "2. linear: draws 0, 1: few", "3. linear: draw 1: odd"]
+    forged = f"draw {'9' * 5000}: odd"
+    assert f"linear: {forged}" in render([run("alpha", 0, 0.5, metrics={"linear": metrics(0.5, flags=[forged])})])
 
 
 def test_deviations_that_were_cut_are_whole_again() -> None:

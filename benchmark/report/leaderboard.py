@@ -145,7 +145,7 @@ def _merged(flags: Iterable[str]) -> Iterator[str]:
     """Yield each warning once, with the numbers of all draws of the training data that it concerns."""
     draws: dict[str, set[str]] = defaultdict(set)
     for flag in flags:
-        of_draw = re.fullmatch(r"draw (\d+): (.+)", flag)
+        of_draw = re.fullmatch(r"draw (\d{1,9}): (.+)", flag)
         draws[of_draw[2] if of_draw else flag].update([of_draw[1]] if of_draw else [])
     for text, numbers in draws.items():
         prefix = f"draw{'s' * (len(numbers) > 1)} {', '.join(sorted(numbers, key=int))}: "
