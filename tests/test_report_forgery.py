@@ -297,6 +297,7 @@ def test_one_record_is_checked_alone(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 HOSTILE = {
     "a budget of no number": ("config.text", reworded("4000000000000000.0", "@Budget")),
+    "a budget that no float holds": ("config.text", reworded("4000000000000000.0", "9" * 400)),
     "a share of no number": ("config.text", reworded("fraction = 0.01", "fraction = 'all'")),
     "a value without end": ("config.text", reworded("KNN.k = 20", f"KNN.k = {'(' * 5000}")),
     "a number without end": ("config.text", reworded("KNN.k = 20", f"KNN.k = {'9' * 5000}")),
@@ -310,6 +311,7 @@ HOSTILE = {
     "no test images": ("dataset.sizes.test", 0),
     "no classes": ("dataset.classes", 0),
     "a version of many digits": ("code.version", "9" * 5000),
+    "a choice as long as a file": ("metrics.knn.choices.k", [1] * 100_000),
     "a class of many digits": ("code.versions.KNN", "9" * 5000 + ".0"),
 }
 
@@ -317,4 +319,6 @@ HOSTILE = {
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_values_are_found_and_no_crash(case: str, tmp_path: Path) -> None:
     """Oracle: a problem, within the time of a test, in place of an exception."""
-    assert problems_of(RUN, *HOSTILE[case], tmp_path)
+    problems = problems_of(RUN, *HOSTILE[case], tmp_path)
+    assert problems
+    assert max(map(len, problems)) < 5000

@@ -6,7 +6,8 @@ forged or mixed-up record would still have consistent bytes. What one record say
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from functools import cache
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError
@@ -31,11 +32,12 @@ from benchmark.report.cells import (
     tuning_of,
     versions_of,
 )
-from benchmark.report.identity import Canonical, canonical, references, within
+from benchmark.report.identity import canonical, references, within
 from benchmark.report.record import Record, file_name, read, timeless
 from benchmark.report.tuning import FIRST_SHARE, Contest, contests, fingerprint_without_test
 
 SLOWER = 100  # times as long as that of its floor, on the same hardware, is more than an evaluation takes
+LONGEST = 2000  # characters of a sentence
 ONE_CONFIGURATION = ("closed", "tuned")  # divisions that compare methods, not settings
 METHOD = ("Pretraining.method", "experiment.teacher")  # everything that these parameters refer to is the method's own
 VIEWS = "Pretraining.views"
@@ -56,7 +58,12 @@ def audit(folder: Path) -> list[str]:
         problems += [
             f"{path}: {problem}" for problem in (*_misplaced(place, records[path]), *alone(path, records[path]))
         ]
-    return [*problems, *together(records)]
+    return list(map(shortened, [*problems, *together(records)]))
+
+
+def shortened(problem: str) -> str:
+    """Return a sentence cut to a length that a terminal can show: a forged value may be as long as its file."""
+    return problem if len(problem) <= LONGEST else f"{problem[:LONGEST]}..."
 
 
 def alone(path: Path, record: Record) -> Iterator[str]:
@@ -208,19 +215,20 @@ def _pretraining(record: Record) -> int:
 
 def _terms(run: Record) -> frozenset[tuple[str, str]]:
     """Return the values in which a run must agree with all others of its table."""
-    text = canonical(run["config"]["text"])
-    names = _compared(text, run["config"]["varied"]) - _of_views(text)
-    return frozenset((name, value) for name, value in text.identity.items() if name in names)
+    config = run["config"]
+    names = _compared(config["text"], tuple(config["varied"])) - _of_views(config["text"])
+    return frozenset((name, value) for name, value in canonical(config["text"]).identity.items() if name in names)
 
 
 def _first_difference(run: Record, other: Record) -> tuple[str, str] | None:
     """Return the first lines in which two runs differ and may not; parameters of views may be absent from one."""
-    texts = [canonical(each["config"]["text"]) for each in (run, other)]
-    varied = [*run["config"]["varied"], *other["config"]["varied"]]
+    configs = [each["config"]["text"] for each in (run, other)]
+    texts = [canonical(each) for each in configs]
+    varied = (*run["config"]["varied"], *other["config"]["varied"])
     in_one = texts[0].lines.keys() ^ texts[1].lines.keys()
     names = set(texts[0].counting | texts[1].counting)
-    for text in texts:
-        names -= (text.lines.keys() - _compared(text, varied)) | (_of_views(text) & in_one)
+    for config, text in zip(configs, texts, strict=True):
+        names -= (text.lines.keys() - _compared(config, varied)) | (_of_views(config) & in_one)
     for name in sorted(names):
         values = [text.lines.get(name) for text in texts]
         if values[0] != values[1]:
@@ -229,15 +237,21 @@ def _first_difference(run: Record, other: Record) -> tuple[str, str] | None:
     return None
 
 
-def _compared(text: Canonical, varied: Iterable[str]) -> set[str]:
+@cache  # each run is compared with one that many others are compared with too
+def _compared(text: str, varied: tuple[str, ...]) -> Set[str]:
     """Return all parameters but those of the method, those varied on purpose, and the `FREE` ones."""
+    configuration = canonical(text)
     endings = [f".{binding.partition('=')[0].strip().rpartition('/')[2]}" for binding in varied]
-    bound = [name for name in text.lines if any(each.endswith(f".{name.rpartition('/')[2]}") for each in endings)]
-    return text.reached_without({*METHOD, *bound}) - set(FREE)
+    bound = [
+        name for name in configuration.lines if any(each.endswith(f".{name.rpartition('/')[2]}") for each in endings)
+    ]
+    return configuration.reached_without({*METHOD, *bound}) - set(FREE)
 
 
-def _of_views(text: Canonical) -> set[str]:
-    return within(text.lines, references(text.lines, [VIEWS]))
+@cache
+def _of_views(text: str) -> Set[str]:
+    lines = canonical(text).lines
+    return within(lines, references(lines, [VIEWS]))
 
 
 def _contradictions(records: Collection[Record]) -> Iterator[str]:

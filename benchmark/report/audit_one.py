@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError
 from benchmark.report import predictions
-from benchmark.report.audit import alone, together
+from benchmark.report.audit import alone, shortened, together
 from benchmark.report.audit_files import predicted
 from benchmark.report.cells import files_outside, key_of_text
 from benchmark.report.record import Record, pretrained, read
@@ -63,7 +63,10 @@ def examine(path: Path, boards: Path) -> Findings:
         "within bounds": [field for field in IN_BOUNDS if record["budget"]],
         "for good": [*BY_NOTHING],
     }
-    return Findings(problems, *({by: fields for by, fields in each.items() if fields} for each in (held, left)))
+    return Findings(
+        list(map(shortened, problems)),
+        *({by: fields for by, fields in each.items() if fields} for each in (held, left)),
+    )
 
 
 def _decided(record: Record) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -4,7 +4,9 @@ What a text does not state, and classes from outside this project, are not compa
 """
 
 import ast
+import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -34,7 +36,7 @@ OPTIONAL = ("KNNProjection",)  # evaluations that some encoders do not have
 def wrong_text(record: Record) -> Iterator[str]:
     """Yield the fields that contradict the configuration of their record."""
     text = record["config"]["text"]
-    for line in filter(ABSOLUTE.search, text.splitlines()):
+    for line in filter(ABSOLUTE.search, text.splitlines() if ABSOLUTE.search(text) else ()):
         yield (
             f"config.text has an absolute path: {line}. Publish the run again, by the command that made it and "
             f"--publish, which leaves it out, and remove this file."
@@ -230,9 +232,11 @@ def _value(lines: Mapping[str, str], parameter: str) -> Any:
 
 
 def _number(lines: Mapping[str, str], parameter: str) -> float | None:
-    """Return the value of a parameter if that is a number."""
+    """Return the value of a parameter if that is a number; infinity for one that no float holds."""
     value = _value(lines, parameter)
-    return value if isinstance(value, int | float) else None
+    if not isinstance(value, int | float):
+        return None
+    return value if abs(value) <= sys.float_info.max else math.inf
 
 
 @cache
