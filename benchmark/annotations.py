@@ -9,9 +9,10 @@ import math
 import re
 import sys
 import types
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 AUTO = "auto"
@@ -112,7 +113,8 @@ def checker(hint: Any) -> Check:
     if origin is Annotated:
         return _with_notes(expected, checker(arguments[0]), hint.__metadata__)
     if origin in (Union, types.UnionType):
-        return partial(_check_union, expected, [checker(argument) for argument in arguments])
+        takes_none = type(None) in arguments
+        return partial(_check_union, expected, [checker(argument) for argument in arguments], takes_none)
     if origin is dict:
         return partial(_check_mapping, expected, checker(arguments[0]), checker(arguments[1]))
     if origin in (list, tuple):
@@ -185,19 +187,21 @@ def _with_notes(expected: str, inner: Check, notes: Iterable[Any]) -> Check:
     def check(value: Any) -> tuple[Any, Problems]:
         if may_be_auto and value == AUTO:
             return value, ()
-        fitted, problems = inner(value)
-        if problems:
-            return fitted, problems
+        result = inner(value)
+        if result[1]:
+            return result
         for test in tests:  # no generator: ten thousand records have seven hundred thousand such values
-            if not test(fitted):
+            if not test(result[0]):
                 return value, _mismatch(expected, value)
-        return fitted, ()
+        return result
 
     return check if tests or may_be_auto else inner
 
 
-def _check_union(expected: str, inner: Iterable[Check], value: Any) -> tuple[Any, Problems]:
+def _check_union(expected: str, inner: Iterable[Check], takes_none: bool, value: Any) -> tuple[Any, Problems]:
     """Take the first member that fits and keeps the value's type, else the first that fits."""
+    if value is None and takes_none:
+        return None, ()
     results = []
     for check in inner:
         fitted, problems = check(value)
@@ -210,10 +214,11 @@ def _check_union(expected: str, inner: Iterable[Check], value: Any) -> tuple[Any
     return value, inside or _mismatch(expected, value)
 
 
-def _check_object(fields: Mapping[str, Check], required: Collection[str], value: Any) -> tuple[Any, Problems]:
+def _check_object(fields: Mapping[str, Check], required: frozenset[str], value: Any) -> tuple[Any, Problems]:
     if type(value) is not dict:
         return value, _mismatch("an object", value)
-    problems = [(f".{name}", "missing") for name in fields if name in required and name not in value]
+    is_complete = value.keys() >= required
+    problems = [] if is_complete else [(f".{name}", "missing") for name in fields if name in required - value.keys()]
     for name, item in value.items():
         if name not in fields:
             problems.append((f".{name}", "unknown field"))
@@ -236,10 +241,13 @@ def _check_items(
     """Check a list or a tuple; without a `length` all items are of one annotation."""
     if type(value) is not kind or length not in (None, len(value)):
         return value, _mismatch(expected, value)
-    checks = [*inner] * len(value) if length is None else inner
-    items = [check(item) for check, item in zip(checks, value, strict=True)]
-    problems = [(f"[{number}]{place}", text) for number, (_, inside) in enumerate(items) for place, text in inside]
-    return kind([item for item, _ in items]), problems
+    checks = repeat(inner[0]) if length is None else inner
+    items = [check(item) for check, item in zip(checks, value, strict=False)]
+    if any(inside for _, inside in items):
+        return value, [
+            (f"[{number}]{place}", text) for number, (_, inside) in enumerate(items) for place, text in inside
+        ]
+    return kind([item for item, _ in items]), ()
 
 
 def _accepts_factory(kind: Any) -> bool:

@@ -50,7 +50,10 @@ def board(folder: Path, number: int, rng: random.Random) -> None:
 
 @pytest.mark.long
 def test_ten_thousand_records_take_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: the processor's clock of a fresh process: all tables of 50 boards in under 5 s, start included."""
+    """Oracle: the processor's clock of a fresh process: all tables of 50 boards in under 14 s, start included.
+
+    It took 5 s of one machine, and 9 of another that other processes shared; the bound is what the slower may take.
+    """
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     rng = random.Random(0)
     for number in range(50):
@@ -60,7 +63,8 @@ def test_ten_thousand_records_take_seconds(tmp_path: Path, monkeypatch: pytest.M
     assert report["records"] == 10_000
     assert min(report["lengths"]) > 100_000
     assert not report["torch"]
-    assert report["seconds"] < 5
+    print(f"{report['records']:,} records loaded and rendered in {report['seconds']:.1f} s of the processor")
+    assert report["seconds"] < 14
 
 
 AUDITED = """
@@ -92,9 +96,9 @@ def copies(folder: Path, number: int) -> int:
 
 @pytest.mark.long
 def test_ten_thousand_records_are_audited_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: the processor's clock of a fresh process: copies of the published records are sound, in under 15 s.
+    """Oracle: the processor's clock of a fresh process: copies of the published records are sound, in under 10 s.
 
-    It took 10 s of a core that other processes shared.
+    A processor that others share may take half as long again.
     """
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     count = number = 0
@@ -105,4 +109,5 @@ def test_ten_thousand_records_are_audited_in_seconds(tmp_path: Path, monkeypatch
     report = json.loads(done.stdout)
     assert report["problems"] == []
     assert not report["torch"]
-    assert report["seconds"] < 15
+    print(f"{count:,} records audited in {report['seconds']:.1f} s of the processor")
+    assert report["seconds"] < 10

@@ -17,7 +17,8 @@ from benchmark.report.fields import Code, Common, Metrics
 from benchmark.report.schema_1 import RecordOfSchema1
 from benchmark.storage.files import write_once
 
-FIELD = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False)
+FIELD = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False, check_circular=False)
+CANONICAL = json.JSONEncoder(sort_keys=True, allow_nan=False, separators=(",", ":"), check_circular=False)
 SHOWN = 20  # problems of a record in a message
 LONGEST = 2000  # characters of each
 SLUG_LENGTH = 24  # three slugs, a 63-bit seed and two short hashes stay within 120 characters
@@ -135,8 +136,7 @@ def _inspect(record: object) -> tuple[list[str], bytes]:
 
 
 def _digest(content: Mapping[str, object]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return hashlib.sha256(CANONICAL.encode(content).encode()).hexdigest()[:16]
 
 
 def _contradictions(record: Record) -> Iterator[str]:
