@@ -268,15 +268,15 @@ def test_a_factory_makes_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
 
     things = {"ToyNet": ToyNet, "ToyData": ToyData, "Scores": Scores, "wide": wide, "pairs": pairs, "unknown": unknown}
     entries = {name: SimpleNamespace(wrapped=thing) for name, thing in things.items()}
-    monkeypatch.setattr(registry, "_REGISTRY", entries)
-    for kind, expected in (
-        (ToyNet, ["ToyNet", "unknown", "wide"]),
-        (tuple[ToyNet, ...], ["pairs", "unknown", "wide"]),
-        (Scorer, ["Scores", "unknown", "wide"]),
-        (Any, sorted(things)),
-    ):
-        assert sorted(name for name in things if registry.makes(name, kind)) == expected, kind
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_REGISTRY", entries)
+        for kind, expected in (
+            (ToyNet, ["ToyNet", "unknown", "wide"]),
+            (tuple[ToyNet, ...], ["pairs", "unknown", "wide"]),
+            (Scorer, ["Scores", "unknown", "wide"]),
+            (Any, sorted(things)),
+        ):
+            assert sorted(name for name in things if registry.makes(name, kind)) == expected, kind
     hint = tuple[Callable[[], ToyData], ...] | None
     known = registry.parameters
     monkeypatch.setattr(registry, "parameters", lambda name: known(name) | {"anything": registry.Parameter(hint, None)})
