@@ -508,6 +508,15 @@ def test_imports(monkeypatch: pytest.MonkeyPatch) -> None:
         read_files([write("import benchmark.nothing\n" + BASE)])
 
 
+def test_a_name_that_no_file_can_have() -> None:
+    """Oracle: the line of the include, and an answer of a terminal's length."""
+    message = refusal(f"include '{'x' * 5000}'\n", base="")
+    assert message.startswith("user.gin:1: no file can have the name 'xxx")
+    assert "File name too long" in message
+    with pytest.raises(ConfigError, match="no file can have the name"):
+        load(["x" * 5000 + ".gin"], root="toy_root", defaults={})
+
+
 def test_settings_are_quoted() -> None:
     """Oracle: what the user of a shell means."""
     for value, expected in {

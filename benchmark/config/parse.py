@@ -23,6 +23,7 @@ _BARE_WORD = re.compile(r"[\w./:~+-]+")
 LENIENT = ("protocol", "presets")  # folders of shipped files that bind more than each run reads
 _SHARED = ("experiment.data", "experiment.encoder", "experiment.evaluations")
 _OF_A_METHOD = ("Pretraining.method", "Pretraining.name")
+LONGEST = 100  # characters of a name in a message
 DEEPEST = 20  # brackets inside each other in a value
 _CONSTANTS = {"true": "True", "false": "False", "none": "None"}
 
@@ -184,9 +185,12 @@ def locate(name: str, beside: Path) -> Path:
     """Return the path of the file `name`: relative to the folder `beside`, else to the shipped folder."""
     shipped = shipped_folder()
     candidates = (beside / name, shipped / name.removeprefix("gin/"))
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate.resolve()
+    try:
+        for candidate in candidates:
+            if candidate.is_file():
+                return candidate.resolve()
+    except OSError as error:
+        raise ConfigError(f"no file can have the name {name[:LONGEST]!r}: {error.strerror}.") from None
     if any(candidate.is_dir() for candidate in candidates):
         raise ConfigError(f"{name!r} is a folder; expected a gin file.")
     files = [Path("gin", path.relative_to(shipped)) for path in sorted(shipped.rglob("*.gin"))]
