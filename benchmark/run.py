@@ -97,7 +97,9 @@ def _run(options: argparse.Namespace) -> int:
     for note in config.notes if sharing.rank() == 0 else ():
         print(f"note: {note}")
     if options.dry_run:
-        print(run.dry_run(config, options.out))
+        from benchmark.experiment.dry_run import dry_run
+
+        print(dry_run(config, options.out))
     elif sharing.rank() > 0:
         run.follow(config, options.out)
     else:

@@ -17,7 +17,7 @@ from test_vicreg import vicreg
 
 from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
-from benchmark.experiment import run
+from benchmark.experiment.dry_run import dry_run
 from benchmark.method import Siamese
 
 BUILDERS: dict[str, Callable[..., Siamese]] = {
@@ -65,4 +65,4 @@ def test_an_impossible_momentum_is_refused() -> None:
 def test_a_base_is_needed(stem: str, name: str) -> None:
     """Oracle: the refusal of the configuration names the setting, before anything is built."""
     with pytest.raises(ConfigError, match=rf"{name}\.base"):
-        run.dry_run(configuration.load([f"gin/{stem}.gin"], (f"{name}.base=None",)), Path())
+        dry_run(configuration.load([f"gin/{stem}.gin"], (f"{name}.base=None",)), Path())
