@@ -189,7 +189,7 @@ def test_as_many_runs_as_slots_are_made_at_once(tmp_path: Path, monkeypatch: Pat
     )
     assert {(env["OMP_NUM_THREADS"], env["SSL_BENCHMARK_JOBS"]) for env in machine.environments} == {("1", "2")}
     for run in runs.runs:
-        with runs._lock(run).acquire(blocking=False):
+        with runs._claim(run).acquire(0):
             pass
 
 
@@ -266,7 +266,7 @@ def test_a_stop_stops_all_runs(tmp_path: Path, monkeypatch: Patch) -> None:
         assert asked == (["SIGTERM byol_0"] if codes else ["SIGTERM simclr_0", "SIGTERM byol_0"])
         assert machine.at_work == []
         assert len(machine.commands) == 2
-        with runs._lock(runs.runs[1]).acquire(blocking=False):
+        with runs._claim(runs.runs[1]).acquire(0):
             pass
 
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
 from benchmark.boards.jobs import Job, Jobs, Slot
 from benchmark.boards.plan import Suite
 from benchmark.boards.planned import Planned
@@ -25,7 +23,8 @@ from benchmark.report.cells import load
 from benchmark.report.code import changed
 from benchmark.report.record import Record
 from benchmark.runtime import progress
-from benchmark.storage.files import lock
+from benchmark.storage.claim import Claim, Held
+from benchmark.storage.files import claim
 
 State = Literal["done", "missing", "stale", "missed", "failed"]
 
@@ -116,15 +115,15 @@ class Launcher:
                     run = _first(queue, jobs.active)
                     queue.remove(run)
                     try:
-                        lock = self._lock(run).acquire(blocking=False).lock
-                    except Timeout:
+                        claimed = self._claim(run).acquire(0)
+                    except Held:
                         elsewhere.append(run)
                         continue
                     if self._is_to_make(run):
                         progress.announce(f"\n== {count - len(queue)} of {count}: {run.label}")
-                        jobs.start(run, run.command(self.out, self.folder), lock)
+                        jobs.start(run, run.command(self.out, self.folder), claimed)
                     else:
-                        lock.release()
+                        claimed.release()
                         failed += [run] * (not self._is_done(run))
                 if jobs.active and not (ended and jobs.free):
                     ended += jobs.wait(deadline)
@@ -143,8 +142,8 @@ class Launcher:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
             with progress.shown(), progress.doing(message):
-                self._lock(run).acquire(left).lock.release()
-        except Timeout:
+                self._claim(run).acquire(left).release()
+        except Held:
             raise KeyboardInterrupt from None
 
     def _is_to_make(self, run: Planned) -> bool:
@@ -158,8 +157,8 @@ class Launcher:
     def _records(self, run: Planned) -> list[Record]:
         return [record for record in self.records() if run.owns(record)]
 
-    def _lock(self, run: Planned) -> FileLock:
-        return lock(self.out / hashlib.sha256(f"{run.label}\n{run.identity}".encode()).hexdigest()[:16])
+    def _claim(self, run: Planned) -> Claim:
+        return claim(self.out / hashlib.sha256(f"{run.label}\n{run.identity}".encode()).hexdigest()[:16])
 
 
 def _state(run: Planned, records: Sequence[Record]) -> State:
