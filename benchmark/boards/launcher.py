@@ -8,6 +8,7 @@ at a time, for instance one for each device: the first that comes to a run makes
 import fnmatch
 import hashlib
 import math
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -93,12 +94,14 @@ class Launcher:
 
         Once all have begun, and whenever one has ended from then on, `plan` says which runs there are, as evaluations
         follow from runs. It is asked again as soon as the last trials end: they choose runs of the division `tuned`,
-        and no method is to come last with all of its seeds. What other processes make is waited for.
+        and no method is to come last with all of its seeds. What other processes make is waited for. A run that was
+        killed, as where memory is short, is tried once more.
         Raises KeyboardInterrupt at the `deadline`, a time of the monotonic clock, or where a run was stopped by a
         signal; all runs at work have then saved their state.
         """
         failed: list[Planned] = []
         settled: list[Planned] = []
+        killed: list[Planned] = []
         selection = self
         with Jobs(self.slots) as jobs:
             while selection.runs or jobs.active:
@@ -127,8 +130,12 @@ class Launcher:
                         failed += [run] * (not self._is_done(run))
                 if jobs.active and not (ended and jobs.free):
                     ended += jobs.wait(deadline)
-                failed += [job.run for job in ended if job.code != 0 and not self._is_done(job.run)]
+                again = [job.run for job in ended if job.code == -signal.SIGKILL and job.run not in killed]
+                killed += again
+                missed = [job.run for job in ended if job.code != 0 and job.run not in again]
+                failed += [run for run in missed if not self._is_done(run)]
                 settled += [run for run in selection.runs if run not in (*elsewhere, *queue)]
+                settled = [run for run in settled if run not in again]
                 selection = plan()
                 selection.runs = [run for run in selection.runs if run not in settled]
                 if not jobs.active and selection.runs and all(run in elsewhere for run in selection.runs):
