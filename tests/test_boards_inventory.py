@@ -47,7 +47,10 @@ def test_protocols_have_data_and_encoder() -> None:
         ("cifar100", 32),
         ("digits", 16),
         ("imagenet100", 224),
+        ("imagenet1k", 224),
         ("imagenette96", 96),
+        ("stl10", 96),
+        ("tiny_imagenet", 64),
     ]
 
 

@@ -2,6 +2,10 @@
 
 import itertools
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -283,3 +287,73 @@ def test_a_record_says_it(folder: Path, tmp_path: Path) -> None:
     assert square["config"]["key"] != cut["config"]["key"]
     assert square["dataset"]["fingerprint"] != cut["dataset"]["fingerprint"]
     torch.use_deterministic_algorithms(False)
+
+
+DRIVER = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from benchmark.data import streaming
+from benchmark.run import main
+streaming.WORKERS = ThreadPoolExecutor(int(sys.argv[1]))
+code = main(sys.argv[2:])
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, flush=True)
+sys.exit(code)
+"""
+PHOTOS, BATCH, STEPS = 20_000, 64, 12
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20,000 JPEG files of 375 x 500 without labels, and a train split of four classes for the statistics."""
+    root = tmp_path_factory.mktemp("many")
+    (root / "unlabelled").mkdir()
+    (root / "train").mkdir()
+    pictures = [photo(seed, 375, 500) for seed in range(50)]
+    for number in range(PHOTOS):
+        picture = pictures[number % 50].rotate(180) if number % 3 else pictures[number % 50]
+        picture.save(root / "unlabelled" / f"{number:05}.jpg", quality=20 + number % 7)
+    for number in range(8):
+        pictures[number].save(root / "train" / f"{number}.jpg")
+    return root
+
+
+def of_many(many: Path, out: Path, threads: int) -> list[str]:
+    """The arguments of a run on the many photos, at 224 px."""
+    settings = (
+        *("Images.name=many", f"Images.source=folder:{many}", "Images.pretrain=unlabelled", "Images.test=None"),
+        *("Images.size=224", "Images.streamed=True", "Images.cropped_from=original", "PATCH=32"),
+        *(f"Pretraining.batch_size={BATCH}", f"Budget.amount={BATCH * STEPS}", "experiment.evaluations=()"),
+        "experiment.curve_points=0",
+    )
+    arguments = [*command(out, STEPS), *(part for setting in settings for part in ("--set", setting))]
+    return [sys.executable, "-c", DRIVER, str(threads), *arguments, "--checkpoint-seconds", "0"]
+
+
+def peak(text: str) -> int:
+    return int(text.rpartition("peak ")[2].split()[0])
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of a killed process is read from /proc")
+def test_many_photos_take_little_memory_and_survive_a_kill(many: Path, tmp_path: Path) -> None:
+    """Oracle: under 3 GB at any time; and the digest of the run that nothing interrupted, with 1 and with 3 threads."""
+    digests, peaks = {}, {}
+    for name, threads in (("whole", 3), ("one thread", 1), ("three threads", 3)):
+        out = tmp_path / name
+        if name != "whole":
+            with subprocess.Popen(of_many(many, out, threads)) as process:
+                while process.poll() is None and not list(out.glob("simclr-*/checkpoints/*")):
+                    time.sleep(0.05)
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                process.kill()
+            assert process.returncode == -signal.SIGKILL
+            peaks[f"{name}, killed"] = int(status.partition("VmHWM:")[2].split()[0]) // 1024
+        done = subprocess.run(of_many(many, out, threads), capture_output=True, text=True, check=True)
+        assert ("goes on from step" in done.stdout) == (name != "whole")
+        peaks[name] = peak(done.stdout)
+        (record,) = (records.read(path) for path in out.glob("simclr-*/*.json"))
+        cost = record["cost"]
+        digests[name] = record["training"]["digest"]
+        print(name, f"peak {peaks[name]} MB, {cost['images'] / cost['train_seconds']:.0f} images/s")
+    assert max(peaks.values()) < 3000, peaks
+    assert len(set(digests.values())) == 1, digests

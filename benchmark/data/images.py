@@ -99,7 +99,8 @@ class Images:
     - `parquet:path`: a folder or glob of files that are named by their split (`train-00000-of-00002.parquet`), a clone
       of a data set of the hub, or one file, which is then the split `train`;
     - `folder:path`: image files in `split/class/`, or without labels in `split/` or directly in the folder, which is
-      then the split `train`.
+      then the split `train`. Where a split has an annotation file, `val/val_annotations.txt`, classes are those in it;
+    - `stl10:path`: the binary files of STL-10, with the splits `train`, `test` and `unlabeled`.
 
     Images become RGB, `size` pixels on the shorter side (antialiased bicubic) and a centre crop of `size` x `size`.
     `image` and `label` name columns; by default they are the only image column and the only class column, else
@@ -213,8 +214,8 @@ class Images:
         scheme, _, place = self.source.partition(":")
         if scheme not in SCHEMES or not place:
             raise ConfigError(
-                f"Images.source = {self.source!r}: expected 'sklearn:digits', 'hub:owner/name', 'parquet:path' "
-                "or 'folder:path'."
+                f"Images.source = {self.source!r}: expected 'sklearn:digits', 'hub:owner/name', 'parquet:path', "
+                "'folder:path' or 'stl10:path'."
             )
         tables: dict[str, Table] = {}
         what, where, read = f"Data set {self.name!r}", f"{scheme}:{place}", partial(SCHEMES[scheme], place)
