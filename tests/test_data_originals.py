@@ -342,7 +342,7 @@ def test_many_photos_take_little_memory_and_survive_a_kill(many: Path, tmp_path:
         out = tmp_path / name
         if name != "whole":
             with subprocess.Popen(of_many(many, out, threads)) as process:
-                while process.poll() is None and not list(out.glob("simclr-*/checkpoints/*")):
+                while process.poll() is None and not list(out.glob("simclr-*/checkpoints/step-*.pt")):
                     time.sleep(0.05)
                 status = Path(f"/proc/{process.pid}/status").read_text()
                 process.kill()
