@@ -1,5 +1,6 @@
 """Claims: one process alone has one, whether machines share file locks or not, and one takes over from the dead."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -128,3 +129,17 @@ def test_a_damaged_claim_is_named(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match=r"\.run\.claim is damaged\. Remove it if"):
         Claim(tmp_path / "run").acquire(0)
     assert [path.name for path in tmp_path.iterdir()] == [".run.claim"]
+
+
+def test_a_file_system_without_hard_links_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: what exFAT and some mounts of object stores answer; nothing stays, and another error stays as it is."""
+    for number, kind in ((errno.EPERM, BenchmarkError), (errno.EIO, OSError)):
+
+        def refused(*_: object, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "link", refused)
+        with pytest.raises(kind) as raised:
+            Claim(tmp_path / "run").acquire()
+        assert ("lies on a file system without hard links" in str(raised.value)) == (kind is BenchmarkError)
+        assert not list(tmp_path.iterdir())

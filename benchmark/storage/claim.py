@@ -9,6 +9,7 @@ Who takes over the claim of a holder that is gone links a successor, whose name 
 `nonce`, so that one process alone can. Then it puts its file in place of the claim and removes the successor.
 """
 
+import errno
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ from benchmark.errors import BenchmarkError
 BEAT = 20.0  # seconds between two signs of life
 LEASE = 300.0  # several beats, and more than NFS keeps the attributes of a file
 POLL = 0.2  # seconds between two attempts
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 LOG = "SSL_BENCHMARK_LOG"  # the variable in which a job of a cluster says where its log lies
 
 
@@ -114,8 +116,17 @@ class Claim:
         if chain and chain[-1].lives(candidate.stat().st_mtime):
             return False
         link = self._successor(chain[-1]) if chain else self.path
-        with suppress(FileExistsError):
+        try:
             os.link(candidate, link)
+        except FileExistsError:
+            pass
+        except OSError as problem:
+            if problem.errno not in NO_LINKS:
+                raise
+            raise BenchmarkError(
+                f"{self.path.parent} lies on a file system without hard links ({problem.strerror}), by which processes "
+                f"claim what they work on. Keep runs and results elsewhere: --out, --results or --publish."
+            ) from problem
         if candidate.stat().st_nlink < 2:  # what link reports may be lost between NFS and its server
             return False
         if not chain:
