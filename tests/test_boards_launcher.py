@@ -150,8 +150,8 @@ def test_shipped_suites_are_plans() -> None:
     """Oracle: every configuration of every shipped suite loads; the head shows the command; as many runs as listed."""
     listed = {board.name: board.runs for board in take(Path("nowhere"), Path("nowhere")).boards}
     for path in ROOT.glob("gin/suites/*.gin"):
-        plan: Suite = configuration.build(configuration.load([str(path)], root="suite", defaults={}))
-        labels = [run.label for run in plan.runs()]
+        planner: Suite = configuration.build(configuration.load([str(path)], root="suite", defaults={}))
+        labels = [run.label for run in planner.located(path.parent, allow_imports=False).runs()]
         assert len(labels) == len(set(labels)) == listed.pop(path.stem) > 1
         assert f"python -m benchmark.suite --gin gin/suites/{path.name}" in path.read_text()
     assert not listed
