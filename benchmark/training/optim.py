@@ -170,6 +170,19 @@ class Optimiser:
         for group in self.inner.param_groups:
             group["peak"] *= factor
 
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over the state of an optimiser that has taken steps.
+
+        Raises ValueError, or what torch raises, where it does not belong to these parameters.
+        """
+        self.inner.load_state_dict(state)
+        moments = self.inner.state
+        tensors = ((p, value) for p, of_tensor in moments.items() for value in of_tensor.values() if value.ndim)
+        if len({frozenset(of_tensor) for of_tensor in moments.values()}) != 1:
+            raise ValueError("its optimiser lacks moments")
+        if any(value.shape != p.shape for p, value in tensors):
+            raise ValueError("its moments have other shapes than the weights")
+
     def step(self, progress: float) -> None:
         """Take one step at `progress` in [0, 1) and clear the gradients."""
         factor = schedule(progress, self.warmup, self.curve)
