@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import ConfigError, MissingError, suggest
 from benchmark.nets.encoders import Encoder, Features, Fill, TimmSpec
+from benchmark.runtime import hub
 
 
 @gin.register
@@ -33,6 +34,8 @@ class Timm(Encoder):
             )
         try:
             fetched = pretrained and torch.get_default_device().type != "meta"  # which holds no values
+            if fetched:
+                hub.only_cached_if_unreachable()
             self.net, arguments = _created(name, image_size, fetched)
             self.name, self.image_size = name, image_size
             self.width = self._pooled_width(image_size)
