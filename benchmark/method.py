@@ -54,10 +54,15 @@ class Method(nn.Module, ABC):
     version: str = "1.0"
     encoder: Encoder
     n_views: int = 2
+    takes_more_views: bool = False
+    """Whether the recipe may make more views than `n_views`, such as small crops."""
 
     @abstractmethod
     def forward(self, views: Views, draws: Draws) -> Step:
-        """Return the loss of one batch; `views` are `n_views` tensors `(batch, 3, height, width)`, normalised."""
+        """Return the loss of one batch; `views` are `n_views` tensors `(batch, 3, height, width)`, normalised.
+
+        Each view has the size that the recipe gives it.
+        """
 
     def after_backward(self, step: Step) -> None:
         """Act on `step.carry` once the gradients exist, for instance push keys (before, it would break autograd)."""

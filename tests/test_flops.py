@@ -177,6 +177,25 @@ def test_vit_tiny_costs_its_closed_form() -> None:
     assert count_step(lambda: Bare(tiny()), 1, 224) == training(embedding, rest)
 
 
+class Crops(Bare):
+    """Passes a view of any size, each by itself."""
+
+    takes_more_views = True
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        return Step(torch.stack([self.encoder(view).pooled.sum() for view in views]).sum())
+
+
+def test_views_cost_what_their_sizes_cost() -> None:
+    """Oracle: the closed forms of one view of 16 tokens and two of 4, and of maps of half the side."""
+    parts = [training(patches(BATCH, n, PATCH, WIDTH), blocks(BATCH, 1 + n, WIDTH, DEPTH)) for n in (16, 4, 4)]
+    assert count_step(lambda: Crops(vit()), BATCH, [16, 8, 8]) == sum(parts)
+    resnet = partial(ResNet, 32, name="resnet18", base_width=8)
+    whole, half = (count_step(lambda: Crops(resnet()), BATCH, [side]) for side in (32, 16))
+    assert whole == 4 * half
+    assert count_step(lambda: Crops(resnet()), BATCH, [32, 16, 16]) == whole + 2 * half
+
+
 def test_resnet18_costs_its_closed_form() -> None:
     """Oracle: every convolution as positions * kernel * channels in * channels out; 3.628 GFLOP forward."""
     stem = product(112**2, 49 * 3, 64)

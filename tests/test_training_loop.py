@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -570,5 +571,12 @@ def test_recipe_must_fit_the_method() -> None:
     method = TinyMethod(TinyEncoder())
     with pytest.raises(ConfigError, match=r"TinyMethod takes 2 view\(s\), but Pretraining.views makes 1"):
         stage.recipe(ViewLimits(), method)
+    method.n_views, method.takes_more_views = 2, True
+    with pytest.raises(ConfigError, match=r"takes 2 or more view\(s\), but Pretraining.views makes 1"):
+        stage.recipe(ViewLimits(), method)
     method.n_views = 1
     assert stage.recipe(ViewLimits(), method) == (view,)
+    assert len(replace(stage, views=lambda limits: (view,) * 3).recipe(ViewLimits(), method)) == 3
+    method.takes_more_views = False
+    with pytest.raises(ConfigError, match=r"takes 1 view\(s\), but Pretraining.views makes 3"):
+        replace(stage, views=lambda limits: (view,) * 3).recipe(ViewLimits(), method)

@@ -102,6 +102,15 @@ def test_view_does_not_depend_on_the_rest_of_the_batch(
     assert torch.equal(images, original)
 
 
+@pytest.mark.parametrize(("share", "size", "side"), [(0.5, 20, 10), (0.5, 8, 4), (3 / 7, 224, 96), (0.428571, 224, 96)])
+def test_a_view_may_be_smaller_than_the_images(images: Tensor, share: float, size: int, side: int) -> None:
+    """Oracle: the view of a whole image of that side, from the same draws; the sides of the papers by hand."""
+    small = replace(EVERYTHING, resolution=share)
+    assert small.side(size) == side
+    if size == 20:
+        assert torch.equal(small(images, size, Drawn(40)), EVERYTHING(images, side, Drawn(40)))
+
+
 def test_view_without_operations_is_the_image(images: Tensor) -> None:
     """Oracle: the image divided by 255."""
     square = images[..., :24]
@@ -210,6 +219,8 @@ def test_impossible_views_are_refused() -> None:
         ("jitter", (-0.4, 0.4, 0.4, 0.1)),
         ("blur_sigma", (0.0, 2.0)),
         ("interpolation", "nearest"),
+        ("resolution", 0.0),
+        ("resolution", 1.5),
     ]
     for field, value in refused:
         with pytest.raises(ConfigError, match=f"View.{field} must be .*got"):

@@ -89,7 +89,7 @@ class Steps:
         self.ledger.charge(
             steps=self.step - start,
             batch_size=self.data.batch_size,
-            n_views=self.method.n_views,
+            n_views=len(self.views),
             flops_per_step=self.flops_per_step,
             seconds=seconds,
             joules=energy.between(joules, energy.meter(self.device)),

@@ -13,6 +13,7 @@ import gin
 import torch
 from torch import Tensor
 
+from benchmark.annotations import Share
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.views.colour import blur_, greyscale_, jitter_, jitter_factors, solarize_
 from benchmark.views.geometry import TRIES, Interpolation, crop_boxes, crop_resize
@@ -63,6 +64,7 @@ class View:
 
     `crop_scale` is the range of the crop's share of the area, `crop_ratio` that of its width over its height, `jitter`
     the strengths of brightness, contrast, saturation and hue, and `blur_sigma` the range of the blur in pixels.
+    `resolution` is the side of the view as a share of that of the images.
     """
 
     crop_scale: Interval
@@ -75,6 +77,7 @@ class View:
     blur_p: float = 0.0
     blur_sigma: Interval = (0.1, 2.0)
     solarize_p: float = 0.0
+    resolution: Share = 1.0
 
     def __post_init__(self) -> None:
         for name in ("flip", "jitter_p", "grey_p", "blur_p", "solarize_p"):
@@ -84,11 +87,18 @@ class View:
             _require(0 < low <= high, name, "a range (low, high) with 0 < low <= high", (low, high))
         _require(self.crop_scale[1] <= 1, "crop_scale", "at most the whole image, 1", self.crop_scale)
         _require(min(self.jitter) >= 0 and self.jitter[3] <= 0.5, "jitter", "strengths >= 0, hue <= 0.5", self.jitter)
+        _require(0 < self.resolution <= 1, "resolution", "a share above 0 and at most 1", self.resolution)
         filters = get_args(Interpolation)
         _require(self.interpolation in filters, "interpolation", f"one of {filters}", self.interpolation)
 
+    def side(self, size: int) -> int:
+        """The side of the view in pixels, where those of the whole image have `size`."""
+        return max(1, round(self.resolution * size))
+
     def __call__(self, images: Tensor, size: int, draw: Draw) -> Tensor:
-        """One view (batch, 3, size, size), float32 in [0, 1], of each of the uint8 images (batch, 3, height, width).
+        """One view (batch, 3, side, side), float32 in [0, 1], of each of the uint8 images (batch, 3, height, width).
+
+        Its side is `size`, or the share of it that is the resolution of the view.
 
         `draw(name, *shape)` returns float32 numbers (batch, *shape), uniform in [0, 1), independent for each name in
         `DRAWS`, and on the host whatever the device of the images. An image's view depends on its own rows alone.
@@ -100,6 +110,7 @@ class View:
             raise BenchmarkError(
                 f"Views are made of uint8 images (batch, 3, height, width); got {images.dtype} {tuple(images.shape)}."
             )
+        size = self.side(size)
         drawn = {name: draw(name, *shape) for name, shape in DRAWS.items()}
         block = max(1, BLOCK // (3 * size * size)) if images.device.type == "cpu" else len(images)
         blocks = [
