@@ -68,6 +68,19 @@ class Growing(Bare):
         self.passes = 1 + (progress >= 0.5)
 
 
+class Scheduled(Bare):
+    """Passes its view twice from the middle of a run on, by the progress that the harness sets."""
+
+    passes = 1
+
+    def set_progress(self, progress: float) -> None:
+        super().set_progress(progress)
+        self.passes = 1 + (progress >= 0.5)
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        return Step(torch.stack([self.encoder(views[0]).pooled.sum() for _ in range(self.passes)]).sum())
+
+
 class After(Bare):
     """Passes its encoder once more after the optimiser's step."""
 
@@ -290,6 +303,7 @@ def test_steps_that_break_the_contract_are_refused() -> None:
     """Oracle: the message names the class, the field and what came, before anything is trained."""
     for method, message in (
         (Growing, r"Growing costs [\d,]+ FLOPs at the beginning of a run and [\d,]+ at its end"),
+        (Scheduled, r"Scheduled costs [\d,]+ FLOPs at the beginning of a run and [\d,]+ at its end"),
         (Peeking, r"Peeking cannot be priced: .*\.item\(\)"),
         (ending(lambda x: x.sum()), r"Ending\.forward must return a Step, got Tensor"),
         (ending(lambda x: Step(None)), r"Step\.loss must be a tensor, got NoneType"),

@@ -513,7 +513,7 @@ class Recording(Method):
 
     def forward(self, views: Views, draws: Draws) -> Step:
         weight = self.encoder.net[0].weight
-        self.calls.append(("forward", len(views), weight.grad is None, self.training))
+        self.calls.append(("forward", len(views), weight.grad is None, self.training, float(self.progress)))
         self.before = weight.detach().clone()
         return Step(self.encoder(views[0]).pooled.square().mean(), carry={"keys": views[0]})
 
@@ -526,7 +526,7 @@ class Recording(Method):
 
 
 def test_hooks_come_in_the_order_of_the_contract(tmp_path: Path) -> None:
-    """Oracle: the contract: forward in train mode, backward, hook, optimiser, hook with t / T of the step taken.
+    """Oracle: the contract: forward in train mode at t / T, backward, hook, optimiser, hook with t / T of the step.
 
     The weights stay where they are in the first step only, whose rate is 0.
     """
@@ -534,7 +534,7 @@ def test_hooks_come_in_the_order_of_the_contract(tmp_path: Path) -> None:
     assert Recording.calls == [
         call
         for t in range(4)
-        for call in (("forward", 1, True, True), ("backward", True, True, True), ("step", t / 4, t == 0))
+        for call in (("forward", 1, True, True, t / 4), ("backward", True, True, True), ("step", t / 4, t == 0))
     ]
 
 

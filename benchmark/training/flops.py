@@ -49,6 +49,7 @@ def count_step(build: Callable[[], Method], batch_size: int, sides: int | Sequen
         try:
             first = count(method, batch_size, sides, meta)
             method.after_step(LAST)
+            method.set_progress(LAST)
             last = count(method, batch_size, sides, meta)
         except (NotImplementedError, RuntimeError) as problem:
             if "meta" not in str(problem).lower():

@@ -132,6 +132,7 @@ class Steps:
     def differentiate(self) -> Step:
         """Pass the batch of this step forward and backward; the gradients are added to the existing ones."""
         torch.manual_seed(derive(self.seed, self.step, "torch"))  # for a method that uses torch's own generator
+        self.method.set_progress(self.step / self.schedule_steps)
         views = self.batch(self.step)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
         with autocast, self._division.of_a_pass():
