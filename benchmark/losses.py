@@ -102,6 +102,12 @@ def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 @full_precision
+def soft_cross_entropy(logits: Tensor, probabilities: Tensor) -> Tensor:
+    """Mean over rows of the cross entropy of `logits` with given `probabilities`, both `(batch, classes)`."""
+    return -(probabilities * F.log_softmax(logits, dim=1)).sum(1).mean()
+
+
+@full_precision
 def cross_correlation(a: Tensor, b: Tensor, *, redundancy_weight: float) -> Tensor:
     """Distance of the cross-correlation matrix from the identity (Zbontar et al. 2021, arXiv:2103.03230, Eq. 1).
 

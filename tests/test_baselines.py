@@ -9,6 +9,7 @@ import torch
 from nets16 import resnet, unlike, untrained
 from test_barlow_twins import barlow_twins
 from test_byol import byol
+from test_dino import dino
 from test_moco import moco
 from test_moco_v3 import moco_v3
 from test_simclr import simclr
@@ -18,11 +19,12 @@ from test_vicreg import vicreg
 from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
 from benchmark.experiment.dry_run import dry_run
-from benchmark.method import Siamese
+from benchmark.method import Method
 
-BUILDERS: dict[str, Callable[..., Siamese]] = {
+BUILDERS: dict[str, Callable[..., Method]] = {
     "barlow_twins": barlow_twins,
     "byol": byol,
+    "dino": dino,
     "moco": partial(moco, splits=4),
     "symmetric moco": partial(moco, splits=4, symmetric=True),
     "moco_v3": moco_v3,
@@ -40,7 +42,7 @@ def test_every_weight_learns_on_a_resnet(name: str) -> None:
     assert untrained(method) == set()
 
 
-@pytest.mark.parametrize("name", ["byol", "moco_v3"])
+@pytest.mark.parametrize("name", ["byol", "dino", "moco_v3"])
 def test_copy_holds_no_predictor_and_its_momentum_rises(name: str) -> None:
     """Oracle: the weights of encoder and projector, 1 - 0.1 (cos(pi p) + 1) / 2 old plus the rest new."""
     method = BUILDERS[name]()
@@ -55,7 +57,7 @@ def test_copy_holds_no_predictor_and_its_momentum_rises(name: str) -> None:
 
 def test_an_impossible_momentum_is_refused() -> None:
     """Oracle: the message names the setting."""
-    for name, setting in (("byol", "BYOL"), ("moco", "MoCo"), ("moco_v3", "MoCoV3")):
+    for name, setting in (("byol", "BYOL"), ("dino", "DINO"), ("moco", "MoCo"), ("moco_v3", "MoCoV3")):
         for momentum in (-1.0, 1.1):
             with pytest.raises(ConfigError, match=rf"{setting}\.momentum = {momentum}"):
                 BUILDERS[name](momentum=momentum)

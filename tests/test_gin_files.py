@@ -276,10 +276,10 @@ def test_published_rates() -> None:
         assert (group["peak"], group["weight_decay"]) == (pytest.approx(rate), 0.0)
 
 
-SMALLER = {"batch_size": 16, "amount": 32, "depth": 1, "evaluations": ()} | dict.fromkeys(
-    ("projector_width", "projector_hidden", "head_hidden", "queue_size", "bottleneck"), 32
+SMALLER = {"batch_size": 16, "amount": 32, "depth": 1, "evaluations": (), "local_resolution": 0.5} | dict.fromkeys(
+    ("projector_width", "projector_hidden", "head_hidden", "queue_size", "bottleneck", "prototypes"), 32
 )
-"""What makes a run small, by the names of parameters: 2 steps of 16 images."""
+"""What makes a run small, by the names of parameters: 2 steps of 16 images, of 16 px in patches of 4."""
 
 
 def smaller(node: dict[str, Any]) -> Iterator[str]:

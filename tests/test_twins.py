@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 import torch
-from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss, VICRegLoss
+from lightly.loss import BarlowTwinsLoss, DINOLoss, NegativeCosineSimilarity, NTXentLoss, VICRegLoss
 from lightly.models.batchnorm import SplitBatchNorm
-from lightly.models.modules import MoCoProjectionHead, SimSiamPredictionHead, SimSiamProjectionHead
+from lightly.models.modules import DINOProjectionHead, MoCoProjectionHead, SimSiamPredictionHead, SimSiamProjectionHead
 from lightly.models.modules.heads import ProjectionHead
 from lightly.models.utils import (
     batch_unshuffle,
@@ -41,6 +41,7 @@ from torch.nn import functional as F
 
 from baselines.barlow_twins import BarlowTwins
 from baselines.byol import BYOL
+from baselines.dino import DINO
 from baselines.mae import MAE
 from baselines.moco import MoCo
 from baselines.moco_v3 import MoCoV3
@@ -63,12 +64,16 @@ CHANNELS, HIDDEN, WIDTH = 16, 32, 16  # of `TinyEncoder` and of the heads
 MOMENTUM, SPLITS = 0.9, 4
 DECODER = partial(PixelDecoder, width=16, depth=1, heads=2)
 
+PROTOTYPES, RESTING, RISING = 24, 10, 20  # of DINO; steps in which they rest, and in which the temperature rises
+
 NAMES = {
     "backbone.": "encoder.net.",
     "projector.layers.": "projector.",
     "predictor.layers.": "predictor.",
     "backbone_momentum.": "target.encoder.net.",
     "projector_momentum.layers.": "target.projector.",
+    "projector.last_layer.weight_v": "projector.5.weight",
+    "projector_momentum.last_layer.weight_v": "target.projector.5.weight",
     "criterion.memory_bank.bank": "queue.keys",
     "net.encoder.vit.": "encoder.net.",
     "net.decoder.pos_embed": "restore.decoder.positions",
@@ -97,6 +102,13 @@ class Twin(nn.Module):
 
     def before(self, t: int) -> None:
         """Act before the forward pass of step t; once more after the last step."""
+
+    def after_backward(self, t: int) -> None:
+        """Act before the optimiser's step t."""
+
+    def decay(self, t: int, decay: float) -> float:
+        """Return the weight decay in step t, where `decay` is that of the optimiser."""
+        return decay
 
     def after(self, t: int) -> None:
         """Act after the optimiser's step t."""
@@ -258,6 +270,50 @@ class VICRegTwin(Twin):
         return self.criterion(*(self.projector(self.backbone(view)) for view in views))
 
 
+def with_crops(views: list[Tensor]) -> list[Tensor]:
+    """Add three small crops of the two views."""
+    return [*views, views[0][..., :8, :8], views[1][..., 8:, :8], views[0][..., 4:12, 4:12]]
+
+
+class DINOTwin(MomentumTwin):
+    """On crops of two sizes, those of a size together as in the authors' code; in lightly's example each alone.
+
+    What rests or rises by epochs there does so by steps. The teacher follows after a step, as in the authors' code; in
+    lightly's example before.
+    """
+
+    def __init__(self) -> None:
+        Twin.__init__(self)
+        self.backbone, self.backbone_momentum = (tiny(nn.BatchNorm2d(CHANNELS)) for _ in range(2))
+        self.projector, self.projector_momentum = (
+            DINOProjectionHead(CHANNELS, HIDDEN, WIDTH, PROTOTYPES, freeze_last_layer=RESTING) for _ in range(2)
+        )
+        self.criterion = DINOLoss(PROTOTYPES, 0.04, 0.07, RISING + 1)
+        deactivate_requires_grad(self.backbone_momentum)
+        deactivate_requires_grad(self.projector_momentum)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {"centre": self.criterion.center.data[0, 0]}
+
+    def forward(self, views: list[Tensor], t: int) -> Tensor:
+        crops = with_crops(views)
+        student = [
+            each
+            for part in (crops[:2], crops[2:])
+            for each in self.projector(self.backbone(torch.cat(part))).chunk(len(part))
+        ]
+        return self.criterion(list(self.key(torch.cat(crops[:2])).chunk(2)), student, epoch=t)
+
+    def after_backward(self, t: int) -> None:
+        self.projector.cancel_last_layer_gradients(t)
+
+    def decay(self, t: int, decay: float) -> float:
+        return decay and cosine_schedule(t, STEPS + 1, decay, 10 * decay)
+
+    def after(self, t: int) -> None:
+        self.move(rising(t))
+
+
 class MAETwin(Twin):
     """As in lightly's example, with targets standardised per patch, on the ids that ours draws."""
 
@@ -324,6 +380,22 @@ PAIRS = {
     "vicreg": Pair(
         partial(VICReg, invariance=25.0, variance=25.0, covariance=1.0, projector_width=HIDDEN), VICRegTwin, LARGE_BATCH
     ),
+    "dino": Pair(
+        partial(
+            DINO,
+            temperature=0.1,
+            teacher_temperatures=(0.04, 0.07),
+            temperature_warmup=RISING / STEPS,
+            momentum=MOMENTUM,
+            centre_momentum=0.9,
+            prototypes=PROTOTYPES,
+            prototypes_frozen=RESTING / STEPS,
+            head_hidden=HIDDEN,
+            bottleneck=WIDTH,
+        ),
+        DINOTwin,
+        SGD(base_rate=0.5, weight_decay=0.01, final_decay=0.1),
+    ),
     "mae": Pair(
         lambda _: MAE(vit(), decoder=DECODER, mask_ratio=0.75), MAETwin, AdamW(base_rate=0.05, weight_decay=0.1)
     ),
@@ -369,7 +441,8 @@ def ours(views: list[list[Tensor]], tmp_path: Path) -> Callable[[str], Training]
 
     def start(name: str) -> Training:
         run = started(name, tmp_path)
-        run.batch = lambda t: views[t][: run.method.n_views]  # type: ignore[method-assign]
+        more = run.method.takes_more_views
+        run.batch = lambda t: with_crops(views[t]) if more else views[t][: run.method.n_views]  # type: ignore[method-assign]
         return run
 
     return start
@@ -396,6 +469,8 @@ def theirs(name: str, views: list[list[Tensor]]) -> Trajectory:
         loss.backward()
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * (share(t) if group["scheduled"] else 1.0)
+            group["weight_decay"] = twin.decay(t, group["decay"])
+        twin.after_backward(t)
         optimiser.step()
         optimiser.zero_grad()
         twin.after(t)
@@ -411,7 +486,8 @@ def reference(twin: Twin, spec: OptimiserSpec) -> torch.optim.Optimizer:
         settings = (spec.base_rate, spec.weight_decay), (getattr(spec, "vector_rate", None) or spec.base_rate, 0.0)
         for params, (rate, decay) in zip(get_weight_decay_parameters(modules), settings, strict=True):
             peak = rate * BATCH / 256
-            groups.append({"params": params, "weight_decay": decay, "peak": peak, "scheduled": scheduled})
+            settings_of_group = {"weight_decay": decay, "decay": decay, "peak": peak, "scheduled": scheduled}
+            groups.append({"params": params, **settings_of_group})
     if isinstance(spec, AdamW):
         return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))
     return {SGD: torch.optim.SGD, LARS: lars.LARS}[type(spec)](groups, lr=0.0, momentum=0.9)
@@ -524,13 +600,35 @@ def cosine_a_step_ahead(run: Training, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(optim, "schedule", lambda at, warmup, _: schedule(at if at < warmup else at + ahead, warmup))
 
 
+def prototypes_never_rest(run: Training, patch: pytest.MonkeyPatch) -> None:
+    for group in run.optimiser.inner.param_groups:
+        group.pop("frozen", None)
+
+
+def constant_decay(run: Training, patch: pytest.MonkeyPatch) -> None:
+    for group in run.optimiser.inner.param_groups:
+        group.pop("decay_range", None)
+
+
+def centre_stays(run: Training, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(run.method, "after_backward", lambda step: None)
+
+
+def constant_temperature(run: Training, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(run.method, "set_progress", lambda progress: None)
+
+
 MISTAKES: dict[Callable[[Training, pytest.MonkeyPatch], None], tuple[str, ...]] = {
-    momentum_before_the_step: ("moco", "moco_v3", "byol"),
-    constant_momentum: ("moco_v3", "byol"),
+    momentum_before_the_step: ("moco", "moco_v3", "byol", "dino"),
+    constant_momentum: ("moco_v3", "byol", "dino"),
     keys_pushed_before_the_logits: ("moco",),
     keys_pushed_to_one_place: ("moco",),
     keys_not_shuffled: ("moco",),
-    copy_in_eval_mode: ("moco", "moco_v3", "byol"),
+    copy_in_eval_mode: ("moco", "moco_v3", "byol", "dino"),
+    prototypes_never_rest: ("dino",),
+    constant_decay: ("dino",),
+    centre_stays: ("dino",),
+    constant_temperature: ("dino",),
     decay_of_norms_and_biases: ("moco", "simsiam", "mae"),
     scheduled_predictor: ("simsiam",),
     warmup_a_step_ahead: tuple(PAIRS),
