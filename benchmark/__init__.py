@@ -6,12 +6,13 @@ seed to record), `report/record.py` (the record), `report/section.py` (what a ta
 (what it claims).
 
 The modules here are the commands, `python -m benchmark.NAME` (run, suite, evaluate, tables, results, list, export,
-figures, speed, doctor), and what the author of a method imports (method, losses, annotations, randomness, errors). All
-else has a folder. Imports run downward in this list, never up:
+figures, speed, doctor, battery), and what the author of a method imports (method, losses, annotations, randomness,
+errors). All else has a folder. Imports run downward in this list, never up:
 
     boards/      many runs: what a suite plans, how its runs are started, what `list` finds
     plots/       figures of a run
     timing/      how fast it is: the measurements of `speed`
+    checks/      what every method owes the harness: the checks of `battery`
     experiment/  one run from seed to record: data and encoder, stages, teacher, floors, evaluation, record
     training/    the loop, budget, FLOP count, calibration, optimisers and learning rates
     evals/       the harness and its evaluations: kNN, linear probes, fine-tuning, retrieval

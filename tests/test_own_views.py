@@ -62,11 +62,12 @@ inverted.solarize_p = 0.75      # our choice: seldom not
 """
 COMMANDS = """
 import json, sys
-from benchmark import run, suite, tables
+from benchmark import battery, run, suite, tables
 own, more = sys.argv[1], sys.argv[2:]
 small = json.loads(open("small.json").read())
 arguments = ["--gin", own, *more, *(part for setting in small for part in ("--set", setting))]
 board = ["--gin", "board.gin", *more, "--jobs", "1"]
+assert battery.main([own]) == 0
 assert run.main(arguments) == 0
 assert suite.main(board) == 0
 assert suite.main([*board, "--tune"]) == 0
