@@ -26,8 +26,8 @@ class MimCo(Method):
     Differs from the paper: only its abstract and its idea were at hand, so the following is our choice. The masks are
     SimMIM's (arXiv:2111.09886), `mask_unit` x `mask_unit` patches each; teacher and student see the same crop; the
     patch head is linear - GELU - linear on the student alone, the image head linear - batch norm - ReLU - linear on
-    the class token; negatives are the image's other masked patches and the batch's other images; the teacher's
-    features are neither projected nor centred.
+    the class token, or on the mean of a Swin's tokens; negatives are the image's other masked patches and the batch's
+    other images; the teacher's features are neither projected nor centred.
     """
 
     n_views = 1
@@ -45,7 +45,7 @@ class MimCo(Method):
         image_weight: float,
     ) -> None:
         super().__init__()
-        (tokens, patch), (theirs, their_patch) = encoder.patch_grid(), teacher.patch_grid()
+        (tokens, patch), (theirs, their_patch) = (net.patch_grid(dropped=False) for net in (encoder, teacher))
         if (theirs, their_patch) != (tokens, patch):
             raise ConfigError(
                 f"MimCo compares patches one by one, but the teacher has {theirs} of {their_patch} px and the student "
@@ -70,7 +70,8 @@ class MimCo(Method):
             )
         self.encoder = encoder
         self.teacher = Frozen(teacher)
-        self.mask_token = nn.Parameter(torch.empty(encoder.width))
+        assert encoder.fill_width is not None
+        self.mask_token = nn.Parameter(torch.empty(encoder.fill_width))
         nn.init.normal_(self.mask_token, std=0.02)
         self.patch_head = Head(
             nn.Linear(encoder.width, encoder.width), nn.GELU(), nn.Linear(encoder.width, teacher.width)

@@ -105,7 +105,7 @@ def test_files_of_methods_are_named_and_short() -> None:
 
 def test_protocols_of_a_kind_bind_the_same_names() -> None:
     """Oracle: exchanging one for another leaves nothing behind; an encoder's own parameters are its own."""
-    for kind, own in ((DATA, ()), (ENCODERS, ("ViT.", "ViTTuning.", "ResNet.", "ConvNetTuning."))):
+    for kind, own in ((DATA, ()), (ENCODERS, ("ViT.", "ViTTuning.", "Swin.", "ResNet.", "ConvNetTuning."))):
         assert len({frozenset(name for name in names(path) if not name.startswith(own)) for path in kind}) == 1
 
 
@@ -119,7 +119,9 @@ def test_every_pair_of_data_and_encoder_has_a_file() -> None:
     data, encoders = (set(kind) for kind in zip(*pairs.values(), strict=True))
     assert set(pairs.values()) == set(product(data, encoders))
     assert {"digits", "cifar10", "cifar100", "imagenette96"} <= data <= {path.stem for path in DATA}
-    assert {"resnet18", "vit_micro", "vit_tiny", "vit_small"} <= encoders <= {path.stem for path in ENCODERS}
+    assert (
+        {"resnet18", "swin_micro", "vit_micro", "vit_tiny", "vit_small"} <= encoders <= {path.stem for path in ENCODERS}
+    )
 
 
 def numbers(method: Path) -> dict[str, int | float]:

@@ -128,9 +128,9 @@ def extract(
 ) -> dict[str, Tensor]:
     """Return the features of uint8 `images` `(n, 3, height, width)` in eval mode and float32, on the host.
 
-    A ViT gives its class token (`cls`), the mean of its patch tokens (`mean`) and both joined (`both`); a
-    convolutional network gives its global average (`pooled`). With a projector, `projection` is its output. With
-    several `layers`, a feature joins those of the last `layers`, see `Encoder.last`.
+    A ViT gives its class token (`cls`), the mean of its patch tokens (`mean`) and both joined (`both`), a Swin the mean
+    of its tokens (`mean`); a convolutional network gives its global average (`pooled`). With a projector, `projection`
+    is its output. With several `layers`, a feature joins those of the last `layers`, see `Encoder.last`.
     """
     nets = [encoder, *([projector] if projector else [])]
     modes = [net.training for net in nets]
@@ -142,7 +142,7 @@ def extract(
     for ids, batch in ahead(images, device=device, batch_size=batch_size):
         view = prepare(batch, ids)
         outputs = [encoder(view)] if layers == 1 else encoder.last(view, layers)
-        layered = [_pooled(output) for output in outputs]
+        layered = [_pooled(output, encoder) for output in outputs]
         part = {name: torch.cat([layer[name] for layer in layered], dim=1) for name in layered[-1]}
         if projector:
             part["projection"] = projector(outputs[-1].pooled).float()
@@ -152,8 +152,10 @@ def extract(
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _pooled(output: Encoded) -> dict[str, Tensor]:
+def _pooled(output: Encoded, encoder: Encoder) -> dict[str, Tensor]:
     pooled = output.pooled.float()
+    if encoder.pools_tokens:
+        return {"mean": pooled}
     if output.tokens is None:
         return {"pooled": pooled}
     mean = output.tokens.float().mean(1)

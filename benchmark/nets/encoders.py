@@ -52,10 +52,12 @@ class Encoder(nn.Module, ABC):
 
     A ViT and a ResNet take smaller and larger views too.
 
-    `n_tokens` and `patch` are None for a convolutional network, which cannot drop tokens. `stem` names the first layers
-    where they depend on the image size. `statistics` are the mean and deviation by which inputs are normalised, as
-    published weights expect it; None where the data set's are used. `is_trained` says that its weights are published
-    ones. `spec` builds `net` anew in timm.
+    `n_tokens` and `patch`, the side in pixels that a token stands for, are None for a convolutional network, which
+    cannot mask tokens. `fill_width` is the width of the embeddings that `fill` replaces. `drops_tokens` says that a
+    subset of tokens can be encoded, and `pools_tokens` that `pooled` is the mean of the tokens. `stem` names the first
+    layers where they depend on the image size. `statistics` are the mean and deviation by which inputs are normalised,
+    as published weights expect it; None where the data set's are used. `is_trained` says that its weights are
+    published ones. `spec` builds `net` anew in timm.
     """
 
     net: Any  # a timm module: its parts are typed as tensor or module, which no arithmetic accepts
@@ -64,6 +66,9 @@ class Encoder(nn.Module, ABC):
     width: int
     n_tokens: int | None = None
     patch: int | None = None
+    fill_width: int | None = None
+    drops_tokens: bool = False
+    pools_tokens: bool = False
     stem: str | None = None
     statistics: Statistics | None = None
     is_trained: bool = False
@@ -74,7 +79,7 @@ class Encoder(nn.Module, ABC):
         """Encode a view.
 
         `visible`: ids `(batch, kept)` of the tokens to encode, the others are dropped. `fill`: a mask
-        `(batch, tokens)` and a token `(width,)` that replaces the masked embeddings before positions are added.
+        `(batch, tokens)` and a token `(fill_width,)` that replaces the masked embeddings before positions are added.
         """
 
     def last(self, view: Tensor, count: int) -> list[Features]:
@@ -114,9 +119,12 @@ class Encoder(nn.Module, ABC):
             for block in blocks
         ]
 
-    def patch_grid(self) -> tuple[int, int]:
-        """Return (number of patch tokens, patch side in pixels); raises ConfigError without them."""
-        if self.n_tokens is None or self.patch is None:
+    def patch_grid(self, *, dropped: bool = True) -> tuple[int, int]:
+        """Return (number of patch tokens, side in pixels of each); raises ConfigError without them.
+
+        Raises it too where tokens are to be `dropped` and can only be replaced.
+        """
+        if self.n_tokens is None or self.patch is None or (dropped and not self.drops_tokens):
             raise ConfigError(
                 f"Restoring masked patches needs an encoder that can encode a subset of patches; got {self.name}, "
                 f"which encodes whole images ({type(self).__name__}). Use a ViT (for instance --gin "
@@ -136,6 +144,8 @@ class ViT(Encoder):
     network the class token would hardly depend on the patches. `frozen_patches` does not train the projection of the
     patches, for stability (Chen et al. 2021, arXiv:2104.02057, section 4), and gives it no bias, as the authors' code.
     """
+
+    drops_tokens = True
 
     def __init__(
         self,
@@ -171,6 +181,7 @@ class ViT(Encoder):
         self.spec = TimmSpec("vit_base_patch16_224", shape)
         self.name, self.image_size = f"{name}_patch{patch}", image_size
         self.width, self.patch, self.n_tokens = width, patch, (image_size // patch) ** 2
+        self.fill_width = width
         xavier_(self.net)
         nn.init.xavier_uniform_(self.net.patch_embed.proj.weight.view(width, -1))
         nn.init.normal_(self.net.cls_token, std=0.02)
