@@ -85,6 +85,13 @@ def test_masked_pixels_do_not_matter() -> None:
     assert not torch.equal(encoder(beside, fill=fill).tokens, encoder(view, fill=fill).tokens)
 
 
+def test_training_draws_nothing() -> None:
+    """Oracle: the same features again, in train mode, and those of eval mode: timm by itself leaves branches out."""
+    encoder = swin()
+    expected = encoder(images()).pooled
+    assert torch.equal(encoder.train()(images()).pooled, expected)
+
+
 def flops(size: int, **changes: Any) -> int:
     with torch.device("meta"):
         encoder = Swin(size, **(MICRO | changes))

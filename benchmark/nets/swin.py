@@ -65,6 +65,7 @@ class Swin(Encoder):
             "num_heads": heads,
             "window_size": window,
             "num_classes": 0,
+            "drop_path_rate": 0.0,  # timm's default is 0.1
         }
         self.net = SwinTransformer(**shape)
         self.spec = TimmSpec("swin_tiny_patch4_window7_224", shape)
