@@ -11,7 +11,7 @@ from benchmark.method import Method, Step, Views
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.frozen import Frozen
 from benchmark.nets.heads import Head, mlp
-from benchmark.nets.masking import masked_units, pick
+from benchmark.nets.masking import check_squares, mask_of, masked_units, pick
 from benchmark.randomness import Draws
 
 
@@ -58,11 +58,6 @@ class MimCo(Method):
                 f"a divisor of {side}."
             )
         self.squares = side // mask_unit
-        if not 0 < mask_ratio <= 1 - 1 / self.squares**2:
-            raise ConfigError(
-                f"MimCo.mask_ratio = {mask_ratio} must mask at least one of the {self.squares**2} squares of patches "
-                f"and leave one; use a ratio above 0 and at most {1 - 1 / self.squares**2:.3f}."
-            )
         if patch_weight < 0 or image_weight < 0 or not patch_weight + image_weight:
             raise ConfigError(
                 f"MimCo needs weights of at least 0, one of them above; got patch_weight = {patch_weight} and "
@@ -77,14 +72,14 @@ class MimCo(Method):
             nn.Linear(encoder.width, encoder.width), nn.GELU(), nn.Linear(encoder.width, teacher.width)
         )
         self.image_head = mlp(encoder.width, encoder.width, teacher.width, layers=2, bias=True)
-        self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
+        self.mask_ratio, self.mask_unit = check_squares(mask_ratio, self.squares**2, "MimCo.mask_ratio"), mask_unit
         self.patch_temperature, self.image_temperature = patch_temperature, image_temperature
         self.patch_weight, self.image_weight = patch_weight, image_weight
 
     def forward(self, views: Views, draws: Draws) -> Step:
         (view,) = views
         ids = masked_units(draws.rows("mask", self.squares, self.squares), self.mask_ratio, self.mask_unit)
-        mask = torch.zeros(len(view), (self.squares * self.mask_unit) ** 2, device=view.device).scatter(1, ids, 1.0)
+        mask = mask_of(ids, (self.squares * self.mask_unit) ** 2)
         teacher = self.teacher(view)
         student = self.encoder(view, fill=(mask, self.mask_token))
         assert student.tokens is not None

@@ -32,6 +32,9 @@ from benchmark.nets.encoders import Encoder
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = {path.stem: path for path in sorted((ROOT / "gin").glob("*.gin"))}
 METHODS = {path.stem: path for path in sorted((ROOT / "baselines").glob("*.py")) if path.stem != "__init__"}
+ON_SWIN = ("simmim",)
+"""Experiments that are also tried on a Swin, which needs a mask token or no mask."""
+TINY_SWIN = ("Swin.width=16",)
 
 FORWARDS = {
     "SimCLR": 1,
@@ -44,6 +47,7 @@ FORWARDS = {
     "MoCoV3": 4,
     "MAE": 1,
     "MimCo": 2,
+    "SimMIM": 1,
     "SupervisedReference": 1,
 }
 """Encoder forwards per step by class, the momentum copy's among them; SimCLR joins its views, DINO those of one size,
@@ -61,11 +65,14 @@ TRACED: set[type] = set()
 LIBRARIES = ("torch", "gin", "timm")
 
 
-@pytest.fixture(scope="module", params=EXPERIMENTS)
+@pytest.fixture(scope="module", params=[*EXPERIMENTS, *(f"{stem} on a Swin" for stem in ON_SWIN)])
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     """One experiment on the digits; gin's state is global, so it lives until the next one is opened."""
     deterministic = torch.are_deterministic_algorithms_enabled()
-    yield Subject(Stage.open(configuration.load([str(EXPERIMENTS[request.param])], TINY), Path()))
+    stem, _, encoder = request.param.partition(" on a ")
+    files = [EXPERIMENTS[stem], *([ROOT / "gin/protocol/digits_swin_micro.gin"] if encoder else [])]
+    config = configuration.load(list(map(str, files)), TINY_SWIN if encoder else TINY)
+    yield Subject(Stage.open(config, Path()))
     torch.use_deterministic_algorithms(deterministic)
 
 

@@ -19,6 +19,7 @@ from benchmark.views.recipes import (
     always_jitter,
     blur_solarize,
     crop_flip,
+    large_crop_flip,
     strong_colour,
     strong_weak,
     symmetric_blur,
@@ -149,7 +150,8 @@ def test_probability_one_always_and_zero_never() -> None:
 def test_limits_replace_the_scale_and_forbid_flip_and_blur() -> None:
     """Oracle: the fields of the views, all others unchanged."""
     limits = ViewLimits(crop_scale=(0.5, 0.9), flip=False, blur=False)
-    for recipe in (crop_flip, always_jitter, symmetric_blur, strong_colour, blur_solarize, strong_weak):
+    one_view = (crop_flip, large_crop_flip)
+    for recipe in (*one_view, always_jitter, symmetric_blur, strong_colour, blur_solarize, strong_weak):
         for free, limited in zip(recipe(ViewLimits()), recipe(limits), strict=True):
             assert limited == replace(free, crop_scale=(0.5, 0.9), flip=0.0, blur_p=0.0)
             assert free.flip == 0.5
@@ -159,6 +161,7 @@ def test_recipes_have_the_papers_numbers() -> None:
     """Oracle: the published pre-training recipes, by hand."""
     crops = crop_flip(ViewLimits(), views=3)
     assert crops == (View(crop_scale=(0.2, 1), interpolation="bicubic"),) * 3
+    assert large_crop_flip(ViewLimits()) == (View(crop_scale=(0.67, 1)),)
     old = View(crop_scale=(0.2, 1), jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1, grey_p=0.2)
     assert always_jitter(ViewLimits()) == (old, old)
     mild = View(crop_scale=(0.2, 1), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, grey_p=0.2, blur_p=0.5)

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from benchmark.errors import ConfigError
+
 
 def kept(tokens: int, ratio: float) -> int:
     """Return how many of `tokens` stay visible at mask `ratio`: the floor, so at least the ratio is masked.
@@ -58,6 +60,21 @@ def masked_units(uniform: Tensor, ratio: float, unit: int) -> Tensor:
     first = chosen // columns * unit * columns * unit + chosen % columns * unit
     offsets = inner[:, None] * columns * unit + inner
     return (first[..., None] + offsets.flatten()).flatten(1)
+
+
+def mask_of(ids: Tensor, tokens: int) -> Tensor:
+    """Return `(batch, tokens)` floats: 1 at the ids `(batch, masked)`, 0 elsewhere."""
+    return torch.zeros(len(ids), tokens, device=ids.device).scatter(1, ids, 1.0)
+
+
+def check_squares(ratio: float, squares: int, name: str) -> float:
+    """Return a mask ratio that masks a square of `squares` and leaves one; raises ConfigError, naming the parameter."""
+    if not 0 < ratio <= 1 - 1 / squares:
+        raise ConfigError(
+            f"{name} = {ratio} must mask at least one of the {squares} squares of patches and leave one; use a ratio "
+            f"above 0 and at most {1 - 1 / squares:.3f}."
+        )
+    return ratio
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:

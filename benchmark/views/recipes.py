@@ -143,6 +143,12 @@ def crop_flip(limits: ViewLimits, *, views: int = 1, crop_scale: Interval = (0.2
 
 
 @gin.register
+def large_crop_flip(limits: ViewLimits) -> tuple[View, ...]:
+    """One crop of at least 0.67 of the image, and nothing else (Xie et al. 2022, arXiv:2111.09886, authors' code)."""
+    return (limits.apply(View(crop_scale=(0.67, 1.0))),)
+
+
+@gin.register
 def always_jitter(
     limits: ViewLimits,
     *,
