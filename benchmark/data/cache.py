@@ -62,6 +62,7 @@ def _key(images: decode.Stored) -> str | None:
     decoder = (
         [Path(str(module.__file__)).read_bytes() for module in (decode, white)],
         images.white.stated,
+        images.is_whole,
         (PIL.__version__, *map(features.version, LIBRARIES), platform.machine()),
         (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES),
     )

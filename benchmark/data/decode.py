@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from benchmark.data.splits import LFS
 from benchmark.data.streaming import Streamed
@@ -42,19 +42,21 @@ ALPHA = ((1,), (2,))  # a TIFF's ExtraSamples that declare transparency
 class Stored(Streamed):
     """The images of a split as its source stores them, decoded when they are indexed.
 
-    `where` names the split in the message for an image that cannot be read.
+    `where` names the split in the message for an image that cannot be read. An image that `is_whole` is stretched to
+    the square, any other is cropped.
     """
 
-    def __init__(self, n: int, items: Items, size: int, where: str, white: White) -> None:
+    def __init__(self, n: int, items: Items, size: int, where: str, white: White, *, is_whole: bool = False) -> None:
         super().__init__(n, size, self._decode)
         self._items = items
         self._where = where
         self.white = white
+        self.is_whole = is_whole
 
     def _decode(self, ids: list[int], places: npt.NDArray[np.uint8]) -> None:
         for index, item, place in zip(ids, each(self._items, ids), places, strict=True):
             try:
-                place[:] = decode(item, self.shape[-1], self.white).transpose(2, 0, 1)
+                place[:] = decode(item, self.shape[-1], self.white, self.is_whole).transpose(2, 0, 1)
             except BenchmarkError:
                 raise
             except Exception as error:  # a decoder fed broken bytes raises whatever it likes
@@ -80,14 +82,24 @@ class Stored(Streamed):
         return total.hexdigest()
 
 
-def decode(item: Any, size: int, white: White) -> npt.NDArray[np.uint8]:
+def decode(item: Any, size: int, white: White, is_whole: bool = False) -> npt.NDArray[np.uint8]:
     """Return one stored image, given as an array, bytes or a path, as uint8 `(size, size, 3)`."""
     if isinstance(item, NotReadError):
         raise item
     if isinstance(item, np.ndarray):
-        return _square(Image.fromarray(white.scaled(_channels_last(item))).convert("RGB"), size)
+        return _square(Image.fromarray(white.scaled(_channels_last(item))).convert("RGB"), size, is_whole)
     with opened(item) as image:
-        return _square(_rgb(image, white), size)
+        return _square(_rgb(image, white), size, is_whole)
+
+
+def stored_size(item: Any) -> tuple[int, int]:
+    """Return height and width of one stored image, upright; its pixels are not decoded."""
+    if isinstance(item, np.ndarray):
+        height, width = _channels_last(item).shape[:2]
+        return height, width
+    with opened(item) as image:
+        width, height = image.size
+        return (width, height) if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else (height, width)
 
 
 def _channels_last(values: Array) -> Array:
@@ -108,8 +120,10 @@ def _channels_last(values: Array) -> Array:
     return values[:, :, 0] if values.shape[-1] == 1 else values
 
 
-def _square(rgb: Image.Image, size: int) -> npt.NDArray[np.uint8]:
-    if rgb.size != (size, size):
+def _square(rgb: Image.Image, size: int, is_whole: bool) -> npt.NDArray[np.uint8]:
+    if is_whole:
+        rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
+    elif rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(rgb)
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,11 @@ from benchmark.annotations import Location, Positive, Residence
 from benchmark.data import cache
 from benchmark.data.decode import Stored, opened
 from benchmark.data.labels import Names, class_names, marked
+from benchmark.data.masks import MOST_CLASSES, Coding, Masks
 from benchmark.data.pixels import Pixels
-from benchmark.data.sources import SCHEMES, Table, local_copy
+from benchmark.data.sources import SCHEMES, Loader, Table, local_copy, paired
 from benchmark.data.streaming import ahead
-from benchmark.data.white import White
+from benchmark.data.white import Items, White
 from benchmark.errors import ConfigError, MissingError, suggest
 from benchmark.runtime import progress
 
@@ -39,11 +40,12 @@ class Split:
     """Images, uint8 `(n, 3, size, size)`, and their labels or None, both on the host.
 
     Labels are class indices, int64 `(n,)`, or where an image may have several classes marks of these, bool
-    `(n, classes)`.
+    `(n, classes)`. Images with `masks` have a class for each pixel instead.
     """
 
     images: Pixels
     labels: Tensor | None
+    masks: Masks | None = None
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,17 @@ class Outline:
         """Whether an image may have several labels, or none."""
         return self.train.labels is not None and self.train.labels.ndim == 2
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether each pixel of an image has a label."""
+        return self.train.masks is not None
+
 
 @dataclass(frozen=True)
 class Dataset(Outline):
     """A loaded data set. `mean` and `std` are those of the train pixels, in [0, 1], rounded to 6 decimals.
 
-    `fingerprint` is the SHA-256 of all pixels, labels, class names and the size, independent of origin and name.
+    `fingerprint` is the SHA-256 of all pixels, labels, masks, class names and the size, independent of origin and name.
     """
 
     fingerprint: str
@@ -98,7 +105,8 @@ class Images:
     - `parquet:path`: a folder or glob of files that are named by their split (`train-00000-of-00002.parquet`), a clone
       of a data set of the hub, or one file, which is then the split `train`;
     - `folder:path`: image files in `split/class/`, or without labels in `split/` or directly in the folder, which is
-      then the split `train`.
+      then the split `train`;
+    - `local:name`: the folder `name` below `$SSL_BENCHMARK_DATA`, of Parquet files or image files.
 
     Images become RGB, `size` pixels on the shorter side (antialiased bicubic) and a centre crop of `size` x `size`.
     `image` and `label` name columns; by default they are the only image column and the only class column, else
@@ -108,6 +116,11 @@ class Images:
 
     `range` is the number that is white where images are numbers: arrays, floats, and grey of more than 8 bits. By
     default the type decides or else, for the whole data set, the largest value of train; see `benchmark.data.white`.
+
+    `mask` names the column of masks, which give each pixel the number of a class: that of the first of `mask_classes`
+    is `mask_first`, and `mask_ignored` is that of pixels without a label. Images are then stretched to the square and
+    not cropped, and masks stay as large as they are stored. In a `folder:` they are the files below the folder `mask`,
+    with those of the images below the folder `image`, by default `images`; see `benchmark.data.sources.paired`.
 
     Decoded images are kept for the next start: see `benchmark.data.cache`. `streamed` decodes them on the fly, for data
     larger than memory. Loading then decodes them too, for fingerprint and statistics: the train split twice if it is
@@ -125,6 +138,10 @@ class Images:
     pretrain: str | None = None
     range: Positive | None = None
     streamed: Residence = False
+    mask: str | None = None
+    mask_classes: tuple[str, ...] = ()
+    mask_first: int = 0
+    mask_ignored: int | None = None
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -138,10 +155,31 @@ class Images:
                 f"Images.test = {self.test!r} is also a split to train on, and nothing that was trained on tests "
                 f"anything. Name another split, or Images.test=None for none."
             )
+        self._check_masks()
 
     def __call__(self) -> Dataset:
         """Load all splits."""
         return self.decoded(self.outline())
+
+    def _check_masks(self) -> None:
+        count, last = len(self.mask_classes), self.mask_first + len(self.mask_classes) - 1
+        if self.mask is None:
+            if count:
+                raise ConfigError("Images.mask_classes are those of masks, but Images.mask names no column of them.")
+            return
+        if not 2 <= count <= MOST_CLASSES or len(set(self.mask_classes)) < count:
+            raise ConfigError(
+                f"Images.mask_classes has {count} names: expected 2 to {MOST_CLASSES} different ones, in the order of "
+                f"the numbers that masks hold."
+            )
+        if self.label is not None:
+            raise ConfigError(f"Images.label = {self.label!r}: images with masks have no other labels. Leave it None.")
+        if self.mask_ignored is not None and self.mask_first <= self.mask_ignored <= last:
+            raise ConfigError(
+                f"Images.mask_ignored = {self.mask_ignored} is the number of "
+                f"{self.mask_classes[self.mask_ignored - self.mask_first]!r}: the classes have {self.mask_first} to "
+                f"{last} (Images.mask_first)."
+            )
 
     def outline(self) -> Outline:
         """Read the tables of all splits; images are decoded when they are used.
@@ -154,7 +192,8 @@ class Images:
             images = self._pixels(tables[self.train], self.train)
             white = images.white
             names, classes = self._class_names(tables[self.train], self.train)
-            train = Split(images, None if names is None else marked(names, classes, self.train))
+            masks = self._masks(tables[self.train], self.train)
+            train = Split(images, None if names is None else marked(names, classes, self.train), masks)
 
             test = Split(images[:0], None)
             if self.test is not None:
@@ -165,7 +204,8 @@ class Images:
                         f"Of the splits {self.train!r} and {self.test!r} of {self.name} one has a label an image, the "
                         f"other a list of labels. Give both the same kind, or Images.test=None."
                     )
-                test = Split(self._pixels(tables[self.test], self.test, white), labels)
+                masks = self._masks(tables[self.test], self.test)
+                test = Split(self._pixels(tables[self.test], self.test, white), labels, masks)
 
             pretrain = images
             if self.pretrain not in (None, self.train):
@@ -192,17 +232,9 @@ class Images:
 
     def _tables(self) -> dict[str, Table]:
         """Return the rows of the configured splits, by name."""
-        scheme, _, place = self.source.partition(":")
-        if scheme not in SCHEMES or not place:
-            raise ConfigError(
-                f"Images.source = {self.source!r}: expected 'sklearn:digits', 'hub:owner/name', 'parquet:path' "
-                "or 'folder:path'."
-            )
+        where, read = self._reader()
         tables: dict[str, Table] = {}
-        what, where, read = f"Data set {self.name!r}", f"{scheme}:{place}", partial(SCHEMES[scheme], place)
-        local = Path(os.environ.get(ROOT_VARIABLE, ""), self.name)
-        if scheme == "hub" and ROOT_VARIABLE in os.environ and local.is_dir():
-            where, read = str(local), partial(local_copy, local, place.partition(":")[2])
+        what = f"Data set {self.name!r}"
         try:
             splits = read()
             for parameter, split in (("train", self.train), ("test", self.test), ("pretrain", self.pretrain)):
@@ -215,7 +247,7 @@ class Images:
             raise MissingError(
                 f"{what} cannot be read from {where} ({error}). Give it in one of three ways: "
                 "--set Images.source=parquet:/path or folder:/path; "
-                f"{ROOT_VARIABLE}=/data with a folder /data/{self.name}, if the source begins with 'hub:'; "
+                f"{ROOT_VARIABLE}=/data with a folder /data/{self.name}, if the source begins with 'hub:' or 'local:'; "
                 "or --set Images.source=hub:owner/name with access to the hub."
             ) from error
         for split, table in tables.items():
@@ -223,29 +255,66 @@ class Images:
                 raise MissingError(f"Split {split!r} of data set {self.name!r} ({where}) is empty; expected images.")
         return tables
 
+    def _reader(self) -> tuple[str, Callable[[], dict[str, Loader]]]:
+        """Return where the data lie, and what reads the splits there."""
+        scheme, _, place = self.source.partition(":")
+        if scheme not in (*SCHEMES, "local") or not place:
+            raise ConfigError(
+                f"Images.source = {self.source!r}: expected 'sklearn:digits', 'hub:owner/name', 'parquet:path', "
+                "'folder:path' or 'local:name'."
+            )
+        root = os.environ.get(ROOT_VARIABLE)
+        if scheme == "local":
+            if root is None:
+                raise MissingError(
+                    f"Data set {self.name!r} is the folder {place} below ${ROOT_VARIABLE}, which is not set. Set it to "
+                    f"the folder of your data sets, or give --set Images.source=parquet:/path or folder:/path."
+                )
+            folder, configuration = Path(root, place), ""
+        elif scheme == "hub" and root is not None and Path(root, self.name).is_dir():
+            folder, configuration = Path(root, self.name), place.partition(":")[2]
+        elif scheme == "folder" and self.mask is not None:
+            folder, configuration = Path(place).expanduser(), ""
+        else:
+            return f"{scheme}:{place}", partial(SCHEMES[scheme], place)
+        if self.mask is not None and (folder / self.mask).is_dir():
+            return str(folder), partial(paired, folder, self.image or "images", self.mask)
+        return str(folder), partial(local_copy, folder, configuration)
+
     def _pixels(self, table: Table, split: str, white: White | None = None) -> Stored:
         """Return the images of a split in its order, uint8 `(n, 3, size, size)`, to be decoded.
 
         `white` is that of the train split, None for the train split itself.
         """
-        column = self._column(table, "image", self.image, table.images, IMAGE_COLUMNS)
+        encoded = self._encoded_images(table, split)
+        white = white or White(self.range, table.rows, encoded, opened, self.name)
+        where, is_whole = f"split {split!r} of {self.name}", self.mask is not None
+        return Stored(table.rows, encoded, self.size, where, white, is_whole=is_whole)
+
+    def _encoded_images(self, table: Table, split: str) -> Items:
+        images = [column for column in table.images if column != self.mask]
+        column = self._column(table, "image", self.image, images, IMAGE_COLUMNS)
         if column is None:
             raise ConfigError(
-                f"Split {split!r} of {self.name} has {len(table.images) or 'no'} image columns and none called "
+                f"Split {split!r} of {self.name} has {len(images) or 'no'} image columns and none called "
                 f"{' or '.join(IMAGE_COLUMNS)}; set Images.image to one of {', '.join(table.features)}."
             )
-        try:
-            encoded = table.encoded(column)
-        except (TypeError, ValueError, NotImplementedError) as error:
-            raise ConfigError(
-                f"Images.image = {column!r}: expected a column of images, got {table.features[column]} in split "
-                f"{split!r}; the columns are {', '.join(table.features)}."
-            ) from error
-        white = white or White(self.range, table.rows, encoded, opened, self.name)
-        return Stored(table.rows, encoded, self.size, f"split {split!r} of {self.name}", white)
+        return _encoded(table, "image", column, split)
+
+    def _masks(self, table: Table, split: str) -> Masks | None:
+        """Return the masks of a split in its order, to be decoded; None where the specification names none."""
+        if self.mask is None:
+            return None
+        if self.mask not in table.features:
+            raise _unknown("mask", self.mask, "column", table.features)
+        coding = Coding(len(self.mask_classes), self.mask_first, self.mask_ignored)
+        items, images = _encoded(table, "mask", self.mask, split), self._encoded_images(table, split)
+        return Masks(table.rows, items, images, coding, f"split {split!r} of {self.name}")
 
     def _class_names(self, table: Table, split: str) -> tuple[Names | None, tuple[str, ...]]:
         """Return the class names of each row (None without labels), and all class names in the order of their index."""
+        if self.mask is not None:
+            return None, self.mask_classes
         column = self._column(table, "label", self.label, list(table.classes or table.multilabel), LABEL_COLUMNS)
         if column is None:
             return None, ()
@@ -263,6 +332,17 @@ class Images:
         if len(typed) == 1:
             return typed[0]
         return next((name for name in conventional if name in table.features), None)
+
+
+def _encoded(table: Table, parameter: str, column: str, split: str) -> Items:
+    """Give access to a column of stored images. Raises ConfigError for any other column."""
+    try:
+        return table.encoded(column)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ConfigError(
+            f"Images.{parameter} = {column!r}: expected a column of images, got {table.features[column]} in split "
+            f"{split!r}; the columns are {', '.join(table.features)}."
+        ) from error
 
 
 def _unknown(parameter: str, value: str, kind: str, available: Iterable[str]) -> ConfigError:
@@ -302,4 +382,8 @@ def _fingerprint(
                 counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in batch.unbind(1)])
     for labels in (train.labels, test.labels):
         digest.update(b"unlabelled" if labels is None else labels.numpy().astype("<i8").tobytes())
+    for masks in (train.masks, test.masks):
+        for mask in masks or ():
+            digest.update(b"%d %d " % mask.shape)
+            digest.update(mask.numpy().data)
     return digest.hexdigest(), counts

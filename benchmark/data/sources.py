@@ -195,6 +195,32 @@ def _folder(place: str) -> dict[str, Loader]:
     return {child.name: partial(rows, child) for child in folders}
 
 
+def paired(root: Path, images: str, masks: str) -> dict[str, Loader]:
+    """Return the splits of images and masks in two folders, `root/images/split/a.jpg` and `root/masks/split/a.png`.
+
+    Files that belong together have the same place and name but for the suffix; the columns have the names of the
+    folders. Raises ConfigError for an image without a mask, and the other way round.
+    """
+
+    def rows(split: str) -> Table:
+        columns: dict[str, list[str]] = {}
+        named: list[list[Path]] = []
+        for column in (images, masks):
+            folder = root / column / split
+            files = images_below(folder)
+            columns[column] = [str(folder / file) for file in files]
+            named.append([file.with_suffix("") for file in files])
+        if named[0] != named[1]:
+            alone = min(set(named[0]) ^ set(named[1]), default=None)
+            what = f"{alone} is in one of them alone" if alone else "two files have the same name but for the suffix"
+            raise ConfigError(f"{root / images / split} and {root / masks / split} differ: {what}. Pair each image.")
+        with _library() as datasets:
+            features = datasets.Features({column: datasets.Image() for column in columns})
+            return _table(datasets.Dataset.from_dict(columns, features=features))
+
+    return {folder.name: partial(rows, folder.name) for folder in sorted((root / masks).iterdir()) if folder.is_dir()}
+
+
 SCHEMES: dict[str, Callable[[str], dict[str, Loader]]] = {
     "sklearn": _digits,
     "hub": _hub,
