@@ -43,11 +43,14 @@ def test_protocols_have_data_and_encoder() -> None:
     assert len(protocols) == 20
     assert {protocol.budget for protocol in protocols if protocol.data == "digits"} == {"8e+12 flops"}
     assert [(data.name, data.size) for data in inventory.data] == [
+        ("ade20k", 448),
+        ("camvid", 80),
         ("cifar10", 32),
         ("cifar100", 32),
         ("digits", 16),
         ("imagenet100", 224),
         ("imagenette96", 96),
+        ("voc12_seg", 448),
     ]
 
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import gin
 import torch
 from torch import Tensor
 
-from benchmark.annotations import Location, Positive, Residence
+from benchmark.annotations import Location, Positive, Range, Residence
 from benchmark.data import cache
 from benchmark.data.decode import Stored, opened
 from benchmark.data.labels import Names, class_names, marked
@@ -140,7 +141,7 @@ class Images:
     streamed: Residence = False
     mask: str | None = None
     mask_classes: tuple[str, ...] = ()
-    mask_first: int = 0
+    mask_first: Annotated[int, Range(0)] = 0
     mask_ignored: int | None = None
 
     def __post_init__(self) -> None:

@@ -5,24 +5,28 @@ labels: `scoring.SealedLabels` reads them once per evaluation, after every choic
 that gin files may bind.
 """
 
+from benchmark.evals.dense_knn import DenseKNN
 from benchmark.evals.finetune import ConvNetTuning, FineTune, ViTTuning
 from benchmark.evals.knn import KNN, KNNProjection
 from benchmark.evals.linear import Linear
 from benchmark.evals.linear_sgd import LinearSGD
 from benchmark.evals.multilabel import MultiLabel
 from benchmark.evals.retrieval import Retrieval
+from benchmark.evals.seg_linear import SegLinear
 from benchmark.evals.semi_finetune import SemiFineTune
 from benchmark.evals.semi_probe import SemiProbe
 
 __all__ = [
     "KNN",
     "ConvNetTuning",
+    "DenseKNN",
     "FineTune",
     "KNNProjection",
     "Linear",
     "LinearSGD",
     "MultiLabel",
     "Retrieval",
+    "SegLinear",
     "SemiFineTune",
     "SemiProbe",
     "ViTTuning",

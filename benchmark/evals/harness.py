@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,15 @@ from benchmark.data.streaming import ahead
 from benchmark.data.subsets import holdout
 from benchmark.errors import ConfigError, method_errors
 from benchmark.evals.cache import FeatureCache
+from benchmark.evals.dense import (
+    DenseBank,
+    Encode,
+    SealedMasks,
+    Segmentation,
+    colours,
+    extract_maps,
+    shares_of,
+)
 from benchmark.evals.features import Bank, Network, Prepare, Ranking, extract, finite
 from benchmark.evals.linear import Linear
 from benchmark.evals.scoring import SealedLabels
@@ -37,32 +46,38 @@ class Evaluation(Protocol):
     """Ranks the classes of each test image.
 
     `version` is Major.Minor: raise Major when numbers change, Minor when only their rounding does. One that scores
-    images with several labels says so by `multilabel = True`; any other needs one label an image.
+    images with several labels says so by `multilabel = True`, one that scores masks by `dense = True`; any other needs
+    one label an image.
     """
 
     name: str
     version: str
 
-    def __call__(self, bank: Bank) -> Ranking | None:
-        """Make every choice on the hold-out, then rank the classes of the test images.
+    def __call__(self, bank: Any) -> Any:
+        """Make every choice on the hold-out of a `Bank`, then return the `Ranking` of the classes of the test images.
 
-        Return None if the encoder lacks what is evaluated, such as a projector.
+        A dense evaluation has a `DenseBank` and returns a `Segmentation`. Return None if the encoder lacks what is
+        evaluated, such as a projector.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Results:
-    """The scores and the ranked classes of one encoder, by evaluation."""
+    """The scores of one encoder and what it predicted, by evaluation.
+
+    `rankings` are the best classes, int16 `(n_test, up to 5)` or `(draws, n_test, up to 5)`, or for masks the tallies
+    `(n_test, 3, classes)` of `dense.tallied`.
+    """
 
     metrics: dict[str, Metrics]
     rankings: dict[str, Tensor]
 
     def save(self, path: Path) -> Predictions | None:
-        """Write the rankings for paired tests: int16 `(n_test, up to 5)` or `(draws, n_test, up to 5)`, if any."""
+        """Write the rankings for paired tests, if there are any."""
         if not self.rankings:
             return None
-        tensors.write(path, {name: classes.to(torch.int16) for name, classes in self.rankings.items()})
+        tensors.write(path, self.rankings)
         return {"file": path.name, "sha256": sha256_of(path)}
 
 
@@ -96,6 +111,16 @@ def evaluate_encoder(
 
         return extract(encoder, images, prepare, device, projector if layers == 1 else None, layers=layers)
 
+    if dataset.has_masks:
+        was_training = encoder.training
+        encoder.eval()
+
+        def encode(images: Tensor) -> Tensor:
+            return encoder.maps(normalise(images.float() / 255, mean, std))
+
+        results = _evaluate_masks(encode, dataset, evaluations, device, folder, diverged)
+        encoder.train(was_training)
+        return results
     stored = None
     if cache is not None:
         weights = digest(encoder.state_dict() | (projector.state_dict(prefix="projector.") if projector else {}))
@@ -114,7 +139,12 @@ def evaluate_encoder(
 
 
 def evaluate_pixels(dataset: Dataset, evaluations: Sequence[Evaluation], *, limits: ViewLimits) -> Results:
-    """Score raw pixels in [0, 1], as the feature `pixels`, by the same rules: the floor for encoders."""
+    """Score raw pixels in [0, 1], as the feature `pixels`, by the same rules: the floor for encoders.
+
+    With masks, the cells of a map are squares of pixels.
+    """
+    if dataset.has_masks:
+        return _evaluate_masks(colours, dataset, evaluations, torch.device("cpu"))
 
     def features(images: Pixels, view: Prepare) -> dict[str, Tensor]:
         return {"pixels": torch.cat([view(batch, ids).flatten(1) for ids, batch in ahead(images)])}
@@ -127,6 +157,19 @@ def check(dataset: Outline, evaluations: Sequence[Evaluation]) -> None:
     names = [evaluation.name for evaluation in evaluations]
     if len(set(names)) < len(names):
         raise ConfigError(f"experiment.evaluations has {', '.join(names)}: each evaluation may stand there once.")
+    unfit = [type(each).__name__ for each in evaluations if getattr(each, "dense", False) != dataset.has_masks]
+    if unfit:
+        have, fitting = (
+            ("have masks", "@DenseKNN, @SegLinear") if dataset.has_masks else ("have no masks", "@KNN, @Linear")
+        )
+        raise ConfigError(
+            f"Images of {dataset.name} {have}, for which {', '.join(unfit)} is not made. Name what is, such as "
+            f"--set 'experiment.evaluations = ({fitting})'."
+        )
+    if dataset.has_masks:
+        if evaluations and dataset.test.masks is None:
+            raise ConfigError(f"{', '.join(names)} need masks of test images, but Images.test is None. Name the split.")
+        return
     if evaluations and (dataset.train.labels is None or dataset.test.labels is None):
         missing = "train" if dataset.train.labels is None else "test"
         raise ConfigError(
@@ -215,7 +258,7 @@ def _evaluate(
     for evaluation in evaluations:
         context = method_errors(f"The evaluation {evaluation.name} failed", type(evaluation))
         with progress.doing(evaluation.name), context:
-            ranking = evaluation(bank)
+            ranking: Ranking | None = evaluation(bank)
         if ranking is None:
             continue
         score = asdict(sealed.score(evaluation.name, ranking))
@@ -228,8 +271,50 @@ def _evaluate(
             "choices": dict(ranking.choices),
             "flags": list(ranking.flags),
         }
-        rankings[evaluation.name] = ranking.classes
+        rankings[evaluation.name] = ranking.classes.to(torch.int16)
     return Results(metrics, rankings)
+
+
+def _evaluate_masks(
+    encode: Encode,
+    dataset: Dataset,
+    evaluations: Sequence[Evaluation],
+    device: torch.device,
+    folder: Path | None = None,
+    diverged: bool = False,
+) -> Results:
+    """Score maps on masks: maps are extracted once for all evaluations, and test masks are read after all choices."""
+    if not evaluations:
+        return Results({}, {})
+    check(dataset, evaluations)
+    masks, test_masks = dataset.train.masks, dataset.test.masks
+    assert masks is not None
+    assert test_masks is not None
+    with progress.doing("maps"):
+        train, test = (
+            extract_maps(encode, split.images, device, folder, diverged=diverged)
+            for split in (dataset.train, dataset.test)
+        )
+        rows, columns = train.shape[2:]
+        shares = shares_of(masks, rows, columns, len(dataset.classes), folder)
+    fit, held = holdout(torch.zeros(len(masks), dtype=torch.int64), dataset.name)
+    bank = DenseBank(train, shares, masks, fit, held, len(dataset.classes), dataset.name, device)
+    sealed = SealedMasks(test, test_masks, dataset.classes)
+    metrics: dict[str, Metrics] = {}
+    tallies = {}
+    for evaluation in evaluations:
+        context = method_errors(f"The evaluation {evaluation.name} failed", type(evaluation))
+        with progress.doing(evaluation.name), context:
+            result: Segmentation = evaluation(bank)
+            score, tallies[evaluation.name] = sealed.score(evaluation.name, result)
+        metrics[evaluation.name] = {
+            **asdict(score),  # type: ignore[typeddict-item]
+            "version": major(evaluation.version),
+            "curve": [],
+            "choices": dict(result.choices),
+            "flags": list(result.flags),
+        }
+    return Results(metrics, tallies)
 
 
 def _centre(images: Tensor, ids: Tensor) -> Tensor:

@@ -86,7 +86,8 @@ def record(
             "stem": net.stem,
             "width": net.width,
         }
-        | ({"inputs": dict(zip(("mean", "std"), map(list, net.statistics), strict=True))} if net.statistics else {}),
+        | ({"inputs": dict(zip(("mean", "std"), map(list, net.statistics), strict=True))} if net.statistics else {})
+        | ({"positions": net.positions} if net.positions else {}),
         "seed": session.experiment.seed,
         "config": {"key": key, "text": without_paths(text) if division == "floor" else text, "varied": list(varied)},
         "tuning": None,

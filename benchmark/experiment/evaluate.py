@@ -34,9 +34,14 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
         encoder = session.encoder()
     diverged = trained.run is not None and trained.run["status"] == "diverged"
     if trained.weights:
-        pretrained.load(encoder, str(trained.weights), trained.layout, diverged=diverged)
+        encoder.positions = pretrained.load(
+            encoder, str(trained.weights), trained.layout, interpolated=session.outline.has_masks, diverged=diverged
+        )
         stated = trained.run and statistics_of(trained.run)
         encoder.statistics = stated or pretrained.statistics(trained.layout, encoder)
+    session.fitted(encoder)
+    if encoder.positions:
+        print(f"positions interpolated: {encoder.positions}")
     folder = out / "evaluations"
     # part of the paths, since equal weights split into another number of heads give other features
     architecture = digest(config.canonical.part(["experiment.encoder"]))[:16]

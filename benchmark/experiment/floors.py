@@ -46,7 +46,7 @@ def measure(session: Session, *, waits: bool = True) -> list[Record]:
         start = partial(session.evaluate, trained, folder=session.out / "floors" / "evaluations")
         name = f"{START} {session.start.name}"
         floors.append(_floor(session, name, trained, 0, OF_RANDOM_INIT, start, waits, session.start.digest))
-    if reason := _too_large(session.dataset):
+    if reason := "" if session.dataset.has_masks else _too_large(session.dataset):
         print(f"raw pixels left out: {reason}")
         return floors
     limits = session.experiment.limits()
@@ -73,7 +73,7 @@ def _untrained(session: Session) -> Encoder:
     if encoder.is_trained:
         encoder.statistics = None
         encoder.net = create_model(encoder.spec.architecture, **encoder.spec.arguments)
-    return encoder
+    return session.fitted(encoder)
 
 
 def _floor(

@@ -46,6 +46,9 @@ class Session:
         harness.check(session.outline, session.evaluations)
         with torch.device("meta"):
             harness.check_layers(session.encoder, session.evaluations)
+            if session.outline.has_masks:
+                view = torch.zeros(1, 3, session.images.size, session.images.size)
+                session.fitted(session.encoder()).eval().maps(view)
         return session
 
     @cached_property
@@ -78,7 +81,12 @@ class Session:
     def encoder(self) -> Encoder:
         """Build the encoder from the seed: every method and the floor start from the same weights."""
         torch.manual_seed(derive(self.experiment.seed, "encoder"))
-        return self.experiment.encoder(self.images.size)
+        return self.experiment.encoder(self.experiment.encoder_size or self.images.size)
+
+    def fitted(self, encoder: Encoder) -> Encoder:
+        """Return the encoder, which takes images of the data set's size from now on."""
+        encoder.resize(self.images.size)
+        return encoder
 
     @cached_property
     def start(self) -> Start | None:

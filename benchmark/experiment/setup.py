@@ -106,6 +106,9 @@ class Experiment:
     `keep_encoders` also stores the weights. Where this costs over 5 % of the FLOPs of the run, there are fewer points:
     of 8 then 4, 2 or the last. Trials and teachers have none. Neither option changes what a run computes, nor makes it
     another run.
+
+    `encoder_size` is the side of the images on which an encoder that is only evaluated was trained, where it is not
+    `Images.size`: it is built for that side, and its positions are then interpolated.
     """
 
     data: Callable[[], Images]
@@ -124,6 +127,7 @@ class Experiment:
     is_trial: bool = False
     curve_points: Readings = 8
     keep_encoders: Kept = False
+    encoder_size: Count | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -124,6 +124,11 @@ class Stage(Recipe):
         """Refuse, before an image is decoded, data, methods, optimisers and budgets that cannot work."""
         if self.teacher is not None:
             self.teacher.check()
+        if self.experiment.encoder_size is not None:
+            raise ConfigError(
+                f"experiment.encoder_size = {self.experiment.encoder_size}: an encoder is pretrained on images of "
+                f"Images.size. Bind that, and leave encoder_size to the evaluation of an encoder that exists."
+            )
         with torch.device("meta"):
             method, _ = self.method()
         if method.encoder.is_trained:

@@ -70,6 +70,19 @@ class TrainedEncoder:
 
 
 def configure(trained: TrainedEncoder, files: Sequence[str], settings: Sequence[str], *, allow_imports: bool) -> Config:
-    """Return the configuration of the run, then files and settings over it, without any pretraining."""
+    """Return the configuration of the run, then files and settings over it, without any pretraining.
+
+    On images with masks, the encoder of a run is built for the size on which it was trained.
+    """
     stored = trained.run["config"]["text"] if trained.run else ""
-    return configuration.load(files, (*NO_PRETRAINING, *settings), allow_imports=allow_imports, stored=stored)
+
+    def load(*more: str) -> Config:
+        given = (*NO_PRETRAINING, *more, *settings)
+        return configuration.load(files, given, allow_imports=allow_imports, stored=stored)
+
+    config = load()
+    data = config.tree["params"]["data"]["params"]
+    trained_size = trained.run["encoder"]["image_size"] if trained.run else None
+    if data.get("mask") is None or trained_size in (None, data["size"]):
+        return config
+    return load(f"experiment.encoder_size = {trained_size}")

@@ -57,7 +57,8 @@ class Encoder(nn.Module, ABC):
     subset of tokens can be encoded, and `pools_tokens` that `pooled` is the mean of the tokens. `stem` names the first
     layers where they depend on the image size. `statistics` are the mean and deviation by which inputs are normalised,
     as published weights expect it; None where the data set's are used. `is_trained` says that its weights are
-    published ones. `spec` builds `net` anew in timm.
+    published ones. `positions` says from which grid to which its positions were interpolated, None where they were not.
+    `spec` builds `net` anew in timm.
     """
 
     net: Any  # a timm module: its parts are typed as tensor or module, which no arithmetic accepts
@@ -72,6 +73,7 @@ class Encoder(nn.Module, ABC):
     stem: str | None = None
     statistics: Statistics | None = None
     is_trained: bool = False
+    positions: str | None = None
     spec: TimmSpec
 
     @abstractmethod
@@ -118,6 +120,44 @@ class Encoder(nn.Module, ABC):
             Features(self.net.forward_head(block, pre_logits=True), None if prefix is None else block[:, prefix:])
             for block in blocks
         ]
+
+    def maps(self, view: Tensor) -> Tensor:
+        """Encode a view and return the map of the last layer, `(batch, width, rows, columns)`.
+
+        Of a transformer these are the patch tokens after the final norm. Raises ConfigError for a network of which timm
+        returns no maps, or that does not take views of this size.
+        """
+        returns = getattr(self.net, "forward_intermediates", None)
+        if returns is None:
+            raise ConfigError(f"{self.name} has no maps: timm returns none of it. Take a ViT or a ResNet.")
+        try:
+            (last,) = returns(view, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True)
+        except AssertionError as problem:
+            raise ConfigError(
+                f"{self.name} does not encode images of {view.shape[-1]} px: {problem}. Choose another Images.size."
+            ) from problem
+        return cast(Tensor, last)
+
+    def resize(self, size: int) -> None:
+        """Take images of another size from now on: positions of a transformer are interpolated, bicubically as by timm.
+
+        A convolutional network stays as it is, its stem included.
+        """
+        if size == self.image_size:
+            return
+        if self.patch and size % self.patch:
+            raise ConfigError(
+                f"Images.size = {size}: {self.name} cuts images into patches of {self.patch} px, which leave a rest. "
+                f"Choose a multiple of {self.patch}."
+            )
+        if hasattr(self.net, "set_input_size"):
+            before = self.net.patch_embed.grid_size
+            self.net.set_input_size(img_size=size)
+            rows, columns = self.net.patch_embed.grid_size
+            self.n_tokens = self.n_tokens and self.n_tokens * rows * columns // (before[0] * before[1])
+            if getattr(self.net, "pos_embed", None) is not None:
+                self.positions = f"{before[0]} x {before[1]} to {rows} x {columns}"
+        self.image_size = size
 
     def patch_grid(self, *, dropped: bool = True) -> tuple[int, int]:
         """Return (number of patch tokens, side in pixels of each); raises ConfigError without them.
@@ -192,7 +232,7 @@ class ViT(Encoder):
 
     def forward(self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None) -> Features:
         net = self.net
-        positions = self.positions(view.shape[-2], view.shape[-1])
+        positions = self.positions_of(view.shape[-2], view.shape[-1])
         tokens = net.patch_embed(view)
         if (visible is not None or fill is not None) and tokens.shape[1] != self.n_tokens:
             raise ConfigError(
@@ -209,7 +249,7 @@ class ViT(Encoder):
         tokens = net.norm(net.blocks(torch.cat([start, tokens], dim=1)))
         return Features(tokens[:, 0], tokens[:, 1:], visible)
 
-    def positions(self, height: int, width: int) -> Tensor:
+    def positions_of(self, height: int, width: int) -> Tensor:
         """Return the positions `(1, 1 + tokens, width)` of a view; raises ConfigError where patches do not tile it."""
         patch, fixed = self.patch, self.net.pos_embed
         assert patch is not None

@@ -50,15 +50,16 @@ def statistics(layout: str, encoder: Encoder) -> Statistics | None:
     return _layout(layout).statistics if stated is None else stated
 
 
-def load(encoder: Encoder, file: str, layout: str, *, diverged: bool = False) -> None:
+def load(encoder: Encoder, file: str, layout: str, *, interpolated: bool = False, diverged: bool = False) -> str | None:
     """Load a file into `encoder.net`: all of its weights and buffers, or none of them.
 
     Only tensors and plain values are read: no code in the file runs. Raises ConfigError for an unknown layout, a file
     that cannot be read, and weights whose names and shapes are not the encoder's, which it lists, or which are not
-    finite, unless they are those of a run that is known to have `diverged`.
+    finite, unless they are those of a run that is known to have `diverged`. For `interpolated` and the result, see
+    `fit`.
     """
     _layout(layout)
-    fit(encoder, read(file), file, layout, diverged=diverged)
+    return fit(encoder, read(file), file, layout, interpolated=interpolated, diverged=diverged)
 
 
 def fit(

@@ -124,7 +124,7 @@ def _differing_from_floor(run: Record, floor: Record) -> Iterator[str]:
     if name == RAW_PIXELS:  # measured once for the images, by the first run on them, whatever its encoder
         return
     for field, value in floor["encoder"].items():
-        if field != "inputs" and dict(run["encoder"])[field] != value:
+        if field not in ("inputs", "positions") and dict(run["encoder"])[field] != value:
             yield f"encoder.{field}: {dict(run['encoder'])[field]!r}, but its floor {floor['id']} has {value!r}."
     seconds, usual = run["cost"]["evaluation_seconds"], floor["cost"]["evaluation_seconds"]
     if name == RANDOM_INIT and hardware(run) == hardware(floor) and seconds > SLOWER * usual + SLOWER:

@@ -22,7 +22,7 @@ OF_CODE = ("code.versions", "code.version", "method.supervised", "cost.views")
 OF_ENDING = ("status", "training.collapsed", "training.effective_rank", "checkpoint.bytes")
 OF_FLOORS = tuple(f"encoder.{name}" for name in ("name", "parameters", "width", "patch", "stem"))
 IN_BOUNDS = ("cost.train_seconds", "cost.evaluation_seconds", "cost.peak_memory_bytes")
-SCORES = ("top1", "macro_f1", "balanced_accuracy", "mean_average_precision")
+SCORES = ("top1", "macro_f1", "balanced_accuracy", "mean_average_precision", "mean_iou")
 BY_REPRODUCTION = ("training.loss", "training.digest", "training.curve", "checkpoint.sha256", "predictions.sha256")
 BY_NOTHING = (
     *("environment.gpu", "environment.processor", "environment.threads", "environment.torch", "code.commit"),

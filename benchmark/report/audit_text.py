@@ -157,7 +157,8 @@ def _wrong_evaluations(record: Record, lines: Mapping[str, str]) -> Iterator[str
         if known is None or not known.file.startswith("benchmark/evals/"):
             continue
         percent = "" if fraction is None else f"{100 * fraction:g}"
-        names = [name for name in record["metrics"] if name.replace("_", "") == f"{kind.lower()}{percent}"]
+        alike = {f"{kind.lower()}{percent}", f"{kind.lower()}{lines.get(f'{reference}.bank', '')}"}
+        names = [name for name in record["metrics"] if name.replace("_", "") in alike]
         evaluated.update(dict.fromkeys(names, (reference, kind)))
         if record["schema"] > 1 and kind not in recorded:
             yield f"code.versions: {kind} is missing, which evaluated."

@@ -24,7 +24,7 @@ RANDOM_INIT = "random init"
 RAW_PIXELS = "raw pixels"
 START = "start:"  # and the name of the trained weights from which a run goes on
 OF_RAW_PIXELS = ("experiment.evaluations", "experiment.limits")
-OF_RANDOM_INIT = ("experiment.encoder", *OF_RAW_PIXELS)
+OF_RANDOM_INIT = ("experiment.encoder", "experiment.encoder_size", *OF_RAW_PIXELS)
 
 
 class Setting(NamedTuple):

@@ -14,11 +14,12 @@ from benchmark.report.record import Record
 from benchmark.report.scaling import scaling_tables
 from benchmark.report.section import Column, Line, Section, Value, ranking_score, result
 from benchmark.report.statistics import summarise
-from benchmark.report.text import Block, amount, flops_unit, spread, terms
+from benchmark.report.text import Block, amount, flops_unit, percent, spread, terms
 from benchmark.report.time_to_target import time_to_target
 from benchmark.report.tuning import trials_table
 
 AVERAGE_PRECISION = "mAP, in place of top-1, is the mean over classes of the average precision."
+MEAN_IOU = "mIoU, in place of top-1, is the mean over classes of intersection over union, at the size of the masks."
 UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
 
 
@@ -117,7 +118,8 @@ def caption(section: Section) -> str:
     shape += [f"{name} {encoder[name]}" for name in ("patch", "stem") if encoder[name] is not None]
     sentences = [
         *(f"Ranking evaluation: {section.heading(column)}." for column in section.columns[:1]),
-        *(AVERAGE_PRECISION for column in section.columns if not column.measure),
+        *(AVERAGE_PRECISION for column in section.columns if column.evaluation == "multilabel"),
+        *[MEAN_IOU] * any(column.is_dense for column in section.columns),
         f"Encoder: {', '.join(shape)}, {encoder['parameters']:,} parameters.",
         f"Data: {dataset['classes']} classes, {dataset['sizes']['test']:,} test images, "
         f"fingerprint {dataset['fingerprint'][:8]}.",
@@ -159,11 +161,26 @@ def remarks(section: Section) -> str:
                 f"{section.heading(column)}: the spread of {', '.join(uneven)} is over twice the median one, "
                 f"so ties are less certain than 5 %."
             )
+    sentences += _by_images(section)
     if gains := [f"{line.name} {gain}" for line in section.lines if (gain := _gain(section, line))]:
         sentences.append(f"Gain over the start, {section.heading(section.columns[0])}, in points: {', '.join(gains)}.")
     if section.missing_floors:
         sentences.append(f"Floors named but not found: {', '.join(section.missing_floors)}.")
     return " ".join(sentences)
+
+
+def _by_images(section: Section) -> Iterator[str]:
+    """Yield for each column of mean IoU the intervals over test images, of the first seed of each line."""
+    for column in section.columns:
+        of_lines = [(line.name, result(line.cell.runs[0], column)) for line in section.lines]
+        intervals = [
+            f"{name} {percent(metrics['interval'][0])} to {percent(metrics['interval'][1])}"
+            for name, metrics in of_lines
+            if metrics and "interval" in metrics
+        ]
+        if intervals:
+            heading = section.heading(column)
+            yield f"95 % interval over test images of the first seed, {heading}: {', '.join(intervals)}."
 
 
 def _gain(section: Section, line: Line) -> str:

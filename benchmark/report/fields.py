@@ -57,7 +57,8 @@ class Inputs(TypedDict):
 class Encoder(TypedDict):
     """The encoder that is evaluated; `patch` is null for a CNN, `stem` for a transformer, `width` counts features.
 
-    `inputs` are absent where they are those of the data set.
+    `inputs` are absent where they are those of the data set. `positions` say from which grid to which those of a
+    transformer were interpolated for images of this size, and are absent where they were not.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Encoder(TypedDict):
     stem: str | None
     width: Count
     inputs: NotRequired[Inputs]
+    positions: NotRequired[str]
 
 
 class Config(TypedDict):
@@ -210,6 +212,9 @@ class Metrics(TypedDict):
 
     `mean_average_precision` is there where an image may have several labels, and ranks in place of top-1, which is then
     the share of images whose best class is a label; see `benchmark.evals.scoring` for the others.
+
+    `mean_iou` is there where images have masks, and ranks. `interval` is its 95 % interval over test images, by a
+    bootstrap. The other scores are then those of pixels, and macro-F1 is the mean Dice; see `benchmark.evals.dense`.
     """
 
     version: Count
@@ -221,6 +226,8 @@ class Metrics(TypedDict):
     draws: list[Fraction]
     details: dict[str, Amount]
     mean_average_precision: NotRequired[Fraction]
+    mean_iou: NotRequired[Fraction]
+    interval: NotRequired[list[Fraction]]
     curve: list[Fraction]
     choices: dict[str, object]
     flags: list[str]
@@ -279,12 +286,12 @@ class Published(TypedDict):
 class Common(TypedDict):
     """The fields that the record of a run has in all schemas.
 
-    Every field but `training.curve`, `encoder.inputs`, `start` and `published` is required, and null only where the
-    type says so. `created_utc` has whole seconds, such as 2026-01-31T12:00:00Z, so that its order as text is its order
-    in time. `board` is null for a run that is not published, `budget` for a floor (an encoder without pretraining) and
-    for an encoder from elsewhere. `floors` has the ids of the floors' records. A `trial` was evaluated on a hold-out of
-    the training images, not on the test set. `predictions` and `checkpoint` lie in the folder of the run, the files
-    `published` in that of the board.
+    Every field is required but those that are `NotRequired`, and null only where the type says so. `created_utc` has
+    whole seconds, such as 2026-01-31T12:00:00Z, so that its order as text is its order in time. `board` is null for a
+    run that is not published, `budget` for a floor (an encoder without pretraining) and for an encoder from elsewhere.
+    `floors` has the ids of the floors' records. A `trial` was evaluated on a hold-out of the training images, not on
+    the test set. `predictions` and `checkpoint` lie in the folder of the run, the files `published` in that of the
+    board.
     """
 
     id: Annotated[str, re.compile(r"[0-9a-f]{16}", re.ASCII)]

@@ -18,6 +18,8 @@ LEADING = {  # headings of the evaluations that come first; the first one presen
     "semi_finetune_1": "fine-tuned on 1 %",
     "semi_finetune_10": "fine-tuned on 10 %",
     "multilabel": "mAP",
+    "seg_linear": "linear mIoU",
+    "dense_knn": "kNN mIoU",
 }
 ABBREVIATIONS = (" Eq.", " et al.")  # that do not end a sentence
 Ranking = Comparison[tuple[str, str]]  # of cells by their entry
@@ -40,7 +42,12 @@ class Column(NamedTuple):
     @property
     def measure(self) -> str:
         """What a caption says behind the heading: that it is top-1, but for a heading that is a measure itself."""
-        return "" if self.evaluation == "multilabel" else " top-1"
+        return "" if self.evaluation == "multilabel" or self.is_dense else " top-1"
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it scores masks; a kNN with an unusual bank has the size of the bank in its name."""
+        return self.evaluation.startswith(("seg_linear", "dense_knn"))
 
 
 @dataclass(frozen=True)
@@ -161,8 +168,8 @@ def result(run: Record, column: Column) -> Metrics | None:
 
 
 def ranking_score(metrics: Metrics) -> float:
-    """Return the number that ranks: the mean average precision where an image may have several labels, else top-1."""
-    return metrics.get("mean_average_precision", metrics["top1"])
+    """Return the number that ranks: mean IoU for masks, mean average precision for several labels, else top-1."""
+    return metrics.get("mean_iou", metrics.get("mean_average_precision", metrics["top1"]))
 
 
 def _sentences(deviations: Sequence[str]) -> list[str]:
