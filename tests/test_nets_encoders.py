@@ -7,6 +7,7 @@ import timm
 import torch
 import torchvision
 from lightly.models.utils import get_2d_sine_cosine_positional_embedding
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -360,3 +361,24 @@ def test_more_layers_than_there_are_are_refused(count: int) -> None:
     vit = ViT(16, name="tiny", width=16, depth=2, heads=2, patch=4)
     with pytest.raises(ConfigError, match=rf"last {count} layers of tiny_patch4.*1 to 2"):
         vit.last(torch.zeros(1, 3, 16, 16), count)
+
+
+def test_maps_are_the_patch_tokens_at_any_size() -> None:
+    """Oracle: the tokens of the forward pass, by rows; positions of a larger image are timm's own resampling."""
+    encoder = ViT(32, name="v", width=48, depth=2, heads=2, patch=8).eval()
+    before = encoder.net.pos_embed.detach().clone()
+    for size, grid in ((32, 4), (48, 6)):
+        encoder.resize(size)
+        view = torch.randn(2, 3, size, size)
+        maps = encoder.maps(view)
+        assert maps.shape == (2, 48, grid, grid)
+        torch.testing.assert_close(maps.flatten(2).transpose(1, 2), encoder(view).tokens)
+    assert encoder.positions == "4 x 4 to 6 x 6"
+    expected = resample_abs_pos_embed(before, [6, 6], num_prefix_tokens=1)
+    torch.testing.assert_close(encoder.net.pos_embed.detach(), expected)
+    with pytest.raises(ConfigError, match="patches of 8 px, which leave a rest"):
+        encoder.resize(50)
+    network = ResNet(32, name="resnet18").eval()
+    network.resize(64)
+    assert network.maps(torch.randn(1, 3, 64, 64)).shape == (1, 512, 8, 8)
+    assert (network.stem, network.positions) == ("3x3", None)

@@ -209,7 +209,7 @@ def digits() -> Finding:
 
 
 def data_sets(sources: Mapping[str, str]) -> Finding:
-    """Look for the data sets of the hub, by name, in the folder of local copies; nothing is fetched."""
+    """Look for the data sets of the hub and those that users bring, by name, in their folder; nothing is fetched."""
     from benchmark.data.images import ROOT_VARIABLE
 
     root = os.environ.get(ROOT_VARIABLE)
@@ -217,10 +217,10 @@ def data_sets(sources: Mapping[str, str]) -> Finding:
         return "FAULT", f"${ROOT_VARIABLE} is no folder. Set it to the folder of the data sets, or unset it."
     sound, damaged, absent = [], [], []
     for name, source in sources.items():
-        if not source.startswith("hub:"):
+        if not source.startswith(("hub:", "local:")):
             continue
         if root is None or not Path(root, name).is_dir():
-            absent.append(name)
+            absent += [name] if source.startswith("hub:") else []
             continue
         try:
             sound.append(f"{name} ({', '.join(_splits(Path(root, name), source.split(':')[2:]))})")
