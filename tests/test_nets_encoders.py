@@ -87,12 +87,12 @@ def test_views_of_other_sizes_have_their_own_tokens_and_positions(size: int, sid
     for axis in (0, 1):
         grid = torch.stack([resampled(grid, axis, (at + 0.5) * 4 / side - 0.5) for at in range(side)], dim=axis)
     other.net.pos_embed.data = torch.cat([encoder.net.pos_embed[:, :1], grid.reshape(1, side**2, 24)], dim=1)
-    torch.testing.assert_close(encoder.positions(size, size), other.net.pos_embed, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(encoder.positions_of(size, size), other.net.pos_embed, rtol=1e-9, atol=1e-9)
     features, expected = encoder(view), other(view)
     assert features.tokens.shape == (3, side**2, 24)
     torch.testing.assert_close(features.pooled, expected.pooled, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(features.tokens, expected.tokens, rtol=1e-8, atol=1e-8)
-    assert encoder.positions(16, 16) is encoder.net.pos_embed
+    assert encoder.positions_of(16, 16) is encoder.net.pos_embed
 
 
 def resampled(grid: Tensor, axis: int, place: float) -> Tensor:
