@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import gin
 import torch
 from torch import Tensor
 
-from benchmark.annotations import Location, Positive, Residence
+from benchmark.annotations import Count, Location, Positive, Residence
 from benchmark.data import cache
 from benchmark.data.decode import Stored, opened
 from benchmark.data.labels import Names, class_names, marked
@@ -98,13 +99,19 @@ class Images:
     - `parquet:path`: a folder or glob of files that are named by their split (`train-00000-of-00002.parquet`), a clone
       of a data set of the hub, or one file, which is then the split `train`;
     - `folder:path`: image files in `split/class/`, or without labels in `split/` or directly in the folder, which is
-      then the split `train`.
+      then the split `train`. Where a split has an annotation file, `val/val_annotations.txt`, classes are those in it;
+    - `stl10:path`: the binary files of STL-10, with the splits `train`, `test` and `unlabeled`.
 
     Images become RGB, `size` pixels on the shorter side (antialiased bicubic) and a centre crop of `size` x `size`.
     `image` and `label` name columns; by default they are the only image column and the only class column, else
     `image` or `img` and `label` or `fine_label`. Where the column of labels has lists of classes, an image may have
     several, see `benchmark.data.labels`. `train`, `test` and `pretrain` name splits; `test=None` means none,
     `pretrain=None` means the train split.
+
+    With `cropped_from = "original"`, which needs `streamed`, random crops are taken from the pixels of the original, by
+    whichever size it has, and resized once, antialiased. Images that are not cropped at random, such as those of test,
+    then have `test_resize` pixels on the shorter side before their centre of `size` x `size` is cut out; by default 8/7
+    of `size`, as the papers resize to 256 px and cut out 224. With "centre", random crops are taken from the square.
 
     `range` is the number that is white where images are numbers: arrays, floats, and grey of more than 8 bits. By
     default the type decides or else, for the whole data set, the largest value of train; see `benchmark.data.white`.
@@ -125,6 +132,8 @@ class Images:
     pretrain: str | None = None
     range: Positive | None = None
     streamed: Residence = False
+    cropped_from: Literal["centre", "original"] = "centre"
+    test_resize: Count | None = None
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -133,6 +142,16 @@ class Images:
             raise ConfigError(f"Images.size = {self.size}: the side of an image is at least 1 pixel.")
         if self.size > MOST_SIDE:
             raise ConfigError(f"Images.size = {self.size}: the side of an image is at most {MOST_SIDE:,} pixels.")
+        if self.cropped_from == "original" and not self.streamed:
+            raise ConfigError(
+                "Images.cropped_from = 'original' takes crops where images are decoded, at each use: it needs "
+                "Images.streamed = True."
+            )
+        if self.test_resize is not None and (self.cropped_from == "centre" or self.test_resize < self.size):
+            raise ConfigError(
+                f"Images.test_resize = {self.test_resize}: it is for Images.cropped_from = 'original', and at least "
+                f"Images.size = {self.size}, which is cut out of it."
+            )
         if self.test is not None and self.test in (self.train, self.pretrain):
             raise ConfigError(
                 f"Images.test = {self.test!r} is also a split to train on, and nothing that was trained on tests "
@@ -195,8 +214,8 @@ class Images:
         scheme, _, place = self.source.partition(":")
         if scheme not in SCHEMES or not place:
             raise ConfigError(
-                f"Images.source = {self.source!r}: expected 'sklearn:digits', 'hub:owner/name', 'parquet:path' "
-                "or 'folder:path'."
+                f"Images.source = {self.source!r}: expected 'sklearn:digits', 'hub:owner/name', 'parquet:path', "
+                "'folder:path' or 'stl10:path'."
             )
         tables: dict[str, Table] = {}
         what, where, read = f"Data set {self.name!r}", f"{scheme}:{place}", partial(SCHEMES[scheme], place)
@@ -242,7 +261,8 @@ class Images:
                 f"{split!r}; the columns are {', '.join(table.features)}."
             ) from error
         white = white or White(self.range, table.rows, encoded, opened, self.name)
-        return Stored(table.rows, encoded, self.size, f"split {split!r} of {self.name}", white)
+        shorter = None if self.cropped_from == "centre" else self.test_resize or round(self.size * 8 / 7)
+        return Stored(table.rows, encoded, self.size, f"split {split!r} of {self.name}", white, shorter)
 
     def _class_names(self, table: Table, split: str) -> tuple[Names | None, tuple[str, ...]]:
         """Return the class names of each row (None without labels), and all class names in the order of their index."""

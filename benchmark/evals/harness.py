@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmark.data.images import Dataset, Outline
 from benchmark.data.pixels import Pixels
-from benchmark.data.streaming import ahead
+from benchmark.data.streaming import ahead, is_cropped_stored
 from benchmark.data.subsets import holdout
 from benchmark.errors import ConfigError, method_errors
 from benchmark.evals.cache import FeatureCache
@@ -191,7 +191,7 @@ def _evaluate(
         return train, whole(dataset.test.images, test_labels, "test", *layers)
 
     def views(number: int) -> dict[str, Tensor]:
-        view = features(dataset.train.images, _random(dataset, limits, number))
+        view = features(*_random(dataset, limits, number))
         return finite(view, "random views of train images", diverged=diverged)
 
     train, test = both()
@@ -236,9 +236,15 @@ def _centre(images: Tensor, ids: Tensor) -> Tensor:
     return images.float() / 255
 
 
-def _random(dataset: Dataset, limits: ViewLimits, number: int) -> Prepare:
-    """Return the `number`-th random crop and flip of each train image, the same for every encoder and seed."""
+def _random(dataset: Dataset, limits: ViewLimits, number: int) -> tuple[Pixels, Prepare]:
+    """Return the train images and what makes the `number`-th random crop and flip of each.
+
+    They are the same for every encoder and seed.
+    """
     view = limits.apply(View(crop_scale=(0.08, 1.0)))
     draws = Draws(0, number, len(dataset.train.images))
     numbers = {name: draws.rows(("evaluation", name), *shape) for name, shape in DRAWS.items()}
-    return lambda images, ids: view(images, dataset.size, lambda name, *shape: numbers[name][ids])
+    if is_cropped_stored(dataset.train.images):
+        crops = dataset.train.images.cut([view.cut(lambda name, *shape: numbers[name])])
+        return crops, lambda images, ids: view.finish(images[:, 0], lambda name, *shape: numbers[name][ids])
+    return dataset.train.images, lambda images, ids: view(images, dataset.size, lambda name, *shape: numbers[name][ids])
