@@ -157,7 +157,9 @@ def describe(hint: Any) -> str:
 
 def _mismatch(expected: str, value: Any) -> Problems:
     text = repr(value)
-    return [("", f"expected {expected}, got {text[:SHOWN]}{'...' * (len(text) > SHOWN)}")]
+    if len(text) > SHOWN:
+        text = f"{text[:SHOWN]}..."
+    return [("", f"expected {expected}, got {text}")]
 
 
 def _test(hint: Any, kind: Any, arguments: tuple[Any, ...]) -> Callable[[Any], bool]:

@@ -260,20 +260,31 @@ def test_a_factory_makes_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
 
         def __call__(self) -> object: ...
 
+    class Started:
+        def __init__(self, version: str) -> None:
+            self.version = version
+
+    class Told(Started):
+        def __init__(self) -> None:
+            super().__init__("1.0")
+
+        def __call__(self) -> object: ...
+
     def wide(net: object) -> object: ...
 
     def pairs(net: object) -> tuple[ToyNet, ...]: ...
 
     def unknown(net: object): ...  # type: ignore[no-untyped-def]
 
-    things = {"ToyNet": ToyNet, "ToyData": ToyData, "Scores": Scores, "wide": wide, "pairs": pairs, "unknown": unknown}
+    functions = {"wide": wide, "pairs": pairs, "unknown": unknown}
+    things = {"ToyNet": ToyNet, "ToyData": ToyData, "Scores": Scores, "Told": Told} | functions
     entries = {name: SimpleNamespace(wrapped=thing) for name, thing in things.items()}
     with monkeypatch.context() as patch:
         patch.setattr(registry, "_REGISTRY", entries)
         for kind, expected in (
             (ToyNet, ["ToyNet", "unknown", "wide"]),
             (tuple[ToyNet, ...], ["pairs", "unknown", "wide"]),
-            (Scorer, ["Scores", "unknown", "wide"]),
+            (Scorer, ["Scores", "Told", "unknown", "wide"]),
             (Any, sorted(things)),
         ):
             assert sorted(name for name in things if registry.makes(name, kind)) == expected, kind

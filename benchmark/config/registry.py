@@ -113,8 +113,15 @@ def makes(selector: str, kind: Any) -> bool:
     if made in (Any, object) or wanted is Any or not (isinstance(made, type) and isinstance(wanted, type)):
         return True
     if getattr(wanted, "_is_protocol", False):
-        return all(hasattr(made, name) or name in _hints(made) for name in wanted.__annotations__)
+        return all(_has(made, name) for name in wanted.__annotations__)
     return issubclass(made, wanted) or issubclass(wanted, made)  # the annotation of a function may be a wider one
+
+
+def _has(made: type, name: str) -> bool:
+    """Return whether objects of a class have an attribute: of the class, annotated there, or named in an `__init__`."""
+    inits = [vars(each).get("__init__") for each in made.__mro__]
+    codes = [each.__code__ for each in inits if isinstance(each, types.FunctionType)]
+    return hasattr(made, name) or name in _hints(made) or any(name in code.co_names for code in codes)
 
 
 def makers(kind: Any) -> list[str]:
