@@ -2,17 +2,21 @@
 
 import errno
 import os
-import signal
+import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from benchmark.errors import BenchmarkError
 from benchmark.storage import claim
-from benchmark.storage.claim import Claim, Held
+from benchmark.storage.claim import Claim, Held, Lost
+from benchmark.storage.files import write_text
 
 CLIENT = """
 import fcntl, sys, time
@@ -62,6 +66,7 @@ def test_one_of_several_takes_over(tmp_path: Path) -> None:
     for number in range(60):
         held = Claim(tmp_path / f"run-{number}").acquire()
         held._ended.set()
+        Claim.held.clear()
         os.utime(held.path, (time.time() - 1000,) * 2)
     assert clients(tmp_path, "a", "b", "c", "d", lease=300.0, count=60) == [0, 0, 0, 0]
     assert len(list(tmp_path.iterdir())) == 60
@@ -97,30 +102,76 @@ def test_what_is_half_taken_over_is_taken_over(tmp_path: Path, monkeypatch: pyte
     second = Claim(tmp_path / "run").acquire(0)
     assert second._chain() == [second._holder]
     second.release()
+    first.release()
     assert list(tmp_path.iterdir()) == []
 
 
-LOST = """
-import sys, time
-from pathlib import Path
-from benchmark.storage import claim
-claim.BEAT = 0.1
-with claim.Claim(Path(sys.argv[1])).acquire():
-    print("held", flush=True)
-    time.sleep(60)
-"""
+def test_who_waits_is_no_leftover(tmp_path: Path) -> None:
+    """Oracle: the holder, where the one before wrote files beside its claim and removed leftovers meanwhile."""
+    first, second = Claim(tmp_path / "run").acquire(), Claim(tmp_path / "run")
+    waiter = threading.Thread(target=second.acquire, daemon=True)
+    waiter.start()
+    assert wait_until(lambda: any(tmp_path.glob("*.waiting")))
+    write_text(tmp_path / "record", "first")
+    time.sleep(2 * claim.POLL)
+    first.release()
+    waiter.join(10)
+    assert second.holder() == second._holder
+    second.release()
+    assert [path.name for path in tmp_path.iterdir()] == ["record"]
 
 
-def test_who_has_lost_a_claim_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: the signal that ends a process whose claim another one took over, as if it had slept for the lease."""
-    process = subprocess.Popen([sys.executable, "-c", LOST, tmp_path / "run"], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    monkeypatch.setattr(claim, "_place", lambda: "elsewhere")
-    monkeypatch.setattr(claim, "LEASE", -1.0)
-    with Claim(tmp_path / "run").acquire(0):
-        assert process.wait(60) == -signal.SIGTERM
-    assert process.stdout.read() == ""
+def test_who_has_lost_a_claim_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the files, after another machine took over as if this one had slept for the lease, and ended or not."""
+    with Claim(tmp_path / "run").acquire() as first, monkeypatch.context() as elsewhere:
+        claim.check()
+        write_text(tmp_path / "record", "first")
+        elsewhere.setattr(claim, "_place", lambda: "elsewhere")
+        elsewhere.setattr(claim, "LEASE", -1.0)
+        second = Claim(tmp_path / "run").acquire(0)
+        for _ in ("at work", "ended"):
+            with pytest.raises(Lost, match="taken over by another process"):
+                first.check()
+            with pytest.raises(Lost):
+                write_text(tmp_path / "record", "second")
+            second.release()
+        assert Lost.exit_code == 75
+    claim.check()
+    assert (tmp_path / "record").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["record"]
+
+
+def test_a_claim_ends_with_its_context(tmp_path: Path) -> None:
+    """Oracle: files, threads and what the process holds, as before, however the context is left."""
+    before = threading.active_count()
+    held = Claim(tmp_path / "run")
+    with suppress(ValueError), held.acquire():
+        assert (threading.active_count(), Claim.held) == (before + 1, [held])
+        with pytest.raises(Held):
+            Claim(tmp_path / "run").acquire(0)
+        raise ValueError("work")
+    held.release()
+    assert threading.active_count() == before
+    assert (Claim.held, list(tmp_path.iterdir())) == ([], [])
+
+
+def test_a_folder_that_is_removed_ends_the_beat_and_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: no thread is left and no signal came, whether the holder forgets its claim or looks again."""
+    monkeypatch.setattr(claim, "BEAT", 0.01)
+    before, signals = threading.active_count(), []
+    monkeypatch.setattr(os, "kill", lambda *arguments: signals.append(arguments))
+    (tmp_path / "out").mkdir()
+    with Claim(tmp_path / "out" / "run").acquire():
+        shutil.rmtree(tmp_path / "out")
+        assert wait_until(lambda: threading.active_count() == before)
+        with pytest.raises(Lost, match="was removed"):
+            claim.check()
+    assert signals == []
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    """Return whether the condition comes true within ten seconds."""
+    return any(condition() or time.sleep(0.01) for _ in range(1000))
 
 
 def test_a_damaged_claim_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 from tiny import command
@@ -156,6 +156,38 @@ def test_a_run_that_another_process_finished_is_not_repeated(
     assert main(arguments) == 0
     assert "it is not repeated" in capsys.readouterr().out
     assert len(list(tmp_path.glob("simclr-*/*.json"))) == 1
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_run_that_another_process_took_over_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the files: the claim is another's from the second of 3 steps on, or from the evaluation on."""
+    advance, evaluate = Training.advance, harness._evaluate
+
+    def lose() -> dict[Path, bytes]:
+        (claimed,) = tmp_path.glob(".simclr-*.claim")
+        claimed.write_text(claimed.read_text().replace('"nonce": "', '"nonce": "x'))
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def advanced(run: Training, *arguments: Any) -> float:
+        if run.step:
+            left.update(lose())
+        return advance(run, *arguments)
+
+    def evaluated(*arguments: Any, **named: Any) -> harness.Results:
+        left.update(lose())
+        return evaluate(*arguments, **named)
+
+    for owner, name, function in ((Training, "advance", advanced), (harness, "_evaluate", evaluated)):
+        left: dict[Path, bytes] = {}
+        with monkeypatch.context() as losing:
+            losing.setattr(owner, name, function)
+            assert main(command(tmp_path, 3)) == 75
+        assert "taken over by another process" in capsys.readouterr().err
+        assert left == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        next(tmp_path.glob(".simclr-*.claim")).unlink()
+    assert main(command(tmp_path, 3)) == 0
 
 
 @pytest.mark.usefixtures("one_thread")

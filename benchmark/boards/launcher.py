@@ -11,6 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -117,17 +118,18 @@ class Launcher:
                         raise KeyboardInterrupt
                     run = _first(queue, jobs.active)
                     queue.remove(run)
-                    try:
-                        claimed = self._claim(run).acquire(0)
-                    except Held:
-                        elsewhere.append(run)
-                        continue
-                    if self._is_to_make(run):
-                        progress.announce(f"\n== {count - len(queue)} of {count}: {run.label}")
-                        jobs.start(run, run.command(self.out, self.folder), claimed)
-                    else:
-                        claimed.release()
-                        failed += [run] * (not self._is_done(run))
+                    with ExitStack() as stack:
+                        try:
+                            claimed = stack.enter_context(self._claim(run).acquire(0))
+                        except Held:
+                            elsewhere.append(run)
+                            continue
+                        if self._is_to_make(run):
+                            progress.announce(f"\n== {count - len(queue)} of {count}: {run.label}")
+                            jobs.start(run, run.command(self.out, self.folder), claimed)
+                            stack.pop_all()  # the job gives the claim up
+                        else:
+                            failed += [run] * (not self._is_done(run))
                 if jobs.active and not (ended and jobs.free):
                     ended += jobs.wait(deadline)
                 again = [job.run for job in ended if job.code == -signal.SIGKILL and job.run not in killed]

@@ -24,7 +24,7 @@ from benchmark.randomness import Draws
 from benchmark.report.cells import major
 from benchmark.report.fields import Metrics, Predictions
 from benchmark.runtime import progress
-from benchmark.storage import tensors
+from benchmark.storage import claim, tensors
 from benchmark.storage.digest import digest
 from benchmark.storage.files import sha256_of
 from benchmark.views.colour import normalise
@@ -213,6 +213,7 @@ def _evaluate(
     metrics: dict[str, Metrics] = {}
     rankings = {}
     for evaluation in evaluations:
+        claim.check()
         context = method_errors(f"The evaluation {evaluation.name} failed", type(evaluation))
         with progress.doing(evaluation.name), context:
             ranking = evaluation(bank)

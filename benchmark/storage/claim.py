@@ -7,22 +7,23 @@ not touched for `LEASE` seconds by the clock of the file system.
 
 Who takes over the claim of a holder that is gone links a successor, whose name is the claim's with that holder's own
 `nonce`, so that one process alone can. Then it puts its file in place of the claim and removes the successor.
+
+A holder that was silent for longer than the lease, as a machine that was suspended, may find its claim taken over. It
+stops by `check`, which is called before anything is written and wherever a long work may end.
 """
 
 import errno
 import json
 import os
-import signal
 import socket
-import sys
 import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
-from benchmark.errors import BenchmarkError
+from benchmark.errors import BenchmarkError, Interrupted
 
 BEAT = 20.0  # seconds between two signs of life
 LEASE = 300.0  # several beats, and more than NFS keeps the attributes of a file
@@ -33,6 +34,10 @@ LOG = "SSL_BENCHMARK_LOG"  # the variable in which a job of a cluster says where
 
 class Held(Exception):  # noqa: N818, that another process is at work is no error
     """Another process holds the claim."""
+
+
+class Lost(Interrupted):
+    """A claim of this process was taken over by another one, or removed."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,9 @@ class Holder:
 
 
 class Claim:
-    """The claim of a file or folder, which need not exist."""
+    """The claim of a file or folder, which need not exist; leaving the context gives it up."""
+
+    held: ClassVar[list["Claim"]] = []  # by this process
 
     def __init__(self, path: Path) -> None:
         self.path = path.with_name(f".{path.name}.claim")
@@ -78,7 +85,7 @@ class Claim:
         """Take the claim, waiting at most for `timeout` seconds. Raises Held."""
         deadline = None if timeout is None else time.monotonic() + timeout
         holder = Holder.own()
-        candidate = self.path.with_name(f"{self.path.name}.{holder.nonce}.partial")
+        candidate = self.path.with_name(f"{self.path.name}.{holder.nonce}.waiting")
         try:
             with candidate.open("x", encoding="utf-8") as file:
                 json.dump({name: value for name, value in asdict(holder).items() if name != "seen"}, file)
@@ -88,10 +95,11 @@ class Claim:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise Held(str(self.path))
                 time.sleep(POLL)
-                candidate.touch()  # its time is that of the file system
+                os.utime(candidate)  # its time is that of the file system
         finally:
             candidate.unlink(missing_ok=True)
         self._holder, self._ended = holder, threading.Event()
+        self.held.append(self)
         self._thread = threading.Thread(target=self._beat, args=(holder, self._ended), daemon=True)
         self._thread.start()
         return self
@@ -102,9 +110,18 @@ class Claim:
             return
         self._ended.set()
         self._thread.join()
+        self.held.remove(self)
         if self.holder() == self._holder:
             self.path.unlink(missing_ok=True)
         self._holder = None
+
+    def check(self) -> None:
+        """Raise Lost if this process held the claim and no longer does."""
+        if self._holder is not None and self.holder() != self._holder:
+            raise Lost(
+                f"Stopped: {self.path} was removed, or taken over by another process after this one was silent for "
+                f"over {LEASE:.0f} s. Nothing was written since. The same command goes on, or waits for that process."
+            )
 
     def holder(self) -> Holder | None:
         """Return who holds the claim or held it last; None where nobody does."""
@@ -152,14 +169,18 @@ class Claim:
         return chain
 
     def _beat(self, holder: Holder, ended: threading.Event) -> None:
-        """Touch the claim from time to time. Stop this process if another one has taken over, as a scheduler would."""
+        """Touch the claim from time to time, until it is released, taken over or gone; `check` tells the process."""
         while not ended.wait(BEAT):
-            with suppress(OSError):  # a file server that does not answer for a while
+            with suppress(OSError, BenchmarkError):  # a file server that does not answer for a while
                 if self.holder() != holder:
-                    print(f"{self.path} was taken over by another process: stopping.", file=sys.stderr, flush=True)
-                    os.kill(os.getpid(), signal.SIGTERM)
                     return
                 os.utime(self.path)
+
+
+def check() -> None:
+    """Raise Lost if this process has lost a claim, and should write nothing more."""
+    for claim in tuple(Claim.held):
+        claim.check()
 
 
 def _read(path: Path) -> Holder:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.runtime import progress
-from benchmark.storage.claim import Claim, Held
+from benchmark.storage.claim import Claim, Held, check
 
 PARTIAL = ".partial"  # how the names of files that are being written end
 
@@ -53,7 +53,7 @@ def atomic_write(path: Path, *, replaces: bool = True) -> Iterator[Path]:
     """Yield a temporary path; what is written there appears at `path` atomically, and is on disk afterwards.
 
     Temporary files of processes that were killed are removed from the folder. Raises FileExistsError if the file exists
-    and `replaces` is false, and OSError with the path.
+    and `replaces` is false, OSError with the path, and Lost in a process that has lost a claim.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}{PARTIAL}")
@@ -62,6 +62,7 @@ def atomic_write(path: Path, *, replaces: bool = True) -> Iterator[Path]:
             remove_partials(path.parent)
             yield partial
             _sync(partial)
+            check()
             if replaces:
                 partial.replace(path)
             else:
