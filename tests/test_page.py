@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from page_records import HOSTILE, changed, confused, hostile, many, places, shown
-from report_records import run, trial
+from report_records import floor, run, trial
 
 from benchmark.page.axes import linear, logarithmic, unit
 from benchmark.page.page import START, Page, pictures, render
@@ -112,6 +112,16 @@ def test_every_record_is_linked() -> None:
     assert {f"./{path}" for path in places(records).values()} <= links
 
 
+def test_only_floors_say_that_other_runs_measure_them() -> None:
+    """Oracle: by hand: two lines, of which one is a floor."""
+    start = floor(0, 0.3)
+    records = [start, *(run("alpha", seed, 0.5, floors=[start["id"]]) for seed in range(2))]
+    panels = render(page(records)).split('<section class="panel"')[1:]
+    assert len(panels) == 2
+    for panel in panels:
+        assert ("each run of this table measures its floors" in panel) == ("random init" in panel)
+
+
 def test_earlier_lines_say_how_they_differ_from_papers() -> None:
     """Oracle: by hand: a method that only stale lines have is among those that differ, and its panel leads there."""
     old = run("gamma", 0, 0.4, method__deviations=["Gamma: No blur."])
@@ -131,7 +141,7 @@ def test_the_blocks_of_a_board_are_shown() -> None:
     ]
     text = render(page(records))
     assert "<summary>digits, vit_micro, 2 TFLOPs, the order under other rules</summary>" in text
-    assert "<summary>Over 2 data sets, float32</summary>" in text
+    assert "<summary>Over 2 data sets, float32, closed division</summary>" in text
     assert "digits and other 1.00 (1.00 to 1.00)" in text
 
 

@@ -29,7 +29,7 @@ def test_latex_by_hand() -> None:
     lines = latex(board()).splitlines()
     cells = "25,600 & 19.7 & 2.00 & 1.5 & 1.00 & 3"
     assert lines[:2] == [
-        "% digits, vit_micro, 2 TFLOPs, about 90 seconds of one Example CPU core, float32",
+        "% digits, vit_micro, 2 TFLOPs, about 90 seconds of one Example CPU core, float32, closed division",
         r"\begin{tabular}{rlrrrrrrrr}",
     ]
     assert r" & method & linear & kNN & images & epochs & TFLOPs & min. & GiB & seeds \\" in lines

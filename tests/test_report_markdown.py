@@ -40,7 +40,7 @@ def test_the_page_of_a_board() -> None:
     records, page = board(), render(board())
     lines = page.splitlines()
     for line in (
-        "### digits, vit\\_micro, 2 TFLOPs, about 90 seconds of one Example CPU core, float32",
+        "### digits, vit\\_micro, 2 TFLOPs, about 90 seconds of one Example CPU core, float32, closed division",
         "| rank | method | linear | kNN | images | epochs | TFLOPs | device minutes | peak GiB | seeds | notes |",
         "| 1 | beta\\_2 | **92.10 ± 0.25** | <u>79.90 ± 0.25</u> | 25,600 | 19.7 | 2.00 | 1.5 | 1.00 | 3 |  |",
         "| 2 | alpha | 90.10 ± 0.25 | **80.10 ± 0.25** | 25,600 | 19.7 | 2.00 | 1.5 | 1.00 | 3 |  |",
@@ -131,7 +131,8 @@ def test_precisions_never_share_a_table() -> None:
     other = {"environment__precision": "bfloat16", "seed": 1}
     page = render([make(), make(**other)])
     for precision in ("float32", "bfloat16"):
-        assert f"### digits, vit\\_micro, 2 TFLOPs, about 90 seconds of one Example CPU core, {precision}\n" in page
+        shared = "### digits, vit\\_micro, 2 TFLOPs, about 90 seconds of one Example CPU core"
+        assert f"{shared}, {precision}, closed division\n" in page
     assert page.count("| alpha | 90.00 (1 seed) |") == 2
     both = render([make(), make(environment__processor="Another CPU", seed=1)])
     assert both.count("\n### ") == 1
@@ -329,10 +330,10 @@ def test_what_compares_nothing_does_not_take_the_front_page() -> None:
         pairs = enumerate(names) if names[0] == names[1] else ((0, name) for name in names)
         larger = [run(name, seed, 0.5, board="large", cost__flops=1e15) for seed, name in pairs]
         assert summary([*larger, *small]).startswith(
-            "digits, vit\\_micro, 1 TFLOPs, about 90 seconds of one Example CPU core, float32:"
+            "digits, vit\\_micro, 1 TFLOPs, about 90 seconds of one Example CPU core, float32, closed division:"
         )
         assert summary([*larger, *small[:1]]).startswith(
-            "digits, vit\\_micro, 2 TFLOPs, about 90 seconds of one Example CPU core, float32:"
+            "digits, vit\\_micro, 2 TFLOPs, about 90 seconds of one Example CPU core, float32, closed division:"
         )
 
 

@@ -128,7 +128,7 @@ def test_the_page_shows_it_after_the_tables_of_a_data_set() -> None:
     other = board(dataset__name="other", dataset__fingerprint="0ddc0ffee0")
     page = render([*board(), *other])
     ends = [head.rpartition(", ")[2] for head in heads(page)]
-    assert ends == [*["float32", "the order under other rules"] * 2, "float32"]
+    assert ends == [*["closed division", "the order under other rules"] * 2, "closed division"]
     assert all(first != second for first, second in pairwise(heads(page)))
     assert "| Kendall's tau |  | 0.33 (0.33 to 0.33) |" in page
     assert "Kendall's tau of the orders, with its 95 % interval: digits and other 1.00 (1.00 to 1.00)." in page

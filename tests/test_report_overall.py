@@ -77,7 +77,7 @@ def test_the_page_shows_it_for_boards_of_several_data_sets() -> None:
     one = grid("a", {"x": 0.90, "yy": 0.85})
     assert "### Over" not in render(one)
     page = render([*one, *grid("b", {"x": 0.80, "yy": 0.70})])
-    assert "### Over 2 data sets, float32" in page
+    assert "### Over 2 data sets, float32, closed division" in page
     assert "| method | mean rank | mean gap (points) | x | yy |" in page
     assert "| x | 1.00 (1.00 to 1.00) | 0.00 (0.00 to 0.00) |  | 2-0-0 |" in page
 
@@ -89,5 +89,5 @@ def test_each_division_of_a_board_has_its_own() -> None:
     records += grid("b", means, division="tuned")
     assert heads(render(records), "### Over") == [
         "### Over 2 data sets, float32, tuned division",
-        "### Over 2 data sets, float32",
+        "### Over 2 data sets, float32, closed division",
     ]

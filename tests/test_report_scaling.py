@@ -30,7 +30,7 @@ def test_the_table_by_hand() -> None:
     records = [*climb("alpha", 0.7, 0.8, 0.85), *climb("beta", 0.6, 0.8, 0.9), *climb("gamma", 0.9, 0.9)]
     random.Random(0).shuffle(records)
     (block,) = scaling_tables(sections(records))
-    assert block.title == "digits, vit_micro, accuracy against budget, float32"
+    assert block.title == "digits, vit_micro, accuracy against budget, float32, closed division"
     assert block.caption.startswith("linear as mean ± half width")
     assert block.headings == ("method", "2 TFLOPs", "8 TFLOPs", "32 TFLOPs")
     assert block.lines == (
@@ -93,5 +93,8 @@ def test_two_configurations_of_one_name_have_no_line() -> None:
 def test_the_page_shows_it_after_the_tables_of_the_board() -> None:
     """Oracle: the last heading of the board, before the next board; LaTeX has the table as well."""
     records = [*climb("alpha", 0.7, 0.8, 0.9), run("alpha", 0, 0.5, board="zoo")]
-    assert heads(render(records), "##")[4:6] == ["### digits, vit\\_micro, accuracy against budget, float32", "## zoo"]
+    assert heads(render(records), "##")[4:6] == [
+        "### digits, vit\\_micro, accuracy against budget, float32, closed division",
+        "## zoo",
+    ]
     assert r"alpha & 70.10 $\pm$ 0.25 & 80.10 $\pm$ 0.25 & 90.10 $\pm$ 0.25 \\" in latex(records)

@@ -85,7 +85,7 @@ def test_the_page_shows_it_below_its_table() -> None:
     """Oracle: the headings in order, and the line in LaTeX."""
     records = [*tuned("alpha", SLOW), *tuned("beta", FAST)]
     assert heads(render(records)) == [
-        "### digits, vit\\_micro, 2 TFLOPs, about 90 seconds of one Example CPU core, float32",
+        "### digits, vit\\_micro, 2 TFLOPs, about 90 seconds of one Example CPU core, float32, closed division",
         "### digits, vit\\_micro, fine-tuned: time to target",
     ]
     assert "| beta | 77.00 | 2.0 | 4.0 | 1.00 | 1 |" in render(records)

@@ -157,6 +157,7 @@ def _facts(line: Line) -> list[tuple[str, str]]:
         ("energy", f"{energy / 1000:,.1f} kJ" if energy else ""),
         ("learning rate", "" if line.rate_factor is None else f"{line.rate_factor:g} times the recipe's"),
         ("stale", ", ".join(line.stale)),
+        ("to measure it again", "each run of this table measures its floors: repeat one" if line.is_floor else ""),
     ]
 
 

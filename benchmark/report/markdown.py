@@ -44,11 +44,10 @@ collapsed count like all others. A method is not ranked if one of its runs lacks
 budget. In italics stand floors, which are encoders without pretraining, and references, which learnt from the labels of
 all training images.
 
-A table that names no division is closed: the learning rates are those of the recipes. In the tuned division the
-learning rate of each method was chosen by short trials at multiples of its recipe's learning rate ("LR x" is the
-multiple), scored on a hold-out of the training images. The rule stands above the table of trials. The open division
-holds encoders that were evaluated again after their run, encoders from elsewhere, and runs whose teacher is from
-elsewhere.
+In the closed division the learning rates are those of the recipes. In the tuned division the learning rate of each
+method was chosen by short trials at multiples of its recipe's learning rate ("LR x" is the multiple), scored on a
+hold-out of the training images. The rule stands above the table of trials. The open division holds encoders that were
+evaluated again after their run, encoders from elsewhere, and runs whose teacher is from elsewhere.
 
 The name of a method links to how it differs from its paper. Device minutes are wall time, including the time that other
 processes took; on a CPU the peak memory is that of the whole process. The time in a title is the median of its table.

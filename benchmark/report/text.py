@@ -27,9 +27,8 @@ def _short(number: float) -> str:
 
 
 def terms(setting: Setting) -> list[str]:
-    """Return the precision and the division of a setting for a title; the closed division goes without saying."""
-    division = "" if setting.division == "closed" else f"{setting.division} division"
-    return [part for part in (setting.precision, division) if part]
+    """Return the precision and the division of a setting for a title."""
+    return [part for part in (setting.precision, f"{setting.division} division") if part]
 
 
 def flops_unit(amounts: Iterable[float]) -> tuple[str, float]:
