@@ -53,7 +53,10 @@ Kept = Annotated[bool, "location"]
 Positive = Annotated[float, Range(0, above=True)]
 NonNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1, above=True)]
+Fraction = Annotated[float, Range(0, 1, below=True)]
+Probability = Annotated[float, Range(0, 1)]
 Count = Annotated[int, Range(1)]
+Natural = Annotated[int, Range(0)]
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,14 @@ class ParamGroup:
     """Parameters that share an optimiser setting.
 
     `rate_scale` multiplies the base rate; `scheduled=False` keeps the rate constant, warm-up included; `decay`
-    replaces the recipe's weight decay.
+    replaces the recipe's weight decay and its schedule; the parameters rest while the progress is below `frozen`.
     """
 
     params: list[nn.Parameter]
     rate_scale: float = 1.0
     scheduled: bool = True
     decay: float | None = None
+    frozen: float = 0.0
 
 
 class Method(nn.Module, ABC):
@@ -54,10 +55,25 @@ class Method(nn.Module, ABC):
     version: str = "1.0"
     encoder: Encoder
     n_views: int = 2
+    takes_more_views: bool = False
+    """Whether the recipe may make more views than `n_views`, such as small crops."""
+    progress: Tensor
+    """How much of the run is done before this step, in [0, 1): a tensor of one number, for schedules in `forward`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("progress", torch.zeros(()), persistent=False)
+
+    def set_progress(self, progress: float) -> None:
+        """Say before a step how much of the run is done, t / T as in `after_step`; the harness calls it."""
+        self.progress.fill_(progress)
 
     @abstractmethod
     def forward(self, views: Views, draws: Draws) -> Step:
-        """Return the loss of one batch; `views` are `n_views` tensors `(batch, 3, height, width)`, normalised."""
+        """Return the loss of one batch; `views` are `n_views` tensors `(batch, 3, height, width)`, normalised.
+
+        Each view has the size that the recipe gives it.
+        """
 
     def after_backward(self, step: Step) -> None:
         """Act on `step.carry` once the gradients exist, for instance push keys (before, it would break autograd)."""
@@ -185,6 +201,10 @@ class Container(Method):
     def encoder(self) -> Encoder:  # type: ignore[override]
         """The encoder that is evaluated and exported."""
         return self.base.encoder
+
+    def set_progress(self, progress: float) -> None:
+        super().set_progress(progress)
+        self.base.set_progress(progress)
 
     def after_backward(self, step: Step) -> None:
         self.base.after_backward(step)

@@ -60,7 +60,7 @@ PAIRED = {"Mixture"}
 """Methods whose draws pair the rows of a batch: another order is another experiment."""
 ALLOWED = (
     *("torch", "gin", "timm", "benchmark.annotations", "benchmark.errors"),
-    *("benchmark.method", "benchmark.losses", "benchmark.nets", "benchmark.randomness"),
+    *("benchmark.method", "benchmark.losses", "benchmark.nets", "benchmark.randomness", "benchmark.views.recipes"),
 )
 
 

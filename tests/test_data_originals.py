@@ -263,8 +263,11 @@ def test_rows_of_parquet_are_cropped_alike(folder: Path, tmp_path: Path) -> None
     assert torch.equal(*crops)
 
 
-def test_what_cannot_be_is_refused() -> None:
-    """Oracle: the messages: resident images are square, and a side is resized to that is cut out of."""
+def test_what_cannot_be_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Oracle: the messages: resident images are square, a side is resized to that is cut out of, one size."""
+    views = (View(crop_scale=(0.5, 1.0)), View(crop_scale=(0.1, 0.5), resolution=0.5))
+    with pytest.raises(ConfigError, match=r"Give 'centre', or views with a resolution of 1"):
+        training(tmp_path, views=views, data=Prefetched(loaded(folder).pretrain, 16, 0, CPU))
     with pytest.raises(ConfigError, match=r"needs Images.streamed = True"):
         Images(name="x", source="folder:x", size=8, cropped_from="original")
     with pytest.raises(ConfigError, match=r"Images.test_resize = 9: it is for Images.cropped_from = 'original'"):

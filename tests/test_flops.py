@@ -68,6 +68,19 @@ class Growing(Bare):
         self.passes = 1 + (progress >= 0.5)
 
 
+class Scheduled(Bare):
+    """Passes its view twice from the middle of a run on, by the progress that the harness sets."""
+
+    passes = 1
+
+    def set_progress(self, progress: float) -> None:
+        super().set_progress(progress)
+        self.passes = 1 + (progress >= 0.5)
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        return Step(torch.stack([self.encoder(views[0]).pooled.sum() for _ in range(self.passes)]).sum())
+
+
 class After(Bare):
     """Passes its encoder once more after the optimiser's step."""
 
@@ -177,6 +190,25 @@ def test_vit_tiny_costs_its_closed_form() -> None:
     assert count_step(lambda: Bare(tiny()), 1, 224) == training(embedding, rest)
 
 
+class Crops(Bare):
+    """Passes a view of any size, each by itself."""
+
+    takes_more_views = True
+
+    def forward(self, views: Views, draws: Draws) -> Step:
+        return Step(torch.stack([self.encoder(view).pooled.sum() for view in views]).sum())
+
+
+def test_views_cost_what_their_sizes_cost() -> None:
+    """Oracle: the closed forms of one view of 16 tokens and two of 4, and of maps of half the side."""
+    parts = [training(patches(BATCH, n, PATCH, WIDTH), blocks(BATCH, 1 + n, WIDTH, DEPTH)) for n in (16, 4, 4)]
+    assert count_step(lambda: Crops(vit()), BATCH, [16, 8, 8]) == sum(parts)
+    resnet = partial(ResNet, 32, name="resnet18", base_width=8)
+    whole, half = (count_step(lambda: Crops(resnet()), BATCH, [side]) for side in (32, 16))
+    assert whole == 4 * half
+    assert count_step(lambda: Crops(resnet()), BATCH, [32, 16, 16]) == whole + 2 * half
+
+
 def test_resnet18_costs_its_closed_form() -> None:
     """Oracle: every convolution as positions * kernel * channels in * channels out; 3.628 GFLOP forward."""
     stem = product(112**2, 49 * 3, 64)
@@ -271,6 +303,7 @@ def test_steps_that_break_the_contract_are_refused() -> None:
     """Oracle: the message names the class, the field and what came, before anything is trained."""
     for method, message in (
         (Growing, r"Growing costs [\d,]+ FLOPs at the beginning of a run and [\d,]+ at its end"),
+        (Scheduled, r"Scheduled costs [\d,]+ FLOPs at the beginning of a run and [\d,]+ at its end"),
         (Peeking, r"Peeking cannot be priced: .*\.item\(\)"),
         (ending(lambda x: x.sum()), r"Ending\.forward must return a Step, got Tensor"),
         (ending(lambda x: Step(None)), r"Step\.loss must be a tensor, got NoneType"),

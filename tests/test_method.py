@@ -178,6 +178,9 @@ def test_container_passes_hooks_on() -> None:
     container.after_backward(step)
     container.after_step(0.25)
     assert container.base.seen == [step, 0.25]
+    container.set_progress(0.5)
+    assert float(container.progress) == float(container.base.progress) == 0.5
+    assert "progress" not in container.state_dict()
     assert container.encoder is container.base.encoder
 
 

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.errors import ConfigError
 from benchmark.nets.encoders import ResNet, ViT, sincos_positions
+from benchmark.nets.timm_net import Timm
 
 
 def vit(seed: int = 0) -> ViT:
@@ -72,6 +73,49 @@ def test_vit_equals_a_naive_vit() -> None:
     torch.testing.assert_close(features.pooled, expected[:, 0], rtol=0, atol=1e-11)
     torch.testing.assert_close(features.tokens, expected[:, 1:], rtol=0, atol=1e-11)
     assert features.visible is None
+
+
+@pytest.mark.parametrize(("size", "side"), [(8, 2), (12, 3), (24, 6)])
+def test_views_of_other_sizes_have_their_own_tokens_and_positions(size: int, side: int) -> None:
+    """Oracle: an encoder of that size with the same weights, whose positions are scipy's resampling by Keys' cubic with
+    a = -3/4, written as sums; a view of the usual size keeps the fixed positions."""
+    encoder, view = vit(), images(size=size)
+    other = ViT(size, name="vit", width=24, depth=2, heads=3, patch=4).double()
+    other.load_state_dict({k: v for k, v in encoder.state_dict().items() if "pos_embed" not in k}, strict=False)
+    grid = encoder.net.pos_embed[0, 1:].view(4, 4, 24)
+    for axis in (0, 1):
+        grid = torch.stack([resampled(grid, axis, (at + 0.5) * 4 / side - 0.5) for at in range(side)], dim=axis)
+    other.net.pos_embed.data = torch.cat([encoder.net.pos_embed[:, :1], grid.reshape(1, side**2, 24)], dim=1)
+    torch.testing.assert_close(encoder.positions(size, size), other.net.pos_embed, rtol=1e-9, atol=1e-9)
+    features, expected = encoder(view), other(view)
+    assert features.tokens.shape == (3, side**2, 24)
+    torch.testing.assert_close(features.pooled, expected.pooled, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(features.tokens, expected.tokens, rtol=1e-8, atol=1e-8)
+    assert encoder.positions(16, 16) is encoder.net.pos_embed
+
+
+def resampled(grid: Tensor, axis: int, place: float) -> Tensor:
+    """Return the values of a grid of 4 at a place between its rows or columns; beyond its border the last one holds."""
+    total, first = torch.zeros_like(grid.select(axis, 0)), math.floor(place) - 1
+    for at in range(first, first + 4):
+        d = abs(place - at)
+        near, far = (1.25 * d - 2.25) * d * d + 1, -0.75 * (((d - 5) * d + 8) * d - 4)
+        total = total + (near if d <= 1 else far) * grid.select(axis, min(max(at, 0), 3))
+    return total
+
+
+def test_views_of_a_wrong_size_are_refused() -> None:
+    """Oracle: a sentence that names the size: no whole number of patches, masked patches, a network of timm."""
+    with pytest.raises(ConfigError, match="A view of 10 x 10 px does not divide into patches of 4 px"):
+        vit()(images(size=10))
+    with pytest.raises(ConfigError, match="in views of 16 px alone, which have 16; got one of 8 px with 4"):
+        vit()(images(size=8), torch.arange(2).expand(3, 2))
+    torch.manual_seed(0)
+    with pytest.raises(
+        ConfigError, match="vit_tiny_patch16_224 was built for views of 32 px alone; got one of 16 x 16"
+    ):
+        Timm(32, name="vit_tiny_patch16_224")(torch.zeros(1, 3, 16, 16))
+    assert Timm(32, name="resnet10t").eval()(torch.zeros(1, 3, 16, 16)).pooled.shape == (1, 512)
 
 
 def test_visible_tokens_see_only_each_other() -> None:

@@ -164,7 +164,7 @@ def test_a_record_is_held_to_what_made_it() -> None:
     """Oracle: the numbers of the code that makes records; the report cannot import them."""
     assert TOLERANCE == budget.TOLERANCE
     assert ONLINE == online.IMAGES
-    assert Method.n_views == DEFAULT_VIEWS
+    assert (Method.n_views, Method.takes_more_views) == (DEFAULT_VIEWS, False)
     spread, rank = COLLAPSED
     assert [Health(*each).collapsed for each in ((spread, rank), (spread * 0.99, rank), (spread, rank * 0.99))] == [
         False,

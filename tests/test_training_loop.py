@@ -1,10 +1,13 @@
 """The training loop: what a run is a function of, and that no interruption shows in it."""
 
+import hashlib
 import json
 import math
 import os
 import signal
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,6 +150,66 @@ def test_a_damaged_checkpoint_is_mentioned(tmp_path: Path, capsys: pytest.Captur
     older.write_bytes(b"")
     with pytest.raises(BenchmarkError, match="--fresh"):
         training(tmp_path).run(resume=True)
+
+
+def moments(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the moments of the first tensor in a checkpoint."""
+    first: dict[str, Any] = state["optimiser"]["state"][0]
+    return first
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no step": lambda state: state.pop("step"),
+    "step as text": lambda state: state.update(step="5"),
+    "step as a fraction": lambda state: state.update(step=5.0),
+    "an earlier step": lambda state: state.update(step=4),
+    "a step below 0": lambda state: state.update(step=-5),
+    "a step after the last": lambda state: state.update(step=13),
+    "no weights": lambda state: state.pop("method"),
+    "a weight too many": lambda state: state["method"].update(more=torch.ones(2)),
+    "a weight too few": lambda state: state["method"].popitem(),
+    "weights in half precision": lambda state: state["method"].update(
+        {name: value.half() for name, value in state["method"].items() if value.is_floating_point()}
+    ),
+    "losses of a longer run": lambda state: state.update(losses=torch.ones(13)),
+    "one loss": lambda state: state.update(losses=torch.ones(1)),
+    "losses as text": lambda state: state.update(losses="low"),
+    "no optimiser": lambda state: state.pop("optimiser"),
+    "no moments": lambda state: state["optimiser"].update(state={}),
+    "a moment too few": lambda state: moments(state).popitem(),
+    "a moment of another shape": lambda state: moments(state).update(exp_avg=torch.ones(2)),
+    "a moment as a number": lambda state: moments(state).update(exp_avg=0.5),
+    "groups of another method": lambda state: state["optimiser"]["param_groups"].pop(),
+    "no ledger": lambda state: state.pop("ledger"),
+    "a ledger with more": lambda state: state["ledger"].update(coins=3),
+    "seconds as text": lambda state: state["ledger"].update(train_seconds="long"),
+    "logs as a list": lambda state: state.update(logs=[1.0]),
+    "a log as text": lambda state: state["logs"].update(spread="wide"),
+    "a curve as text": lambda state: state.update(curve="steep"),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_checkpoint_that_the_run_could_not_write_is_skipped(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the undisturbed run, from the file before; a warning that names the file. Names fit the contents."""
+    whole = training(tmp_path / "whole").run(resume=False)
+    interrupted(training(tmp_path / "cut", checkpoint_seconds=0.0), 5)
+    before, newest = sorted((tmp_path / "cut" / "checkpoints").iterdir())
+    state = torch.load(newest, weights_only=True)
+    CHANGES[kind](state)
+    newest.unlink()
+    torch.save(state, bad := newest.with_name("bad"))
+    named = bad.rename(newest.with_name(f"step-00000005-{hashlib.sha256(bad.read_bytes()).hexdigest()[:16]}.pt"))
+    if state.get("step") == 13:
+        named.rename(named.with_name(named.name.replace("00000005", "00000013")))
+    again = training(tmp_path / "cut")
+    assert same(again.run(resume=True), whole)
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert warning.startswith("warning: step-000000")
+    assert warning.endswith("and is skipped.")
+    assert before.name not in warning
 
 
 def test_lost_checkpoints_are_no_restart(tmp_path: Path) -> None:
@@ -450,7 +513,7 @@ class Recording(Method):
 
     def forward(self, views: Views, draws: Draws) -> Step:
         weight = self.encoder.net[0].weight
-        self.calls.append(("forward", len(views), weight.grad is None, self.training))
+        self.calls.append(("forward", len(views), weight.grad is None, self.training, float(self.progress)))
         self.before = weight.detach().clone()
         return Step(self.encoder(views[0]).pooled.square().mean(), carry={"keys": views[0]})
 
@@ -463,7 +526,7 @@ class Recording(Method):
 
 
 def test_hooks_come_in_the_order_of_the_contract(tmp_path: Path) -> None:
-    """Oracle: the contract: forward in train mode, backward, hook, optimiser, hook with t / T of the step taken.
+    """Oracle: the contract: forward in train mode at t / T, backward, hook, optimiser, hook with t / T of the step.
 
     The weights stay where they are in the first step only, whose rate is 0.
     """
@@ -471,7 +534,7 @@ def test_hooks_come_in_the_order_of_the_contract(tmp_path: Path) -> None:
     assert Recording.calls == [
         call
         for t in range(4)
-        for call in (("forward", 1, True, True), ("backward", True, True, True), ("step", t / 4, t == 0))
+        for call in (("forward", 1, True, True, t / 4), ("backward", True, True, True), ("step", t / 4, t == 0))
     ]
 
 
@@ -508,5 +571,12 @@ def test_recipe_must_fit_the_method() -> None:
     method = TinyMethod(TinyEncoder())
     with pytest.raises(ConfigError, match=r"TinyMethod takes 2 view\(s\), but Pretraining.views makes 1"):
         stage.recipe(ViewLimits(), method)
+    method.n_views, method.takes_more_views = 2, True
+    with pytest.raises(ConfigError, match=r"takes 2 or more view\(s\), but Pretraining.views makes 1"):
+        stage.recipe(ViewLimits(), method)
     method.n_views = 1
     assert stage.recipe(ViewLimits(), method) == (view,)
+    assert len(replace(stage, views=lambda limits: (view,) * 3).recipe(ViewLimits(), method)) == 3
+    method.takes_more_views = False
+    with pytest.raises(ConfigError, match=r"takes 1 view\(s\), but Pretraining.views makes 3"):
+        replace(stage, views=lambda limits: (view,) * 3).recipe(ViewLimits(), method)

@@ -217,6 +217,49 @@ def test_decay_spares_vectors_unless_it_is_for_all(kind: Callable[..., Optimiser
             assert weight.detach().flatten().tolist() == pytest.approx([expected] * weight.numel())
 
 
+@pytest.mark.parametrize("kind", [AdamW, SGD])
+def test_decay_may_move_to_a_final_one(kind: Callable[..., OptimiserSpec]) -> None:
+    """Oracle: half a cosine from 0.04 to 0.4 by hand; neither vectors nor a group with a decay of its own follow it."""
+    weight, vector, own = parameters((2, 2), (2,), (2, 2))
+    spec = kind(base_rate=0.5, weight_decay=0.04, final_decay=0.4, warmup=0.0, curve="constant")
+    optimiser = spec.build([ParamGroup([weight, vector]), ParamGroup([own], decay=0.1)], 256)
+    size = 1.0
+    for progress, decay in ((0.0, 0.04), (0.25, 0.22 - 0.18 * 0.5**0.5), (0.5, 0.22), (1.0, 0.4)):
+        for each in (weight, vector, own):
+            each.grad = torch.zeros_like(each)
+        optimiser.step(progress)
+        assert [group["weight_decay"] for group in optimiser.inner.param_groups] == pytest.approx([decay, 0.0, 0.1])
+        if kind is AdamW:
+            size *= 1 - 0.5 * decay
+            assert weight.detach().flatten().tolist() == pytest.approx([size] * 4)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_frozen_parameters_rest_for_their_share(kind: Callable[..., OptimiserSpec]) -> None:
+    """Oracle: the very parameters and no state before 0.25; then the steps of an optimiser that begins there."""
+    resting, free, late = parameters((2, 2), (2, 2), (2, 2))
+    spec = kind(base_rate=0.5, weight_decay=0.1, warmup=0.0)
+    optimiser = spec.build([ParamGroup([resting], frozen=0.25), ParamGroup([free])], 256)
+    other = spec.build([ParamGroup([late])], 256)
+    for progress in (0.0, 0.2, 0.25, 0.5):
+        for each in (resting, free, late):
+            each.grad = torch.full_like(each, 1 + progress)
+        optimiser.step(progress)
+        if progress < 0.25:
+            assert torch.equal(resting, torch.ones(2, 2))
+            assert resting not in optimiser.inner.state
+            assert not torch.equal(free, torch.ones(2, 2))
+        else:
+            other.step(progress)
+            assert torch.equal(resting, late)
+
+
+def test_groups_without_schedules_have_the_state_that_they_always_had() -> None:
+    """Oracle: the keys by hand: a digest of a run holds them."""
+    (group,) = AdamW(base_rate=0.5, weight_decay=0.1).build([ParamGroup(parameters((2, 2)))], 256).inner.param_groups
+    assert {"frozen", "decay_range"}.isdisjoint(group)
+
+
 def test_impossible_numbers_are_refused() -> None:
     """Oracle: the message names the setting, what it may be and what came."""
     for setting, words in (
@@ -227,6 +270,7 @@ def test_impossible_numbers_are_refused() -> None:
         ("LARS.vector_rate = 0.0", "above 0 or None, got 0.0"),
         *((f"{kind}.base_rate = 0.0", "above 0, got 0.0") for kind in ("AdamW", "SGD", "LARS")),
         *((f"{kind}.weight_decay = -1e-6", "of at least 0, got -1e-06") for kind in ("AdamW", "SGD", "LARS")),
+        ("AdamW.final_decay = -0.1", "of at least 0 or None, got -0.1"),
         *((f"SGD.warmup = {warmup}", "at least 0 and below 1") for warmup in (-0.1, 1.0)),
     ):
         kind = setting.split(".")[0]

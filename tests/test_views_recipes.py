@@ -1,5 +1,6 @@
 """Whole views: order of operations, probabilities, independence of images, and the recipes' numbers."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
+from benchmark.config.load import build, load
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.views import recipes
 from benchmark.views.geometry import crop_boxes
@@ -100,6 +102,15 @@ def test_view_does_not_depend_on_the_rest_of_the_batch(
     assert torch.equal(images, original)
 
 
+@pytest.mark.parametrize(("share", "size", "side"), [(0.5, 20, 10), (0.5, 8, 4), (3 / 7, 224, 96), (0.428571, 224, 96)])
+def test_a_view_may_be_smaller_than_the_images(images: Tensor, share: float, size: int, side: int) -> None:
+    """Oracle: the view of a whole image of that side, from the same draws; the sides of the papers by hand."""
+    small = replace(EVERYTHING, resolution=share)
+    assert small.side(size) == side
+    if size == 20:
+        assert torch.equal(small(images, size, Drawn(40)), EVERYTHING(images, side, Drawn(40)))
+
+
 def test_view_without_operations_is_the_image(images: Tensor) -> None:
     """Oracle: the image divided by 255."""
     square = images[..., :24]
@@ -164,6 +175,38 @@ def test_recipes_have_the_papers_numbers() -> None:
         assert (view.crop_scale, view.interpolation, view.jitter) == ((0.08, 1), "bicubic", (0.4, 0.4, 0.2, 0.1))
 
 
+def test_gin_may_bind_what_recipes_do_one_by_one() -> None:
+    """Oracle: the recipe itself with one value replaced, for each parameter; `blur_solarize` has a pair for two."""
+    replaced = {
+        "crop_scale": (0.3, 0.9),
+        "jitter": (0.1, 0.2, 0.3, 0.4),
+        "jitter_p": 0.7,
+        "grey_p": 0.6,
+        "blur_p": 0.3,
+        "solarize_p": 0.1,
+    }
+    for recipe in (always_jitter, symmetric_blur, strong_colour, blur_solarize):
+        for name, value in replaced.items():
+            if recipe is strong_colour and name in ("jitter", "grey_p"):
+                continue  # which `strength` and `grey` set
+            pair = recipe is blur_solarize and name in ("blur_p", "solarize_p")
+            views = configured(recipe, name, (value, 0.25) if pair else value)
+            values = (value, 0.25) if pair else (value, value)
+            expected = [replace(view, **{name: each}) for view, each in zip(recipe(ViewLimits()), values, strict=True)]
+            assert list(views) == expected
+    assert configured(crop_flip, "crop_scale", (0.3, 0.9))[0].crop_scale == (0.3, 0.9)
+    files, bound = ["gin/macrl.gin"], ("symmetric_blur.blur_p = 0.25", "crop_flip.crop_scale = (0.7, 1.0)")
+    strong, weak = build(load(files, bound)).pretraining().views(ViewLimits())
+    assert (strong.blur_p, weak.crop_scale) == (0.25, (0.7, 1.0))
+
+
+def configured(recipe: Callable[..., tuple[View, ...]], name: str, value: object) -> tuple[View, ...]:
+    """Return the views of a recipe of which gin binds one parameter."""
+    settings = (f"Pretraining.views = @{recipe.__name__}", f"{recipe.__name__}.{name} = {value!r}")
+    views: tuple[View, ...] = build(load(["gin/simclr.gin"], settings)).pretraining().views(ViewLimits())
+    return views
+
+
 def test_impossible_views_are_refused() -> None:
     """Oracle: the ConfigError names the field."""
     refused: list[tuple[str, object]] = [
@@ -176,6 +219,8 @@ def test_impossible_views_are_refused() -> None:
         ("jitter", (-0.4, 0.4, 0.4, 0.1)),
         ("blur_sigma", (0.0, 2.0)),
         ("interpolation", "nearest"),
+        ("resolution", 0.0),
+        ("resolution", 1.5),
     ]
     for field, value in refused:
         with pytest.raises(ConfigError, match=f"View.{field} must be .*got"):

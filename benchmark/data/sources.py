@@ -18,6 +18,7 @@ from benchmark.data.splits import annotated, check_shards, configured, files_of_
 from benchmark.data.subsets import hashed_order
 from benchmark.data.white import Items
 from benchmark.errors import ConfigError
+from benchmark.runtime import hub
 
 if TYPE_CHECKING:
     import datasets
@@ -118,6 +119,7 @@ def _table(rows: "datasets.Dataset") -> Table:
 
 def _hub(place: str) -> dict[str, Loader]:
     repository, _, configuration = place.partition(":")
+    hub.only_cached_if_unreachable()
     with _library() as datasets:
         tables = datasets.load_dataset(repository, configuration or None)
     return {split: partial(_table, tables[split]) for split in tables}

@@ -30,7 +30,7 @@ def dry_run(config: Config, out: Path) -> str:
         f"fingerprint {data.fingerprint[:16]}",
         "encoder": f"{method.encoder.name}, {describe.parameters(method.encoder):,} parameters, "
         f"{method.encoder.width} features",
-        "method": f"{stage.pretraining.name}, {describe.parameters(method):,} parameters, {method.n_views} view(s)",
+        "method": f"{stage.pretraining.name}, {describe.parameters(method):,} parameters, {len(stage.sides)} view(s)",
         "start": stage.start.name if stage.start else "",
         "teacher": _teacher_stage(stage),
         "step": f"{batch} images, {flops:,} FLOPs",

@@ -66,7 +66,12 @@ class Recipe(Session):
                 raise ConfigError(f"{type(method).__name__} has no encoder: have __init__ set self.encoder = encoder.")
             return method, self.pretraining.recipe(self.experiment.limits(), method)
 
+    @property
+    def sides(self) -> list[int]:
+        """The sides of the views, in pixels."""
+        return [view.side(self.images.size) for view in self.pretraining.views(self.experiment.limits())]
+
     @cached_property
     def flops(self) -> int:
         """The FLOPs of a step."""
-        return count_step(lambda: self.method()[0], self.pretraining.batch_size, self.images.size)
+        return count_step(lambda: self.method()[0], self.pretraining.batch_size, self.sides)

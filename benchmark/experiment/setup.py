@@ -71,11 +71,12 @@ class Pretraining:
 
     def recipe(self, limits: ViewLimits, method: Method) -> tuple[View, ...]:
         """Return the distributions of the method's views, one for each."""
-        views = self.views(limits)
-        if len(views) != method.n_views:
+        views, least = self.views(limits), method.n_views
+        if len(views) != least and not (method.takes_more_views and len(views) > least):
+            number = f"{least}{' or more' if method.takes_more_views else ''}"
             raise ConfigError(
-                f"{type(method).__name__} takes {method.n_views} view(s), but Pretraining.views makes {len(views)}. "
-                f"Bind Pretraining.views to a recipe of {method.n_views}."
+                f"{type(method).__name__} takes {number} view(s), but Pretraining.views makes {len(views)}. "
+                f"Bind Pretraining.views to a recipe of {number}."
             )
         return views
 

@@ -17,6 +17,7 @@ from timm.models.resnet import BasicBlock
 from timm.models.resnet import ResNet as TimmResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmark.annotations import Count
 from benchmark.errors import ConfigError, suggest
@@ -48,6 +49,8 @@ class TimmSpec:
 
 class Encoder(nn.Module, ABC):
     """A network from normalised images `(batch, 3, image_size, image_size)` to `Features`.
+
+    A ViT and a ResNet take smaller and larger views too.
 
     `n_tokens` and `patch` are None for a convolutional network, which cannot drop tokens. `stem` names the first layers
     where they depend on the image size. `statistics` are the mean and deviation by which inputs are normalised, as
@@ -126,6 +129,8 @@ class Encoder(nn.Module, ABC):
 class ViT(Encoder):
     """A vision transformer with a class token and fixed sine-cosine positions (He et al. 2022, arXiv:2111.06377).
 
+    For a view of another size than `image_size` the positions are interpolated bicubically (Caron et al. 2021,
+    arXiv:2104.14294, authors' code `interpolate_pos_encoding`), and there are as many tokens as it has patches.
     `pooled` is the class token and `tokens` are the patch tokens, both after the final norm. The initial weights are
     those of `xavier_`. Those of timm, truncated normal with a deviation of 0.02, suit a width of 768; in a narrow
     network the class token would hardly depend on the patches. `frozen_patches` does not train the projection of the
@@ -162,6 +167,7 @@ class ViT(Encoder):
             "global_pool": "token",
         }
         self.net = VisionTransformer(**shape)
+        self.net.patch_embed.strict_img_size = False  # views of other sizes are welcome, or refused in words
         self.spec = TimmSpec("vit_base_patch16_224", shape)
         self.name, self.image_size = f"{name}_patch{patch}", image_size
         self.width, self.patch, self.n_tokens = width, patch, (image_size // patch) ** 2
@@ -175,16 +181,38 @@ class ViT(Encoder):
 
     def forward(self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None) -> Features:
         net = self.net
+        positions = self.positions(view.shape[-2], view.shape[-1])
         tokens = net.patch_embed(view)
+        if (visible is not None or fill is not None) and tokens.shape[1] != self.n_tokens:
+            raise ConfigError(
+                f"Patches are masked in views of {self.image_size} px alone, which have {self.n_tokens}; got one of "
+                f"{view.shape[-1]} px with {tokens.shape[1]}. Give the views of the recipe a resolution of 1."
+            )
         if fill is not None:
             mask, token = fill
             tokens = torch.where(mask.bool()[..., None], token.to(tokens.dtype), tokens)
-        tokens = tokens + net.pos_embed[:, 1:]
+        tokens = tokens + positions[:, 1:]
         if visible is not None:
             tokens = pick(tokens, visible)
-        start = (net.cls_token + net.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        start = (net.cls_token + positions[:, :1]).expand(len(tokens), -1, -1)
         tokens = net.norm(net.blocks(torch.cat([start, tokens], dim=1)))
         return Features(tokens[:, 0], tokens[:, 1:], visible)
+
+    def positions(self, height: int, width: int) -> Tensor:
+        """Return the positions `(1, 1 + tokens, width)` of a view; raises ConfigError where patches do not tile it."""
+        patch, fixed = self.patch, self.net.pos_embed
+        assert patch is not None
+        if height % patch or width % patch:
+            raise ConfigError(
+                f"A view of {height} x {width} px does not divide into patches of {patch} px. Choose a resolution of "
+                f"the view whose side is a multiple of {patch}: images have {self.image_size} px."
+            )
+        side, rows, columns = self.image_size // patch, height // patch, width // patch
+        if rows == columns == side:
+            return fixed  # type: ignore[no-any-return]
+        grid = fixed[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        grid = F.interpolate(grid, (rows, columns), mode="bicubic", align_corners=False)
+        return torch.cat([fixed[:, :1], grid.flatten(2).mT], dim=1)
 
 
 def xavier_(module: nn.Module) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import ConfigError, MissingError, suggest
 from benchmark.nets.encoders import Encoder, Features, Fill, TimmSpec
+from benchmark.runtime import hub
 
 
 @gin.register
@@ -33,8 +34,11 @@ class Timm(Encoder):
             )
         try:
             fetched = pretrained and torch.get_default_device().type != "meta"  # which holds no values
+            if fetched:
+                hub.only_cached_if_unreachable()
             self.net, arguments = _created(name, image_size, fetched)
             self.name, self.image_size = name, image_size
+            self.has_one_size = "img_size" in arguments
             self.width = self._pooled_width(image_size)
         except OSError as problem:
             raise MissingError(
@@ -56,6 +60,11 @@ class Timm(Encoder):
     def forward(self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None) -> Features:
         if visible is not None or fill is not None:
             raise ConfigError(f"Timm encodes whole images: {self.name} can neither drop nor replace tokens. Use ViT.")
+        if self.has_one_size and view.shape[-2:] != (self.image_size, self.image_size):
+            raise ConfigError(
+                f"{self.name} was built for views of {self.image_size} px alone; got one of {view.shape[-2]} x "
+                f"{view.shape[-1]} px. Take ViT or ResNet as the encoder, or views of the size of the images."
+            )
         features = self.net.forward_features(view)
         prefix = getattr(self.net, "num_prefix_tokens", None)
         tokens = features[:, prefix:] if prefix is not None else None

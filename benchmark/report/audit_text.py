@@ -195,12 +195,12 @@ def _wrong_code(record: Record) -> Iterator[str]:
 
 
 def _views(record: Record, kind: Mapping[str, VersionedClass]) -> int | None:
-    """Return the views of a method for each image, None where this code is not that of the record."""
+    """Return the views of a method for each image, None where its recipe or another code decides."""
     if not kind or any(
         major(versions_of(record).get(name, FIRST_VERSION)) != major(each.version) for name, each in kind.items()
     ):
         return None
-    return next((each.n_views for each in kind.values() if each.n_views), DEFAULT_VIEWS)
+    return next((each.n_views for each in kind.values() if each.n_views is not None), DEFAULT_VIEWS) or None
 
 
 def _named(lines: Mapping[str, str], parameter: str) -> str:

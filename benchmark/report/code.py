@@ -28,7 +28,8 @@ RUNS = ("*.py", "*.gin", "pyproject.toml")  # files of a checkout that can chang
 class VersionedClass(NamedTuple):
     """A class of a method or an evaluation, read from its source: its own version, the names of its bases, its file.
 
-    `n_views` is the number of views of a method, None where the class itself states none.
+    `n_views` is the number of views of a method, None where the class itself states none, and 0 where its recipe may
+    make more.
     """
 
     version: str
@@ -94,7 +95,7 @@ def classes(root: Path) -> Mapping[str, VersionedClass]:
             if isinstance(node, ast.ClassDef):
                 bases = tuple(ast.unparse(base).rpartition(".")[2] for base in node.bases)
                 version = _stated(node.body, "version") or FIRST_VERSION
-                views = _stated(node.body, "n_views")
+                views = "0.0" if _stated(node.body, "takes_more_views") else _stated(node.body, "n_views")
                 place = file.relative_to(root).as_posix()
                 kinds[node.name] = VersionedClass(version, bases, place, major(views) if views else None)
     return kinds

@@ -30,3 +30,8 @@ def flatten(state: Any, name: str = "") -> dict[str, Tensor]:
     else:
         return {}
     return {path: tensor for key, value in items for path, tensor in flatten(value, f"{name}.{key}").items()}
+
+
+def kinds(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    """Return the types and shapes of named tensors."""
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}

@@ -60,7 +60,8 @@ def _flops_of_stage(experiment: Experiment, stage: Pretraining, size: int, *, en
         classes = [CLASSES] if stage.needs_labels else []
         return stage.method(*(experiment.encoder(size) for _ in range(encoders)), *classes)
 
-    return count_step(build, stage.batch_size, size) / stage.batch_size
+    sides = [view.side(size) for view in stage.views(experiment.limits())]
+    return count_step(build, stage.batch_size, sides) / stage.batch_size
 
 
 def table(methods: Iterable[Path], protocols: Sequence[str]) -> str:

@@ -32,7 +32,7 @@ def _race(measurement: Measurement, file: Path, rounds: int) -> None:
     ours = timed(partial(make_views, training, STEPS))
     times = take_turns({"ours": ours} | {peer.name: as_shipped(peer) for peer in peers}, rounds)
     libraries = {"ours": ""} | {peer.name: peer.library for peer in peers}
-    views = STEPS * training.data.batch_size * training.method.n_views
+    views = STEPS * training.data.batch_size * len(training.views)
     title = f"{race.name}: views of {stage.dataset.size} px"
     measurement.add(
         title,

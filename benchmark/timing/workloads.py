@@ -60,7 +60,7 @@ class Race:
     def build_peers(self, stage: Stage, steps: int) -> list[Peer]:
         """Build the peers. Raises BenchmarkError for one whose step costs other FLOPs than ours."""
         peers = [build(stage.dataset.pretrain[:], stage.pretraining.batch_size, steps) for build in self.peers]
-        expected = count_step(lambda: stage.method()[0], COUNTED, stage.dataset.size)
+        expected = count_step(lambda: stage.method()[0], COUNTED, stage.sides)
         for peer in peers:
             flops = peer.flops(COUNTED)
             if flops is not None and abs(flops / expected - 1) > TOLERANCE:

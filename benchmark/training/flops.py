@@ -6,7 +6,7 @@ Element-wise work, normalisation, the optimiser, the momentum update and operato
 matrix decompositions, are not counted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -34,9 +34,10 @@ RESERVED = (
 
 
 @progress.doing("counting the FLOPs of a step")
-def count_step(build: Callable[[], Method], batch_size: int, image_size: int) -> int:
+def count_step(build: Callable[[], Method], batch_size: int, sides: int | Sequence[int]) -> int:
     """Count forward and backward of one step of the method that `build` returns, for the whole batch.
 
+    `sides` are those of the views in pixels, or the one that all of them have.
     Raises BenchmarkError for a method that breaks the contract, needs values, raises an error, or whose last step does
     not cost the same as its first.
     """
@@ -46,9 +47,10 @@ def count_step(build: Callable[[], Method], batch_size: int, image_size: int) ->
     name = type(method).__name__
     with method_errors(f"A step of {name} cannot be priced", type(method)):
         try:
-            first = count(method, batch_size, image_size, meta)
+            first = count(method, batch_size, sides, meta)
             method.after_step(LAST)
-            last = count(method, batch_size, image_size, meta)
+            method.set_progress(LAST)
+            last = count(method, batch_size, sides, meta)
         except (NotImplementedError, RuntimeError) as problem:
             if "meta" not in str(problem).lower():
                 raise
@@ -66,12 +68,12 @@ def count_step(build: Callable[[], Method], batch_size: int, image_size: int) ->
     return first
 
 
-def count(method: Method, batch_size: int, image_size: int, device: torch.device) -> int:
+def count(method: Method, batch_size: int, sides: int | Sequence[int], device: torch.device) -> int:
     """Count one step of `method` on `device`; on a real device this runs it and leaves its gradients."""
     set_fused(method, False)
     method.train()
-    shape = (batch_size, 3, image_size, image_size)
-    views = [torch.empty(shape, device=device).fill_(0.5) for _ in range(method.n_views)]
+    sides = [sides] * method.n_views if isinstance(sides, int) else sides
+    views = [torch.empty(batch_size, 3, side, side, device=device).fill_(0.5) for side in sides]
     if isinstance(method, Labelled):
         method.labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
     with FlopCounterMode(display=False) as counter:

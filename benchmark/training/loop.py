@@ -19,7 +19,7 @@ from benchmark.errors import BenchmarkError, Interrupted, stops_by
 from benchmark.nets.encoders import Encoder
 from benchmark.runtime import progress, ranks
 from benchmark.storage import checkpoint, claim
-from benchmark.storage.digest import digest, flatten
+from benchmark.storage.digest import digest, flatten, kinds
 from benchmark.training.budget import Ledger
 from benchmark.training.memory import reset_peak
 from benchmark.training.monitor import Health, Probe, health, points_of, standard_error
@@ -217,14 +217,24 @@ class Training(Steps):
             progress.announce(f"goes on from step {self.step:,} of {self.steps:,}; --fresh starts over")
 
     def _load(self, state: dict[str, Any]) -> None:
-        """Take over the state of a checkpoint."""
+        """Take over the state of a checkpoint.
+
+        Raises ValueError, or what its parts raise, where this run could not have written it.
+        """
+        state = {"curve": {}} | state  # checkpoints of earlier code have no curve
+        if not 0 < state["step"] <= self.steps:
+            raise ValueError(f"it is of step {state['step']}, the run has {self.steps}")
         self.method.load_state_dict(state["method"])
-        self.optimiser.inner.load_state_dict(state["optimiser"])
+        self.optimiser.load(state["optimiser"])
         self.step = state["step"]
         self.losses.copy_(state["losses"])
         self.logs = {name: torch.tensor(value) for name, value in state["logs"].items()}
         self.ledger = Ledger(**state["ledger"])
-        self.curve = state.get("curve", {})  # checkpoints of earlier code have none
+        if not all(value is None or isinstance(value, int | float) for value in state["ledger"].values()):
+            raise ValueError("its ledger holds what is no number")
+        self.curve = dict(state["curve"])
+        if kinds(flatten(self._state())) != kinds(flatten(state)):
+            raise ValueError("its values have other names, types or shapes than those of this run")
         self.ledger.resumes += self.step < self.steps
 
     @contextmanager

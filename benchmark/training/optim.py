@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import gin
 import torch
 
-from benchmark.annotations import NonNegative, Positive, Range
+from benchmark.annotations import Fraction, NonNegative, Positive
 from benchmark.method import ParamGroup
 from benchmark.nets.schedules import half_cosine
 
-Fraction = Annotated[float, Range(0, 1, below=True)]
 Curve = Literal["cosine", "constant"]
 
 
@@ -25,13 +24,17 @@ class OptimiserSpec(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class _Rates:
-    """The settings that all optimisers have."""
+    """The settings that all optimisers have.
+
+    With a `final_decay` the weight decay moves from `weight_decay` to it on a half cosine over the schedule.
+    """
 
     base_rate: Positive
     weight_decay: NonNegative
     warmup: Fraction = 0.1
     decay: Literal["all", "weights"] = "weights"
     curve: Curve = "cosine"
+    final_decay: NonNegative | None = None
 
     def _grouped(
         self, groups: Sequence[ParamGroup], batch_size: int, vector_rate: float | None = None
@@ -42,6 +45,7 @@ class _Rates:
             decay = self.weight_decay if group.decay is None else group.decay
             for weights in (True, False):
                 params = [p for p in group.params if (p.ndim > 1) == weights]
+                decays = weights or self.decay == "all"
                 if params:
                     rate = self.base_rate if weights or vector_rate is None else vector_rate
                     settings.append(
@@ -49,9 +53,14 @@ class _Rates:
                             "params": params,
                             "peak": rate * batch_size / 256 * group.rate_scale,
                             "scheduled": group.scheduled,
-                            "weight_decay": decay if weights or self.decay == "all" else 0.0,
+                            "weight_decay": decay if decays else 0.0,
                         }
                     )
+                    # Only where they are used: a state without them keeps the digest that it always had.
+                    if group.frozen:
+                        settings[-1]["frozen"] = group.frozen
+                    if decays and group.decay is None and self.final_decay is not None:
+                        settings[-1]["decay_range"] = (self.weight_decay, self.final_decay)
         return settings
 
 
@@ -159,7 +168,7 @@ class _LARS(torch.optim.Optimizer):
 
 
 class Optimiser:
-    """A torch optimiser whose learning rates are set from the progress before each step, so that they have no state."""
+    """A torch optimiser whose learning rates and decays are set from the progress before each step, without state."""
 
     def __init__(self, inner: torch.optim.Optimizer, warmup: float, curve: Curve = "cosine") -> None:
         self.inner = inner
@@ -170,11 +179,30 @@ class Optimiser:
         for group in self.inner.param_groups:
             group["peak"] *= factor
 
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over the state of an optimiser that has taken steps.
+
+        Raises ValueError, or what torch raises, where it does not belong to these parameters.
+        """
+        self.inner.load_state_dict(state)
+        moments = self.inner.state
+        tensors = ((p, value) for p, of_tensor in moments.items() for value in of_tensor.values() if value.ndim)
+        if len({frozenset(of_tensor) for of_tensor in moments.values()}) != 1:
+            raise ValueError("its optimiser lacks moments")
+        if any(value.shape != p.shape for p, value in tensors):
+            raise ValueError("its moments have other shapes than the weights")
+
     def step(self, progress: float) -> None:
         """Take one step at `progress` in [0, 1) and clear the gradients."""
         factor = schedule(progress, self.warmup, self.curve)
         for group in self.inner.param_groups:
             group["lr"] = group["peak"] * (factor if group["scheduled"] else 1.0)
+            if "decay_range" in group:
+                first, last = group["decay_range"]
+                group["weight_decay"] = last + (first - last) * half_cosine(progress)
+            if progress < group.get("frozen", 0.0):
+                for parameter in group["params"]:
+                    parameter.grad = None  # so that neither decay nor momentum moves it
         self.inner.step()
         self.inner.zero_grad(set_to_none=True)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmark.data.resident import Resident
 from benchmark.data.streaming import Prefetched, is_cropped_stored
-from benchmark.errors import method_errors
+from benchmark.errors import ConfigError, method_errors
 from benchmark.method import Labelled, Method, Step, Views
 from benchmark.randomness import Draws, derive
 from benchmark.runtime import progress, ranks
@@ -63,6 +63,12 @@ class Steps:
             self._forward = torch.compile(self.method)  # the module that is saved stays as it is
         self._is_warm = not self.compiled
         self._division = Division(self.method, self.data.batch_size)
+        self._is_cropped_stored = isinstance(self.data, Prefetched) and is_cropped_stored(self.data.images)
+        if self._is_cropped_stored and any(view.resolution != 1 for view in self.views):
+            raise ConfigError(
+                "Images.cropped_from = 'original': crops are made at one size, and the recipe has views of several. "
+                "Give 'centre', or views with a resolution of 1."
+            )
 
     def advance(self, count: int, stepped: Callable[[], None] | None = None) -> float:
         """Take `count` steps, fewer if a signal asks to stop; charge and return their wall-clock seconds.
@@ -92,7 +98,7 @@ class Steps:
         self.ledger.charge(
             steps=self.step - start,
             batch_size=self.data.batch_size,
-            n_views=self.method.n_views,
+            n_views=len(self.views),
             flops_per_step=self.flops_per_step,
             seconds=seconds,
             joules=energy.between(joules, energy.meter(self.device)),
@@ -118,7 +124,7 @@ class Steps:
     def batch(self, step: int) -> list[Tensor]:
         """Return the views of a step, normalised, each `(batch, 3, height, width)`."""
         begin = time.perf_counter()
-        if isinstance(self.data, Prefetched) and is_cropped_stored(self.data.images):
+        if isinstance(self.data, Prefetched) and self._is_cropped_stored:
             ids, crops = self.data.batch(step, self._cuts)
             makers = [partial(view.finish, crops[:, v]) for v, view in enumerate(self.views)]
         else:
@@ -146,6 +152,7 @@ class Steps:
     def differentiate(self) -> Step:
         """Pass the batch of this step forward and backward; the gradients are added to the existing ones."""
         torch.manual_seed(derive(self.seed, self.step, "torch"))  # for a method that uses torch's own generator
+        self.method.set_progress(self.step / self.schedule_steps)
         views = self.batch(self.step)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
         with autocast, self._division.of_a_pass():
