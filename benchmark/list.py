@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,10 @@ COMMANDS = {  # what to do with an entry of each kind
 }
 
 
+EVERY = 5.0  # seconds between two looks of --watch
+CLEAR = "\033[H\033[2J"  # what empties a terminal
+
+
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
@@ -31,12 +36,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
         epilog="exit codes: 0 done, 1 a record is damaged, 2 a gin file cannot be parsed, 3 a package is missing.",
     )
+    parser.add_argument(
+        "--watch", action="store_true", help=f"show boards and runs anew every {EVERY:g} seconds, until Ctrl-C"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="boards (results)")
     options = parser.parse_args(arguments)
     from benchmark.boards import inventory
 
+    while options.watch:
+        found = asdict(inventory.take(options.out, options.results))
+        text = "\n\n".join(_table(kind, found[kind]) for kind in ("boards", "runs"))
+        print(f"{CLEAR * sys.stdout.isatty()}{text}\n", flush=True)
+        try:
+            time.sleep(EVERY)
+        except KeyboardInterrupt:
+            return 0
     kinds = asdict(inventory.take(options.out, options.results))
     tables = "\n\n".join(map(_table, kinds, kinds.values()))
     print(json.dumps(kinds, indent=2, ensure_ascii=False) if options.json else tables)

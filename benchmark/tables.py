@@ -118,7 +118,10 @@ def provenance_page(checkout: Path) -> str:
     files = []
     for path in sorted((checkout / "gin").rglob("*.gin")):
         name, text = path.relative_to(checkout / "gin").as_posix(), path.read_text(encoding="utf-8")
-        if path.parent.name != "suites":  # a suite selects runs, and has no numbers of a method
+        if path.parent.name not in (
+            "suites",
+            "cluster",
+        ):  # which select runs or machines, and have no numbers of a method
             statements = list(parse(text, Source(f"gin/{name}", path)))
             includes = [statement.file for statement in statements if isinstance(statement, Include)]
             bound = [Bound(str(line), line.value, line.line.number) for line in statements if isinstance(line, Binding)]

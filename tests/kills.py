@@ -273,6 +273,8 @@ class State:
     def of(cls, folder: Path) -> "State":
         state = cls()
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            if ".claim" in path.suffixes:  # of a process that was killed: it stays until the same is claimed again
+                continue
             place = path.relative_to(folder)
             state.names.add(masked(place.as_posix()))
             if path.name == "metrics.jsonl":

@@ -49,7 +49,10 @@ def test_protocols_have_data_and_encoder() -> None:
         ("cifar100", 32),
         ("digits", 16),
         ("imagenet100", 224),
+        ("imagenet1k", 224),
         ("imagenette96", 96),
+        ("stl10", 96),
+        ("tiny_imagenet", 64),
         ("voc12_seg", 448),
     ]
 
@@ -81,7 +84,7 @@ def test_records_of_boards(tmp_path: Path) -> None:
         write(run("beta", 0, 0.5, **tuned, board="single"), tmp_path / "single")
     write(run("beta", 1, 0.5, division="trial", tuning=tuning | {"trials": []}, board="single"), tmp_path / "single")
     boards = {board.name: board for board in take(NOWHERE, tmp_path).boards}
-    assert boards[swept] == Board(swept, "gin/suites/mrcl_mask_ratio.gin", 10, 2, 0)
+    assert boards[swept] == Board(swept, "gin/suites/mrcl_mask_ratio.gin", 10, 2, 0, 1)
     assert boards["single"] == Board("single", None, None, 1, 1)
 
 

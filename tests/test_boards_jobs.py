@@ -189,7 +189,7 @@ def test_as_many_runs_as_slots_are_made_at_once(tmp_path: Path, monkeypatch: Pat
     )
     assert {(env["OMP_NUM_THREADS"], env["SSL_BENCHMARK_JOBS"]) for env in machine.environments} == {("1", "2")}
     for run in runs.runs:
-        with runs._lock(run).acquire(blocking=False):
+        with runs._claim(run).acquire(0):
             pass
 
 
@@ -266,7 +266,7 @@ def test_a_stop_stops_all_runs(tmp_path: Path, monkeypatch: Patch) -> None:
         assert asked == (["SIGTERM byol_0"] if codes else ["SIGTERM simclr_0", "SIGTERM byol_0"])
         assert machine.at_work == []
         assert len(machine.commands) == 2
-        with runs._lock(runs.runs[1]).acquire(blocking=False):
+        with runs._claim(runs.runs[1]).acquire(0):
             pass
 
 
@@ -352,3 +352,13 @@ def test_every_line_of_progress_is_known(monkeypatch: Patch, capsys: Capture) ->
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert all(progress.LINE.search(line.encode()) for line in lines)
+
+
+def test_a_run_that_was_killed_is_tried_once_more(tmp_path: Path, monkeypatch: Patch) -> None:
+    """Oracle: the log by hand; a run that is killed each time has failed, and stops no other."""
+    machine = Machine(monkeypatch, {"simclr_0": 3}, simclr_0=-signal.SIGKILL, byol_0=-signal.SIGSEGV)
+    plan = suite(seeds=(0,))
+    failed = board(tmp_path, plan).carry_out(lambda: board(tmp_path, plan), None)
+    assert [run.label for run in failed] == ["digits_vit_micro/byol/seed 0", "digits_vit_micro/simclr/seed 0"]
+    started = [line.partition(" ")[0] for line in machine.log if not line.startswith("end")]
+    assert started == ["simclr_0", "byol_0", "simclr_0"]

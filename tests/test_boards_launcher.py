@@ -530,8 +530,8 @@ def test_commands_share_a_board(written: Written, tmp_path: Path, capsys: Captur
     """Oracle: the announcements by hand: another process makes the first of two runs, and ends after the second."""
     plan = launcher(tmp_path, suite(methods=("simclr",)).runs())
     first, second = plan.runs
-    path = plan._lock(first).lock_file
-    holder = [sys.executable, "-c", HOLDER, str(Path(path).with_name(Path(path).name[1:-5]))]
+    path = plan._claim(first).path
+    holder = [sys.executable, "-c", HOLDER, str(path.with_name(path.name[1:].removesuffix(".claim")))]
     other = subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert other.stdout is not None
     assert other.stdout.readline() == b"held\n"
@@ -595,7 +595,7 @@ def test_waiting_ends_at_the_time_limit(written: Written, tmp_path: Path, capfd:
     arguments = written()
     (run,) = suite(methods=("simclr",), seeds=(0,)).runs()
     begin = time.monotonic()
-    with launcher(tmp_path)._lock(run):
+    with launcher(tmp_path)._claim(run).acquire():
         assert main([*arguments, "--time-limit", "1"]) == 75
     assert time.monotonic() - begin < 50
     printed = capfd.readouterr()

@@ -219,10 +219,13 @@ def test_the_oldest_use_goes_first(
 
     assert [decoded(roots[i]) for i in (0, 1, 0, 2)] == [True, True, False, True]
     assert len(files(kept)) == 2
+    (kept / ".x.claim").write_text("{}")
+    os.utime(kept / ".x.claim", (0, 0))
     assert [decoded(roots[i]) for i in (0, 2, 1)] == [False, False, True]
     monkeypatch.setattr(cache, "MOST_BYTES", FILE_BYTES - 33)
     assert decoded(roots[2])
     assert decoded(roots[2])
+    assert (kept / ".x.claim").exists()
 
 
 def test_what_a_killed_process_left_is_removed(source: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:

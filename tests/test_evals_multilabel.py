@@ -186,7 +186,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def on(flags: Path, evaluations: str = "@MultiLabel,") -> list[str]:
     """Return the arguments of a run on these images: the protocol of the documentation, and the evaluations."""
-    blocks = re.findall(r"```\n(.*?)```", Path("docs/data.md").read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```\w*\n(.*?)```", Path("docs/data.md").read_text(encoding="utf-8"), re.DOTALL)
     (protocol,) = (block for block in blocks if "@MultiLabel" in block)
     file = flags / "flags.gin"
     file.write_text(protocol.replace("/data/flags", str(flags)))

@@ -1,6 +1,7 @@
 """The command around the inventory: tables, JSON, what it says where nothing is, and what it imports."""
 
 import json
+import socket
 import subprocess
 import sys
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from report_records import make, metrics
 from benchmark.boards.inventory import take
 from benchmark.list import COMMANDS, main
 from benchmark.report.record import write
+from benchmark.storage.claim import Claim
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,6 +38,36 @@ def test_json_is_the_inventory(tmp_path: Path, capsys: pytest.CaptureFixture[str
     """Oracle: the inventory itself."""
     assert main(["--json", "--out", str(tmp_path), "--results", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(asdict(take(tmp_path, tmp_path))))
+
+
+def test_watch_shows_who_is_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: by hand: a run that this process claims, in a job with a log, until it is given up; a failure of the
+    board that no success followed; all of it shown twice before Ctrl-C."""
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "config.gin").write_text("experiment.seed = 3\nPretraining.name = 'alpha'\n")
+    write(make(status="failed", board="mine"), tmp_path / "results" / "mine")
+    monkeypatch.setenv("SSL_BENCHMARK_LOG", "/x/the.log")
+    claim = Claim(tmp_path / "runs" / "a").acquire()
+    shown = []
+
+    def look(seconds: float) -> None:
+        shown.append(capsys.readouterr().out)
+        claim.release()
+        if len(shown) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmark.list.time.sleep", look)
+    assert main(["--watch", "--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]) == 0
+    first, second = ([line.split() for line in text.splitlines()] for text in shown)
+    run = [str(tmp_path / "runs" / "a"), "alpha", "3"]
+    (at_work,) = (line for line in first if line[:3] == run)
+    assert [*at_work[3:5], at_work[6]] == ["running", socket.gethostname(), "/x/the.log"]
+    assert 0 <= int(at_work[5]) < 60
+    assert [*run, "unfinished"] in second
+    assert ["mine", "0", "0", "1"] in second
+    assert "methods: " not in shown[0]
 
 
 def test_nothing_yet_names_the_next_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

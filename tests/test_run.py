@@ -32,7 +32,7 @@ from benchmark.report.cells import group, load
 from benchmark.report.markdown import render
 from benchmark.report.record import Record
 from benchmark.run import main
-from benchmark.storage.files import lock
+from benchmark.storage.files import claim
 from benchmark.training.loop import Outcome, Training
 
 ROOT = Path(__file__).parents[1]
@@ -490,14 +490,14 @@ def test_resuming_another_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_runs_under_way_are_not_called_unfinished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: the lock that a process at work holds; without it the warning comes."""
+    """Oracle: the claim that a process at work holds; without it the warning comes."""
     run(tmp_path, 3)
     (other,) = tmp_path.glob("simclr-*-s0-*")
     (other / "checkpoints").mkdir(exist_ok=True)
     (other / "checkpoints" / "step.pt").touch()
     next(other.glob("*-s0-*.json")).unlink()
     capsys.readouterr()
-    with lock(other):
+    with claim(other).acquire():
         run(tmp_path, 2)
     assert "begins at step 0" not in capsys.readouterr().err
     run(tmp_path, 1)

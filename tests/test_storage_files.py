@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
-from filelock import FileLock, Timeout
 from tiny import command
 
 from benchmark.errors import ConfigError
@@ -21,7 +20,8 @@ from benchmark.evals import harness
 from benchmark.report.cells import load, of_run
 from benchmark.run import main
 from benchmark.storage import files
-from benchmark.storage.files import check_folders, exclusive, lock, make_folder
+from benchmark.storage.claim import Held
+from benchmark.storage.files import check_folders, claim, exclusive, is_held, make_folder
 from benchmark.training import calibration
 from benchmark.training.calibration import Calibration
 from benchmark.training.loop import Training
@@ -50,12 +50,9 @@ def no_locks(*_: object) -> None:
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
-def is_kept(path: Path) -> bool:
-    try:
-        with FileLock(path).acquire(blocking=False):
-            return False
-    except Timeout:
-        return True
+def claimed(path: Path) -> Path:
+    """Return what the file of a claim is the claim of."""
+    return path.with_name(path.name[1:].removesuffix(".claim"))
 
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
@@ -80,13 +77,13 @@ def test_the_second_waits_for_the_first(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_killed_process_keeps_nobody_waiting(tmp_path: Path) -> None:
-    """Oracle: the lock is refused while its holder lives, and had after SIGKILL."""
+    """Oracle: the claim is refused while its holder lives, and had after SIGKILL."""
     process = holder(tmp_path / "run", "600")
-    with pytest.raises(Timeout):
-        lock(tmp_path / "run").acquire(blocking=False)
+    with pytest.raises(Held):
+        claim(tmp_path / "run").acquire(0)
     process.kill()
     process.wait()
-    lock(tmp_path / "run").acquire(blocking=False).lock.release()
+    claim(tmp_path / "run").acquire(0).release()
 
 
 def test_a_calibration_of_another_process_is_taken(tmp_path: Path) -> None:
@@ -144,7 +141,7 @@ def test_what_killed_writers_leave_is_removed(tmp_path: Path, monkeypatch: pytes
 def test_a_run_that_another_process_finished_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Oracle: the number of records, where the run is made while this one waits for its lock."""
+    """Oracle: the number of records, where the run is made while this one waits for its claim."""
     arguments = command(tmp_path, 3, seed=0)
 
     @contextmanager
@@ -162,13 +159,45 @@ def test_a_run_that_another_process_finished_is_not_repeated(
 
 
 @pytest.mark.usefixtures("one_thread")
+def test_a_run_that_another_process_took_over_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the files: the claim is another's from the second of 3 steps on, or from the evaluation on."""
+    advance, evaluate = Training.advance, harness._evaluate
+
+    def lose() -> dict[Path, bytes]:
+        (claimed,) = tmp_path.glob(".simclr-*.claim")
+        claimed.write_text(claimed.read_text().replace('"nonce": "', '"nonce": "x'))
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def advanced(run: Training, *arguments: Any) -> float:
+        if run.step:
+            left.update(lose())
+        return advance(run, *arguments)
+
+    def evaluated(*arguments: Any, **named: Any) -> harness.Results:
+        left.update(lose())
+        return evaluate(*arguments, **named)
+
+    for owner, name, function in ((Training, "advance", advanced), (harness, "_evaluate", evaluated)):
+        left: dict[Path, bytes] = {}
+        with monkeypatch.context() as losing:
+            losing.setattr(owner, name, function)
+            assert main(command(tmp_path, 3)) == 75
+        assert "taken over by another process" in capsys.readouterr().err
+        assert left == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        next(tmp_path.glob(".simclr-*.claim")).unlink()
+    assert main(command(tmp_path, 3)) == 0
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_what_runs_share_is_made_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: locks that cannot be had meanwhile: of teacher and run while they train, and of each floor."""
+    """Oracle: claims that cannot be had meanwhile: of teacher and run while they train, and of each floor."""
     kept: list[Path] = []
 
     def noting(function: Callable[..., object], folder: Callable[..., Path]) -> Callable[..., object]:
         def noted(*arguments: object, **named: object) -> object:
-            kept.extend(path for path in folder(*arguments).glob(".*.lock") if is_kept(path))
+            kept.extend(path for path in folder(*arguments).glob(".*.claim") if is_held(claimed(path)))
             return function(*arguments, **named)
 
         return noted
@@ -180,7 +209,7 @@ def test_what_runs_share_is_made_by_one(tmp_path: Path, monkeypatch: pytest.Monk
     names = [path.name.split("-")[0] for path in kept]
     assert len(set(kept[:2])) == 2
     assert names[2:] == [".moco_v3", ".mimco"]
-    assert not any(map(is_kept, kept))
+    assert not any(is_held(claimed(path)) for path in kept)
 
 
 def test_folders_are_refused_before_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +235,7 @@ def test_a_run_trains_while_another_process_measures_its_floors(
     @contextmanager
     def held(path: Path, *, waits: bool) -> Iterator[None]:
         order.append(waits)
-        with nullcontext() if waits else lock(path), exclusive(path, waits=waits):
+        with nullcontext() if waits else claim(path).acquire(), exclusive(path, waits=waits):
             yield
 
     train = Training.run

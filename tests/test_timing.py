@@ -67,6 +67,21 @@ def test_the_command_prints_ratios(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert features.test["x"].shape == (40, 16)
 
 
+def test_the_page_on_scale_has_the_counted_costs(tmp_path: Path) -> None:
+    """Oracle: `flops_per_image`, and hours of 100 epochs of 1,281,167 images at 10^14 FLOPs a second; every method."""
+    page = (Path(__file__).parents[1] / "docs" / "scale.md").read_text()
+    lines = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE))
+    assert sorted(lines) == sorted(path.stem for path in costs.shipped_methods())
+    for encoder, column in (("resnet50", 0), ("vit_small", 2)):
+        protocol = tmp_path / f"{encoder}.gin"
+        protocol.write_text(f"include 'gin/protocol/imagenet1k.gin'\ninclude 'gin/protocol/{encoder}.gin'\n")
+        for name in ("simclr", "mae"):
+            flops = costs.flops_per_image(f"gin/{name}.gin", str(protocol))
+            hours = flops and flops * 100 * 1_281_167 / 1e14 / 3600
+            expected = ["n/a", "n/a"] if flops is None else [f"{flops / 1e9:.1f}", f"{hours:.1f}"]
+            assert lines[name].split(" | ")[column : column + 2] == expected
+
+
 def test_costs_are_what_runs_are_charged(tmp_path: Path) -> None:
     """Oracle: the price of a stage's step; with a teacher, a budget spent on both stages, to a step of each."""
     for name in ("simclr", "mae"):

@@ -9,7 +9,7 @@ from tiny import SMALL, command, training
 from benchmark.report import record as records
 from benchmark.report.record import Record
 from benchmark.run import main
-from benchmark.storage.files import lock
+from benchmark.storage.files import claim
 from benchmark.training import calibration, loop
 from benchmark.training.calibration import WARMUP, WHOLE, Calibration
 from benchmark.training.loop import Training
@@ -79,8 +79,7 @@ def test_who_waits_for_a_calibration_is_a_load(tmp_path: Path, monkeypatch: pyte
     """Oracle: the steps that are taken until another process has written the calibration, which is read."""
     monkeypatch.setenv("SSL_BENCHMARK_JOBS", "2")
     path, counts, advance = tmp_path / "x.json", [], Training.advance
-    other = lock(path)
-    other.acquire()
+    other = claim(path).acquire()
 
     def advanced(run: Training, count: int) -> float:
         counts.append(count)
@@ -93,7 +92,7 @@ def test_who_waits_for_a_calibration_is_a_load(tmp_path: Path, monkeypatch: pyte
     scratch = training(tmp_path / "scratch", steps=WHOLE)
     assert calibration.stored(path, lambda: scratch, 10.0) == Calibration(2.0, 1.0, 3.0)
     assert counts == [4, 4, 4]
-    with lock(path).acquire(blocking=False):
+    with claim(path).acquire(0):
         pass
 
 

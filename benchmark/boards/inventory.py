@@ -1,9 +1,10 @@
 """What can be run and what was run, read from gin files, records and folders of runs; nothing is built or imported."""
 
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from benchmark.config.parse import Source, Statement, parse, read, shipped_folde
 from benchmark.report.cells import UNDONE, load, of_run
 from benchmark.report.record import Record, pretrained
 from benchmark.report.section import columns_of, ranking_score
+from benchmark.storage.claim import Claim
 
 RATE = re.compile(r"^experiment\.rate_factor = .*\n", re.MULTILINE)  # which trials that are made again may change
 
@@ -59,7 +61,7 @@ class Evaluations:
 class Board:
     """A board: its suite, the runs that this asks for in a division, and those that have a record, by division.
 
-    A board of runs that were published one by one has no suite.
+    A board of runs that were published one by one has no suite. `failed` counts runs that have failures alone.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Board:
     runs: int | None
     closed: int
     tuned: int
+    failed: int | None = None
 
     @property
     def missing(self) -> tuple[str, str] | None:
@@ -84,6 +87,8 @@ class Run:
     """A run: how it ended, "unfinished" if it has no record, and its top-1, a fraction, in the leading evaluation.
 
     The top-1 of a trial is on a hold-out of train. Where images have several labels it is the mean average precision.
+    A run that is "running" has the node where it is made, the seconds since its last sign of life, and the log of its
+    job on a cluster.
     """
 
     folder: str
@@ -94,6 +99,9 @@ class Run:
     status: str
     evaluation: str | None
     top1: float | None
+    node: str | None = None
+    silent: int | None = None
+    log: str | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +173,9 @@ def boards(records: Sequence[Record]) -> Iterator[Board]:
         closed = {run["config"]["text"] for run in runs if run["division"] in ("closed", "open")}
         tuned = {RATE.sub("", run["config"]["text"]) for run in runs if run["division"] == "tuned"}
         gin, planned = suites.get(name, (None, None))
-        yield Board(name, gin, planned, len(closed), len(tuned))
+        failures = [run for run in published.get(name, ()) if run["status"] == "failed"]
+        failed = {run["config"]["text"] for run in failures} - {run["config"]["text"] for run in runs}
+        yield Board(name, gin, planned, len(closed), len(tuned), len(failed) or None)
 
 
 def _planned(statements: Sequence[Statement]) -> int:
@@ -177,12 +187,17 @@ def _planned(statements: Sequence[Statement]) -> int:
 
 def _runs(out: Path) -> Iterator[Run]:
     for config in sorted(out.glob("*/config.gin")):
-        folder = str(config.parent)
+        folder, now = str(config.parent), time.time()
         records = of_run(config.parent)
         if not records:
             statements = list(parse(config.read_text(encoding="utf-8"), Source(str(config), config)))
             name, data = _text(statements, "Pretraining.name"), _text(statements, "Images.name")
-            yield Run(folder, name, data, value_of(statements, "experiment.seed"), None, "unfinished", None, None)
+            begun = Run(folder, name, data, value_of(statements, "experiment.seed"), None, "unfinished", None, None)
+            holder = Claim(config.parent).holder()
+            if holder and holder.lives(now):
+                silent = max(0, round(now - holder.seen))
+                begun = replace(begun, status="running", node=holder.host, silent=silent, log=holder.log)
+            yield begun
             continue
         run = records[-1]
         name, data = run["method"]["name"], run["dataset"]["name"]

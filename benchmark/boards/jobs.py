@@ -14,13 +14,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from filelock import BaseFileLock
 
 from benchmark.boards.planned import Planned
 from benchmark.errors import ConfigError, Interrupted, Stopped
 from benchmark.experiment.environment import usable_cores
 from benchmark.runtime import sharing
 from benchmark.runtime.progress import Relay
+from benchmark.storage.claim import Claim
 
 STOPPED = (Interrupted.exit_code, Stopped.exit_code, -signal.SIGINT, -signal.SIGTERM)
 LIBC = ctypes.CDLL(None)  # loaded here: a child that was forked beside threads should do as little as it can
@@ -73,12 +73,12 @@ def described(slots: Sequence[Slot]) -> str:
 
 @dataclass(eq=False)
 class Job:
-    """A run that is being made: its slot, its process, the lock of the run, and what shows its output."""
+    """A run that is being made: its slot, its process, the claim of the run, and what shows its output."""
 
     run: Planned
     slot: Slot
     process: "subprocess.Popen[bytes]"
-    lock: BaseFileLock
+    claim: Claim
     relay: Relay | None
 
     @property
@@ -109,13 +109,13 @@ class Jobs:
             job.process.wait()
             self._close(job)
 
-    def start(self, run: Planned, command: Sequence[str], lock: BaseFileLock) -> None:
+    def start(self, run: Planned, command: Sequence[str], claim: Claim) -> None:
         """Start the command that makes a run, in a slot that is free."""
         slot = self.free.pop(0)
         pipe = subprocess.PIPE if self._is_shown else None
         process = _start(command, slot, pipe)
         relay = Relay(process, run.label) if self._is_shown else None
-        self.active.append(Job(run, slot, process, lock, relay))
+        self.active.append(Job(run, slot, process, claim, relay))
 
     def wait(self, deadline: float | None) -> list[Job]:
         """Wait until jobs have ended, and return them.
@@ -136,7 +136,7 @@ class Jobs:
     def _close(self, job: Job) -> None:
         if job.relay:
             job.relay.close()
-        job.lock.release()
+        job.claim.release()
         self.active.remove(job)
         self.free.append(job.slot)
 

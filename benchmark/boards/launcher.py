@@ -8,13 +8,13 @@ at a time, for instance one for each device: the first that comes to a run makes
 import fnmatch
 import hashlib
 import math
+import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
-
-from filelock import FileLock, Timeout
 
 from benchmark.boards.jobs import Job, Jobs, Slot
 from benchmark.boards.plan import Suite
@@ -25,7 +25,8 @@ from benchmark.report.cells import load
 from benchmark.report.code import changed
 from benchmark.report.record import Record
 from benchmark.runtime import progress
-from benchmark.storage.files import lock
+from benchmark.storage.claim import Claim, Held
+from benchmark.storage.files import claim
 
 State = Literal["done", "missing", "stale", "missed", "failed"]
 
@@ -94,12 +95,14 @@ class Launcher:
 
         Once all have begun, and whenever one has ended from then on, `plan` says which runs there are, as evaluations
         follow from runs. It is asked again as soon as the last trials end: they choose runs of the division `tuned`,
-        and no method is to come last with all of its seeds. What other processes make is waited for.
+        and no method is to come last with all of its seeds. What other processes make is waited for. A run that was
+        killed, as where memory is short, is tried once more.
         Raises KeyboardInterrupt at the `deadline`, a time of the monotonic clock, or where a run was stopped by a
         signal; all runs at work have then saved their state.
         """
         failed: list[Planned] = []
         settled: list[Planned] = []
+        killed: list[Planned] = []
         selection = self
         with Jobs(self.slots) as jobs:
             while selection.runs or jobs.active:
@@ -115,21 +118,26 @@ class Launcher:
                         raise KeyboardInterrupt
                     run = _first(queue, jobs.active)
                     queue.remove(run)
-                    try:
-                        lock = self._lock(run).acquire(blocking=False).lock
-                    except Timeout:
-                        elsewhere.append(run)
-                        continue
-                    if self._is_to_make(run):
-                        progress.announce(f"\n== {count - len(queue)} of {count}: {run.label}")
-                        jobs.start(run, run.command(self.out, self.folder), lock)
-                    else:
-                        lock.release()
-                        failed += [run] * (not self._is_done(run))
+                    with ExitStack() as stack:
+                        try:
+                            claimed = stack.enter_context(self._claim(run).acquire(0))
+                        except Held:
+                            elsewhere.append(run)
+                            continue
+                        if self._is_to_make(run):
+                            progress.announce(f"\n== {count - len(queue)} of {count}: {run.label}")
+                            jobs.start(run, run.command(self.out, self.folder), claimed)
+                            stack.pop_all()  # the job gives the claim up
+                        else:
+                            failed += [run] * (not self._is_done(run))
                 if jobs.active and not (ended and jobs.free):
                     ended += jobs.wait(deadline)
-                failed += [job.run for job in ended if job.code != 0 and not self._is_done(job.run)]
+                again = [job.run for job in ended if job.code == -signal.SIGKILL and job.run not in killed]
+                killed += again
+                missed = [job.run for job in ended if job.code != 0 and job.run not in again]
+                failed += [run for run in missed if not self._is_done(run)]
                 settled += [run for run in selection.runs if run not in (*elsewhere, *queue)]
+                settled = [run for run in settled if run not in again]
                 selection = plan()
                 selection.runs = [run for run in selection.runs if run not in settled]
                 if not jobs.active and selection.runs and all(run in elsewhere for run in selection.runs):
@@ -143,8 +151,8 @@ class Launcher:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
             with progress.shown(), progress.doing(message):
-                self._lock(run).acquire(left).lock.release()
-        except Timeout:
+                self._claim(run).acquire(left).release()
+        except Held:
             raise KeyboardInterrupt from None
 
     def _is_to_make(self, run: Planned) -> bool:
@@ -158,8 +166,8 @@ class Launcher:
     def _records(self, run: Planned) -> list[Record]:
         return [record for record in self.records() if run.owns(record)]
 
-    def _lock(self, run: Planned) -> FileLock:
-        return lock(self.out / hashlib.sha256(f"{run.label}\n{run.identity}".encode()).hexdigest()[:16])
+    def _claim(self, run: Planned) -> Claim:
+        return claim(self.out / hashlib.sha256(f"{run.label}\n{run.identity}".encode()).hexdigest()[:16])
 
 
 def _state(run: Planned, records: Sequence[Record]) -> State:

@@ -41,12 +41,17 @@ from benchmark.report.identity import Canonical, canonical, digest
 DEFAULTS = {"experiment.data": "protocol/digits.gin", "experiment.encoder": "protocol/vit_micro.gin"}
 """The shipped file that is read first if nothing binds a name."""
 
-COMMANDS = {"suite": "python -m benchmark.suite --gin", "race": "python -m benchmark.speed {inputs,training} --race"}
+COMMANDS = {
+    "suite": "python -m benchmark.suite --gin",
+    "cluster": "python -m benchmark.suite --gin <suite> --cluster slurm --cluster-gin",
+    "race": "python -m benchmark.speed {inputs,training} --race",
+}
 """The command for the files of each root other than `experiment`."""
 
 ROOTS = {
     "experiment": "benchmark.experiment.setup",
     "suite": "benchmark.boards.plan",
+    "cluster": "benchmark.boards.cluster",
     "race": "benchmark.timing.workloads",
 }
 """The module that registers each root."""

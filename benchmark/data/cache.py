@@ -20,8 +20,9 @@ from PIL import Image, ImageFile, features
 from torch import Tensor
 
 from benchmark.data import decode, white
-from benchmark.errors import ConfigError
+from benchmark.errors import BenchmarkError
 from benchmark.runtime.progress import announce
+from benchmark.storage.claim import Lost
 from benchmark.storage.files import atomic_write, exclusive
 
 MOST_BYTES = 8 * 2**30  # our choice: ten times what the protocols' data sets take that are not streamed
@@ -37,7 +38,7 @@ def decoded(images: decode.Stored) -> Tensor:
     pixels = _read(path, images.shape)
     with ExitStack() as stack:
         if pixels is None:
-            with suppress(OSError, ConfigError, NotImplementedError):  # where nothing can be locked, all decode
+            with suppress(OSError, BenchmarkError):  # where nothing can be claimed, all decode
                 stack.enter_context(exclusive(path))
                 pixels = _read(path, images.shape)
         if pixels is None:
@@ -96,6 +97,8 @@ def _write(path: Path, pixels: Tensor) -> None:
             file.write(_digest(path, pixels))
             file.write(pixels.numpy().data)
         _remove_oldest(path.parent)
+    except Lost:
+        pass  # the folder was emptied meanwhile; where the claim of a run is lost, the run notices
     except OSError as error:
         _say_once(f"decoded images are not kept in {path.parent}: {error.strerror or error}")
 
@@ -109,10 +112,12 @@ def _remove_oldest(place: Path) -> None:
     """Remove the files that were not used for longest, so that the others take at most `MOST_BYTES`."""
     files = []
     for file in place.iterdir():
+        if ".claim" in file.suffixes:
+            continue
         with suppress(FileNotFoundError):  # another process has removed it
             files.append((file.stat().st_mtime_ns, file.stat().st_size, file))
     total = 0
     for _, size, file in sorted(files, reverse=True):
         total += size
-        if size and total > MOST_BYTES:  # locks are empty
+        if total > MOST_BYTES:
             file.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from benchmark.data.splits import LFS
-from benchmark.data.streaming import Streamed
+from benchmark.data.streaming import Cut, Streamed
 from benchmark.data.white import SLICE, Array, Items, NotReadError, White, each, has_high_bytes, is_number
 from benchmark.errors import BenchmarkError, MissingError
 
@@ -43,20 +44,57 @@ class Stored(Streamed):
     """The images of a split as its source stores them, decoded when they are indexed.
 
     `where` names the split in the message for an image that cannot be read. An image that `is_whole` is stretched to
-    the square, any other is cropped.
+    the square. With a `shorter` side, images are resized to it before their centre is cut out, and random crops are
+    taken from the stored images.
     """
 
-    def __init__(self, n: int, items: Items, size: int, where: str, white: White, *, is_whole: bool = False) -> None:
-        super().__init__(n, size, self._decode)
+    def __init__(
+        self,
+        n: int,
+        items: Items,
+        size: int,
+        where: str,
+        white: White,
+        *,
+        shorter: int | None = None,
+        is_whole: bool = False,
+    ) -> None:
+        super().__init__(n, size, self._decode, read_crops=None if shorter is None else self._decode_crops)
         self._items = items
         self._where = where
         self.white = white
+        self._shorter = shorter
         self.is_whole = is_whole
 
     def _decode(self, ids: list[int], places: npt.NDArray[np.uint8]) -> None:
-        for index, item, place in zip(ids, each(self._items, ids), places, strict=True):
+        def put(place: npt.NDArray[np.uint8], rgb: Image.Image, row: int) -> None:
+            place[:] = square(rgb, self.shape[-1], self._shorter, self.is_whole).transpose(2, 0, 1)
+
+        self._each(ids, places, ids, put)
+
+    def _decode_crops(
+        self, ids: list[int], places: npt.NDArray[np.uint8], cuts: Sequence[Cut], rows: list[int]
+    ) -> None:
+        def put(place: npt.NDArray[np.uint8], rgb: Image.Image, row: int) -> None:
+            for crop, cut in zip(place, cuts, strict=True):
+                top, left, height, width = cut(row, rgb.height, rgb.width)
+                box = rgb.crop((left, top, left + width, top + height))
+                resample = Image.Resampling[cut.interpolation.upper()]
+                crop[:] = np.asarray(box.resize((self.shape[-1],) * 2, resample)).transpose(2, 0, 1)
+
+        self._each(ids, places, rows, put)
+
+    def _each(
+        self,
+        ids: list[int],
+        places: npt.NDArray[np.uint8],
+        rows: list[int],
+        put: Callable[[npt.NDArray[np.uint8], Image.Image, int], None],
+    ) -> None:
+        """Decode each image and `put` it, with its row, into its place."""
+        for index, item, place, row in zip(ids, each(self._items, ids), places, rows, strict=True):
             try:
-                place[:] = decode(item, self.shape[-1], self.white, self.is_whole).transpose(2, 0, 1)
+                put(place, decode(item, self.white), row)
             except BenchmarkError:
                 raise
             except Exception as error:  # a decoder fed broken bytes raises whatever it likes
@@ -82,14 +120,14 @@ class Stored(Streamed):
         return total.hexdigest()
 
 
-def decode(item: Any, size: int, white: White, is_whole: bool = False) -> npt.NDArray[np.uint8]:
-    """Return one stored image, given as an array, bytes or a path, as uint8 `(size, size, 3)`."""
+def decode(item: Any, white: White) -> Image.Image:
+    """Return one stored image, given as an array, bytes or a path, in RGB and upright."""
     if isinstance(item, NotReadError):
         raise item
     if isinstance(item, np.ndarray):
-        return _square(Image.fromarray(white.scaled(_channels_last(item))).convert("RGB"), size, is_whole)
+        return Image.fromarray(white.scaled(_channels_last(item))).convert("RGB")
     with opened(item) as image:
-        return _square(_rgb(image, white), size, is_whole)
+        return _rgb(image, white)
 
 
 def stored_size(item: Any) -> tuple[int, int]:
@@ -120,9 +158,18 @@ def _channels_last(values: Array) -> Array:
     return values[:, :, 0] if values.shape[-1] == 1 else values
 
 
-def _square(rgb: Image.Image, size: int, is_whole: bool) -> npt.NDArray[np.uint8]:
+def square(rgb: Image.Image, size: int, shorter: int | None, is_whole: bool = False) -> npt.NDArray[np.uint8]:
+    """Return an image as a square: all of it where it `is_whole`, else its centre.
+
+    Its shorter side becomes `size`, or `shorter` as by torchvision's `Resize`.
+    """
     if is_whole:
         rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
+    elif shorter is not None:
+        sides = [shorter * side // min(rgb.size) for side in rgb.size]
+        left, top = (round((side - size) / 2) for side in sides)
+        rgb = rgb.resize((sides[0], sides[1]), Image.Resampling.BICUBIC)
+        rgb = rgb.crop((left, top, left + size, top + size))
     elif rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(rgb)

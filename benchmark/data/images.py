@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import gin
 import torch
 from torch import Tensor
 
-from benchmark.annotations import Location, Positive, Range, Residence
+from benchmark.annotations import Count, Location, Positive, Range, Residence
 from benchmark.data import cache
 from benchmark.data.decode import Stored, opened
 from benchmark.data.labels import Names, class_names, marked
@@ -106,7 +106,8 @@ class Images:
     - `parquet:path`: a folder or glob of files that are named by their split (`train-00000-of-00002.parquet`), a clone
       of a data set of the hub, or one file, which is then the split `train`;
     - `folder:path`: image files in `split/class/`, or without labels in `split/` or directly in the folder, which is
-      then the split `train`;
+      then the split `train`. Where a split has an annotation file, `val/val_annotations.txt`, classes are those in it;
+    - `stl10:path`: the binary files of STL-10, with the splits `train`, `test` and `unlabeled`;
     - `local:name`: the folder `name` below `$SSL_BENCHMARK_DATA`, of Parquet files or image files.
 
     Images become RGB, `size` pixels on the shorter side (antialiased bicubic) and a centre crop of `size` x `size`.
@@ -114,6 +115,11 @@ class Images:
     `image` or `img` and `label` or `fine_label`. Where the column of labels has lists of classes, an image may have
     several, see `benchmark.data.labels`. `train`, `test` and `pretrain` name splits; `test=None` means none,
     `pretrain=None` means the train split.
+
+    With `cropped_from = "original"`, which needs `streamed`, random crops are taken from the pixels of the original, by
+    whichever size it has, and resized once, antialiased. Images that are not cropped at random, such as those of test,
+    then have `test_resize` pixels on the shorter side before their centre of `size` x `size` is cut out; by default 8/7
+    of `size`, as the papers resize to 256 px and cut out 224. With "centre", random crops are taken from the square.
 
     `range` is the number that is white where images are numbers: arrays, floats, and grey of more than 8 bits. By
     default the type decides or else, for the whole data set, the largest value of train; see `benchmark.data.white`.
@@ -143,6 +149,8 @@ class Images:
     mask_classes: tuple[str, ...] = ()
     mask_first: Annotated[int, Range(0)] = 0
     mask_ignored: int | None = None
+    cropped_from: Literal["centre", "original"] = "centre"
+    test_resize: Count | None = None
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -151,6 +159,16 @@ class Images:
             raise ConfigError(f"Images.size = {self.size}: the side of an image is at least 1 pixel.")
         if self.size > MOST_SIDE:
             raise ConfigError(f"Images.size = {self.size}: the side of an image is at most {MOST_SIDE:,} pixels.")
+        if self.cropped_from == "original" and not self.streamed:
+            raise ConfigError(
+                "Images.cropped_from = 'original' takes crops where images are decoded, at each use: it needs "
+                "Images.streamed = True."
+            )
+        if self.test_resize is not None and (self.cropped_from == "centre" or self.test_resize < self.size):
+            raise ConfigError(
+                f"Images.test_resize = {self.test_resize}: it is for Images.cropped_from = 'original', and at least "
+                f"Images.size = {self.size}, which is cut out of it."
+            )
         if self.test is not None and self.test in (self.train, self.pretrain):
             raise ConfigError(
                 f"Images.test = {self.test!r} is also a split to train on, and nothing that was trained on tests "
@@ -262,7 +280,7 @@ class Images:
         if scheme not in (*SCHEMES, "local") or not place:
             raise ConfigError(
                 f"Images.source = {self.source!r}: expected 'sklearn:digits', 'hub:owner/name', 'parquet:path', "
-                "'folder:path' or 'local:name'."
+                "'folder:path', 'stl10:path' or 'local:name'."
             )
         root = os.environ.get(ROOT_VARIABLE)
         if scheme == "local":
@@ -290,7 +308,8 @@ class Images:
         encoded = self._encoded_images(table, split)
         white = white or White(self.range, table.rows, encoded, opened, self.name)
         where, is_whole = f"split {split!r} of {self.name}", self.mask is not None
-        return Stored(table.rows, encoded, self.size, where, white, is_whole=is_whole)
+        shorter = None if self.cropped_from == "centre" else self.test_resize or round(self.size * 8 / 7)
+        return Stored(table.rows, encoded, self.size, where, white, shorter=shorter, is_whole=is_whole)
 
     def _encoded_images(self, table: Table, split: str) -> Items:
         images = [column for column in table.images if column != self.mask]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data.folder import images_below, readable
-from benchmark.data.splits import check_shards, configured, files_of_splits, is_pointer, parquet_below
+from benchmark.data.splits import annotated, check_shards, configured, files_of_splits, is_pointer, parquet_below
 from benchmark.data.subsets import hashed_order
 from benchmark.data.white import Items
 from benchmark.errors import ConfigError
@@ -177,14 +177,15 @@ def _folder(place: str) -> dict[str, Loader]:
         files = images_below(folder)
         columns: dict[str, list[str]] = {"image": [str(folder / file) for file in files]}
         depths = {len(file.parts) > 1 for file in files}
+        annotations = annotated(folder)
         if depths == {True, False}:
             raise ConfigError(
                 f"{folder} has images both directly and in class folders: expected one or the other; move them."
             )
         with _library() as datasets:
             features = datasets.Features(image=datasets.Image())
-            if depths == {True}:
-                columns["label"] = [file.parts[0] for file in files]
+            if annotations is not None or depths == {True}:
+                columns["label"] = [_class_of(file, folder, annotations) for file in files]
                 features["label"] = datasets.ClassLabel(names=sorted(set(columns["label"])))
             return _table(datasets.Dataset.from_dict(columns, features=features))
 
@@ -221,9 +222,49 @@ def paired(root: Path, images: str, masks: str) -> dict[str, Loader]:
     return {folder.name: partial(rows, folder.name) for folder in sorted((root / masks).iterdir()) if folder.is_dir()}
 
 
+def _class_of(file: Path, folder: Path, annotations: Mapping[str, str] | None) -> str:
+    """Return the class of an image: its folder's name, or what an annotation file says of its own name."""
+    if annotations is None:
+        return file.parts[0]
+    if file.name not in annotations:
+        raise ConfigError(f"{folder / file} has no line in the annotation file of {folder}. Restore it.")
+    return annotations[file.name]
+
+
+STL10_SIDE = 96
+
+
+def _stl10(place: str) -> dict[str, Loader]:
+    """Return the splits of STL-10's binary files, of which images are read from disk when they are used."""
+    root = Path(place).expanduser()
+    names = (root / "class_names.txt").read_text().split()
+
+    def rows(file: Path) -> Table:
+        # each channel lies column by column: to rows, columns, channels
+        pixels = np.memmap(file, np.uint8, "r").reshape(-1, 3, STL10_SIDE, STL10_SIDE).transpose(0, 3, 2, 1)
+        labels = file.with_name(file.name.replace("_X", "_y"))
+        columns: dict[str, list[int]] = {"image": []}
+        if labels.is_file():
+            columns["label"] = (np.fromfile(labels, np.uint8).astype(int) - 1).tolist()
+            if len(columns["label"]) != len(pixels):
+                raise OSError(f"{file} has {len(pixels)} images and {labels} {len(columns['label'])} labels")
+
+        def encoded(column: str) -> Items:
+            if column != "image":
+                raise TypeError(column)
+            return lambda ids: [np.ascontiguousarray(pixels[i]) for i in ids]
+
+        classes = {"label": names} if "label" in columns else {}
+        features = dict.fromkeys(columns, "column of STL-10")
+        return Table(len(pixels), features, ["image"], classes, columns.__getitem__, encoded)
+
+    return {file.name.removesuffix("_X.bin"): partial(rows, file) for file in sorted(root.glob("*_X.bin"))}
+
+
 SCHEMES: dict[str, Callable[[str], dict[str, Loader]]] = {
     "sklearn": _digits,
     "hub": _hub,
     "parquet": _parquet,
     "folder": _folder,
+    "stl10": _stl10,
 }

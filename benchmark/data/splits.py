@@ -96,6 +96,21 @@ def configured(root: Path, configuration: str) -> dict[str, list[Path]] | None:
     return splits or None
 
 
+def annotated(folder: Path) -> dict[str, str] | None:
+    """Return the class of each file of a split by its annotation file, as Tiny-ImageNet has one; None without one.
+
+    In a folder `val` this is `val_annotations.txt`, whose lines begin with the name of a file and its class, separated
+    by tabs.
+    """
+    file = folder / f"{folder.name}_annotations.txt"
+    if not file.is_file():
+        return None
+    rows = [line.split("\t") for line in file.read_text().splitlines() if line.strip()]
+    if short := [row for row in rows if len(row) < 2]:
+        raise ConfigError(f"{file} has the line {short[0][0]!r}: expected the name of a file, a tab and its class.")
+    return {row[0]: row[1] for row in rows}
+
+
 def check_shards(files: Sequence[Path]) -> None:
     """Raise MissingError for a split that lacks some of its shards, or may have the same images twice."""
     stems: dict[str, list[tuple[int, int]]] = {}

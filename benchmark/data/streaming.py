@@ -5,8 +5,9 @@ equals that of resident images, whatever the number of threads and the order in 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +29,34 @@ Read = Callable[[list[int], npt.NDArray[np.uint8]], None]
 """Decodes the images of some ids into `(batch, 3, size, size)`."""
 
 
+class Cut(Protocol):
+    """Says for the image of a row of a batch, once its size is known, which part of it a view shows."""
+
+    @property
+    def interpolation(self) -> str: ...
+
+    def __call__(self, row: int, height: int, width: int, /) -> tuple[int, int, int, int]:
+        """Return top, left, height and width of the box."""
+        ...
+
+
+ReadCrops = Callable[[list[int], npt.NDArray[np.uint8], Sequence[Cut], list[int]], None]
+"""Decodes the images of some ids, which have these rows, and writes their crops to `(batch, cuts, 3, size, size)`."""
+
+
 class Streamed:
     """The uint8 images `(n, 3, size, size)` that `read` decodes, as tensors on `device`, the host by default.
 
     Indexing by ids or a slice decodes these images anew. If `read` fails for several, the error of the first is raised.
+    With `read_crops`, random crops are taken from the stored images, see `cut`.
     """
 
-    def __init__(self, n: int, size: int, read: Read, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, n: int, size: int, read: Read, device: torch.device | str = "cpu", read_crops: ReadCrops | None = None
+    ) -> None:
         self.shape = torch.Size((n, 3, size, size))
         self._read = read
+        self.read_crops = read_crops
         self._device = torch.device(device)
         self._ids = torch.arange(n)
 
@@ -55,9 +75,25 @@ class Streamed:
         return self._variant(self._ids[ids], self._device)
 
     def _variant(self, ids: Tensor, device: torch.device) -> "Streamed":
-        images = Streamed(len(ids), self.shape[-1], self._read, device)
+        images = Streamed(len(ids), self.shape[-1], self._read, device, self.read_crops)
+        images.shape = torch.Size((len(ids), *self.shape[1:]))
         images._ids = ids
         return images
+
+    def cut(self, cuts: Sequence[Cut]) -> "Streamed":
+        """Return the crops of all images, `(n, cuts, 3, size, size)`, for which each is decoded once.
+
+        The rows of the cuts are those of these images.
+        """
+        ids, read_crops = self._ids, self.read_crops
+        assert read_crops is not None
+
+        def read(rows: list[int], places: npt.NDArray[np.uint8]) -> None:
+            read_crops(ids[rows].tolist(), places, cuts, rows)
+
+        crops = Streamed(len(ids), self.shape[-1], read, self._device)
+        crops.shape = torch.Size((len(ids), len(cuts), *self.shape[1:]))
+        return crops
 
     def begin(self, ids: Tensor | slice) -> Callable[[], Tensor]:
         """Begin to decode images; the result waits for them and returns them."""
@@ -89,16 +125,21 @@ class Prefetched(Resident):
         self.images = images.to(device)
         self._begun: dict[int, tuple[Tensor, Callable[[], Tensor]]] = {}
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, cuts: Callable[[int], Sequence[Cut]] | None = None) -> tuple[Tensor, Tensor]:
+        """Return ids and images; or, where `cuts` says of a step how to cut them, their crops, `(batch, cuts, ...)`.
+
+        The rows of the cuts are this rank's.
+        """
         steps = range(step, step + 1 + DEPTH)
         self._begun = {ahead: batch for ahead, batch in self._begun.items() if ahead in steps}
         for ahead in steps:
             if ahead not in self._begun:
                 ids = self.ids(ahead)
-                self._begun[ahead] = ids, self.images.begin(ranks.rows(ids))
+                images = self.images.subset(ranks.rows(ids))
+                self._begun[ahead] = ids, (images if cuts is None else images.cut(cuts(ahead))).begin(slice(None))
         ids, finish = self._begun.pop(step)
-        images = finish()
-        return send(images.device, ids)[0], images
+        decoded = finish()
+        return send(decoded.device, ids)[0], decoded
 
 
 def batches(images: Pixels, batch_size: int, seed: int, device: torch.device | str) -> Resident:
@@ -111,6 +152,11 @@ def batches(images: Pixels, batch_size: int, seed: int, device: torch.device | s
 def subset(images: Pixels, ids: Tensor) -> Pixels:
     """Return the images of some ids, int64 `(n,)`; they are streamed if `images` are."""
     return images.subset(ids) if isinstance(images, Streamed) else images[ids]
+
+
+def is_cropped_stored(images: Pixels) -> TypeGuard[Streamed]:
+    """Return whether random crops are taken from the stored images, by `Streamed.cut`, and not from square ones."""
+    return isinstance(images, Streamed) and images.read_crops is not None
 
 
 def at_once(images: Pixels, most: int) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmark.data.images import Dataset, Outline
 from benchmark.data.pixels import Pixels
-from benchmark.data.streaming import ahead
+from benchmark.data.streaming import ahead, is_cropped_stored
 from benchmark.data.subsets import holdout
 from benchmark.errors import ConfigError, method_errors
 from benchmark.evals.cache import FeatureCache
@@ -33,7 +33,7 @@ from benchmark.randomness import Draws
 from benchmark.report.cells import major
 from benchmark.report.fields import Metrics, Predictions
 from benchmark.runtime import progress
-from benchmark.storage import tensors
+from benchmark.storage import claim, tensors
 from benchmark.storage.digest import digest
 from benchmark.storage.files import sha256_of
 from benchmark.views.colour import normalise
@@ -234,7 +234,7 @@ def _evaluate(
         return train, whole(dataset.test.images, test_labels, "test", *layers)
 
     def views(number: int) -> dict[str, Tensor]:
-        view = features(dataset.train.images, _random(dataset, limits, number))
+        view = features(*_random(dataset, limits, number))
         return finite(view, "random views of train images", diverged=diverged)
 
     train, test = both()
@@ -256,6 +256,7 @@ def _evaluate(
     metrics: dict[str, Metrics] = {}
     rankings = {}
     for evaluation in evaluations:
+        claim.check()
         context = method_errors(f"The evaluation {evaluation.name} failed", type(evaluation))
         with progress.doing(evaluation.name), context:
             ranking: Ranking | None = evaluation(bank)
@@ -321,9 +322,15 @@ def _centre(images: Tensor, ids: Tensor) -> Tensor:
     return images.float() / 255
 
 
-def _random(dataset: Dataset, limits: ViewLimits, number: int) -> Prepare:
-    """Return the `number`-th random crop and flip of each train image, the same for every encoder and seed."""
+def _random(dataset: Dataset, limits: ViewLimits, number: int) -> tuple[Pixels, Prepare]:
+    """Return the train images and what makes the `number`-th random crop and flip of each.
+
+    They are the same for every encoder and seed.
+    """
     view = limits.apply(View(crop_scale=(0.08, 1.0)))
     draws = Draws(0, number, len(dataset.train.images))
     numbers = {name: draws.rows(("evaluation", name), *shape) for name, shape in DRAWS.items()}
-    return lambda images, ids: view(images, dataset.size, lambda name, *shape: numbers[name][ids])
+    if is_cropped_stored(dataset.train.images):
+        crops = dataset.train.images.cut([view.cut(lambda name, *shape: numbers[name])])
+        return crops, lambda images, ids: view.finish(images[:, 0], lambda name, *shape: numbers[name][ids])
+    return dataset.train.images, lambda images, ids: view(images, dataset.size, lambda name, *shape: numbers[name][ids])

@@ -21,7 +21,7 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from benchmark.data.resident import epoch_order
-from benchmark.data.streaming import ahead
+from benchmark.data.streaming import ahead, is_cropped_stored
 from benchmark.evals.features import Bank, Network, best_classes, hits
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
@@ -262,8 +262,18 @@ class _Run:
         order = epoch_order(self.seed, epoch, len(self.rows))
         ids = self.rows[order[place * self.batch_size : (place + 1) * self.batch_size]]
         draws, mean = Draws(self.seed, self.step, len(ids)), self.network.mean
-        images, labels = send(self.network.device, self.network.train[ids], self.bank.labels[ids])
-        images = self.view(images, images.shape[-1], lambda name, *shape: draws.rows(("view", name), *shape))
+
+        def draw(name: str, *shape: int) -> Tensor:
+            return draws.rows(("view", name), *shape)
+
+        train = self.network.train
+        if is_cropped_stored(train):
+            crops = train.subset(ids).cut([self.view.cut(draw)])[:]
+            crops, labels = send(self.network.device, crops[:, 0], self.bank.labels[ids])
+            images = self.view.finish(crops, draw)
+        else:
+            images, labels = send(self.network.device, train[ids], self.bank.labels[ids])
+            images = self.view(images, images.shape[-1], draw)
         magnitude = self.settings.magnitude
         images = rand_augment(images, magnitude, mean, lambda name, *shape: draws.rows(("randaugment", name), *shape))
         np.random.seed(derive(self.seed, self.step, "mix") % 2**32)  # Mixup draws from numpy's generator

@@ -30,7 +30,7 @@ MOST_SIDE = 4096  # rows of the matrix that the linear probe decomposes: 2 minut
 def measure(session: Session, *, waits: bool = True) -> list[Record]:
     """Return the records of the floors under the same rules; those that were measured before are read from disk.
 
-    Without `waits`, raises Timeout where another process is measuring one.
+    Without `waits`, raises Held where another process is measuring one.
 
     Raw pixels are features as wide as an image. Every evaluation holds all of them, and the linear probe decomposes a
     square matrix with a row for each value of an image, or for each image where these are at most half as many. Raw

@@ -182,7 +182,7 @@ def cache() -> Finding:
 
 
 def lock(out: Path) -> Finding:
-    """Hold a lock on the file system of the runs while another process tries to take it, and again without."""
+    """Hold a claim on the file system of the runs while another process tries to take it, and again without."""
     from benchmark.storage import files
 
     files.check_folders(out)
@@ -195,9 +195,9 @@ def lock(out: Path) -> Finding:
         with files.exclusive(Path(folder, "run")):
             excludes = held()
         if excludes and not held():
-            return "ok", "a lock of a file keeps out another process, and is free afterwards"
+            return "ok", "a claim of a file keeps out another process, and is free afterwards"
     what = "stays when its holder is gone" if excludes else "keeps nobody out, so that two runs may write to one folder"
-    return "FAULT", f"a lock of a file in --out {what}. Give an --out on a local disk."
+    return "FAULT", f"a claim of a file in --out {what}. Give an --out on a local disk."
 
 
 def digits() -> Finding:

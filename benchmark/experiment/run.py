@@ -8,8 +8,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from filelock import Timeout
-
 from benchmark.config.load import Config
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MethodError, by, no_room
 from benchmark.experiment import describe, floors, folders
@@ -23,6 +21,7 @@ from benchmark.report.fields import Cost, Tuning
 from benchmark.report.record import Record
 from benchmark.report.tuning import Contest, contests, fingerprint_without_test
 from benchmark.runtime import progress, ranks, sharing
+from benchmark.storage.claim import Held
 from benchmark.storage.files import check_folders, exclusive, make_folder, write_text
 
 
@@ -94,7 +93,7 @@ def run(
             print(f"warning: {warning}", file=sys.stderr)
         write_text(folder / "config.gin", config.text)
         floor_records: list[Record] | None = None
-        with suppress(Timeout):  # another process is measuring them: train meanwhile
+        with suppress(Held):  # another process is measuring them: train meanwhile
             # first, since what fails here would fail after hours of training too
             floor_records = floors.measure(stage, waits=False)
         teacher = teacher or teach(stage, fresh=fresh, checkpoint_seconds=checkpoint_seconds)

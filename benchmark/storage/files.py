@@ -1,4 +1,4 @@
-"""Folders, atomic writes, and locks between processes, also of other machines on the same file system."""
+"""Folders, atomic writes, and what one process at a time works on, also of several machines with one file system."""
 
 import fcntl
 import hashlib
@@ -8,10 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from filelock import FileLock, Timeout
-
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.runtime import progress
+from benchmark.storage.claim import Claim, Held, check
 
 PARTIAL = ".partial"  # how the names of files that are being written end
 
@@ -54,7 +53,7 @@ def atomic_write(path: Path, *, replaces: bool = True) -> Iterator[Path]:
     """Yield a temporary path; what is written there appears at `path` atomically, and is on disk afterwards.
 
     Temporary files of processes that were killed are removed from the folder. Raises FileExistsError if the file exists
-    and `replaces` is false, and OSError with the path.
+    and `replaces` is false, OSError with the path, and Lost in a process that has lost a claim.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}{PARTIAL}")
@@ -63,6 +62,7 @@ def atomic_write(path: Path, *, replaces: bool = True) -> Iterator[Path]:
             remove_partials(path.parent)
             yield partial
             _sync(partial)
+            check()
             if replaces:
                 partial.replace(path)
             else:
@@ -131,38 +131,36 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def lock(path: Path) -> FileLock:
-    """Return the lock of a file or folder, which need not exist yet; the system frees it when its holder ends."""
+def claim(path: Path) -> Claim:
+    """Return the claim of a file or folder, which need not exist yet; it is free when its holder has ended."""
     make_folder(path.parent)
-    return FileLock(path.with_name(f".{path.name}.lock"))
+    return Claim(path)
 
 
 def is_held(path: Path) -> bool:
-    """Return whether another process holds the lock of a file or folder."""
+    """Return whether another process holds the claim of a file or folder."""
     try:
-        with lock(path).acquire(blocking=False):
+        with claim(path).acquire(0):
             return False
-    except Timeout:
+    except Held:
         return True
 
 
 @contextmanager
 def exclusive(path: Path, *, waits: bool = True) -> Iterator[None]:
-    """Hold the lock of a file or folder; print a line if it must wait for another process.
+    """Hold the claim of a file or folder; print a line if it must wait for another process.
 
-    Without `waits`, raises Timeout instead of waiting.
+    Without `waits`, raises Held instead of waiting.
     """
-    file_lock = lock(path)
+    held = claim(path)
     try:
-        file_lock.acquire(blocking=False)
-    except Timeout:
+        held.acquire(0)
+    except Held:
         if not waits:
             raise
         wait = f"waiting for another process, which is at work on {path}"
         print(wait, flush=True)
         with progress.doing(wait):
-            file_lock.acquire()
-    try:
+            held.acquire()
+    with held:
         yield
-    finally:
-        file_lock.release()

@@ -9,10 +9,10 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from filelock import Timeout
 
 from benchmark.runtime import progress, sharing
-from benchmark.storage.files import atomic_write, exclusive, lock
+from benchmark.storage.claim import Held
+from benchmark.storage.files import atomic_write, claim, exclusive
 from benchmark.training.budget import TOLERANCE
 from benchmark.training.loop import Training, window_of
 
@@ -73,18 +73,17 @@ def stored(path: Path, build: Callable[[], Training], budget: float) -> Calibrat
 
 @contextmanager
 def _held_under_load(path: Path, build: Callable[[], Training]) -> Iterator[None]:
-    """Hold the lock of a calibration; while another process has it, take steps that are discarded.
+    """Hold the claim of a calibration; while another process has it, take steps that are discarded.
 
     A step is then calibrated under the load that runs at once are for each other, and not while they wait.
     """
-    file_lock, load = lock(path), None
-    while not file_lock.is_locked:
+    held, load = claim(path), None
+    while True:
         try:
-            file_lock.acquire(blocking=False)
-        except Timeout:
+            held.acquire(0)
+            break
+        except Held:
             load = load or build()
             load.advance(FEWEST)
-    try:
+    with held:
         yield
-    finally:
-        file_lock.release()

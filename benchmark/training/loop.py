@@ -18,7 +18,7 @@ import torch
 from benchmark.errors import BenchmarkError, Interrupted, stops_by
 from benchmark.nets.encoders import Encoder
 from benchmark.runtime import progress, ranks
-from benchmark.storage import checkpoint
+from benchmark.storage import checkpoint, claim
 from benchmark.storage.digest import digest, flatten, kinds
 from benchmark.training.budget import Ledger
 from benchmark.training.memory import reset_peak
@@ -89,6 +89,7 @@ class Training(Steps):
                 start = begin - begin % window  # a resumed run completes the window that a signal cut short
                 end = min(start + window, self.steps, *(point for point in points if point > begin))
                 speed = (end - begin) * self.data.batch_size / self.advance(end - begin, pace.stepped)
+                claim.check()
                 if self.step == end:
                     loss = self._loss(window)
                     line: dict[str, Any] = {

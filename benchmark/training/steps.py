@@ -4,13 +4,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from benchmark.data.resident import Resident
-from benchmark.errors import method_errors
+from benchmark.data.streaming import Prefetched, is_cropped_stored
+from benchmark.errors import ConfigError, method_errors
 from benchmark.method import Labelled, Method, Step, Views
 from benchmark.randomness import Draws, derive
 from benchmark.runtime import progress, ranks
@@ -21,7 +23,8 @@ from benchmark.training.memory import peak_bytes
 from benchmark.training.optim import Optimiser
 from benchmark.training.parallel import Division, require_alike
 from benchmark.views.colour import normalise
-from benchmark.views.recipes import View
+from benchmark.views.geometry import Cut
+from benchmark.views.recipes import Draw, View
 
 
 @dataclass(kw_only=True)
@@ -60,6 +63,12 @@ class Steps:
             self._forward = torch.compile(self.method)  # the module that is saved stays as it is
         self._is_warm = not self.compiled
         self._division = Division(self.method, self.data.batch_size)
+        self._is_cropped_stored = isinstance(self.data, Prefetched) and is_cropped_stored(self.data.images)
+        if self._is_cropped_stored and any(view.resolution != 1 for view in self.views):
+            raise ConfigError(
+                "Images.cropped_from = 'original': crops are made at one size, and the recipe has views of several. "
+                "Give 'centre', or views with a resolution of 1."
+            )
 
     def advance(self, count: int, stepped: Callable[[], None] | None = None) -> float:
         """Take `count` steps, fewer if a signal asks to stop; charge and return their wall-clock seconds.
@@ -115,19 +124,30 @@ class Steps:
     def batch(self, step: int) -> list[Tensor]:
         """Return the views of a step, normalised, each `(batch, 3, height, width)`."""
         begin = time.perf_counter()
-        ids, images = self.data.batch(step)
+        if isinstance(self.data, Prefetched) and self._is_cropped_stored:
+            ids, crops = self.data.batch(step, self._cuts)
+            makers = [partial(view.finish, crops[:, v]) for v, view in enumerate(self.views)]
+        else:
+            ids, images = self.data.batch(step)
+            makers = [partial(view, images, images.shape[-1]) for view in self.views]
         if isinstance(self.method, Labelled) and self.labels is not None:
             self.method.labels = self.labels[ids]
         self.ledger.data_wait_seconds += time.perf_counter() - begin
-        draws, views = Draws(self.seed, step, len(ids)), []
+        made = (make(draw) for make, draw in zip(makers, self._draws(step), strict=True))
+        return [ranks.whole(normalise(pixels, *self._statistics)) for pixels in made]
 
-        def draw(name: object, *shape: int) -> Tensor:
-            return ranks.rows(draws.rows(name, *shape))
+    def _draws(self, step: int) -> list[Draw]:
+        """Return for each view what draws its numbers in a step, for the rows of this rank."""
+        draws = Draws(self.seed, step, self.data.batch_size)
 
-        for v, view in enumerate(self.views):
-            pixels = view(images, images.shape[-1], lambda name, *shape, v=v: draw(("view", v, name), *shape))
-            views.append(ranks.whole(normalise(pixels, *self._statistics)))
-        return views
+        def draw(v: int, name: str, *shape: int) -> Tensor:
+            return ranks.rows(draws.rows(("view", v, name), *shape))
+
+        return [partial(draw, v) for v in range(len(self.views))]
+
+    def _cuts(self, step: int) -> list[Cut]:
+        """Return the boxes of a step's views, by which images are cropped where they are decoded."""
+        return [view.cut(draw) for view, draw in zip(self.views, self._draws(step), strict=True)]
 
     def differentiate(self) -> Step:
         """Pass the batch of this step forward and backward; the gradients are added to the existing ones."""

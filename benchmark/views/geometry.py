@@ -35,9 +35,8 @@ def crop_boxes(
     uniform in `scale`, and a width over height, log-uniform in `ratio`; the first that fits is placed uniformly, and if
     none fits the box is the largest central one whose aspect lies in `ratio`.
     """
-    area, aspect = tries.double().unbind(-1)
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
-    aspect = (math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * aspect).exp()
+    share, aspect = _asked(tries, scale, ratio)
+    area = height * width * share
     sides = torch.stack([(area / aspect).sqrt().round(), (area * aspect).sqrt().round()], dim=-1)
 
     image = sides.new_tensor([height, width])
@@ -49,6 +48,34 @@ def crop_boxes(
     room = image - sides
     placed = torch.where(fits.any(dim=1, keepdim=True), (corner.double() * (room + 1)).floor(), (room / 2).floor())
     return torch.cat([placed, sides], dim=1).long()
+
+
+class Cut:
+    """The boxes of `crop_boxes` for images whose sizes are known one after the other, when they are decoded."""
+
+    def __init__(
+        self,
+        tries: Tensor,
+        corner: Tensor,
+        scale: tuple[float, float],
+        ratio: tuple[float, float],
+        interpolation: Interpolation,
+    ) -> None:
+        self._tries = torch.stack(_asked(tries, scale, ratio), dim=-1).tolist()
+        self._corner = corner.double().tolist()
+        self._ratio = ratio
+        self.interpolation = interpolation
+
+    def __call__(self, row: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return top, left, height and width of the box in the image of a row."""
+        for share, aspect in self._tries[row]:
+            area = height * width * share
+            sides = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+            if 0 < sides[0] <= height and 0 < sides[1] <= width:
+                top, left = self._corner[row]
+                return int(top * (height - sides[0] + 1)), int(left * (width - sides[1] + 1)), *sides
+        sides = min(height, round(width / self._ratio[0])), min(width, round(height * self._ratio[1]))
+        return (height - sides[0]) // 2, (width - sides[1]) // 2, *sides
 
 
 def crop_resize(images: Tensor, boxes: Tensor, flips: Tensor, size: int, interpolation: Interpolation) -> Tensor:
@@ -67,9 +94,24 @@ def crop_resize(images: Tensor, boxes: Tensor, flips: Tensor, size: int, interpo
     return views.clamp_(0, 1) if interpolation == "bicubic" else views
 
 
+def mirrored(images: Tensor, flips: Tensor) -> Tensor:
+    """Return uint8 images (batch, 3, height, width) as float32 in [0, 1], mirrored where bool `flips` (batch,) says."""
+    (flips,) = send(images.device, flips)
+    return torch.where(flips.view(-1, 1, 1, 1), images.flip(-1), images).float().div_(255)
+
+
 def resample(images: Tensor, rows: Taps, columns: Taps) -> Tensor:
     """Resamples both axes of images (batch, 3, height, width) to float32 (batch, 3, row outputs, column outputs)."""
     return _resample_rows(_resample_rows(images.mT, columns).mT, rows)
+
+
+def _asked(tries: Tensor, scale: tuple[float, float], ratio: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Return the shares of the area and the aspects that tries ask for, float64."""
+    share, aspect = tries.double().unbind(-1)
+    return (
+        scale[0] + (scale[1] - scale[0]) * share,
+        (math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * aspect).exp(),
+    )
 
 
 def _resample_rows(images: Tensor, taps: Taps) -> Tensor:

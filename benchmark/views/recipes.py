@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmark.annotations import Share
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.views.colour import blur_, greyscale_, jitter_, jitter_factors, solarize_
-from benchmark.views.geometry import TRIES, Interpolation, crop_boxes, crop_resize
+from benchmark.views.geometry import TRIES, Cut, Interpolation, crop_boxes, crop_resize, mirrored
 
 Draw = Callable[..., Tensor]
 Interval = tuple[float, float]
@@ -95,6 +95,15 @@ class View:
         """The side of the view in pixels, where those of the whole image have `size`."""
         return max(1, round(self.resolution * size))
 
+    def cut(self, draw: Draw) -> Cut:
+        """The boxes of this view, for images that are cropped where they are decoded; `draw` is that of the view."""
+        tries, corner = (draw(name, *DRAWS[name]) for name in ("crop", "corner"))
+        return Cut(tries, corner, self.crop_scale, self.crop_ratio, self.interpolation)
+
+    def finish(self, crops: Tensor, draw: Draw) -> Tensor:
+        """The view of crops by `cut`, uint8 (batch, 3, size, size): mirrored and coloured, float32 in [0, 1]."""
+        return self._view(crops, crops.shape[-1], draw, is_cropped=True)
+
     def __call__(self, images: Tensor, size: int, draw: Draw) -> Tensor:
         """One view (batch, 3, side, side), float32 in [0, 1], of each of the uint8 images (batch, 3, height, width).
 
@@ -106,6 +115,9 @@ class View:
         Raises:
             BenchmarkError: the images have another type or shape.
         """
+        return self._view(images, size, draw, is_cropped=False)
+
+    def _view(self, images: Tensor, size: int, draw: Draw, is_cropped: bool) -> Tensor:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise BenchmarkError(
                 f"Views are made of uint8 images (batch, 3, height, width); got {images.dtype} {tuple(images.shape)}."
@@ -114,15 +126,21 @@ class View:
         drawn = {name: draw(name, *shape) for name, shape in DRAWS.items()}
         block = max(1, BLOCK // (3 * size * size)) if images.device.type == "cpu" else len(images)
         blocks = [
-            self._augment(images[start : start + block], size, {k: v[start : start + block] for k, v in drawn.items()})
+            self._augment(
+                images[start : start + block], size, {k: v[start : start + block] for k, v in drawn.items()}, is_cropped
+            )
             for start in range(0, len(images), block)
         ]
         return torch.cat(blocks)
 
-    def _augment(self, images: Tensor, size: int, drawn: dict[str, Tensor]) -> Tensor:
-        height, width = images.shape[2:]
-        boxes = crop_boxes(drawn["crop"], drawn["corner"], height, width, self.crop_scale, self.crop_ratio)
-        views = crop_resize(images, boxes, drawn["flip"] < self.flip, size, self.interpolation)
+    def _augment(self, images: Tensor, size: int, drawn: dict[str, Tensor], is_cropped: bool) -> Tensor:
+        flips = drawn["flip"] < self.flip
+        if is_cropped:
+            views = mirrored(images, flips)
+        else:
+            height, width = images.shape[2:]
+            boxes = crop_boxes(drawn["crop"], drawn["corner"], height, width, self.crop_scale, self.crop_ratio)
+            views = crop_resize(images, boxes, flips, size, self.interpolation)
         if len(chosen := _below(drawn["jitter"], self.jitter_p)):
             factors = jitter_factors(drawn["factors"][chosen], self.jitter)
             jitter_(views, chosen, drawn["order"][chosen].argsort(dim=1), factors)
