@@ -40,7 +40,7 @@ def test_protocols_have_data_and_encoder() -> None:
     protocols = inventory.protocols
     assert all(Path(protocol.gin).stem == f"{protocol.data}_{protocol.encoder}" for protocol in protocols)
     assert all((ROOT / f"gin/protocol/{name}.gin").is_file() for p in protocols for name in (p.data, p.encoder))
-    assert len(protocols) == 20
+    assert len(protocols) == 24
     assert {protocol.budget for protocol in protocols if protocol.data == "digits"} == {"8e+12 flops"}
     assert [(data.name, data.size) for data in inventory.data] == [
         ("ade20k", 448),
