@@ -82,7 +82,8 @@ def _read(path: Path, key: str) -> dict[str, Any]:
         raise _UnsoundError("is no checkpoint of a run")
     if state["key"] != key:
         raise _UnsoundError("belongs to another configuration or code")
-    if type(state.get("step")) is not int or f"step-{state['step']:08d}" != path.stem.rpartition("-")[0]:
+    step = state.get("step", 0)  # those of fine-tuning have none
+    if type(step) is not int or (step and f"step-{step:08d}" != path.stem.rpartition("-")[0]):
         raise _UnsoundError("is of another step than its name says")
     return state
 
