@@ -16,13 +16,8 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from baselines.mixmask import Mixture
 from benchmark.battery import main
-from benchmark.checks.checks import (
-    CHECKS,
-    allowed,
-    compiled_equals_eager,
-    imports,
-    order_of_the_batch_is_irrelevant,
-)
+from benchmark.checks.checks import CHECKS, compiled_equals_eager, order_of_the_batch_is_irrelevant
+from benchmark.checks.imports import allowed, imports
 from benchmark.checks.subject import TINY, NotApplicable, Subject
 from benchmark.config import load as configuration
 from benchmark.experiment.stage import Stage

@@ -3,29 +3,32 @@
 The first paragraph of a docstring is what holds; its oracle follows.
 """
 
-import ast
-import inspect
 import io
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from benchmark.checks.subject import BATCH, STEPS, NotApplicable, Subject, base_of, identity, progress, require
-from benchmark.errors import is_user_code, shown_path
-from benchmark.method import Method, Siamese
+from benchmark.checks.imports import files_import_what_they_may
+from benchmark.checks.subject import (
+    BATCH,
+    STEPS,
+    NotApplicable,
+    Subject,
+    attributes_of,
+    base_of,
+    identity,
+    progress,
+    require,
+    statistics_of,
+    weights_of,
+)
+from benchmark.method import Siamese
 from benchmark.nets.momentum import MomentumCopy
 from benchmark.nets.queue import KeyQueue
 from benchmark.randomness import Draws
 from benchmark.training.flops import count_step
-
-ALLOWED = (
-    *("benchmark.annotations", "benchmark.errors", "benchmark.method", "benchmark.losses"),
-    *("benchmark.nets", "benchmark.randomness", "benchmark.views.recipes"),
-)
-"""What the file of a method may import of this package."""
 
 
 def a_step_keeps_the_contract(subject: Subject) -> None:
@@ -58,11 +61,11 @@ def forward_is_pure(subject: Subject) -> None:
     """`forward` changes no state, no attribute and no generator of torch, and gives the same loss when called again."""
     method = subject.build()
     before = {name: value.clone() for name, value in method.state_dict().items()}
-    written, generator = _attributes(method), torch.get_rng_state()
+    written, generator = attributes_of(method), torch.get_rng_state()
     loss = subject.step(method).loss
     changed = {name for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
-    require(changed <= _statistics(method), f"forward changes {', '.join(sorted(changed - _statistics(method)))}")
-    now = _attributes(method)
+    require(changed <= statistics_of(method), f"forward changes {', '.join(sorted(changed - statistics_of(method)))}")
+    now = attributes_of(method)
     require(now == written, f"forward writes {', '.join(k for k in now if now[k] != written.get(k))}")
     require(torch.equal(torch.get_rng_state(), generator), "draw by `draws`, not by torch's own generator")
     require(torch.equal(subject.step(method).loss, loss), "a second call gives another loss")
@@ -90,20 +93,20 @@ def momentum_copies_follow(subject: Subject) -> None:
     base = base_of(method)
     followed = nn.ModuleList([base.encoder, base.get_submodule("projector")])
     optimiser = subject.optimiser(method)
-    expected = _weights(followed)
+    expected = weights_of(followed)
     for copy in copies:
-        require(torch.equal(_weights(copy), expected), "a momentum copy does not start at its originals")
+        require(torch.equal(weights_of(copy), expected), "a momentum copy does not start at its originals")
     for t in range(STEPS):
         subject.backward(method, t)
         optimiser.step(progress(t))
         written = {copy: [buffer.clone() for buffer in copy.buffers()] for copy in copies}
         method.after_step(t / STEPS)
-        gap = _weights(followed) - expected
-        share = float((_weights(copies[0]) - expected) @ gap / (gap @ gap))
+        gap = weights_of(followed) - expected
+        share = float((weights_of(copies[0]) - expected) @ gap / (gap @ gap))
         require(0 < share < 0.5, f"step {t} moves a momentum copy by {share:.3f} of the way")
         expected = expected + share * gap
         for copy in copies:
-            torch.testing.assert_close(_weights(copy), expected, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(weights_of(copy), expected, rtol=1e-5, atol=1e-6)
             alike = all(torch.equal(b, before) for b, before in zip(copy.buffers(), written[copy], strict=True))
             require(alike, "after_step changes the statistics of a momentum copy")
             require(all(part.training for part in copy.modules()), "a momentum copy left the train mode")
@@ -167,10 +170,10 @@ def seed_and_state_decide_every_bit(subject: Subject) -> None:
     method of another seed, which itself has others. Hooks write registered buffers alone.
     """
     method = subject.build()
-    written, optimiser = _attributes(method), subject.optimiser(method)
+    written, optimiser = attributes_of(method), subject.optimiser(method)
     subject.train(method, optimiser)
     method.after_step(0.999)
-    kept = _attributes(method) == written
+    kept = attributes_of(method) == written
     require(kept, "keep what after_backward and after_step change in a registered buffer")
     whole = identity(method, optimiser)
 
@@ -263,34 +266,6 @@ def gradient_equals_finite_differences(subject: Subject) -> None:
     torch.testing.assert_close((ends[0] - ends[1]) / 2e-5, slope, rtol=1e-4, atol=1e-7)
 
 
-def files_import_what_they_may(subject: Subject) -> None:
-    """The method's file imports no data, label, clock, evaluation or report: of this package, the modules of
-    CONTRIBUTING.md alone.
-    """
-    parts = (part for part in subject.build().modules() if isinstance(part, Method))
-    kinds = {kind for part in parts for kind in type(part).__mro__ if issubclass(kind, Method)}
-    for file in sorted({inspect.getfile(kind) for kind in kinds}):
-        if is_user_code(file):
-            foreign = [name for name in imports(Path(file)) if name.split(".")[0] == "benchmark" and not allowed(name)]
-            require(not foreign, f"{shown_path(file)} imports {', '.join(foreign)}")
-
-
-def imports(path: Path) -> Iterator[str]:
-    """Yield the names of the modules that a file imports; packages of ours by their modules."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module in ("benchmark", "baselines"):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module or "." * node.level
-
-
-def allowed(name: str) -> bool:
-    """Return whether a method may import a module of this package."""
-    return any(name == each or name.startswith(f"{each}.") for each in ALLOWED)
-
-
 class _Permuted(Draws):
     """Draws whose rows stand in another order."""
 
@@ -323,31 +298,6 @@ def _recorded(push: Callable[[Tensor], None], keys: list[Tensor]) -> Callable[[T
         push(new)
 
     return recorded
-
-
-def _weights(module: nn.Module) -> Tensor:
-    return torch.cat([p.detach().double().flatten() for p in module.parameters()])
-
-
-def _statistics(method: Method) -> set[str]:
-    """Names of the buffers that a batch norm writes in its forward."""
-    return {
-        f"{name}.{buffer}"
-        for name, part in method.named_modules()
-        if isinstance(part, nn.modules.batchnorm._BatchNorm)
-        for buffer, _ in part.named_buffers()
-    }
-
-
-def _attributes(method: Method) -> dict[str, str]:
-    """Every attribute of every module, but for what the state dict holds."""
-    held = {"_parameters", "_buffers", "_modules"}
-    return {
-        f"{name}.{key}": repr(value)
-        for name, part in method.named_modules()
-        for key, value in vars(part).items()
-        if key not in held
-    }
 
 
 def _a(there_is: bool) -> str:

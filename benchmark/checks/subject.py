@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.errors import CheckError
 from benchmark.experiment.stage import Stage
@@ -86,3 +86,29 @@ def base_of(method: Method) -> Method:
 def identity(method: Method, optimiser: Optimiser) -> str:
     """Return the digest of the whole state."""
     return digest(flatten({"method": method.state_dict(), "optimiser": optimiser.inner.state_dict()}))
+
+
+def weights_of(module: nn.Module) -> Tensor:
+    """Return all parameters in one row of float64."""
+    return torch.cat([p.detach().double().flatten() for p in module.parameters()])
+
+
+def statistics_of(method: Method) -> set[str]:
+    """Return the names of the buffers that a batch norm writes in its forward."""
+    return {
+        f"{name}.{buffer}"
+        for name, part in method.named_modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm)
+        for buffer, _ in part.named_buffers()
+    }
+
+
+def attributes_of(method: Method) -> dict[str, str]:
+    """Return every attribute of every module, but for what the state dict holds."""
+    held = {"_parameters", "_buffers", "_modules"}
+    return {
+        f"{name}.{key}": repr(value)
+        for name, part in method.named_modules()
+        for key, value in vars(part).items()
+        if key not in held
+    }
