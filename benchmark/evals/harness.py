@@ -9,24 +9,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from benchmark.data.images import Dataset, Outline
+from benchmark.data.dataset import Dataset, Outline
 from benchmark.data.pixels import Pixels
 from benchmark.data.streaming import ahead, is_cropped_stored
 from benchmark.data.subsets import holdout
 from benchmark.errors import ConfigError, method_errors
+from benchmark.evals import dense
 from benchmark.evals.cache import FeatureCache
-from benchmark.evals.dense import (
-    DenseBank,
-    Encode,
-    SealedMasks,
-    Segmentation,
-    colours,
-    extract_maps,
-    shares_of,
-)
 from benchmark.evals.features import Bank, Network, Prepare, Ranking, extract, finite
 from benchmark.evals.linear import Linear
-from benchmark.evals.scoring import SealedLabels
+from benchmark.evals.scoring import Score, SealedLabels
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
 from benchmark.randomness import Draws
@@ -144,7 +136,7 @@ def evaluate_pixels(dataset: Dataset, evaluations: Sequence[Evaluation], *, limi
     With masks, the cells of a map are squares of pixels.
     """
     if dataset.has_masks:
-        return _evaluate_masks(colours, dataset, evaluations, torch.device("cpu"))
+        return _evaluate_masks(dense.colours, dataset, evaluations, torch.device("cpu"))
 
     def features(images: Pixels, view: Prepare) -> dict[str, Tensor]:
         return {"pixels": torch.cat([view(batch, ids).flatten(1) for ids, batch in ahead(images)])}
@@ -262,22 +254,13 @@ def _evaluate(
             ranking: Ranking | None = evaluation(bank)
         if ranking is None:
             continue
-        score = asdict(sealed.score(evaluation.name, ranking))
-        if score["mean_average_precision"] is None:
-            del score["mean_average_precision"]
-        metrics[evaluation.name] = {
-            **score,  # type: ignore[typeddict-item]
-            "version": major(evaluation.version),
-            "curve": list(ranking.curve),
-            "choices": dict(ranking.choices),
-            "flags": list(ranking.flags),
-        }
+        metrics[evaluation.name] = _metrics(evaluation, sealed.score(evaluation.name, ranking), ranking)
         rankings[evaluation.name] = ranking.classes.to(torch.int16)
     return Results(metrics, rankings)
 
 
 def _evaluate_masks(
-    encode: Encode,
+    encode: dense.Encode,
     dataset: Dataset,
     evaluations: Sequence[Evaluation],
     device: torch.device,
@@ -293,29 +276,38 @@ def _evaluate_masks(
     assert test_masks is not None
     with progress.doing("maps"):
         train, test = (
-            extract_maps(encode, split.images, device, folder, diverged=diverged)
+            dense.extract_maps(encode, split.images, device, folder, diverged=diverged)
             for split in (dataset.train, dataset.test)
         )
         rows, columns = train.shape[2:]
-        shares = shares_of(masks, rows, columns, len(dataset.classes), folder)
+        shares = dense.shares_of(masks, rows, columns, len(dataset.classes), folder)
     fit, held = holdout(torch.zeros(len(masks), dtype=torch.int64), dataset.name)
-    bank = DenseBank(train, shares, masks, fit, held, len(dataset.classes), dataset.name, device)
-    sealed = SealedMasks(test, test_masks, dataset.classes)
+    bank = dense.DenseBank(train, shares, masks, fit, held, len(dataset.classes), dataset.name, device)
+    sealed = dense.SealedMasks(test, test_masks, dataset.classes)
     metrics: dict[str, Metrics] = {}
     tallies = {}
     for evaluation in evaluations:
+        claim.check()
         context = method_errors(f"The evaluation {evaluation.name} failed", type(evaluation))
         with progress.doing(evaluation.name), context:
-            result: Segmentation = evaluation(bank)
+            result: dense.Segmentation = evaluation(bank)
             score, tallies[evaluation.name] = sealed.score(evaluation.name, result)
-        metrics[evaluation.name] = {
-            **asdict(score),  # type: ignore[typeddict-item]
-            "version": major(evaluation.version),
-            "curve": [],
-            "choices": dict(result.choices),
-            "flags": list(result.flags),
-        }
+        metrics[evaluation.name] = _metrics(evaluation, score, result)
     return Results(metrics, tallies)
+
+
+def _metrics(evaluation: Evaluation, score: Score | dense.DenseScore, result: Ranking | dense.Segmentation) -> Metrics:
+    """Return what a record says of an evaluation."""
+    scores = asdict(score)
+    if scores.get("mean_average_precision", 0) is None:
+        del scores["mean_average_precision"]
+    return {
+        **scores,  # type: ignore[typeddict-item]
+        "version": major(evaluation.version),
+        "curve": list(result.curve) if isinstance(result, Ranking) else [],
+        "choices": dict(result.choices),
+        "flags": list(result.flags),
+    }
 
 
 def _centre(images: Tensor, ids: Tensor) -> Tensor:
