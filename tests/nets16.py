@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.method import Branch, Method
-from benchmark.nets.encoders import Features, ResNet, ViT
+from benchmark.nets.encoders import Features, ViT
+from benchmark.nets.resnet import ResNet
 from benchmark.randomness import Draws
 
 BATCH = 8

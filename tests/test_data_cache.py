@@ -16,8 +16,9 @@ import torch
 from PIL import Image, ImageFile
 
 from benchmark.data import cache, decode, white
+from benchmark.data.dataset import Dataset
 from benchmark.data.decode import Stored
-from benchmark.data.images import Dataset, Images
+from benchmark.data.images import Images
 from benchmark.errors import MissingError
 
 N = 6

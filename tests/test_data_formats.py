@@ -16,7 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.data.images import Dataset, Images
+from benchmark.data.dataset import Dataset
+from benchmark.data.images import Images
 from benchmark.errors import BenchmarkError, ConfigError, MissingError
 
 N = 6

@@ -18,8 +18,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from benchmark.data.dataset import Dataset
 from benchmark.data.decode import decode, opened, square
-from benchmark.data.images import Dataset, Images
+from benchmark.data.images import Images
 from benchmark.data.white import White
 from benchmark.errors import ConfigError, MissingError
 

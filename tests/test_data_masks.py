@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.data.images import Dataset, Images
+from benchmark.data.dataset import Dataset
+from benchmark.data.images import Images
 from benchmark.data.masks import UNLABELLED
 from benchmark.errors import ConfigError, MissingError
 

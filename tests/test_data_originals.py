@@ -22,7 +22,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as V
 
 from benchmark.data import decode, streaming
-from benchmark.data.images import Dataset, Images
+from benchmark.data.dataset import Dataset
+from benchmark.data.images import Images
 from benchmark.data.streaming import Prefetched, batches, is_cropped_stored
 from benchmark.errors import ConfigError
 from benchmark.evals.finetune import ConvNetTuning, FineTune

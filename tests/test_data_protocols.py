@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from benchmark.config.load import build, load
-from benchmark.data.images import Dataset, Images
+from benchmark.data.dataset import Dataset
+from benchmark.data.images import Images
 from benchmark.data.streaming import is_cropped_stored
 from benchmark.errors import ConfigError, MissingError
 from benchmark.experiment.setup import Experiment

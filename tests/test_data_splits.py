@@ -8,7 +8,8 @@ import pytest
 from datasets.data_files import DataFilesDict, get_data_patterns
 from PIL import Image
 
-from benchmark.data.images import Dataset, Images
+from benchmark.data.dataset import Dataset
+from benchmark.data.images import Images
 from benchmark.data.splits import files_of_splits
 from benchmark.errors import ConfigError, MissingError
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from benchmark.config.load import load
 from benchmark.data import streaming
-from benchmark.data.images import Dataset, Images, Split
+from benchmark.data.dataset import Dataset, Split
+from benchmark.data.images import Images
 from benchmark.data.resident import Resident
 from benchmark.data.streaming import DEPTH, SHARE, WORKERS, Prefetched, Streamed, ahead, batches, subset
 from benchmark.errors import MissingError
@@ -235,7 +236,7 @@ def test_without_a_test_split(folder: Path) -> None:
 def test_loading_holds_few_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the images in batches that are held at once; train is decoded twice, test once."""
     alive = Alive(monkeypatch)
-    monkeypatch.setattr("benchmark.data.images.ahead", partial(ahead, batch_size=10))
+    monkeypatch.setattr("benchmark.data.dataset.ahead", partial(ahead, batch_size=10))
     loaded(folder, streamed=True)
     assert alive.decoded == 2 * 160 + 40
     assert alive.most <= (DEPTH + 2) * 10

@@ -8,7 +8,8 @@ from tiny import TinyEncoder
 from torch import Tensor, nn
 
 from benchmark.evals.features import extract
-from benchmark.nets.encoders import Encoder, ResNet, ViT
+from benchmark.nets.encoders import Encoder, ViT
+from benchmark.nets.resnet import ResNet
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(0, 256, (21, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -25,7 +25,8 @@ from benchmark.evals.harness import Evaluation
 from benchmark.evals.semi_finetune import TwoRates
 from benchmark.evals.supervised import Classifier, SupervisedSettings, Trainer, _Run, drop_paths_
 from benchmark.experiment.setup import Experiment
-from benchmark.nets.encoders import ResNet, ViT
+from benchmark.nets.encoders import ViT
+from benchmark.nets.resnet import ResNet
 from benchmark.storage.digest import digest
 from benchmark.views.recipes import View, ViewLimits
 

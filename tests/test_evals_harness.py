@@ -11,7 +11,7 @@ from tiny import TinyEncoder
 from torch import Tensor
 from tuned import split
 
-from benchmark.data.images import Dataset, Split
+from benchmark.data.dataset import Dataset, Split
 from benchmark.data.subsets import holdout
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1
 from tiny import command
 from torch import Tensor
 
-from benchmark.data.images import Dataset, Split
+from benchmark.data.dataset import Dataset, Split
 from benchmark.errors import ConfigError
 from benchmark.evals import scoring
 from benchmark.evals.features import Ranking, best_classes

@@ -8,10 +8,12 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from tiny import TinyEncoder
 
-from benchmark.data.images import Dataset, Images, Split
+from benchmark.data.dataset import Dataset, Split
+from benchmark.data.images import Images
 from benchmark.data.streaming import Streamed
 from benchmark.evals.online import OnlineKNN, online_knn
-from benchmark.nets.encoders import Encoder, ResNet, ViT
+from benchmark.nets.encoders import Encoder, ViT
+from benchmark.nets.resnet import ResNet
 from benchmark.views.colour import normalise
 
 CPU = torch.device("cpu")

@@ -8,7 +8,8 @@ import torch
 from tiny import SMALL
 
 from benchmark.config import load as configuration
-from benchmark.data.images import Dataset, Images, Split
+from benchmark.data.dataset import Dataset, Split
+from benchmark.data.images import Images
 from benchmark.errors import ConfigError
 from benchmark.evals.knn import KNN
 from benchmark.experiment import run

@@ -23,7 +23,8 @@ from benchmark.errors import BenchmarkError
 from benchmark.method import Method, Step, Views
 from benchmark.nets.attention import set_fused
 from benchmark.nets.decoder import PixelDecoder
-from benchmark.nets.encoders import Encoder, ResNet, ViT
+from benchmark.nets.encoders import Encoder, ViT
+from benchmark.nets.resnet import ResNet
 from benchmark.randomness import Draws
 from benchmark.timing.workloads import shipped_trainings
 from benchmark.training.flops import RESERVED, count, count_step

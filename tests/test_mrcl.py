@@ -18,7 +18,8 @@ from baselines.simclr import SimCLR
 from benchmark.errors import ConfigError
 from benchmark.method import Siamese
 from benchmark.nets.decoder import PixelDecoder
-from benchmark.nets.encoders import Encoder, Features, ResNet
+from benchmark.nets.encoders import Encoder, Features
+from benchmark.nets.resnet import ResNet
 from benchmark.randomness import Draws
 
 views = partial(nets16.views, dtype=torch.float32)

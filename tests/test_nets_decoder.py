@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
 from benchmark.nets.decoder import PixelDecoder
-from benchmark.nets.encoders import Features, ResNet, ViT
+from benchmark.nets.encoders import Features, ViT
 from benchmark.nets.masking import visible_tokens
+from benchmark.nets.resnet import ResNet
 
 
 @pytest.fixture

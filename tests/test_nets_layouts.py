@@ -22,9 +22,10 @@ from torchvision.transforms.v2.functional import normalize
 
 from benchmark.errors import ConfigError
 from benchmark.evals.features import extract
-from benchmark.nets.encoders import Encoder, ResNet, ViT
+from benchmark.nets.encoders import Encoder, ViT
 from benchmark.nets.layouts import LAYOUTS
 from benchmark.nets.pretrained import load, statistics
+from benchmark.nets.resnet import ResNet
 from benchmark.nets.timm_net import Timm
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

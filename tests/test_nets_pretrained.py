@@ -13,9 +13,10 @@ from timm.models import create_model
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
-from benchmark.nets.encoders import Encoder, ResNet, ViT
+from benchmark.nets.encoders import Encoder, ViT
 from benchmark.nets.layouts import LAYOUTS
 from benchmark.nets.pretrained import load, statistics
+from benchmark.nets.resnet import ResNet
 from benchmark.nets.timm_net import Timm
 
 State = dict[str, Tensor]

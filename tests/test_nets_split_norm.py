@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
-from benchmark.nets.encoders import ResNet
+from benchmark.nets.resnet import ResNet
 from benchmark.nets.split_norm import SplitBatchNorm2d, split_batch_norms
 
 

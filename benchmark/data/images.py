@@ -4,28 +4,23 @@ Everything later (views, evaluations, records) sees pixels, labels and a fingerp
 format. An image that cannot be read stops the run, since a silently shorter data set would be another benchmark.
 """
 
-import hashlib
-import json
-import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import gin
-import torch
-from torch import Tensor
 
 from benchmark.annotations import Count, Location, Positive, Range, Residence
 from benchmark.data import cache
+from benchmark.data.dataset import Dataset, Outline, Split, fingerprint_of, mean_and_std
 from benchmark.data.decode import Stored, opened
 from benchmark.data.labels import Names, class_names, marked
 from benchmark.data.masks import MOST_CLASSES, Coding, Masks
 from benchmark.data.pixels import Pixels
 from benchmark.data.sources import SCHEMES, Loader, Table, local_copy, paired
-from benchmark.data.streaming import ahead
 from benchmark.data.white import Items, White
 from benchmark.errors import ConfigError, MissingError, suggest
 from benchmark.runtime import progress
@@ -34,64 +29,6 @@ ROOT_VARIABLE = "SSL_BENCHMARK_DATA"
 MOST_SIDE = 16_384  # our choice: an image then takes 0.8 GB
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label")
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images, uint8 `(n, 3, size, size)`, and their labels or None, both on the host.
-
-    Labels are class indices, int64 `(n,)`, or where an image may have several classes marks of these, bool
-    `(n, classes)`. Images with `masks` have a class for each pixel instead.
-    """
-
-    images: Pixels
-    labels: Tensor | None
-    masks: Masks | None = None
-
-
-@dataclass(frozen=True)
-class Outline:
-    """What the tables of a data set say before an image is decoded: how many images, and which labels.
-
-    `pretrain` are the images without labels to pretrain on, uint8 `(n, 3, size, size)`; usually `train.images` itself.
-    `classes` is empty without labels; `test` has no images where the specification names no test split.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    size: int
-    pretrain: Pixels
-    train: Split
-    test: Split
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels, or none."""
-        return self.train.labels is not None and self.train.labels.ndim == 2
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether each pixel of an image has a label."""
-        return self.train.masks is not None
-
-
-@dataclass(frozen=True)
-class Dataset(Outline):
-    """A loaded data set. `mean` and `std` are those of the train pixels, in [0, 1], rounded to 6 decimals.
-
-    `fingerprint` is the SHA-256 of all pixels, labels, masks, class names and the size, independent of origin and name.
-    """
-
-    fingerprint: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    _moved: dict[str, Pixels] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def pretrain_on(self, device: torch.device) -> Pixels:
-        """Return `pretrain` on a device, to which all stages of an experiment together copy it once."""
-        if str(device) not in self._moved:
-            self._moved[str(device)] = self.pretrain.to(device)
-        return self._moved[str(device)]
 
 
 @gin.register
@@ -245,8 +182,8 @@ class Images:
             test = replace(outline.test, images=pixels(outline.test.images))
             is_train = outline.pretrain is outline.train.images
             pretrain = train.images if is_train else pixels(outline.pretrain)
-            fingerprint, counts = _fingerprint(self.size, outline.classes, pretrain, train, test)
-        mean, std = _mean_and_std(counts)
+            fingerprint, counts = fingerprint_of(self.size, outline.classes, pretrain, train, test)
+        mean, std = mean_and_std(counts)
         return Dataset(outline.name, outline.classes, self.size, pretrain, train, test, fingerprint, mean, std)
 
     def _tables(self) -> dict[str, Table]:
@@ -372,38 +309,3 @@ def _unknown(parameter: str, value: str, kind: str, available: Iterable[str]) ->
         + suggest(repr(value), map(repr, names))
         + (" Where there is none, give Images.test=None and experiment.evaluations=()." if parameter == "test" else "")
     )
-
-
-def _mean_and_std(counts: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Return mean and population standard deviation of each channel, in [0, 1], to 6 decimals.
-
-    `counts` `(3, 256)` are how many pixels have each value. Sums of integers are exact, so the results do not depend on
-    the order of summation or the number of threads. A channel of one value gets the deviation 1 and becomes 0.
-    """
-    mean, std = [], []
-    for channel in counts.tolist():
-        n, total, squares = (sum(count * value**power for value, count in enumerate(channel)) for power in (0, 1, 2))
-        mean.append(round(total / (255 * n), 6))
-        std.append(round(math.sqrt(n * squares - total**2) / (255 * n), 6) or 1.0)
-    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
-
-
-def _fingerprint(
-    size: int, classes: tuple[str, ...], pretrain: Pixels, train: Split, test: Split
-) -> tuple[str, Tensor]:
-    """Return the fingerprint, and how many pixels of train have each value, int64 `(3, 256)`, in one go."""
-    counts = torch.zeros(3, 256, dtype=torch.int64)
-    digest = hashlib.sha256(json.dumps([size, classes, len(pretrain), len(train.images), len(test.images)]).encode())
-    # Images in both `pretrain` and `train` are hashed twice: the fingerprint must not depend on how they are stored.
-    for images, counted in ((pretrain, False), (train.images, True), (test.images, False)):
-        for _, batch in ahead(images):
-            digest.update(batch.numpy().data)
-            if counted:
-                counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in batch.unbind(1)])
-    for labels in (train.labels, test.labels):
-        digest.update(b"unlabelled" if labels is None else labels.numpy().astype("<i8").tobytes())
-    for masks in (train.masks, test.masks):
-        for mask in masks or ():
-            digest.update(b"%d %d " % mask.shape)
-            digest.update(mask.numpy().data)
-    return digest.hexdigest(), counts

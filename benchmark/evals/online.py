@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmark.data.images import Dataset
+from benchmark.data.dataset import Dataset
 from benchmark.data.streaming import subset
 from benchmark.evals.features import best_classes, extract, hits
 from benchmark.evals.knn import KNN

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from timm.models import create_model
 
-from benchmark.data.images import Dataset
+from benchmark.data.dataset import Dataset
 from benchmark.evals import harness
 from benchmark.evals.harness import Results
 from benchmark.evals.linear import rank

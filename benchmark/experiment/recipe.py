@@ -5,7 +5,7 @@ from functools import cached_property
 
 import torch
 
-from benchmark.data.images import Outline
+from benchmark.data.dataset import Outline
 from benchmark.data.pixels import Pixels
 from benchmark.errors import ConfigError, method_errors
 from benchmark.experiment.session import Session

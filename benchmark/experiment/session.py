@@ -10,7 +10,8 @@ import torch
 from benchmark import PRETRAINING_VERSION
 from benchmark.config import load as configuration
 from benchmark.config.load import Config
-from benchmark.data.images import Dataset, Images, Outline, Split
+from benchmark.data.dataset import Dataset, Outline, Split
+from benchmark.data.images import Images
 from benchmark.data.streaming import subset
 from benchmark.data.subsets import holdout
 from benchmark.errors import ConfigError

@@ -16,13 +16,22 @@ from benchmark.experiment.environment import native_precision
 from benchmark.method import Method
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder
+from benchmark.nets.resnet import ResNet
 from benchmark.nets.swin import Swin
 from benchmark.nets.timm_net import Timm
 from benchmark.training.budget import Budget
 from benchmark.training.optim import OptimiserSpec
 from benchmark.views.recipes import View, ViewLimits
 
-__all__ = ["Experiment", "PixelDecoder", "Pretraining", "Swin", "Timm", "evals"]  # with what gin files may name
+__all__ = [
+    "Experiment",
+    "PixelDecoder",
+    "Pretraining",
+    "ResNet",
+    "Swin",
+    "Timm",
+    "evals",
+]  # with what gin files may name
 
 
 @gin.register

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark.data.images import Dataset
+from benchmark.data.dataset import Dataset
 from benchmark.data.streaming import batches
 from benchmark.errors import ConfigError, method_errors
 from benchmark.evals.online import OnlineKNN, online_knn

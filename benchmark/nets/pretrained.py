@@ -22,8 +22,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from benchmark.errors import ConfigError, suggest
-from benchmark.nets.encoders import Encoder, ResNet, Statistics
+from benchmark.nets.encoders import Encoder, Statistics
 from benchmark.nets.layouts import LAYOUTS, Layout
+from benchmark.nets.resnet import ResNet
 
 SHOWN = 8  # keys in a message, of each kind
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from benchmark.config import load as configuration
 from benchmark.config.load import Config
-from benchmark.data.images import Images, Outline, Split
+from benchmark.data.dataset import Outline, Split
+from benchmark.data.images import Images
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.experiment.environment import use_device
 from benchmark.experiment.setup import Experiment
