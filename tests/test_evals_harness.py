@@ -15,6 +15,7 @@ from benchmark.data.dataset import Dataset, Split
 from benchmark.data.subsets import holdout
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness
+from benchmark.evals.dense import DenseBank, Segmentation
 from benchmark.evals.features import Bank, Ranking
 from benchmark.evals.harness import Results, evaluate_encoder, evaluate_pixels
 from benchmark.evals.knn import KNN
@@ -22,6 +23,7 @@ from benchmark.evals.linear import Linear
 from benchmark.evals.scoring import SealedLabels
 from benchmark.nets.attention import set_fused
 from benchmark.nets.encoders import Features, ViT
+from benchmark.storage.claim import Claim, Lost
 from benchmark.storage.digest import digest
 from benchmark.views.recipes import ViewLimits
 
@@ -103,6 +105,38 @@ def test_test_labels_are_read_once(dataset: Dataset, monkeypatch: pytest.MonkeyP
     fit, held = holdout(dataset.train.labels, "toy")  # type: ignore[arg-type]
     assert torch.equal(bank.fit, fit)
     assert torch.equal(bank.held, held)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_who_has_lost_a_claim_evaluates_nothing_more(
+    dataset: Dataset, masked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the evaluations that were asked: none after the first, during which the claim goes."""
+    asked: list[str] = []
+
+    class Losing:
+        version = "1.0"
+        dense = masked
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __call__(self, bank: Bank | DenseBank) -> Ranking | Segmentation:
+            asked.append(self.name)
+            held.path.unlink(missing_ok=True)
+            if isinstance(bank, DenseBank):
+                return Segmentation(lambda maps: maps[:, :4], {})
+            return Ranking(torch.zeros(80, 4, dtype=torch.int64), {})
+
+    data = dataset
+    if masked:
+        masks = [[torch.zeros(8, 8, dtype=torch.uint8)] * n for n in (160, 80)]
+        sides = zip((dataset.train, dataset.test), masks, strict=True)
+        train, test = (replace(side, labels=None, masks=each) for side, each in sides)  # type: ignore[arg-type]
+        data = replace(dataset, train=train, test=test)
+    with Claim(tmp_path / "run").acquire() as held, pytest.raises(Lost, match="was removed"):
+        evaluate_pixels(data, (Losing("first"), Losing("second")), limits=LIMITS)
+    assert asked == ["first"]
 
 
 def test_encoder_is_left_alone(dataset: Dataset, encoder: TinyEncoder) -> None:

@@ -24,6 +24,7 @@ from benchmark.method import Method, Step, Views
 from benchmark.nets.encoders import Encoder
 from benchmark.randomness import Draws
 from benchmark.storage import checkpoint
+from benchmark.storage.claim import Claim, Lost
 from benchmark.training import loop
 from benchmark.training.compiler import require_compiler
 from benchmark.training.loop import Outcome, Training
@@ -210,6 +211,17 @@ def test_a_checkpoint_that_the_run_could_not_write_is_skipped(
     assert warning.startswith("warning: step-000000")
     assert warning.endswith("and is skipped.")
     assert before.name not in warning
+
+
+def test_a_run_that_lost_its_claim_logs_and_saves_nothing_more(tmp_path: Path) -> None:
+    """Oracle: by hand: the claim goes in step 10, at the end of a window of 2; the lines before stay."""
+    with Claim(tmp_path / "claimed").acquire() as held:
+        run = training(tmp_path / "run", steps=LONG)
+        run.method.after_step = lambda _: held.path.unlink() if run.step == 9 else None  # type: ignore[method-assign]
+        with pytest.raises(Lost):
+            run.run(resume=False)
+    assert [line["step"] for line in lines(tmp_path / "run")] == [2, 4, 6, 8]
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_lost_checkpoints_are_no_restart(tmp_path: Path) -> None:
