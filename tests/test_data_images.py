@@ -286,6 +286,19 @@ def test_fingerprint_sees_pixels_labels_classes_and_size(toy: Path) -> None:
     assert Images(name="renamed", source=f"parquet:{toy}", size=4)().fingerprint == prints[0]
 
 
+def test_copies_of_test_images_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: by hand: two of three test images are written among the others too, one of them to pretrain on alone."""
+    for split, ids in (("train", (0, 1, 2, 3)), ("more", (4, 5)), ("test", (3, 5, 9))):
+        images = [encode(picture(i)) for i in ids]
+        write_parquet(tmp_path / f"{split}.parquet", images, [0, 1, 1, 0][: len(ids)], NAMES[:2])
+    load(f"parquet:{tmp_path}", pretrain="more")
+    assert capsys.readouterr().err.startswith("note: 2 of 3 test images of toy are also among")
+    load(f"parquet:{tmp_path}")
+    assert capsys.readouterr().err.startswith("note: 1 of 3 test images")
+    load(f"parquet:{tmp_path}", test="more")
+    assert capsys.readouterr().err == ""
+
+
 def test_mean_and_std(toy: Path) -> None:
     """Oracle: torch's mean and population standard deviation of the train pixels in float64."""
     write_parquet(toy / "test.parquet", [encode(Image.new("RGB", (4, 4), "white"))], [0])
@@ -544,7 +557,7 @@ def test_missing_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_prints_nothing(toy: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Oracle: both streams of the process stay empty, so there is no progress bar."""
-    load(toy)
+    load(toy, test=None)  # whose images are those of train
     assert capfd.readouterr() == ("", "")
 
 

@@ -87,14 +87,23 @@ def mean_and_std(counts: Tensor) -> tuple[tuple[float, float, float], tuple[floa
 
 def fingerprint_of(
     size: int, classes: tuple[str, ...], pretrain: Pixels, train: Split, test: Split
-) -> tuple[str, Tensor]:
-    """Return the fingerprint, and how many pixels of train have each value, int64 `(3, 256)`, in one go."""
+) -> tuple[str, Tensor, int]:
+    """Return the fingerprint, how many pixels of train have each value, int64 `(3, 256)`, and how many test images are
+    among those that are trained on, pixel by pixel; all in one go.
+    """
+    seen: set[int] = set()
+    copies = 0
     counts = torch.zeros(3, 256, dtype=torch.int64)
     digest = hashlib.sha256(json.dumps([size, classes, len(pretrain), len(train.images), len(test.images)]).encode())
     # Images in both `pretrain` and `train` are hashed twice: the fingerprint must not depend on how they are stored.
     for images, counted in ((pretrain, False), (train.images, True), (test.images, False)):
         for _, batch in ahead(images):
             digest.update(batch.numpy().data)
+            hashes = [hash(image.tobytes()) for image in batch.numpy()]
+            if images is test.images:
+                copies += sum(each in seen for each in hashes)
+            else:
+                seen.update(hashes)
             if counted:
                 counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in batch.unbind(1)])
     for labels in (train.labels, test.labels):
@@ -103,4 +112,4 @@ def fingerprint_of(
         for mask in masks or ():
             digest.update(b"%d %d " % mask.shape)
             digest.update(mask.numpy().data)
-    return digest.hexdigest(), counts
+    return digest.hexdigest(), counts, copies

@@ -5,6 +5,7 @@ format. An image that cannot be read stops the run, since a silently shorter dat
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -182,7 +183,13 @@ class Images:
             test = replace(outline.test, images=pixels(outline.test.images))
             is_train = outline.pretrain is outline.train.images
             pretrain = train.images if is_train else pixels(outline.pretrain)
-            fingerprint, counts = fingerprint_of(self.size, outline.classes, pretrain, train, test)
+            fingerprint, counts, copies = fingerprint_of(self.size, outline.classes, pretrain, train, test)
+        if copies:
+            print(
+                f"note: {copies:,} of {len(test.images):,} test images of {outline.name} are also among those that are "
+                f"trained on, pixel by pixel. Scores count what was seen: take them out of one of the splits.",
+                file=sys.stderr,
+            )
         mean, std = mean_and_std(counts)
         return Dataset(outline.name, outline.classes, self.size, pretrain, train, test, fingerprint, mean, std)
 
