@@ -45,7 +45,9 @@ class Pretraining:
     where the device computes it natively, else float32; the configuration, its key and the record name the choice.
     `schedule_steps` are those of the schedules of rate and momentum where a run is the beginning of a longer one; None
     are the steps that the budget buys. `compiled` passes the forward and backward pass through torch.compile in its
-    default mode: numbers then differ by rounding, and the time of compilation is not charged.
+    default mode: numbers then differ by rounding, and the time of compilation is not charged. With
+    `checkpoint_activations` a ViT or a Swin computes the insides of its blocks again for the backward pass: that takes
+    less memory and about a third more time, which counts, and the same bits and the same counted FLOPs.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Pretraining:
     precision: Annotated[Literal["float32", "bfloat16"], Decided(native_precision)]
     schedule_steps: Count | None = None
     compiled: bool = False
+    checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
         if not self.name.strip():

@@ -28,6 +28,7 @@ from benchmark.training.budget import Budget, Price
 from benchmark.training.flops import count_forward
 from benchmark.training.loop import Training
 from benchmark.training.monitor import affordable
+from benchmark.training.recompute import recompute_blocks
 
 TEACHERS = tuple(
     f"experiment.{name}" for name in ("teacher", "encoder", "limits", "rate_factor", "init", "init_layout")
@@ -140,6 +141,8 @@ class Stage(Recipe):
         with method_errors(f"{self.pretraining.name} cannot be trained", type(method)):
             method.param_groups()
             method.projection_head()
+        if self.pretraining.checkpoint_activations:
+            recompute_blocks(method)
         self.pretraining.optimiser()
         self._check_ranks()
         if self.pretraining.needs_labels and self.outline.train.labels is None:
@@ -245,6 +248,8 @@ class Stage(Recipe):
         choose_attention(method, self.device, self.pretraining.precision)
         if method.encoder.n_tokens is None:
             method.to(memory_format=torch.channels_last)
+        if self.pretraining.checkpoint_activations:
+            recompute_blocks(method)
         optimiser = self.pretraining.optimiser().build(method.param_groups(), self.pretraining.batch_size)
         optimiser.scale(self.experiment.rate_factor)
         mean, std = self.statistics
