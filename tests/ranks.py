@@ -1,7 +1,7 @@
 """Two steps of methods on the ranks of torchrun, or on one process: python tests/ranks.py OUT CASE ...
 
 A case is METHOD/ENCODER or METHOD/ENCODER/PLANTED, with a mistake that is planted first. Rank 0 writes to OUT what the
-steps of each case leave, in float64.
+steps of each case leave, in float64, and the features that the ranks extract together.
 """
 
 import sys
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import TinyEncoder
 from torch.nn import functional as F
 
 ROOT = Path(__file__).parents[1]
@@ -17,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmark.config import load as configuration  # noqa: E402
 from benchmark.errors import BenchmarkError  # noqa: E402
+from benchmark.evals.features import extract  # noqa: E402
 from benchmark.experiment.stage import Stage  # noqa: E402
 from benchmark.runtime import ranks  # noqa: E402
 from benchmark.training import parallel  # noqa: E402
@@ -107,11 +109,25 @@ def steps(method: str, encoder: str) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in left.items()}
 
 
+def features() -> dict[str, torch.Tensor]:
+    """Return features by one rank, by all of them, and how many batches each rank has encoded for these."""
+    torch.manual_seed(0)
+    encoder, images = TinyEncoder(), torch.randint(0, 256, (330, 3, 8, 8), dtype=torch.uint8)  # 5 batches and 10 images
+    sizes: list[int] = []
+    encoder.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    cpu = torch.device("cpu")
+    kinds = [
+        extract(encoder, images, lambda batch, ids: batch / 255, cpu, divided=divided) for divided in (False, True)
+    ]
+    alone, together = (kind["pooled"] for kind in kinds)
+    return {"alone": alone, "together": together, "batches": torch.tensor(ranks.all_words(len(sizes) - 6))}
+
+
 def main(out: str, *cases: str) -> None:
     """Write what the steps of some cases leave."""
     ranks.join(torch.device("cpu"))
     torch.set_num_threads(1)
-    left = {}
+    left = {"features": features()}
     for case in cases:
         method, encoder, *planted = case.split("/")
         with pytest.MonkeyPatch.context() as patch:

@@ -26,8 +26,9 @@ from benchmark.data.dataset import Dataset
 from benchmark.data.images import Images
 from benchmark.data.streaming import Prefetched, batches, is_cropped_stored
 from benchmark.errors import ConfigError
+from benchmark.evals.extraction import inputs
 from benchmark.evals.finetune import ConvNetTuning, FineTune
-from benchmark.evals.harness import _random, evaluate_encoder
+from benchmark.evals.harness import evaluate_encoder
 from benchmark.evals.linear_sgd import LinearSGD
 from benchmark.randomness import Draws
 from benchmark.report import record as records
@@ -231,7 +232,7 @@ def test_each_rank_cuts_its_own_rows(folder: Path, tmp_path: Path, monkeypatch: 
 def test_random_views_of_evaluations_are_cut_from_the_originals(folder: Path) -> None:
     """Oracle: torchvision's resized_crop of each file, also of a subset; and evaluations that use them run through."""
     data = loaded(folder)
-    images, prepare = _random(data, ViewLimits(flip=False), 2)
+    images, prepare = inputs(data, ViewLimits(flip=False), "train", 2)
     draws = Draws(0, 2, 40)
     cut = VIEW.cut(lambda name, *shape: draws.rows(("evaluation", name), *shape))
     ids = torch.tensor([7, 0, 39])

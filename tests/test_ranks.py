@@ -76,6 +76,13 @@ def test_two_processes_train_as_one(case: str, two: dict[str, dict[str, torch.Te
     assert two[case]["alike"]
 
 
+def test_ranks_encode_an_encoder_together(two: dict[str, dict[str, torch.Tensor]]) -> None:
+    """Oracle: the features by one process, of 5 batches and a rest; rank 1 has every second one, from its own on."""
+    left = two["features"]
+    assert torch.equal(left["together"], left["alone"])
+    assert left["batches"].tolist() == [3, 3]
+
+
 def test_ranks_that_drift_apart_are_noticed(two: dict[str, dict[str, torch.Tensor]]) -> None:
     """Oracle: the planted mistakes that leave each rank a gradient or statistics of its own."""
     apart = {name for name, case in BY_MISTAKE.items() if not two[f"{case}/{name}"]["alike"]}

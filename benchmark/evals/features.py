@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from benchmark.annotations import Range
 from benchmark.data.pixels import Pixels
-from benchmark.data.streaming import ahead, at_once
+from benchmark.data.streaming import BATCH, ahead, at_once
 from benchmark.errors import BenchmarkError
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.encoders import Features as Encoded
+from benchmark.runtime import ranks
 from benchmark.views.recipes import ViewLimits
 
 Prepare = Callable[[Tensor, Tensor], Tensor]
@@ -125,21 +126,26 @@ def extract(
     projector: nn.Module | None = None,
     batch_size: int | None = None,
     layers: int = 1,
+    divided: bool = False,
 ) -> dict[str, Tensor]:
     """Return the features of uint8 `images` `(n, 3, height, width)` in eval mode and float32, on the host.
 
     A ViT gives its class token (`cls`), the mean of its patch tokens (`mean`) and both joined (`both`), a Swin the mean
     of its tokens (`mean`); a convolutional network gives its global average (`pooled`). With a projector, `projection`
     is its output. With several `layers`, a feature joins those of the last `layers`, see `Encoder.last`.
+
+    `divided`: every rank encodes its part of the batches, which are those of one process, and rank 0 returns the
+    features of all images; the others return their own.
     """
     nets = [encoder, *([projector] if projector else [])]
     modes = [net.training for net in nets]
     for net in nets:
         net.eval()
-    if batch_size is None and device.type == "cpu":
-        batch_size = at_once(images, CPU_BATCH)
+    batch_size = batch_size or at_once(images, CPU_BATCH if device.type == "cpu" else BATCH)
+    batches = torch.arange(len(images)).split(batch_size)
+    shares = [torch.cat(batches[rank :: ranks.size()]) for rank in range(ranks.size())] if divided else []
     parts: list[dict[str, Tensor]] = []
-    for ids, batch in ahead(images, device=device, batch_size=batch_size):
+    for ids, batch in ahead(images, shares[ranks.rank()] if shares else None, device, batch_size):
         view = prepare(batch, ids)
         outputs = [encoder(view)] if layers == 1 else encoder.last(view, layers)
         layered = [_pooled(output, encoder) for output in outputs]
@@ -149,7 +155,8 @@ def extract(
         parts.append({name: rows.cpu() for name, rows in part.items()})
     for net, training in zip(nets, modes, strict=True):
         net.train(training)
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    features = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return {name: ranks.collected(rows, shares) for name, rows in features.items()} if shares else features
 
 
 def _pooled(output: Encoded, encoder: Encoder) -> dict[str, Tensor]:

@@ -4,24 +4,23 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.data.dataset import Dataset, Outline
 from benchmark.data.pixels import Pixels
-from benchmark.data.streaming import ahead, is_cropped_stored
 from benchmark.data.subsets import holdout
 from benchmark.errors import ConfigError, method_errors
 from benchmark.evals import dense
 from benchmark.evals.cache import FeatureCache
-from benchmark.evals.features import Bank, Network, Prepare, Ranking, extract, finite
+from benchmark.evals.extraction import Encode, dismiss, encoding, in_pixels
+from benchmark.evals.features import Bank, Network, Ranking, finite
 from benchmark.evals.linear import Linear
 from benchmark.evals.scoring import Score, SealedLabels
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
-from benchmark.randomness import Draws
 from benchmark.report.cells import major
 from benchmark.report.fields import Metrics, Predictions
 from benchmark.runtime import progress
@@ -29,7 +28,7 @@ from benchmark.storage import claim, tensors
 from benchmark.storage.digest import digest
 from benchmark.storage.files import sha256_of
 from benchmark.views.colour import normalise
-from benchmark.views.recipes import DRAWS, View, ViewLimits
+from benchmark.views.recipes import ViewLimits
 
 FEATURES_VERSION = 2  # changes with anything that changes features
 
@@ -84,24 +83,20 @@ def evaluate_encoder(
     cache: Path | None = None,
     folder: Path | None = None,
     diverged: bool = False,
+    divided: bool = False,
 ) -> Results:
     """Score an encoder on features that are extracted once; `limits` hold for random views of train images.
 
     Images are normalised by the statistics that the encoder states, or by those of the data. With
     a `cache` folder, features of whole images are stored there and read again. Evaluations that train the encoder work
-    on copies and save their state in `folder`.
+    on copies and save their state in `folder`. With `divided` the other ranks of the run, which `follow`, extract their
+    part of the features; the rest is done by this one.
 
     Raises BenchmarkError for features that are not finite. If the encoder's run `diverged`, such a row counts as 0
     instead, so that the run is scored and recorded.
     """
     mean, std = encoder.statistics or (dataset.mean, dataset.std)
     choose_attention(encoder, device, "float32")  # for every encoder alike, since the last bits decide weak probes
-
-    def features(images: Pixels, view: Prepare, layers: int = 1) -> dict[str, Tensor]:
-        def prepare(batch: Tensor, ids: Tensor) -> Tensor:
-            return normalise(view(batch, ids), mean, std)
-
-        return extract(encoder, images, prepare, device, projector if layers == 1 else None, layers=layers)
 
     if dataset.has_masks:
         was_training = encoder.training
@@ -127,7 +122,11 @@ def evaluate_encoder(
         device=device,
         folder=folder,
     )
-    return _evaluate(features, dataset, evaluations, limits, stored, network, diverged)
+    features = encoding(encoder, dataset, device, limits=limits, projector=projector, divided=divided)
+    results = _evaluate(features, dataset, evaluations, stored, network, diverged)
+    if divided:
+        dismiss()
+    return results
 
 
 def evaluate_pixels(dataset: Dataset, evaluations: Sequence[Evaluation], *, limits: ViewLimits) -> Results:
@@ -138,10 +137,7 @@ def evaluate_pixels(dataset: Dataset, evaluations: Sequence[Evaluation], *, limi
     if dataset.has_masks:
         return _evaluate_masks(dense.colours, dataset, evaluations, torch.device("cpu"))
 
-    def features(images: Pixels, view: Prepare) -> dict[str, Tensor]:
-        return {"pixels": torch.cat([view(batch, ids).flatten(1) for ids, batch in ahead(images)])}
-
-    return _evaluate(features, dataset, evaluations, limits)
+    return _evaluate(in_pixels(dataset, limits), dataset, evaluations)
 
 
 def check(dataset: Outline, evaluations: Sequence[Evaluation]) -> None:
@@ -197,10 +193,9 @@ def check_layers(build: Callable[[], Encoder], evaluations: Sequence[Evaluation]
 
 
 def _evaluate(
-    features: Callable[..., dict[str, Tensor]],
+    features: Encode,
     dataset: Dataset,
     evaluations: Sequence[Evaluation],
-    limits: ViewLimits,
     cache: FeatureCache | None = None,
     network: Network | None = None,
     diverged: bool = False,
@@ -213,23 +208,22 @@ def _evaluate(
     assert test_labels is not None
     fit, held = holdout(labels, dataset.name)
 
-    def whole(images: Pixels, labels: Tensor, split: str, *layers: int) -> dict[str, Tensor]:
+    def whole(split: Literal["train", "test"], images: Pixels, labels: Tensor, layers: int) -> dict[str, Tensor]:
         @progress.doing("features")
         def make() -> dict[str, Tensor]:
-            return features(images, _centre, *layers)
+            return features(split, None, layers)
 
-        stored = replace(cache, origin=(*cache.origin, *layers)) if cache else None
+        stored = replace(cache, origin=(*cache.origin, layers)) if cache and layers > 1 else cache
         return finite(stored.get(images, labels, make) if stored else make(), f"{split} images", diverged=diverged)
 
-    def both(*layers: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        train = whole(dataset.train.images, labels, "train", *layers)
-        return train, whole(dataset.test.images, test_labels, "test", *layers)
+    def both(layers: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        train = whole("train", dataset.train.images, labels, layers)
+        return train, whole("test", dataset.test.images, test_labels, layers)
 
     def views(number: int) -> dict[str, Tensor]:
-        view = features(*_random(dataset, limits, number))
-        return finite(view, "random views of train images", diverged=diverged)
+        return finite(features("train", number, 1), "random views of train images", diverged=diverged)
 
-    train, test = both()
+    train, test = both(1)
     projected = (train.pop("projection"), test.pop("projection")) if "projection" in train else None
     bank = Bank(
         train,
@@ -308,21 +302,3 @@ def _metrics(evaluation: Evaluation, score: Score | dense.DenseScore, result: Ra
         "choices": dict(result.choices),
         "flags": list(result.flags),
     }
-
-
-def _centre(images: Tensor, ids: Tensor) -> Tensor:
-    return images.float() / 255
-
-
-def _random(dataset: Dataset, limits: ViewLimits, number: int) -> tuple[Pixels, Prepare]:
-    """Return the train images and what makes the `number`-th random crop and flip of each.
-
-    They are the same for every encoder and seed.
-    """
-    view = limits.apply(View(crop_scale=(0.08, 1.0)))
-    draws = Draws(0, number, len(dataset.train.images))
-    numbers = {name: draws.rows(("evaluation", name), *shape) for name, shape in DRAWS.items()}
-    if is_cropped_stored(dataset.train.images):
-        crops = dataset.train.images.cut([view.cut(lambda name, *shape: numbers[name])])
-        return crops, lambda images, ids: view.finish(images[:, 0], lambda name, *shape: numbers[name][ids])
-    return dataset.train.images, lambda images, ids: view(images, dataset.size, lambda name, *shape: numbers[name][ids])

@@ -131,7 +131,7 @@ def run(
                 training.evaluation_seconds = floor_records[0]["cost"]["evaluation_seconds"]
             ranks.told("student")
             outcome = training.run(resume=not fresh)
-            dismiss()
+            ranks.told("evaluation")
             begin = time.perf_counter()
             with progress.doing(f"evaluating {stage.pretraining.name}"):
                 results = stage.evaluate(
@@ -139,7 +139,9 @@ def run(
                     projector=training.method.projection_head(),
                     folder=folder / "evaluations",
                     diverged=outcome.status == "diverged",
+                    divided=ranks.size() > 1,
                 )
+            dismiss()
             seconds = time.perf_counter() - begin
             if floor_records is None:
                 floor_records = floors.measure(stage)
@@ -166,23 +168,28 @@ def run(
 
 
 def follow(config: Config, out: Path) -> None:
-    """Train with rank 0, in a process of another rank that torchrun started; nothing is written or printed."""
+    """Train and extract features with rank 0, in a process of another rank; nothing is written or printed."""
     stage = Stage.open(config, out)
     stage.check()
     ranks.join(stage.device)
     teacher = teacher_from_file(stage)
     encoder = teacher.encoder if teacher else None
+    projector = None
     while part := ranks.told(None):
-        chosen = stage.teacher if part == "teacher" else stage
-        assert chosen is not None
-        training = chosen.training(math.inf, encoder)
-        training.follow()
-        encoder = training.method.encoder
+        if part == "evaluation":
+            assert encoder is not None
+            stage.follow(encoder, projector)
+        else:
+            chosen = stage.teacher if part == "teacher" else stage
+            assert chosen is not None
+            training = chosen.training(math.inf, encoder)
+            training.follow()
+            encoder, projector = training.method.encoder, training.method.projection_head()
     ranks.part()
 
 
 def dismiss() -> None:
-    """Let the other ranks end, as nothing is left to train."""
+    """Let the other ranks end, as nothing is left for them to do."""
     if ranks.size() > 1:
         ranks.told(None)
         ranks.part()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import torch
+from torch import nn
 
 from benchmark import PRETRAINING_VERSION
 from benchmark.config import load as configuration
@@ -15,7 +16,7 @@ from benchmark.data.images import Images
 from benchmark.data.streaming import subset
 from benchmark.data.subsets import holdout
 from benchmark.errors import ConfigError
-from benchmark.evals import harness
+from benchmark.evals import extraction, harness
 from benchmark.evals.harness import Evaluation, Results
 from benchmark.experiment.environment import use_device
 from benchmark.experiment.setup import Experiment
@@ -112,6 +113,11 @@ class Session:
         """Score an encoder by the evaluations of the experiment; `options` are those of the harness."""
         limits = self.experiment.limits()
         return harness.evaluate_encoder(encoder, self.dataset, self.evaluations, self.device, limits=limits, **options)
+
+    def follow(self, encoder: Encoder, projector: nn.Module | None) -> None:
+        """Take part in an evaluation by rank 0 that is `divided`, in a process of another rank."""
+        limits = self.experiment.limits()
+        extraction.follow(encoder, self.dataset, self.device, limits=limits, projector=projector)
 
 
 def without_test(data: Data) -> Data:

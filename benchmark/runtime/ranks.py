@@ -4,6 +4,7 @@ A process alone is a run of one rank: every function then returns what it was gi
 between GPUs and over gloo otherwise; words between the hosts always go over gloo, so that no GPU is waited for.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -113,6 +114,22 @@ def sum_(tensors: list[Tensor]) -> None:
         parts = flat.split([tensor.numel() for tensor in alike])
         for tensor, summed in zip(alike, parts, strict=True):
             tensor.copy_(summed.view_as(tensor))
+
+
+def collected(part: Tensor, shares: Sequence[Tensor]) -> Tensor:
+    """Return on rank 0 the rows of all ranks, which have those numbers, on the host; on another rank its own rows."""
+    if _group.size == 1:
+        return part
+    if _group.rank > 0:
+        dist.send(part, 0, group=_group.words)
+        return part
+    whole = part.new_empty(sum(map(len, shares)), *part.shape[1:])
+    whole[shares[0]] = part
+    for sender, share in enumerate(shares[1:], 1):
+        rows = part.new_empty(len(share), *part.shape[1:])
+        dist.recv(rows, sender, group=_group.words)
+        whole[share] = rows
+    return whole
 
 
 def _gathered(tensor: Tensor) -> Tensor:
