@@ -174,8 +174,9 @@ def test_lars_leaves_what_has_no_gradient() -> None:
     assert not torch.equal(used, torch.ones(2, 2))
 
 
+@pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize("kind", ALL)
-def test_saved_state_continues_identically(kind: Callable[..., OptimiserSpec]) -> None:
+def test_saved_state_continues_identically(kind: Callable[..., OptimiserSpec], clip: float | None) -> None:
     """Oracle: the bits of a run without interruption; the state passes a file."""
 
     def train(values: list[nn.Parameter], optimiser: object, steps: range) -> None:
@@ -184,7 +185,7 @@ def test_saved_state_continues_identically(kind: Callable[..., OptimiserSpec]) -
                 p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(t))
             optimiser.step(t / 6)  # type: ignore[attr-defined]
 
-    spec = kind(base_rate=0.1, weight_decay=0.2, warmup=0.0)
+    spec = kind(base_rate=0.1, weight_decay=0.2, warmup=0.0, clip=clip)
     whole = parameters((3, 2), (4,))
     first = spec.build([ParamGroup(whole)], 256)
     train(whole, first, range(3))
@@ -254,6 +255,39 @@ def test_frozen_parameters_rest_for_their_share(kind: Callable[..., OptimiserSpe
             assert torch.equal(resting, late)
 
 
+@pytest.mark.parametrize("kind", ALL)
+def test_gradients_are_clipped_together(kind: Callable[..., OptimiserSpec]) -> None:
+    """Oracle: an optimiser without a clip that gets the gradients times min(1, 2 / norm), in float64, with the norm of
+    all of them by hand, of a vector, a second group and one without a schedule too. What rests at first counts later.
+    """
+    shapes = ((3, 2), (4,), (2, 2), (2, 2), (2, 2))
+    sides = [[nn.Parameter(torch.ones(shape, dtype=torch.float64)) for shape in shapes] for _ in range(2)]
+    optimisers = [
+        kind(base_rate=0.5, weight_decay=0.1, warmup=0.0, clip=clip).build(
+            [
+                ParamGroup(side[:2]),
+                ParamGroup([side[2]], rate_scale=0.1),
+                ParamGroup([side[3]], scheduled=False),
+                ParamGroup([side[4]], frozen=0.25),
+            ],
+            256,
+        )
+        for side, clip in zip(sides, (2.0, None), strict=True)
+    ]
+    generator = torch.Generator().manual_seed(0)
+    for progress, size in ((0.0, 5.0), (0.2, 0.01), (0.25, 5.0), (0.5, 0.4)):
+        gradients = [size * numbers(generator, shape) for shape in shapes]
+        counted = gradients if progress >= 0.25 else gradients[:4]
+        norm = math.sqrt(sum(value**2 for gradient in counted for value in gradient.flatten().tolist()))
+        for side, factor in zip(sides, (1.0, min(1.0, 2.0 / (norm + 1e-6))), strict=True):
+            for parameter, gradient in zip(side, gradients, strict=True):
+                parameter.grad = factor * gradient
+        for optimiser in optimisers:
+            optimiser.step(progress)
+        for clipped, expected in zip(*sides, strict=True):
+            torch.testing.assert_close(clipped, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_groups_without_schedules_have_the_state_that_they_always_had() -> None:
     """Oracle: the keys by hand: a digest of a run holds them."""
     (group,) = AdamW(base_rate=0.5, weight_decay=0.1).build([ParamGroup(parameters((2, 2)))], 256).inner.param_groups
@@ -271,6 +305,7 @@ def test_impossible_numbers_are_refused() -> None:
         *((f"{kind}.base_rate = 0.0", "above 0, got 0.0") for kind in ("AdamW", "SGD", "LARS")),
         *((f"{kind}.weight_decay = -1e-6", "of at least 0, got -1e-06") for kind in ("AdamW", "SGD", "LARS")),
         ("AdamW.final_decay = -0.1", "of at least 0 or None, got -0.1"),
+        *((f"{kind}.clip = 0.0", "above 0 or None, got 0.0") for kind in ("AdamW", "LARS")),
         *((f"SGD.warmup = {warmup}", "at least 0 and below 1") for warmup in (-0.1, 1.0)),
     ):
         kind = setting.split(".")[0]

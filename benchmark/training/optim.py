@@ -26,7 +26,9 @@ class OptimiserSpec(Protocol):
 class _Rates:
     """The settings that all optimisers have.
 
-    With a `final_decay` the weight decay moves from `weight_decay` to it on a half cosine over the schedule.
+    With a `final_decay` the weight decay moves from `weight_decay` to it on a half cosine over the schedule. With a
+    `clip` all gradients of a step are scaled by one factor where their joint norm exceeds it (Pascanu et al. 2013,
+    arXiv:1211.5063); those of parameters that rest do not count.
     """
 
     base_rate: Positive
@@ -35,6 +37,7 @@ class _Rates:
     decay: Literal["all", "weights"] = "weights"
     curve: Curve = "cosine"
     final_decay: NonNegative | None = None
+    clip: Positive | None = None
 
     def _grouped(
         self, groups: Sequence[ParamGroup], batch_size: int, vector_rate: float | None = None
@@ -63,6 +66,9 @@ class _Rates:
                         settings[-1]["decay_range"] = (self.weight_decay, self.final_decay)
         return settings
 
+    def _optimiser(self, inner: torch.optim.Optimizer) -> "Optimiser":
+        return Optimiser(inner, self.warmup, self.curve, self.clip)
+
 
 @gin.register
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +86,7 @@ class AdamW(_Rates):
     def build(self, groups: Sequence[ParamGroup], batch_size: int) -> "Optimiser":
         """Build the optimiser for a method's groups and the global batch."""
         settings = self._grouped(groups, batch_size)
-        return Optimiser(torch.optim.AdamW(settings, lr=0.0, betas=self.betas, fused=True), self.warmup, self.curve)
+        return self._optimiser(torch.optim.AdamW(settings, lr=0.0, betas=self.betas, fused=True))
 
 
 @gin.register
@@ -93,7 +99,7 @@ class Adam(_Rates):
     def build(self, groups: Sequence[ParamGroup], batch_size: int) -> "Optimiser":
         """Build the optimiser for a method's groups and the global batch."""
         settings = self._grouped(groups, batch_size)
-        return Optimiser(torch.optim.Adam(settings, lr=0.0, betas=self.betas, fused=True), self.warmup, self.curve)
+        return self._optimiser(torch.optim.Adam(settings, lr=0.0, betas=self.betas, fused=True))
 
 
 @gin.register
@@ -109,7 +115,7 @@ class SGD(_Rates):
     def build(self, groups: Sequence[ParamGroup], batch_size: int) -> "Optimiser":
         """Build the optimiser for a method's groups and the global batch."""
         settings = self._grouped(groups, batch_size)
-        return Optimiser(torch.optim.SGD(settings, lr=0.0, momentum=self.momentum, fused=True), self.warmup, self.curve)
+        return self._optimiser(torch.optim.SGD(settings, lr=0.0, momentum=self.momentum, fused=True))
 
 
 @gin.register
@@ -131,7 +137,7 @@ class LARS(_Rates):
         settings = self._grouped(groups, batch_size, self.vector_rate)
         for group in settings:
             group["adapted"] = group["params"][0].ndim > 1
-        return Optimiser(_LARS(settings, self.momentum, self.trust), self.warmup, self.curve)
+        return self._optimiser(_LARS(settings, self.momentum, self.trust))
 
 
 class _LARS(torch.optim.Optimizer):
@@ -170,9 +176,11 @@ class _LARS(torch.optim.Optimizer):
 class Optimiser:
     """A torch optimiser whose learning rates and decays are set from the progress before each step, without state."""
 
-    def __init__(self, inner: torch.optim.Optimizer, warmup: float, curve: Curve = "cosine") -> None:
+    def __init__(
+        self, inner: torch.optim.Optimizer, warmup: float, curve: Curve = "cosine", clip: float | None = None
+    ) -> None:
         self.inner = inner
-        self.warmup, self.curve = warmup, curve
+        self.warmup, self.curve, self.clip = warmup, curve, clip
 
     def scale(self, factor: float) -> None:
         """Multiply all learning rates by `factor`."""
@@ -203,6 +211,9 @@ class Optimiser:
             if progress < group.get("frozen", 0.0):
                 for parameter in group["params"]:
                     parameter.grad = None  # so that neither decay nor momentum moves it
+        if self.clip is not None:
+            parameters = [parameter for group in self.inner.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip)
         self.inner.step()
         self.inner.zero_grad(set_to_none=True)
 
