@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from benchmark.annotations import Count
 from benchmark.errors import ConfigError
+from benchmark.nets.drop_path import path_scales, scaled_block
 from benchmark.nets.masking import pick
+from benchmark.randomness import Draws
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,12 @@ class Encoder(nn.Module, ABC):
     A ViT and a ResNet take smaller and larger views too.
 
     `n_tokens` and `patch`, the side in pixels that a token stands for, are None for a convolutional network, which
-    cannot mask tokens. `fill_width` is the width of the embeddings that `fill` replaces. `drops_tokens` says that a
-    subset of tokens can be encoded, and `pools_tokens` that `pooled` is the mean of the tokens. `stem` names the first
-    layers where they depend on the image size. `statistics` are the mean and deviation by which inputs are normalised,
-    as published weights expect it; None where the data set's are used. `is_trained` says that its weights are
-    published ones. `positions` says from which grid to which its positions were interpolated, None where they were not.
-    `spec` builds `net` anew in timm.
+    cannot mask tokens. `n_blocks` are the blocks whose branches `paths` scales, None where it cannot. `fill_width` is
+    the width of the embeddings that `fill` replaces. `drops_tokens` says that a subset of tokens can be encoded, and
+    `pools_tokens` that `pooled` is the mean of the tokens. `stem` names the first layers where they depend on the image
+    size. `statistics` are the mean and deviation by which inputs are normalised, as published weights expect it; None
+    where the data set's are used. `is_trained` says that its weights are published ones. `positions` says from which
+    grid to which its positions were interpolated, None where they were not. `spec` builds `net` anew in timm.
     """
 
     net: Any  # a timm module: its parts are typed as tensor or module, which no arithmetic accepts
@@ -62,6 +64,7 @@ class Encoder(nn.Module, ABC):
     width: int
     n_tokens: int | None = None
     patch: int | None = None
+    n_blocks: int | None = None
     fill_width: int | None = None
     drops_tokens: bool = False
     pools_tokens: bool = False
@@ -72,12 +75,29 @@ class Encoder(nn.Module, ABC):
     spec: TimmSpec
 
     @abstractmethod
-    def forward(self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None) -> Features:
+    def forward(
+        self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None, paths: Tensor | None = None
+    ) -> Features:
         """Encode a view.
 
         `visible`: ids `(batch, kept)` of the tokens to encode, the others are dropped. `fill`: a mask
         `(batch, tokens)` and a token `(fill_width,)` that replaces the masked embeddings before positions are added.
+        `paths`: factors `(batch, n_blocks, 2)` of the residual branches, as of `draw_paths`.
         """
+
+    def draw_paths(self, draws: Draws, name: object, rate: float) -> Tensor | None:
+        """Draw the `paths` of a pass by `path_scales`, for one use under `name`; None for a rate of 0.
+
+        Raises ConfigError for a network without blocks of a transformer.
+        """
+        if not rate:
+            return None
+        if self.n_blocks is None:
+            raise ConfigError(
+                f"A drop_path of {rate} leaves out branches of a transformer's blocks; {self.name} has none. Use a ViT "
+                f"or a Swin, or set drop_path to 0."
+            )
+        return path_scales(draws.rows(name, self.n_blocks, 2), rate)
 
     def last(self, view: Tensor, count: int) -> list[Features]:
         """Encode a view and return the features of the last `count` layers, the last one at the end.
@@ -216,7 +236,7 @@ class ViT(Encoder):
         self.spec = TimmSpec("vit_base_patch16_224", shape)
         self.name, self.image_size = f"{name}_patch{patch}", image_size
         self.width, self.patch, self.n_tokens = width, patch, (image_size // patch) ** 2
-        self.fill_width = width
+        self.n_blocks, self.fill_width = depth, width
         xavier_(self.net)
         nn.init.xavier_uniform_(self.net.patch_embed.proj.weight.view(width, -1))
         nn.init.normal_(self.net.cls_token, std=0.02)
@@ -225,7 +245,9 @@ class ViT(Encoder):
             self.net.patch_embed.requires_grad_(False)
             nn.init.zeros_(self.net.patch_embed.proj.bias)
 
-    def forward(self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None) -> Features:
+    def forward(
+        self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None, paths: Tensor | None = None
+    ) -> Features:
         net = self.net
         positions = self.positions_of(view.shape[-2], view.shape[-1])
         tokens = net.patch_embed(view)
@@ -241,7 +263,13 @@ class ViT(Encoder):
         if visible is not None:
             tokens = pick(tokens, visible)
         start = (net.cls_token + positions[:, :1]).expand(len(tokens), -1, -1)
-        tokens = net.norm(net.blocks(torch.cat([start, tokens], dim=1)))
+        tokens = torch.cat([start, tokens], dim=1)
+        if paths is None:
+            tokens = net.blocks(tokens)
+        else:
+            for block, scales in zip(net.blocks, paths.unbind(1), strict=True):
+                tokens = scaled_block(block, block.attn, tokens, scales)
+        tokens = net.norm(tokens)
         return Features(tokens[:, 0], tokens[:, 1:], visible)
 
     def positions_of(self, height: int, width: int) -> Tensor:

@@ -73,8 +73,10 @@ class ResNet(Encoder):
         self.spec = TimmSpec(name, arguments, tuple(changes))
         self.name, self.image_size, self.width = f"{title}_stem{self.stem}", image_size, self.net.num_features
 
-    def forward(self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None) -> Features:
-        if visible is not None or fill is not None:
+    def forward(
+        self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None, paths: Tensor | None = None
+    ) -> Features:
+        if visible is not None or fill is not None or paths is not None:
             raise ConfigError(f"{self.name} is convolutional: it can neither drop nor replace tokens. Use a ViT.")
         return Features(self.net(view))
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from benchmark.annotations import Count
 from benchmark.errors import ConfigError
+from benchmark.nets.drop_path import scaled_block
 from benchmark.nets.encoders import Encoder, Features, Fill, TimmSpec, xavier_
 
 
@@ -70,13 +71,15 @@ class Swin(Encoder):
         self.net = SwinTransformer(**shape)
         self.spec = TimmSpec("swin_tiny_patch4_window7_224", shape)
         self.name, self.image_size = f"{name}_patch{patch // split}", image_size
-        self.width, self.fill_width = self.net.num_features, width
+        self.width, self.fill_width, self.n_blocks = self.net.num_features, width, sum(depths)
         self.patch, self.side = stride, image_size // stride
         self.n_tokens = self.side**2
         xavier_(self.net)
         nn.init.xavier_uniform_(self.net.patch_embed.proj.weight.view(width, -1))
 
-    def forward(self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None) -> Features:
+    def forward(
+        self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None, paths: Tensor | None = None
+    ) -> Features:
         if visible is not None:
             raise ConfigError(
                 f"{self.name} needs every patch, since its windows have no gaps: it can replace masked tokens, but not "
@@ -89,5 +92,14 @@ class Swin(Encoder):
             squares = mask.bool().reshape(-1, self.side, self.side)
             places = squares.repeat_interleave(self.merged, 1).repeat_interleave(self.merged, 2)
             embedded = torch.where(places[..., None], token.to(embedded.dtype), embedded)
-        last = net.norm(net.layers(embedded))
+        last = net.norm(net.layers(embedded) if paths is None else self._scaled(embedded, paths))
         return Features(net.forward_head(last, pre_logits=True), last.flatten(1, 2))
+
+    def _scaled(self, places: Tensor, paths: Tensor) -> Tensor:
+        """Pass all stages with scaled branches."""
+        scales = iter(paths.unbind(1))
+        for stage in self.net.layers:
+            places = stage.downsample(places)
+            for block in stage.blocks:
+                places = scaled_block(block, block._attn, places, next(scales))
+        return places

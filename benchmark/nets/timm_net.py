@@ -57,8 +57,10 @@ class Timm(Encoder):
         if pretrained:
             self.statistics = self.net.pretrained_cfg["mean"], self.net.pretrained_cfg["std"]
 
-    def forward(self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None) -> Features:
-        if visible is not None or fill is not None:
+    def forward(
+        self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None, paths: Tensor | None = None
+    ) -> Features:
+        if visible is not None or fill is not None or paths is not None:
             raise ConfigError(f"Timm encodes whole images: {self.name} can neither drop nor replace tokens. Use ViT.")
         if self.has_one_size and view.shape[-2:] != (self.image_size, self.image_size):
             raise ConfigError(

@@ -87,13 +87,17 @@ def _encoding(encoder: Encoder) -> Callable[..., Features]:
     forward = encoder.forward
     norms = [module for module in encoder.modules() if isinstance(module, SplitBatchNorm2d)]
 
-    def encode(view: Tensor, visible: Tensor | None = None, fill: Fill | None = None) -> Features:
+    def encode(
+        view: Tensor, visible: Tensor | None = None, fill: Fill | None = None, paths: Tensor | None = None
+    ) -> Features:
         if visible is not None:
             visible = ranks.divide(visible)
         if fill is not None:
             fill = ranks.divide(fill[0]), ranks.shared(fill[1])
+        if paths is not None:
+            paths = ranks.divide(paths)
         with SyncedNorms():
-            part = forward(ranks.divide(view), visible, fill)
+            part = forward(ranks.divide(view), visible, fill, paths)
         if norms and norms[0].training:  # each has averaged over its own parts
             statistics = [each for norm in norms for each in (norm.running_mean, norm.running_var) if each is not None]
             ranks.sum_(statistics)
