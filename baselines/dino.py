@@ -60,9 +60,9 @@ class DINO(Method):
     `temperature_warmup` of the run. Its weights follow the student's, with a momentum that rises to 1 on a half cosine.
     Crops of one size pass the encoder together. The prototypes rest for the share `prototypes_frozen` of the run.
 
-    Differs from the paper: there is no stochastic depth and no clipping of gradients; the weight decay is the
-    protocol's, where the paper raises it on a half cosine, as gin/paper/dino.gin does; a ViT has fixed positions; the
-    temperature of the teacher rises from step to step, where the authors' code has one for each epoch.
+    Differs from the paper: there is no stochastic depth, and the gradients of each tensor are not clipped; the weight
+    decay is the protocol's, where the paper raises it on a half cosine, as gin/paper/dino.gin does; a ViT has fixed
+    positions; the temperature of the teacher rises from step to step, where the authors' code has one for each epoch.
     """
 
     takes_more_views = True

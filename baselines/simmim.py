@@ -23,7 +23,7 @@ class SimMIM(Method):
 
     Differs from the paper: a ViT has fixed positions in place of learned biases, no residual branch is left out, and
     its class token serves no loss. A Swin's table of relative positions and the mask token decay as the protocol says.
-    Optimiser and schedule are the protocol's, and gradients are not clipped.
+    Optimiser and schedule are the protocol's, without the authors' clip of 5.0 (`AdamW.clip`).
     """
 
     n_views = 1

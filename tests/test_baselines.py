@@ -10,6 +10,7 @@ from nets16 import resnet, unlike, untrained
 from test_barlow_twins import barlow_twins
 from test_byol import byol
 from test_dino import dino
+from test_moby import moby
 from test_moco import moco
 from test_moco_v3 import moco_v3
 from test_simclr import simclr
@@ -25,6 +26,7 @@ BUILDERS: dict[str, Callable[..., Method]] = {
     "barlow_twins": barlow_twins,
     "byol": byol,
     "dino": dino,
+    "moby": partial(moby, drop_path=0.0),
     "moco": partial(moco, splits=4),
     "symmetric moco": partial(moco, splits=4, symmetric=True),
     "moco_v3": moco_v3,
@@ -42,7 +44,7 @@ def test_every_weight_learns_on_a_resnet(name: str) -> None:
     assert untrained(method) == set()
 
 
-@pytest.mark.parametrize("name", ["byol", "dino", "moco_v3"])
+@pytest.mark.parametrize("name", ["byol", "dino", "moby", "moco_v3"])
 def test_copy_holds_no_predictor_and_its_momentum_rises(name: str) -> None:
     """Oracle: the weights of encoder and projector, 1 - 0.1 (cos(pi p) + 1) / 2 old plus the rest new."""
     method = BUILDERS[name]()
@@ -57,7 +59,13 @@ def test_copy_holds_no_predictor_and_its_momentum_rises(name: str) -> None:
 
 def test_an_impossible_momentum_is_refused() -> None:
     """Oracle: the message names the setting."""
-    for name, setting in (("byol", "BYOL"), ("dino", "DINO"), ("moco", "MoCo"), ("moco_v3", "MoCoV3")):
+    for name, setting in (
+        ("byol", "BYOL"),
+        ("dino", "DINO"),
+        ("moby", "MoBY"),
+        ("moco", "MoCo"),
+        ("moco_v3", "MoCoV3"),
+    ):
         for momentum in (-1.0, 1.1):
             with pytest.raises(ConfigError, match=rf"{setting}\.momentum = {momentum}"):
                 BUILDERS[name](momentum=momentum)

@@ -27,7 +27,7 @@ from benchmark.nets.encoders import Encoder
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = {path.stem: path for path in sorted((ROOT / "gin").glob("*.gin"))}
 METHODS = {path.stem: path for path in sorted((ROOT / "baselines").glob("*.py")) if path.stem != "__init__"}
-ON_SWIN = ("simmim",)
+ON_SWIN = ("simmim", "moby", "mimco_swin")
 """Experiments that are also tried on a Swin, which needs a mask token or no mask."""
 TINY_SWIN = ("Swin.width=16",)
 
@@ -42,6 +42,7 @@ FORWARDS = {
     "MoCoV3": 4,
     "MAE": 1,
     "MimCo": 2,
+    "MoBY": 4,
     "SimMIM": 1,
     "SupervisedReference": 1,
 }
