@@ -21,8 +21,12 @@ from benchmark.suite import main as suite
 
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.stem for path in ROOT.glob("gin/*.gin") if not path.stem.startswith("report_"))
-CASES = ["moco/resnet_micro", "simclr/resnet_micro", "mimco/vit_micro", "macrl/vit_micro", "mixmask_byol/vit_micro"]
-"""A queue and split batch norm, a joint forward, a teacher and a mask token, a decoder, and mixtures of images."""
+CASES = [
+    *("moco/resnet_micro", "simclr/resnet_micro", "mimco/vit_micro", "macrl/vit_micro", "mixmask_byol/vit_micro"),
+    "moby/swin_micro",
+]
+"""A queue and split batch norm, a joint forward, a teacher and a mask token, a decoder, mixtures of images, and dropped
+branches with clipped gradients."""
 BY_MISTAKE = {
     "gather_without_gradient": "simclr/resnet_micro",
     "mean_in_place_of_sum": "simclr/resnet_micro",
