@@ -47,8 +47,8 @@ def multi_crop(
 
 @full_precision
 def sharpened(logits: Tensor, centre: Tensor, temperature: Tensor) -> Tensor:
-    """Return the teacher's probabilities `(batch, prototypes)`: softmax((logits - centre) / temperature)."""
-    return ((logits - centre) / temperature).softmax(dim=1)
+    """Return the teacher's probabilities `(..., prototypes)`: softmax((logits - centre) / temperature)."""
+    return ((logits - centre) / temperature).softmax(dim=-1)
 
 
 @gin.register
@@ -89,19 +89,24 @@ class DINO(Method):
         self.register_buffer("centre", torch.zeros(prototypes))
         self.temperature, self.prototypes_frozen = temperature, prototypes_frozen
         self.teacher_temperatures, self.temperature_warmup = teacher_temperatures, temperature_warmup
-        self.momentum = check_momentum(momentum, "DINO.momentum")
-        self.centre_momentum = check_momentum(centre_momentum, "DINO.centre_momentum")
+        self.momentum = check_momentum(momentum, f"{type(self).__name__}.momentum")
+        self.centre_momentum = check_momentum(centre_momentum, f"{type(self).__name__}.centre_momentum")
 
     def forward(self, views: Views, draws: Draws) -> Step:
         large, small = list(views[:2]), list(views[2:])
         student = [logits for crops in filter(None, (large, small)) for logits in self.student(crops)]
         teacher = self.target(torch.cat(large))
-        first, last = self.teacher_temperatures
-        temperature = first + (last - first) * (self.progress / self.temperature_warmup).clamp(max=1)
-        expected = sharpened(teacher, self.centre, temperature).chunk(2)
+        return Step(self.compare(student, teacher), carry={"mean": teacher.mean(0)})
+
+    def compare(self, student: list[Tensor], teacher: Tensor) -> Tensor:
+        """Return the mean over pairs of a crop, by its logits, and another, large one: `teacher` has those of both."""
+        expected = sharpened(teacher, self.centre, self.teacher_temperature()).chunk(2)
         pairs = [(s, t) for t in range(2) for s in range(len(student)) if s != t]
-        losses = [soft_cross_entropy(student[s] / self.temperature, expected[t]) for s, t in pairs]
-        return Step(torch.stack(losses).mean(), carry={"mean": teacher.mean(0)})
+        return torch.stack([soft_cross_entropy(student[s] / self.temperature, expected[t]) for s, t in pairs]).mean()
+
+    def teacher_temperature(self) -> Tensor:
+        first, last = self.teacher_temperatures
+        return first + (last - first) * (self.progress / self.temperature_warmup).clamp(max=1)
 
     def student(self, crops: list[Tensor]) -> tuple[Tensor, ...]:
         """Return the logits `(batch, prototypes)` of each of some crops of one size."""

@@ -108,6 +108,17 @@ def soft_cross_entropy(logits: Tensor, probabilities: Tensor) -> Tensor:
 
 
 @full_precision
+def masked_soft_cross_entropy(logits: Tensor, probabilities: Tensor, masked: Tensor) -> Tensor:
+    """Cross entropy as above, the mean over the masked tokens of an image and then over all images.
+
+    `logits`, `probabilities`: `(images, tokens, classes)`; `masked`: `(images, tokens)`, 1 where a token counts. An
+    image without masked tokens contributes 0 (Zhou et al. 2022, arXiv:2111.07832, authors' code).
+    """
+    entropy = -(probabilities * F.log_softmax(logits, dim=2)).sum(2)
+    return ((entropy * masked).sum(1) / masked.sum(1).clamp(min=1)).mean()
+
+
+@full_precision
 def cross_correlation(a: Tensor, b: Tensor, *, redundancy_weight: float) -> Tensor:
     """Distance of the cross-correlation matrix from the identity (Zbontar et al. 2021, arXiv:2103.03230, Eq. 1).
 

@@ -38,6 +38,8 @@ FORWARDS = {
     "SimSiam": 2,
     "BYOL": 4,
     "DINO": 3,
+    "IBOT": 3,
+    "MSN": 3,
     "MoCo": 2,
     "MoCoV3": 4,
     "MAE": 1,
@@ -46,11 +48,12 @@ FORWARDS = {
     "SimMIM": 1,
     "SupervisedReference": 1,
 }
-"""Encoder forwards per step by class, the momentum copy's among them; SimCLR joins its views, DINO those of one size,
-and MoCo is asymmetric."""
+"""Encoder forwards per step by class, the momentum copy's among them; SimCLR joins its views, DINO and iBOT those of
+one size, MSN its small ones, and MoCo is asymmetric."""
 FORWARDS_ADDED: dict[str, Callable[[Container], int]] = {
     "MRCL": lambda _: 0,
     "MACRL": lambda _: 0,
+    "CAN": lambda _: 0,
     "Mixture": lambda mixture: len(mixture.mixers),
 }
 """What a container adds to its base."""

@@ -67,6 +67,47 @@ def mask_of(ids: Tensor, tokens: int) -> Tensor:
     return torch.zeros(len(ids), tokens, device=ids.device).scatter(1, ids, 1.0)
 
 
+def masked_blocks(uniform: Tensor, ratio: Tensor, side: int, aspect: tuple[float, float]) -> Tensor:
+    """Mask rectangles of random sizes and places, some of them overlapping: `(images, side * side)` floats, 1 masked.
+
+    `uniform` `(images, tries, 4)` has the draws for area, shape, row and column of each try. The masked share of an
+    image is at most its `ratio` `(images,)`. The area of a rectangle lies between (side // 3)^2 and what the ratio
+    leaves, the logarithm of height / width between those of `aspect`. A rectangle counts if it is smaller than the
+    image, masks something new, and not too much (Bao et al. 2022, arXiv:2106.08254, Algorithm 1, as in the authors'
+    code of Zhou et al. 2022, arXiv:2111.07832).
+    """
+    least, (low, high) = (side // 3) ** 2, map(math.log, aspect)
+    mask = uniform.new_zeros(len(uniform), side, side, dtype=torch.bool)
+    place = torch.arange(side, device=uniform.device)
+    for draws in uniform.unbind(1):
+        area, shape, top, left = draws.unbind(1)
+        room = ratio * side**2 - mask.sum((1, 2))
+        area = least + area * (room - least)
+        shape = (low + shape * (high - low)).exp()
+        height, width = (area * shape).sqrt().round(), (area / shape).sqrt().round()
+        new = (_span(top, height, place)[:, :, None] & _span(left, width, place)[:, None]) & ~mask
+        count = new.sum((1, 2))
+        fits = (height < side) & (width < side) & (count > 0) & (count <= room)
+        mask = mask | (new & fits[:, None, None])
+    return mask.flatten(1).float()
+
+
+def _span(draw: Tensor, length: Tensor, place: Tensor) -> Tensor:
+    """Return `(images, side)`, whether a place is within a length that begins at a random place."""
+    first = (draw * (len(place) - length + 1)).floor()[:, None]
+    return (place >= first) & (place < first + length[:, None])
+
+
+def check_visible(ratio: float, tokens: int, name: str) -> float:
+    """Return a mask ratio that leaves a visible token of `tokens`; raises ConfigError, naming the parameter."""
+    if not 0 <= ratio < 1 or kept(tokens, ratio) < 1:
+        raise ConfigError(
+            f"{name} = {ratio} leaves no visible patch of {tokens}; use at least 0 and at most "
+            f"{math.floor(1000 - 1000 / tokens) / 1000}."
+        )
+    return ratio
+
+
 def check_squares(ratio: float, squares: int, name: str) -> float:
     """Return a mask ratio that masks a square of `squares` and leaves one; raises ConfigError, naming the parameter."""
     if not 0 < ratio <= 1 - 1 / squares:

@@ -1,16 +1,14 @@
 """Restoring masked views: a decoder and the error of what it predicts."""
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from benchmark.errors import ConfigError
 from benchmark.losses import reconstruction
 from benchmark.nets.encoders import Encoder, Features
-from benchmark.nets.masking import kept, masked_tokens, patchify, unpatchify
+from benchmark.nets.masking import check_visible, masked_tokens, patchify, unpatchify
 
 
 class Restoration(nn.Module):
@@ -39,12 +37,7 @@ class Restoration(nn.Module):
 
     def check(self, ratio: float, name: str) -> float:
         """Return a mask ratio that leaves a visible patch; raises ConfigError, naming the parameter, for others."""
-        if not 0 <= ratio < 1 or kept(self.tokens, ratio) < 1:
-            raise ConfigError(
-                f"{name} = {ratio} leaves no visible patch of {self.tokens}; use at least 0 and at most "
-                f"{math.floor(1000 - 1000 / self.tokens) / 1000}."
-            )
-        return ratio
+        return check_visible(ratio, self.tokens, name)
 
     def share(self, visible: Tensor | None) -> Tensor:
         """Return the share of patches that are masked where those `visible` are not, for the logs of a step."""
