@@ -245,11 +245,14 @@ def compiled_equals_eager(subject: Subject, backend: str = "aot_eager") -> None:
 
 
 def gradient_equals_finite_differences(subject: Subject) -> None:
-    """The gradient is the slope of the loss: central differences in float64 along a random direction."""
+    """The gradient is the slope of the loss: central differences in float64 along a random direction.
+
+    What a method's `targets` returns without a gradient stays fixed meanwhile.
+    """
     method = subject.build().double()
     base = base_of(method)
-    if isinstance(base, Siamese):
-        vars(base)["targets"] = _Held(base)
+    if hasattr(base, "targets"):
+        vars(base)["targets"] = _Held(base.targets)  # type: ignore[arg-type]
     trained = [p for p in method.parameters() if p.requires_grad]
     generator = torch.Generator().manual_seed(2)
     direction = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in trained]
@@ -280,13 +283,14 @@ class _Permuted(Draws):
 class _Held:
     """Targets that carry no gradient stay what they were at the first call, as their stop-gradient means."""
 
-    def __init__(self, siamese: Siamese) -> None:
-        self.compute: Callable[..., dict[int, Tensor]] = siamese.targets
-        self.first: dict[int, Tensor] | None = None
+    def __init__(self, compute: Callable[..., Tensor | dict[int, Tensor]]) -> None:
+        self.compute = compute
+        self.first: Tensor | dict[int, Tensor] | None = None
 
-    def __call__(self, *args: object) -> dict[int, Tensor]:
+    def __call__(self, *args: object) -> Tensor | dict[int, Tensor]:
         self.first = self.compute(*args) if self.first is None else self.first
-        fixed = not any(target.requires_grad for target in self.first.values())
+        targets = [self.first] if isinstance(self.first, Tensor) else self.first.values()
+        fixed = not any(target.requires_grad for target in targets)
         return self.first if fixed else self.compute(*args)
 
 

@@ -27,8 +27,9 @@ def mlp(
     batch_norm: bool = True,
     last_batch_norm: bool = False,
     bias: bool = False,
+    gelu: bool = False,
 ) -> Head:
-    """Build `layers` linear layers with (batch norm and) ReLU between them.
+    """Build `layers` linear layers with (batch norm and) ReLU, or `gelu`, between them.
 
     `bias` is that of the last layer; a hidden layer has one only where no batch norm follows. `last_batch_norm`
     standardises the output, without scale and shift.
@@ -39,7 +40,7 @@ def mlp(
     for _ in range(layers - 1):
         parts.append(nn.Linear(inputs, hidden, bias=not batch_norm))
         parts += [nn.BatchNorm1d(hidden)] if batch_norm else []
-        parts.append(nn.ReLU(inplace=True))
+        parts.append(nn.GELU() if gelu else nn.ReLU(inplace=True))
         inputs = hidden
     parts.append(nn.Linear(inputs, outputs, bias=bias))
     if last_batch_norm:
