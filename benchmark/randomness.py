@@ -1,6 +1,7 @@
 """Randomness without state: every draw is a function of its names, so nothing has to be saved to resume a run."""
 
 import hashlib
+import math
 
 import torch
 from torch import Tensor
@@ -27,6 +28,14 @@ class Draws:
         """Draw `(batch, *shape)` float32 numbers, one row per image."""
         drawn: Tensor = self.shared(name, self.batch, *shape)
         return drawn
+
+    def normal(self, name: object, *shape: int) -> Tensor:
+        """Draw `(batch, *shape)` numbers from the standard normal distribution, one row per image.
+
+        They are made of two uniform numbers each: sqrt(-2 log(1 - u)) cos(2 pi v) (Box and Muller 1958).
+        """
+        radius, angle = self.rows(name, 2, *shape).unbind(1)
+        return (-2 * (1 - radius).log()).sqrt() * (2 * math.pi * angle).cos()
 
     @torch.compiler.disable  # names are hashed and generators seeded on the host, which no graph can hold
     def shared(self, name: object, *shape: int) -> Tensor:

@@ -8,10 +8,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STEMS = {path.stem for folder in ("baselines/*.py", "gin/*.gin") for path in ROOT.glob(folder)} - {"__init__"}
+ENGLISH = {"can"}
 
 
 def pattern(stem: str) -> re.Pattern[str]:
-    """Match a method's name in any case, its words joined by anything; a short one only as a word of its own."""
+    """Match a method's name in any case, its words joined by anything; a short one only as a word of its own.
+
+    A name that is an English word counts in capitals, or where it names the method's files.
+    """
+    if stem in ENGLISH:
+        return re.compile(rf"\b{stem.upper()}\b|baselines.{stem}\b|\b{stem}\.gin")
     words = stem.replace("_", r"[\W_]?")
     return re.compile(words if len(stem) > 5 else rf"(?<![a-z]){words}(?![a-z])", re.IGNORECASE)
 

@@ -97,6 +97,15 @@ def test_draws_are_a_function_of_seed_step_and_name() -> None:
     assert not any(torch.equal(first, other) for other in others)
 
 
+def test_normal_draws_are_normal() -> None:
+    """Oracle: Kolmogorov and Smirnov's test; a row is its image's, and no two numbers of a row are alike."""
+    drawn = Draws(0, 0, 64).normal("noise", 3, 20)
+    assert drawn.shape == (64, 3, 20)
+    assert drawn.unique().numel() == drawn.numel()
+    assert kstest(drawn.flatten(), "norm").pvalue > 0.01
+    assert kstest(drawn.mean((1, 2)) * 60**0.5, "norm").pvalue > 0.01
+
+
 def test_draws_leave_the_global_generator_alone() -> None:
     """Oracle: the state of torch's own generator."""
     state = torch.get_rng_state()
