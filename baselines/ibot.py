@@ -33,9 +33,9 @@ class IBOT(DINO):
     all patches, and the temperatures of class tokens. With probability `mask_p` a crop is masked, by up to a share that
     is uniform in the range `mask_ratios`, else it is whole.
 
-    Differs from the paper: as DINO here does. The gains of the prototypes are fixed at 1, as in the authors' code for
-    a ViT-B, and not learnt, as for a ViT-S. For each mask 16 rectangles are tried, where the authors' code stops after
-    ten in a row that do not fit.
+    Differs from the paper: as DINO here does. The mask token does not decay. The gains of the prototypes are fixed at
+    1, as in the authors' code for a ViT-B, and not learnt, as for a ViT-S. For each mask 16 rectangles are tried, where
+    the authors' code stops after ten in a row that do not fit.
     """
 
     patch_centre: Tensor
@@ -80,7 +80,7 @@ class IBOT(DINO):
 
     def forward(self, views: Views, draws: Draws) -> Step:
         large, small = torch.cat(list(views[:2])), list(views[2:])
-        mask = torch.cat([self.mask(draws, crop) for crop in range(2)])
+        mask = self.masks(draws)
         seen, (teacher, whole) = self.encoder(large, fill=(mask, self.mask_token)), self.target.encode(large)
         student = [*self.projector(seen.pooled).chunk(2), *(self.student(small) if small else ())]
         classes = self.compare(student, teacher)
@@ -90,12 +90,13 @@ class IBOT(DINO):
         logs = {"class_loss": classes.detach(), "patch_loss": restored.detach(), "mask_ratio": mask.mean()}
         return Step(classes + restored, logs, {"mean": teacher.mean(0), "patch_mean": expected.mean((0, 1))})
 
-    def mask(self, draws: Draws, crop: int) -> Tensor:
-        """Return which patches of a large crop are masked, `(batch, tokens)` floats."""
-        is_masked, share = draws.rows(("ratio", crop), 2).unbind(1)
+    def masks(self, draws: Draws) -> Tensor:
+        """Return which patches of both large crops are masked, `(2 * batch, tokens)` floats."""
+        is_masked, share = torch.cat([draws.rows(("ratio", crop), 2) for crop in range(2)]).unbind(1)
         low, high = self.mask_ratios
         ratio = torch.where(is_masked < self.mask_p, low + share * (high - low), 0.0)
-        return masked_blocks(draws.rows(("mask", crop), TRIES, 4), ratio, self.side, self.mask_aspect)
+        blocks = torch.cat([draws.rows(("mask", crop), TRIES, 4) for crop in range(2)])
+        return masked_blocks(blocks, ratio, self.side, self.mask_aspect)
 
     def after_backward(self, step: Step) -> None:
         super().after_backward(step)

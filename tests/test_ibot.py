@@ -52,9 +52,9 @@ def logits(head: nn.Sequential, hidden: Tensor) -> Tensor:
     return (hidden / hidden.square().sum(-1, keepdim=True).sqrt()) @ directions.T
 
 
-def outputs(method: IBOT) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+def outputs(method: IBOT) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], tuple[Tensor, ...]]:
     """Return, by crops, logits of the student's classes and patches, of the teacher's, and the masks."""
-    masks = [method.mask(DRAWS, crop) for crop in range(2)]
+    masks = method.masks(DRAWS).chunk(2)
     seen = [method.encoder(crops()[k], fill=(masks[k], method.mask_token)) for k in range(2)]
     whole = [method.target.encoder(crop) for crop in crops()[:2]]
     small = [method.encoder(crop) for crop in crops()[2:]]
@@ -112,7 +112,7 @@ def require_centres(method: IBOT) -> None:
 def test_loss_gradient_and_centres_are_the_equation() -> None:
     """Oracle: `equation` and the formula of the centres; some crops are masked and some are whole."""
     method = apart()
-    masked = torch.cat([method.mask(DRAWS, crop) for crop in range(2)]).any(1)
+    masked = method.masks(DRAWS).any(1)
     assert 0 < int(masked.sum()) < 2 * BATCH
     require_equation(method)
     require_centres(method)
@@ -141,7 +141,7 @@ def patches_of_the_other_crop(method: IBOT, patch: pytest.MonkeyPatch) -> None:
 
 
 def teacher_sees_the_mask(method: IBOT, patch: pytest.MonkeyPatch) -> None:
-    encode, mask = method.target.encoder.forward, torch.cat([method.mask(DRAWS, crop) for crop in range(2)])
+    encode, mask = method.target.encoder.forward, method.masks(DRAWS)
 
     def wrong(view: Tensor, visible: Tensor | None = None) -> Features:
         return encode(view, fill=(mask, method.mask_token.detach()) if len(view) == 2 * BATCH else None)
@@ -205,7 +205,7 @@ def test_losses_equal_lightly() -> None:
 def test_half_of_the_crops_are_masked_by_a_share_in_the_range() -> None:
     """Oracle: the shares by which a mask may fall short of what was drawn; crops have masks of their own."""
     method, draws = ibot(mask_ratios=(0.25, 0.5)), Draws(0, 0, 4096)
-    first, second = (method.mask(draws, crop).mean(1) for crop in range(2))
+    first, second = method.masks(draws).mean(1).chunk(2)
     assert float((first > 0).float().mean()) == pytest.approx(0.5, abs=0.03)
     shares = first[first > 0]
     assert 0.3 < float(shares.mean()) < 0.375

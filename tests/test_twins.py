@@ -19,10 +19,24 @@ from typing import Any
 
 import pytest
 import torch
-from lightly.loss import BarlowTwinsLoss, DINOLoss, NegativeCosineSimilarity, NTXentLoss, VICRegLoss
+from lightly.loss import (
+    BarlowTwinsLoss,
+    DINOLoss,
+    IBOTPatchLoss,
+    MSNLoss,
+    NegativeCosineSimilarity,
+    NTXentLoss,
+    VICRegLoss,
+)
 from lightly.models.batchnorm import SplitBatchNorm
-from lightly.models.modules import DINOProjectionHead, MoCoProjectionHead, SimSiamPredictionHead, SimSiamProjectionHead
-from lightly.models.modules.heads import ProjectionHead
+from lightly.models.modules import (
+    DINOProjectionHead,
+    MaskedVisionTransformerTIMM,
+    MoCoProjectionHead,
+    SimSiamPredictionHead,
+    SimSiamProjectionHead,
+)
+from lightly.models.modules.heads import MSNProjectionHead, ProjectionHead
 from lightly.models.utils import (
     batch_unshuffle,
     deactivate_requires_grad,
@@ -35,6 +49,7 @@ from lightly.utils import lars
 from lightly.utils.scheduler import cosine_schedule
 from nets16 import vit
 from test_nets_decoder import LightlyAutoencoder
+from timm.models.vision_transformer import VisionTransformer
 from tiny import TinyEncoder, training
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,15 +57,18 @@ from torch.nn import functional as F
 from baselines.barlow_twins import BarlowTwins
 from baselines.byol import BYOL
 from baselines.dino import DINO
+from baselines.ibot import IBOT
 from baselines.mae import MAE
 from baselines.moco import MoCo
 from baselines.moco_v3 import MoCoV3
+from baselines.msn import MSN
 from baselines.simclr import SimCLR
 from baselines.simsiam import SimSiam
 from baselines.vicreg import VICReg
 from benchmark.data.resident import Resident
 from benchmark.method import Method
 from benchmark.nets.decoder import PixelDecoder
+from benchmark.nets.masking import masked_blocks
 from benchmark.randomness import Draws
 from benchmark.training import optim
 from benchmark.training.loop import Training
@@ -64,7 +82,11 @@ CHANNELS, HIDDEN, WIDTH = 16, 32, 16  # of `TinyEncoder` and of the heads
 MOMENTUM, SPLITS = 0.9, 4
 DECODER = partial(PixelDecoder, width=16, depth=1, heads=2)
 
-PROTOTYPES, RESTING, RISING = 24, 10, 20  # of DINO; steps in which they rest, and in which the temperature rises
+PROTOTYPES, RESTING, RISING = (
+    24,
+    10,
+    20,
+)  # of DINO and iBOT; steps in which they rest, and in which the temperature rises
 
 NAMES = {
     "backbone.": "encoder.net.",
@@ -75,6 +97,9 @@ NAMES = {
     "projector.last_layer.weight_v": "projector.5.weight",
     "projector_momentum.last_layer.weight_v": "target.projector.5.weight",
     "criterion.memory_bank.bank": "queue.keys",
+    "masked.vit.": "encoder.net.",
+    "masked_momentum.vit.": "target.encoder.net.",
+    "prototypes.weight": "prototypes.0.weight",
     "net.encoder.vit.": "encoder.net.",
     "net.decoder.pos_embed": "restore.decoder.positions",
     "net.decoder.": "restore.decoder.",
@@ -314,6 +339,92 @@ class DINOTwin(MomentumTwin):
         self.move(rising(t))
 
 
+def masked() -> MaskedVisionTransformerTIMM:
+    """Return lightly's masked encoder of the shape of `vit`, for views of any size; positions are fixed."""
+    shape = vit().spec.arguments | {"dynamic_img_size": True}
+    net = VisionTransformer(**shape)
+    net.pos_embed.requires_grad_(False)
+    return MaskedVisionTransformerTIMM(net, weight_initialization="skip", antialias=False)
+
+
+class MaskedTwin(MomentumTwin):
+    """A masked encoder, a projector, and their copies."""
+
+    def __init__(self, projector: Callable[[], nn.Module]) -> None:
+        Twin.__init__(self)
+        self.masked, self.masked_momentum = masked(), masked()
+        self.projector, self.projector_momentum = projector(), projector()
+        deactivate_requires_grad(self.masked_momentum)
+        deactivate_requires_grad(self.projector_momentum)
+
+    def move(self, m: float) -> None:
+        update_momentum(self.masked.vit, self.masked_momentum.vit, m=m)
+        update_momentum(self.projector, self.projector_momentum, m=m)
+
+
+class IBOTTwin(MaskedTwin):
+    """As DINO's; lightly's centre of patches follows those that are masked, ours as the authors' code all of them."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: DINOProjectionHead(24, HIDDEN, WIDTH, PROTOTYPES, freeze_last_layer=RESTING))
+        self.criterion = DINOLoss(PROTOTYPES, 0.04, 0.07, RISING + 1)
+        self.patches = IBOTPatchLoss(PROTOTYPES, center_momentum=0.9)
+        self.follow, self.patches.center.update = self.patches.center.update, lambda tokens: None
+
+    def tensors(self) -> dict[str, Tensor]:
+        centres = {"centre": self.criterion.center.data[0, 0], "patch_centre": self.patches.center.center[0]}
+        return super().tensors() | centres | {"mask_token": self.masked.mask_token.data[0, 0]}
+
+    def forward(self, views: list[Tensor], t: int) -> Tensor:
+        draws, large, small = Draws(SEED, t, BATCH), torch.cat(views), with_crops(views)[2:]
+        drawn, blocks = (
+            torch.cat([draws.rows((name, crop), *shape) for crop in range(2)])
+            for name, shape in (("ratio", (2,)), ("mask", (16, 4)))
+        )
+        ratio = torch.where(drawn[:, 0] < 0.5, 0.1 + 0.4 * drawn[:, 1], 0.0)
+        mask = masked_blocks(blocks, ratio, 4, (0.3, 1 / 0.3)).bool()
+        with_class = torch.cat([torch.zeros(len(mask), 1, dtype=torch.bool), mask], dim=1)
+        tokens = self.masked.encode(large, mask=with_class)
+        classes = [*self.projector(tokens[:, 0]).chunk(2), *self.projector(self.masked(torch.cat(small))).chunk(3)]
+        with torch.no_grad():
+            whole = self.masked_momentum.encode(large)
+            expected = self.projector_momentum(whole[:, 0]).chunk(2)
+            targets = self.projector_momentum(whole[:, 1:].flatten(0, 1)).unflatten(0, mask.shape)
+        between = self.criterion(list(expected), classes, epoch=t)
+        temperature = float(self.criterion.teacher_temp_schedule[min(t, RISING)])
+        patches = self.projector(tokens[:, 1:][mask])
+        within = self.patches(targets[mask], patches, mask.view(-1, 4, 4), teacher_temp=temperature)
+        self.follow(targets.flatten(0, 1))
+        return between + within
+
+    def after_backward(self, t: int) -> None:
+        self.projector.cancel_last_layer_gradients(t)
+
+    def after(self, t: int) -> None:
+        self.move(rising(t))
+
+
+class MSNTwin(MaskedTwin):
+    """As in lightly's example, which masks small views too; here as in the authors' code the large anchor alone."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: MSNProjectionHead(24, HIDDEN, WIDTH))
+        self.prototypes = nn.Linear(WIDTH, PROTOTYPES, bias=False)
+        self.criterion = MSNLoss()
+
+    def forward(self, views: list[Tensor], t: int) -> Tensor:
+        target, large, *small = with_crops(views)
+        visible = Draws(SEED, t, BATCH).rows("mask", 16).argsort(1)[:, :9]
+        kept = torch.cat([torch.zeros(BATCH, 1, dtype=torch.long), visible + 1], dim=1)
+        anchors = [self.projector(self.masked(large, idx_keep=kept)), self.projector(self.masked(torch.cat(small)))]
+        with torch.no_grad():
+            expected = self.projector_momentum(self.masked_momentum(target))
+        return self.criterion(torch.cat(anchors), expected, self.prototypes.weight)
+
+    def after(self, t: int) -> None:
+        self.move(MOMENTUM + (1 - MOMENTUM) * t / STEPS)
+
+
 class MAETwin(Twin):
     """As in lightly's example, with targets standardised per patch, on the ids that ours draws."""
 
@@ -395,6 +506,41 @@ PAIRS = {
         ),
         DINOTwin,
         SGD(base_rate=0.5, weight_decay=0.01, final_decay=0.1),
+    ),
+    "ibot": Pair(
+        lambda _: IBOT(
+            vit(),
+            temperature=0.1,
+            teacher_temperatures=(0.04, 0.07),
+            temperature_warmup=RISING / STEPS,
+            momentum=MOMENTUM,
+            centre_momentum=0.9,
+            prototypes=PROTOTYPES,
+            prototypes_frozen=RESTING / STEPS,
+            head_hidden=HIDDEN,
+            bottleneck=WIDTH,
+            mask_p=0.5,
+            mask_ratios=(0.1, 0.5),
+            mask_aspect=(0.3, 1 / 0.3),
+        ),
+        IBOTTwin,
+        SGD(base_rate=0.5, weight_decay=0.0),  # lightly's mask token would decay
+    ),
+    "msn": Pair(
+        lambda _: MSN(
+            vit(),
+            temperature=0.1,
+            sharpening=0.25,
+            sinkhorn_rounds=3,
+            entropy_weight=1.0,
+            mask_ratio=0.4,
+            momentum=MOMENTUM,
+            prototypes=PROTOTYPES,
+            head_hidden=HIDDEN,
+            projector_width=WIDTH,
+        ),
+        MSNTwin,
+        SGD(base_rate=0.5, weight_decay=0.0),
     ),
     "mae": Pair(
         lambda _: MAE(vit(), decoder=DECODER, mask_ratio=0.75), MAETwin, AdamW(base_rate=0.05, weight_decay=0.1)
@@ -620,14 +766,14 @@ def constant_temperature(run: Training, patch: pytest.MonkeyPatch) -> None:
 
 MISTAKES: dict[Callable[[Training, pytest.MonkeyPatch], None], tuple[str, ...]] = {
     momentum_before_the_step: ("moco", "moco_v3", "byol", "dino"),
-    constant_momentum: ("moco_v3", "byol", "dino"),
+    constant_momentum: ("moco_v3", "byol", "dino", "msn"),
     keys_pushed_before_the_logits: ("moco",),
     keys_pushed_to_one_place: ("moco",),
     keys_not_shuffled: ("moco",),
     copy_in_eval_mode: ("moco", "moco_v3", "byol", "dino"),
     prototypes_never_rest: ("dino",),
     constant_decay: ("dino",),
-    centre_stays: ("dino",),
+    centre_stays: ("dino", "ibot"),
     constant_temperature: ("dino",),
     decay_of_norms_and_biases: ("moco", "simsiam", "mae"),
     scheduled_predictor: ("simsiam",),
