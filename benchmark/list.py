@@ -34,10 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmark.list",
         description=__doc__,
         allow_abbrev=False,
-        epilog="exit codes: 0 done, 1 a record is damaged, 2 a gin file cannot be parsed, 3 a package is missing.",
+        epilog="exit codes: 0 done, 1 a record is damaged, 2 a gin file is refused, 3 a package is missing.",
     )
     parser.add_argument(
         "--watch", action="store_true", help=f"show boards and runs anew every {EVERY:g} seconds, until Ctrl-C"
+    )
+    parser.add_argument(
+        "--gin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="also show a method outside the tree, by its gin file; repeat it for several. Nothing is imported",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
@@ -53,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             time.sleep(EVERY)
         except KeyboardInterrupt:
             return 0
-    kinds = asdict(inventory.take(options.out, options.results))
+    kinds = asdict(inventory.take(options.out, options.results, options.gin))
     tables = "\n\n".join(map(_table, kinds, kinds.values()))
     print(json.dumps(kinds, indent=2, ensure_ascii=False) if options.json else tables)
     return 0

@@ -40,6 +40,13 @@ def test_json_is_the_inventory(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(asdict(take(tmp_path, tmp_path))))
 
 
+def test_gin_files_that_are_no_method_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: exit code 2 and the reason, of a file that is missing and of a protocol."""
+    for file, reason in (("none.gin", "there is no file"), ("gin/protocol/digits.gin", "binds no Pretraining.name")):
+        assert main(["--gin", file, "--out", str(tmp_path), "--results", str(tmp_path)]) == 2
+        assert reason in capsys.readouterr().err
+
+
 def test_watch_shows_who_is_at_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

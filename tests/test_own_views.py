@@ -62,11 +62,13 @@ inverted.solarize_p = 0.75      # our choice: seldom not
 """
 COMMANDS = """
 import json, sys
-from benchmark import battery, run, suite, tables
+from benchmark import battery, list, run, suite, tables
 own, more = sys.argv[1], sys.argv[2:]
 small = json.loads(open("small.json").read())
 arguments = ["--gin", own, *more, *(part for setting in small for part in ("--set", setting))]
 board = ["--gin", "board.gin", *more, "--jobs", "1"]
+assert list.main(["--json", "--gin", own]) == 0
+print("END OF LIST")
 assert battery.main([own]) == 0
 assert run.main(arguments) == 0
 assert suite.main([*board, "--tune"]) == 0
@@ -76,7 +78,8 @@ assert tables.main(["--results", "results"]) == 0
 
 @pytest.mark.parametrize("place", ["in", "outside"])
 def test_run_suite_trials_and_page(place: str, tmp_path: Path) -> None:
-    """Oracle: what each command leaves: records that name the recipe and its number, two divisions, and both pages."""
+    """Oracle: what each command leaves: one line of the list, records that name the recipe and its number, divisions,
+    and both pages."""
     root, module, own, more = ROOT, "own", "own.gin", ["--allow-imports"]
     here = {Path(own): GIN, Path("own.py"): MODULE}
     if place == "in":
@@ -100,6 +103,10 @@ suite.settings = {(*settings[:-2], "Budget.amount=1024", settings[-1])!r}
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-3000:]
 
+    methods = json.loads(ended.stdout.partition("END OF LIST")[0])["methods"]
+    assert [method for method in methods if method["name"] == "own"] == [
+        {"gin": own, "name": "own", "views": "inverted", "about": "Own: nothing is published"}
+    ]
     records = [json.loads(path.read_text()) for path in tmp_path.glob("r*/*/*.json")]
     ours = [record for record in records if record["method"]["name"] == "own"]
     assert {record["division"] for record in ours} == {"closed", "trial", "tuned"}

@@ -3,12 +3,13 @@
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
-from benchmark.config.parse import Source, Statement, parse, read, shipped_folder, value_of
+from benchmark.config.parse import Source, Statement, label, locate, parse, read, shipped_folder, value_of
+from benchmark.errors import ConfigError
 from benchmark.report.cells import UNDONE, load, of_run
 from benchmark.report.record import Record, pretrained
 from benchmark.report.section import columns_of, ranking_score
@@ -116,14 +117,16 @@ class Inventory:
     runs: tuple[Run, ...]
 
 
-def take(out: Path, results: Path) -> Inventory:
+def take(out: Path, results: Path, others: Sequence[str] = ()) -> Inventory:
     """Read the shipped gin files, the folder of runs `out` and the folder of boards; either folder may not exist.
 
-    Raises ConfigError for a gin file that cannot be parsed, BenchmarkError for a damaged record.
+    `others` are gin files of methods outside the tree, which stand after the shipped ones.
+    Raises ConfigError for a gin file that cannot be parsed or of `others` is no method, BenchmarkError for a damaged
+    record.
     """
     folders = sorted({path.parent for path in results.glob("*/*.json")})
     return Inventory(
-        methods=tuple(_methods()),
+        methods=tuple(_methods(dict([*_files("*.gin"), *_others(others)]))),
         data=tuple(data_sets()),
         protocols=tuple(_protocols()),
         evaluations=tuple(_evaluations()),
@@ -132,10 +135,20 @@ def take(out: Path, results: Path) -> Inventory:
     )
 
 
-def _methods() -> Iterator[Method]:
-    for path, statements in _files("*.gin"):
+def _methods(files: Mapping[Path, list[Statement]]) -> Iterator[Method]:
+    for path, statements in files.items():
         views = _text(statements, "Pretraining.views")
-        yield Method(_label(path), _text(statements, "Pretraining.name"), views, _about(path))
+        yield Method(label(path), _text(statements, "Pretraining.name"), views, _about(path))
+
+
+def _others(files: Sequence[str]) -> Iterator[tuple[Path, list[Statement]]]:
+    """Yield the gin files of methods outside the tree with their statements."""
+    for file in files:
+        path = locate(file, Path())
+        statements = read(path)
+        if value_of(statements, "Pretraining.name") is None:
+            raise ConfigError(f"--gin {file} is no method: it binds no Pretraining.name.")
+        yield path, statements
 
 
 def data_sets() -> Iterator[Data]:
@@ -143,7 +156,7 @@ def data_sets() -> Iterator[Data]:
     for path, statements in _files("protocol/*.gin"):
         if value_of(statements, "experiment.data") is not None and value_of(statements, "experiment.encoder") is None:
             name, source = _text(statements, "Images.name"), _text(statements, "Images.source")
-            yield Data(_label(path), name, source, value_of(statements, "Images.size"), _about(path))
+            yield Data(label(path), name, source, value_of(statements, "Images.size"), _about(path))
 
 
 def _protocols() -> Iterator[Protocol]:
@@ -151,14 +164,14 @@ def _protocols() -> Iterator[Protocol]:
         if all(value_of(statements, f"experiment.{part}") is not None for part in ("data", "encoder")):
             kind, amount = _text(statements, "Budget.kind"), value_of(statements, "Budget.amount")
             data = _text(statements, "Images.name")
-            yield Protocol(_label(path), data, path.stem.removeprefix(f"{data}_"), f"{amount:g} {kind}")
+            yield Protocol(label(path), data, path.stem.removeprefix(f"{data}_"), f"{amount:g} {kind}")
 
 
 def _evaluations() -> Iterator[Evaluations]:
     for pattern in ("protocol/shared.gin", "presets/*.gin"):
         for path, statements in _files(pattern):
             names = tuple(str(name).removeprefix("@") for name in value_of(statements, "experiment.evaluations"))
-            yield Evaluations(_label(path), names, _about(path))
+            yield Evaluations(label(path), names, _about(path))
 
 
 def boards(records: Sequence[Record]) -> Iterator[Board]:
@@ -167,7 +180,7 @@ def boards(records: Sequence[Record]) -> Iterator[Board]:
     for record in records:
         if record["board"]:
             published[record["board"]].append(record)
-    suites = {path.stem: (_label(path), _planned(statements)) for path, statements in _files("suites/*.gin")}
+    suites = {path.stem: (label(path), _planned(statements)) for path, statements in _files("suites/*.gin")}
     for name in sorted(suites.keys() | published):
         runs = [run for run in published.get(name, ()) if pretrained(run) and run["status"] not in UNDONE]
         closed = {run["config"]["text"] for run in runs if run["division"] in ("closed", "open")}
@@ -214,10 +227,6 @@ def _files(pattern: str) -> Iterator[tuple[Path, list[Statement]]]:
 
 def _text(statements: Sequence[Statement], name: str) -> str:
     return str(value_of(statements, name) or "").removeprefix("@")
-
-
-def _label(path: Path) -> str:
-    return f"gin/{path.relative_to(shipped_folder().resolve()).as_posix()}"
 
 
 def _about(path: Path) -> str:

@@ -255,7 +255,7 @@ def _read(path: Path, seen: set[Path]) -> list[Statement]:
     seen.add(path)
     shipped = shipped_folder().resolve()
     lenient = any(path.is_relative_to(shipped / folder) for folder in LENIENT)
-    source = Source(_label(path, shipped), path, lenient=lenient)
+    source = Source(label(path), path, lenient=lenient)
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors begin a file by a byte order mark
     except (OSError, UnicodeDecodeError) as error:
@@ -272,12 +272,14 @@ def _read(path: Path, seen: set[Path]) -> list[Statement]:
         except ConfigError as error:
             raise statement.line.error(str(error)) from None
         if included in seen:
-            raise statement.line.error(f"{_label(included, shipped)} is included twice; its values would be reset.")
+            raise statement.line.error(f"{label(included)} is included twice; its values would be reset.")
         statements += _read(included, seen)
     return statements
 
 
-def _label(path: Path, shipped: Path) -> str:
+def label(path: Path) -> str:
+    """Return how messages and lists name a file, by its resolved path: a shipped one as gin/..."""
+    shipped = shipped_folder().resolve()
     is_shipped = path.is_relative_to(shipped)
     return f"gin/{path.relative_to(shipped).as_posix()}" if is_shipped else shown_path(str(path))
 
