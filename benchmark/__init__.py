@@ -24,6 +24,7 @@ errors). All else has a folder. Imports run downward in this list, never up:
     report/      records, and tables from them: identity, versions and staleness, statistics, audit
     storage/     files written at once and whole, locks, checkpoints, digests
     runtime/     lines of progress, and copies to the device
+    trackers/    TensorBoard, W&B and trackio, to which a run's numbers are shown
 """
 
 __version__ = "0.1.0"

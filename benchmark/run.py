@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmark.errors import Interrupted, Stopped, by, leave, reported
 from benchmark.runtime import progress, sharing
+from benchmark.trackers import TRACKERS, require
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint-seconds", type=float, default=600, metavar="S", help="between two checkpoints (600)"
     )
+    parser.add_argument("--track", choices=TRACKERS, help="also show the run's numbers there; the run stays the same")
     parser.add_argument("--allow-imports", action="store_true", help="let gin files import modules of your own")
     return parser
 
@@ -68,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--reproduce makes the run that its record describes; leave out {names}")
     if options.reproduce or options.dry_run:
         sharing.require_one_process("--reproduce" if options.reproduce else "--dry-run")
+    require(options.track)
     with progress.shown() if sharing.rank() == 0 else nullcontext():
         try:
             return _run(options)
@@ -111,6 +114,7 @@ def _run(options: argparse.Namespace) -> int:
             publish=options.publish,
             varied=options.vary,
             trials=options.trials,
+            tracker=options.track,
         )
         run.dismiss()
     return 0

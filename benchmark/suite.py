@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, leave, reported
 from benchmark.runtime import sharing
 from benchmark.storage.claim import LOG
+from benchmark.trackers import TRACKERS, require
 
 if TYPE_CHECKING:
     from benchmark.boards.cluster import Cluster
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="show the runs: done, missing, stale, missed or failed; with --cluster also the job",
     )
+    parser.add_argument("--track", choices=TRACKERS, help="also show the numbers of the runs there")
     parser.add_argument("--allow-imports", action="store_true", help="let gin files import modules of your own")
     return parser
 
@@ -72,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--workers {options.workers}: give the number of jobs, 1 or more")
     if not options.cluster and (options.cluster_gin or options.workers > 1):
         parser.error("--workers and --cluster-gin belong to --cluster")
+    require(options.track)
     from benchmark.config import load as configuration
 
     config = configuration.load([options.gin], root="suite", defaults={}, allow_imports=options.allow_imports)
@@ -86,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     suite = planner.located(locate(options.gin, Path()).parent, allow_imports=options.allow_imports)
     if options.seeds:
         suite = suite.of_seeds(options.seeds)
-    board = launcher.Launcher(Path(options.gin).stem, [], options.out, options.results)
+    board = launcher.Launcher(Path(options.gin).stem, [], options.out, options.results, tracker=options.track)
     board.known = frozenset(record["id"] for record in board.records())
 
     def planned() -> launcher.Launcher:
@@ -177,6 +180,7 @@ def _command(options: argparse.Namespace, gpus: int) -> list[str]:
     command += ["--only", options.only] if options.only else []
     command += ["--seeds", *map(str, options.seeds)] if options.seeds else []
     command += ["--time-limit", str(options.time_limit)] if options.time_limit is not None else []
+    command += ["--track", options.track] if options.track else []
     return command + ["--tune"] * options.tune + ["--allow-imports"] * options.allow_imports
 
 

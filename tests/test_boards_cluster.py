@@ -111,7 +111,7 @@ def test_the_example_is_documented_and_read() -> None:
 def test_a_worker_gives_the_plain_command() -> None:
     """Oracle: the options by hand, read again by the parser: without those of the cluster, and all others kept."""
     arguments = ["--gin", "a.gin", "--out", "o", "--results", "r", "--only", "x", "--seeds", "1", "2", "--tune"]
-    arguments += ["--time-limit", "60", "--allow-imports"]
+    arguments += ["--time-limit", "60", "--track", "wandb", "--allow-imports"]
     options = suite._parser().parse_args([*arguments, "--cluster", "slurm", "--workers", "4", "--cluster-gin", "c.gin"])
     command = suite._command(options, gpus=2)
     assert command[:3] == [sys.executable, "-m", "benchmark.suite"]

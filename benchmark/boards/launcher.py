@@ -36,7 +36,7 @@ class Launcher:
     """The runs of a suite; `out` is the folder of runs, `results` that of boards.
 
     `known` are the ids of the records that the board had when the command was given. One run is made in each of the
-    `slots` at a time.
+    `slots` at a time, and shown in the `tracker`.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Launcher:
     results: Path
     known: frozenset[str] = frozenset()
     slots: tuple[Slot, ...] = ({},)
+    tracker: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -126,7 +127,7 @@ class Launcher:
                             continue
                         if self._is_to_make(run):
                             progress.announce(f"\n== {count - len(queue)} of {count}: {run.label}")
-                            jobs.start(run, run.command(self.out, self.folder), claimed)
+                            jobs.start(run, run.command(self.out, self.folder, self.tracker), claimed)
                             stack.pop_all()  # the job gives the claim up
                         else:
                             failed += [run] * (not self._is_done(run))

@@ -103,13 +103,14 @@ class Planned:
         paces = [record["cost"]["train_seconds"] / record["cost"][unit] for record in alike or trained]
         return median(paces) * amount if paces else None
 
-    def command(self, out: Path, publish: Path) -> list[str]:
+    def command(self, out: Path, publish: Path, tracker: str | None = None) -> list[str]:
         """Return the command that makes the run, or resumes it where it was interrupted."""
         parts = [sys.executable, "-m", "benchmark.run"]
         for option, values in (("--gin", self.files), ("--set", self.settings), ("--vary", self.entry.point)):
             parts += [part for value in values for part in (option, value)]
         if self.division == "tuned":
             parts += ["--trials", str(publish)]
+        parts += ["--track", tracker] if tracker else []
         parts += ["--allow-imports"] * self.allow_imports
         return [*parts, "--seed", str(self.seed), "--out", str(out), "--publish", str(publish)]
 
@@ -144,8 +145,8 @@ class PlannedEvaluation(Planned):
         """Return the seconds of training: none."""
         return 0.0
 
-    def command(self, out: Path, publish: Path) -> list[str]:
-        """Return the command that evaluates the encoder in the folder of its run."""
+    def command(self, out: Path, publish: Path, tracker: str | None = None) -> list[str]:
+        """Return the command that evaluates the encoder in the folder of its run; nothing of it is tracked."""
         pattern = f"*-s{self.seed}-{self.of['config']['key'][:8]}"
         folder = next(iter(sorted(out.glob(pattern))), out / pattern)
         parts = [sys.executable, "-m", "benchmark.evaluate", "--run", str(folder)]

@@ -4,13 +4,13 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 from benchmark.config.load import Config
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, MethodError, by, no_room
-from benchmark.experiment import describe, floors, folders
+from benchmark.experiment import describe, facts, floors, folders
 from benchmark.experiment.environment import speed_warnings
 from benchmark.experiment.stage import Stage
 from benchmark.experiment.teacher import teach, teacher_from_file
@@ -23,6 +23,7 @@ from benchmark.report.tuning import Contest, contests, fingerprint_without_test
 from benchmark.runtime import progress, ranks, sharing
 from benchmark.storage.claim import Held
 from benchmark.storage.files import check_folders, exclusive, make_folder, write_text
+from benchmark.trackers.tracking import tracked
 
 
 def is_done(record: Record) -> bool:
@@ -39,11 +40,13 @@ def run(
     publish: Path | None = None,
     varied: Sequence[str] = (),
     trials: Path | None = None,
+    tracker: str | None = None,
 ) -> Record:
     """Pretrain, evaluate and record one experiment; print its row and return its record.
 
     `varied` are the bindings that tables name beside the method, since they tell this run from others of it. `trials`
     is a folder with the records of the trials that chose the learning rate: the run is then of the division `tuned`.
+    A `tracker` is shown what the run logs.
     An unfinished run goes on from its last checkpoint; `fresh` starts it over. A finished run is not repeated but
     shown, and published if asked; `fresh` repeats it. One that is not done (see `is_done`) is made again, and its files
     are kept in a folder beside, which is named by the id of its record.
@@ -79,7 +82,8 @@ def run(
     training = stage.training(checkpoint_seconds)  # before anything is written, as it refuses what cannot be built
     if publish:
         make_folder(publish)
-    with exclusive(folder), _explained_stop(*[each.folder for each in (stage, stage.teacher) if each]):
+    folders_of_stages = [each.folder for each in (stage, stage.teacher) if each]
+    with exclusive(folder), _explained_stop(*folders_of_stages), ExitStack() as stack:
         if record := finished_before():  # by another process, which held the lock
             return record
         former = of_run(folder)
@@ -92,6 +96,8 @@ def run(
         for warning in speed_warnings(stage.pretraining.precision):
             print(f"warning: {warning}", file=sys.stderr)
         write_text(folder / "config.gin", config.text)
+        resumed = any(folder.glob("checkpoints/*.pt"))
+        tracking = stack.enter_context(tracked(tracker, folder, facts.of(stage, division), resumed=resumed))
         floor_records: list[Record] | None = None
         with suppress(Held):  # another process is measuring them: train meanwhile
             # first, since what fails here would fail after hours of training too
@@ -99,6 +105,7 @@ def run(
         teacher = teacher or teach(stage, fresh=fresh, checkpoint_seconds=checkpoint_seconds)
         if teacher:
             training = stage.training(checkpoint_seconds, teacher.encoder)
+        training.tracking = tracking
         encoder, budget = training.method.encoder, stage.whole_budget
         methods = [training.method, *([teacher.method] if teacher and teacher.method else [])]
         run_record = partial(
@@ -164,6 +171,8 @@ def run(
             floors=[floor["id"] for floor in floor_records],
             checkpoint=describe.weights(weights),
         )
+        if tracking:
+            tracking.log(training.step, facts.final(record))
         return _finish(stage, record, floor_records, publish)
 
 

@@ -20,6 +20,7 @@ from benchmark.nets.encoders import Encoder
 from benchmark.runtime import progress, ranks
 from benchmark.storage import checkpoint, claim
 from benchmark.storage.digest import digest, flatten, kinds
+from benchmark.trackers.tracking import Tracking, sheet
 from benchmark.training.budget import Ledger
 from benchmark.training.memory import reset_peak
 from benchmark.training.monitor import Health, Probe, health, points_of, standard_error
@@ -30,6 +31,7 @@ from benchmark.views.colour import normalise
 MONITORED = 512  # images of the fixed batch on which health is measured
 MONITORS = 20  # measurements of health per run, at least `WINDOW` steps apart
 WRITING = 0.02  # share of the time that writing checkpoints takes at most
+TRACKED = 200  # lines of the log that a tracker is shown, beside those with measurements
 WINDOW = 50  # most steps between two readings of the loss
 STOP = -1  # what rank 0 tells the others in place of a number of steps
 
@@ -53,7 +55,7 @@ class Training(Steps):
 
     `evaluation_seconds` is the time of the evaluation after it, if known, to be announced with that of training. At
     `points` equal shares of the budget, the last of which is the end, `probe` measures the encoder and `keep` stores it
-    with the step; neither is charged.
+    with the step; neither is charged. `tracking` shows the lines of the log elsewhere.
     """
 
     folder: Path
@@ -64,6 +66,7 @@ class Training(Steps):
     points: int = 0
     probe: Probe | None = None
     keep: Callable[[Encoder, int], object] | None = None
+    tracking: Tracking | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,8 +83,11 @@ class Training(Steps):
         window = window_of(self.steps)
         every = max(WINDOW, self.steps // MONITORS)
         points = points_of(self.steps, self.points)
+        shown = self.step
         saved, pause = time.monotonic(), self.checkpoint_seconds
         measured: Health | None = None
+        if self.tracking and self.step == 0:
+            self.tracking.picture("views", sheet(self.next_views()))
         reset_peak(self.device)
         with self._signals(), metrics.open("a") as log, paced(self.step, self.steps, self.evaluation_seconds) as pace:
             while self.step < self.steps and self._is_finite() and self.ledger.train_seconds <= self.most_seconds:
@@ -108,6 +114,9 @@ class Training(Steps):
                     log.write(json.dumps(line) + "\n")
                     log.flush()
                     pace.looked(float(self.losses[end - 1]), speed)
+                    if measured or end in points or end - shown >= self.steps // TRACKED:
+                        self._track(line, pace)
+                        shown = end
                 if self._stop is not None:
                     self.save()
                     ranks.told(STOP)
@@ -184,6 +193,14 @@ class Training(Steps):
         reset_peak(self.device)
         pace.paused(time.monotonic() - begin)
         return logged
+
+    def _track(self, line: dict[str, Any], pace: Pace) -> None:
+        """Show a line of the log, with what of the budget is spent, in the tracker; the time is not charged."""
+        if self.tracking:
+            begin = time.monotonic()
+            spent = {"images": self.ledger.images, "flops": self.ledger.flops, "share": self.step / self.steps}
+            self.tracking.log(self.step, line | {f"budget/{name}": value for name, value in spent.items()})
+            pace.paused(time.monotonic() - begin)
 
     def save(self) -> Path:
         """Write a checkpoint of the whole state."""

@@ -1,7 +1,7 @@
 """The steps of a run: they own the clock, the randomness and the state; a method only computes a loss."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -123,6 +123,18 @@ class Steps:
 
     def batch(self, step: int) -> list[Tensor]:
         """Return the views of a step, normalised, each `(batch, 3, height, width)`."""
+        return [ranks.whole(normalise(pixels, *self._statistics)) for pixels in self._pixels(step)]
+
+    def next_views(self) -> list[Tensor]:
+        """Return the views of the next step in [0, 1], of the rows of this rank; nothing is charged."""
+        waited = self.ledger.data_wait_seconds
+        with self._method_errors():
+            views = list(self._pixels(self.step))
+        self.ledger.data_wait_seconds = waited
+        return views
+
+    def _pixels(self, step: int) -> Iterator[Tensor]:
+        """Yield the views of a step in [0, 1], for the rows of this rank."""
         begin = time.perf_counter()
         if isinstance(self.data, Prefetched) and self._is_cropped_stored:
             ids, crops = self.data.batch(step, self._cuts)
@@ -133,8 +145,8 @@ class Steps:
         if isinstance(self.method, Labelled) and self.labels is not None:
             self.method.labels = self.labels[ids]
         self.ledger.data_wait_seconds += time.perf_counter() - begin
-        made = (make(draw) for make, draw in zip(makers, self._draws(step), strict=True))
-        return [ranks.whole(normalise(pixels, *self._statistics)) for pixels in made]
+        for make, draw in zip(makers, self._draws(step), strict=True):
+            yield make(draw)
 
     def _draws(self, step: int) -> list[Draw]:
         """Return for each view what draws its numbers in a step, for the rows of this rank."""
