@@ -1,4 +1,4 @@
-"""Write the encoder of a finished run as a folder that timm loads: weights, configuration and model card."""
+"""Write the encoder of a finished run as a folder for timm, the hub and mteb: weights, configuration, model card."""
 
 import argparse
 import sys
@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     folder = export.export(options.run, options.to, options.license, allow_imports=options.allow_imports)
     print(f"{folder}: the same outputs as the run's encoder to the last bit. README.md there says how to load it.")
+    if not (folder / "config.json").exists():
+        print("timm has no such network: the lines of README.md load it, and neither local-dir: nor hf-hub: does.")
     return 0
 
 

@@ -1,13 +1,17 @@
 """Exported encoders: a stranger's process loads them and gets the outputs of the run."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
 
@@ -48,7 +52,7 @@ def encoder_of(run: Path) -> Encoder:
     return encoder.eval()
 
 
-def test_a_stranger_gets_the_same_outputs(run: Path, tmp_path: Path) -> None:
+def test_a_stranger_gets_the_same_outputs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Oracle: the run's encoder, to the last bit; the stranger has the model card and no path to this project. The card
     has the record's statistics, tag and licence, the row, and the configuration, which loads again."""
     folder = tmp_path / "exported"
@@ -76,14 +80,88 @@ def test_a_stranger_gets_the_same_outputs(run: Path, tmp_path: Path) -> None:
     assert str(tuple(record["dataset"]["mean"])) in card
     text = card.split("## Configuration\n\n```\n")[1].removesuffix("```\n")
     assert configuration.loads(text).text == record["config"]["text"]
+    said = capsys.readouterr().out
     if record["encoder"]["patch"] is None:
-        assert not (folder / "config.json").exists()  # timm has no such stem
+        assert not (folder / "config.json").exists()
+        assert "timm has no such network" in said
+        assert "library_name: pytorch\n" in card
         return
+    assert "no such network" not in said
     written = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
     assert written["tag"] == f"simclr_digits_s0_{record['config']['key'][:8]}"
     assert (written["mean"], written["std"]) == (record["dataset"]["mean"], record["dataset"]["std"])
     assert written["license"] == "cc-by-4.0"
     assert written["input_size"] == [3, 16, 16]
+
+
+PROGRAM = """
+import sys; sys.modules["benchmark"] = None
+import timm, torch; from safetensors.torch import load_file, save_file
+images, outputs = load_file("images")["images"], {}
+for name in ("local-dir:exported", "hf-hub:me/mine"):
+    model = timm.create_model(name, pretrained=True).eval()
+    outputs[name] = model(images).detach().contiguous()
+assert model.pretrained_cfg["mean"] == MEAN
+save_file(outputs, "outputs")
+"""
+
+
+@pytest.mark.parametrize("run", ["vit"], indirect=True)
+def test_timm_loads_the_folder_and_the_hub(run: Path, tmp_path: Path) -> None:
+    """Oracle: the run's encoder within 1e-5, by timm alone; from the hub's cache, as after an upload, without a
+    network."""
+    folder = tmp_path / "exported"
+    assert main([str(run), "--to", str(folder)]) == 0
+    cache = tmp_path / "hub" / "models--me--mine"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(folder, cache / "snapshots" / ("0" * 40))
+    images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    save_file({"images": images}, tmp_path / "images")
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    program = PROGRAM.replace("MEAN", str(TrainedEncoder.of_run(run).run["dataset"]["mean"]))
+    command = [sys.executable, "-I", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad():
+        expected = encoder_of(run)(images).pooled
+    for outputs in load_file(tmp_path / "outputs").values():
+        assert (outputs - expected).abs().max() < 1e-5
+
+
+def test_mteb_evaluates_the_folder(run: Path, tmp_path: Path) -> None:
+    """Oracle: the run's encoder on the pixels of images of its size, within 1e-5, by mteb's loader; and a task on black
+    and white images in a folder, which any encoder solves."""
+    pytest.importorskip("mteb", reason="not of this project: pip install mteb")
+    folder = tmp_path / "exported"
+    assert main([str(run), "--to", str(folder)]) == 0
+    pixels = torch.randint(0, 256, (3, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    save_file({"pixels": pixels}, tmp_path / "pixels")
+    for split, name, number in product(("train", "test"), ("black", "white"), range(16)):
+        (tmp_path / "photos" / split / name).mkdir(parents=True, exist_ok=True)
+        colour = (number + 200 * (name == "white"),) * 3
+        Image.new("RGB", (20, 24), colour).save(tmp_path / "photos" / split / name / f"{number}.png")
+    program = """
+import sys; sys.path.insert(0, "exported"); sys.modules["benchmark"] = None; sys.argv[1:] = ["photos"]
+import runpy, mteb_encoder; from PIL import Image; from safetensors.torch import load_file, save_file
+images = [Image.fromarray(each.numpy()) for each in load_file("pixels")["pixels"]]
+task = mteb_encoder.of_folder(mteb_encoder.Path("photos"))
+model = mteb_encoder.META.load_model()
+encoded = model.encode([{"image": images}], task_metadata=task.metadata, hf_split="test", hf_subset="default")
+save_file({"encoded": encoded}, "encoded")
+runpy.run_path("exported/mteb_encoder.py", run_name="__main__")
+"""
+    environment = os.environ | {name: str(tmp_path / "cache") for name in ("HF_HOME", "MTEB_CACHE")}
+    environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-I", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "photos: 1.0000\n" in done.stdout
+    data = TrainedEncoder.of_run(run).run["dataset"]
+    mean, std = (torch.tensor(data[name])[:, None, None] for name in ("mean", "std"))
+    with torch.no_grad():
+        expected = encoder_of(run)((pixels.permute(0, 3, 1, 2) / 255 - mean) / std).pooled
+    assert (load_file(tmp_path / "encoded")["encoded"] - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("run", ["vit"], indirect=True)

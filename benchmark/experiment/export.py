@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from benchmark.errors import BenchmarkError, ConfigError
+from benchmark.experiment.for_mteb import module
 from benchmark.experiment.session import Session
 from benchmark.experiment.trained import TrainedEncoder, configure
 from benchmark.nets import pretrained
@@ -23,7 +24,7 @@ from benchmark.storage.files import make_folder, write_text
 
 CARD = """\
 ---
-library_name: timm
+library_name: {library}
 license: {license}
 tags: [self-supervised, image-feature-extraction]
 ---
@@ -38,6 +39,8 @@ normalised with mean {mean} and deviation
 ```python
 {loading}
 ```
+
+{elsewhere}
 
 Budget: {budget[amount]:g} {budget[kind]}, {budget[steps]:,} steps of {budget[batch_size]} images, \
 {flops:.3f} TFLOPs in all.
@@ -58,6 +61,13 @@ Record {id}, code {commit}, {processor}.
 {text}```
 """
 
+HUB = """\
+After `hf upload OWNER/NAME FOLDER` it loads from anywhere by `timm.create_model("hf-hub:OWNER/NAME", pretrained=True)`.
+`mteb_encoder.py` evaluates it on image tasks of mteb."""
+ALONE = """\
+timm has no such network by name: there is no config.json, and the lines above alone load it, not `local-dir:` or
+`hf-hub:`. `mteb_encoder.py` evaluates it on image tasks of mteb."""
+
 
 def export(
     run: Path,
@@ -69,7 +79,8 @@ def export(
     """Write the encoder of a finished run as a timm folder, and return the folder.
 
     The folder is then loaded without this project, and must give the same outputs to the last bit. Where timm has no
-    such stem, the model card has the lines that build it, and there is no config.json.
+    such network, the model card has the lines that build it, and there is no config.json. `mteb_encoder.py` there hands
+    the encoder to mteb.
     Raises ConfigError for a run that is not finished or a folder that is not empty, BenchmarkError if outputs differ.
     """
     trained = TrainedEncoder.of_run(run)
@@ -87,6 +98,8 @@ def export(
     if not spec.changes:
         write_text(folder / "config.json", json.dumps(_config(record, spec, license), indent=2) + "\n")
     write_text(folder / "README.md", _card(record, spec, folder, license))
+    text = module(record, _tag(record), _inputs(record), _loading(spec, "FOLDER"))
+    write_text(folder / "mteb_encoder.py", text)
     _compare(encoder, spec, folder)
     return folder
 
@@ -98,7 +111,7 @@ def _config(record: Record, spec: TimmSpec, license: str) -> dict[str, Any]:  # 
         "num_classes": 0,
         "model_args": {name: value for name, value in spec.arguments.items() if name != "num_classes"},
         "pretrained_cfg": {
-            "tag": f"{record['method']['name']}_{data['name']}_s{record['seed']}_{record['config']['key'][:8]}",
+            "tag": _tag(record),
             "input_size": [3, data["size"], data["size"]],
             "fixed_input_size": True,
             "interpolation": "bicubic",
@@ -108,6 +121,10 @@ def _config(record: Record, spec: TimmSpec, license: str) -> dict[str, Any]:  # 
             "license": license,
         },
     }
+
+
+def _tag(record: Record) -> str:
+    return f"{record['method']['name']}_{record['dataset']['name']}_s{record['seed']}_{record['config']['key'][:8]}"
 
 
 def _inputs(record: Record) -> dict[str, list[float]]:
@@ -122,7 +139,9 @@ def _card(record: Record, spec: TimmSpec, folder: Path, license: str) -> str:  #
     values = {
         "license": license,
         **{name: tuple(values) for name, values in _inputs(record).items()},
-        "loading": "\n".join(_loading(spec, folder.name)),
+        "library": "pytorch" if spec.changes else "timm",
+        "loading": "\n".join(_loading(spec, f'"{folder.name}"')),
+        "elsewhere": ALONE if spec.changes else HUB,
         "flops": record["cost"]["flops"] / 1e12,
         "row": row(record, []),
         "smoke": "\n" + SMOKE[data["name"]] + "\n" if data["name"] in SMOKE else "",
@@ -134,19 +153,25 @@ def _card(record: Record, spec: TimmSpec, folder: Path, license: str) -> str:  #
     return CARD.format(**record | values)
 
 
-def _loading(spec: TimmSpec, folder: str) -> list[str]:
-    """Return the lines of Python that load the folder."""
+def _loading(spec: TimmSpec, place: str) -> list[str]:
+    """Return the lines of Python that load the folder, whose path is the value of the expression `place`."""
     if not spec.changes:
-        return ["import timm", "", f'model = timm.create_model("local-dir:{folder}", pretrained=True).eval()']
+        return [
+            "import timm",
+            "",
+            f"folder = {place}",
+            'model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()',
+        ]
     arguments = ", ".join(f"{name}={value!r}" for name, value in spec.arguments.items())
     return [
         "import timm",
         "import torch",
         "from safetensors.torch import load_file",
         "",
+        f"folder = {place}",
         f'model = timm.create_model("{spec.architecture}", {arguments})',
         *spec.changes,
-        f'model.load_state_dict(load_file("{folder}/model.safetensors"))',
+        'model.load_state_dict(load_file(f"{folder}/model.safetensors"))',
         "model.eval()",
     ]
 
@@ -161,7 +186,7 @@ def _compare(encoder: Encoder, spec: TimmSpec, folder: Path) -> None:
         file = f"{scratch}/tensor"
         torch.save(images, file)
         lines = [
-            *_loading(spec, str(folder.resolve())),
+            *_loading(spec, repr(str(folder.resolve()))),
             "import torch",
             f"torch.set_num_threads({torch.get_num_threads()})",
             f"torch.save(model(torch.load({file!r})).detach(), {file!r})",
