@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from benchmark.data.boxes import Boxes
 from benchmark.data.masks import Masks
 from benchmark.data.pixels import Pixels
 from benchmark.data.streaming import ahead
@@ -18,12 +19,13 @@ class Split:
     """Images, uint8 `(n, 3, size, size)`, and their labels or None, both on the host.
 
     Labels are class indices, int64 `(n,)`, or where an image may have several classes marks of these, bool
-    `(n, classes)`. Images with `masks` have a class for each pixel instead.
+    `(n, classes)`. Images with `masks` have a class for each pixel instead, those with `boxes` objects of classes.
     """
 
     images: Pixels
     labels: Tensor | None
     masks: Masks | None = None
+    boxes: Boxes | None = None
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,18 @@ class Outline:
         """Whether each pixel of an image has a label."""
         return self.train.masks is not None
 
+    @property
+    def has_boxes(self) -> bool:
+        """Whether images have objects in boxes."""
+        return self.train.boxes is not None
+
 
 @dataclass(frozen=True)
 class Dataset(Outline):
     """A loaded data set. `mean` and `std` are those of the train pixels, in [0, 1], rounded to 6 decimals.
 
-    `fingerprint` is the SHA-256 of all pixels, labels, masks, class names and the size, independent of origin and name.
+    `fingerprint` is the SHA-256 of all pixels, labels, masks, boxes, class names and the size, independent of origin
+    and name.
     """
 
     fingerprint: str
@@ -112,4 +120,9 @@ def fingerprint_of(
         for mask in masks or ():
             digest.update(b"%d %d " % mask.shape)
             digest.update(mask.numpy().data)
+    for boxes in (train.boxes, test.boxes):
+        for each in boxes or ():
+            digest.update(b"%d %d %d " % (*each.size, len(each.labels)))
+            for part, kind in ((each.boxes, "<f4"), (each.labels, "<i8"), (each.crowd, "u1")):
+                digest.update(part.numpy().astype(kind).tobytes())
     return digest.hexdigest(), counts, copies

@@ -16,10 +16,11 @@ import gin
 
 from benchmark.annotations import Count, Location, Positive, Range, Residence
 from benchmark.data import cache
+from benchmark.data.boxes import Boxes, annotations_below, check_settings, with_names
 from benchmark.data.dataset import Dataset, Outline, Split, fingerprint_of, mean_and_std
 from benchmark.data.decode import Stored, opened
 from benchmark.data.labels import Names, class_names, marked
-from benchmark.data.masks import MOST_CLASSES, Coding, Masks
+from benchmark.data.masks import Coding, Masks
 from benchmark.data.pixels import Pixels
 from benchmark.data.sources import SCHEMES, Loader, Table, local_copy, paired
 from benchmark.data.white import Items, White
@@ -67,6 +68,9 @@ class Images:
     not cropped, and masks stay as large as they are stored. In a `folder:` they are the files below the folder `mask`,
     with those of the images below the folder `image`, by default `images`; see `benchmark.data.sources.paired`.
 
+    `boxes` names the column of objects of `box_classes`, see `benchmark.data.boxes.Boxes`, or a folder with the
+    annotations of COCO or VOC. Images are then stretched to the square too, and boxes stay as they are stored.
+
     Decoded images are kept for the next start: see `benchmark.data.cache`. `streamed` decodes them on the fly, for data
     larger than memory. Loading then decodes them too, for fingerprint and statistics: the train split twice if it is
     also pretrained on. Both are computed anew at each start, because a stored value could not show that the pixels are
@@ -87,6 +91,8 @@ class Images:
     mask_classes: tuple[str, ...] = ()
     mask_first: Annotated[int, Range(0)] = 0
     mask_ignored: int | None = None
+    boxes: str | None = None
+    box_classes: tuple[str, ...] = ()
     cropped_from: Literal["centre", "original"] = "centre"
     test_resize: Count | None = None
 
@@ -112,31 +118,12 @@ class Images:
                 f"Images.test = {self.test!r} is also a split to train on, and nothing that was trained on tests "
                 f"anything. Name another split, or Images.test=None for none."
             )
-        self._check_masks()
+        Coding(self.mask_classes, self.mask_first, self.mask_ignored).check(self.mask, self.label)
+        check_settings(self.boxes, self.box_classes, {"label": self.label, "mask": self.mask})
 
     def __call__(self) -> Dataset:
         """Load all splits."""
         return self.decoded(self.outline())
-
-    def _check_masks(self) -> None:
-        count, last = len(self.mask_classes), self.mask_first + len(self.mask_classes) - 1
-        if self.mask is None:
-            if count:
-                raise ConfigError("Images.mask_classes are those of masks, but Images.mask names no column of them.")
-            return
-        if not 2 <= count <= MOST_CLASSES or len(set(self.mask_classes)) < count:
-            raise ConfigError(
-                f"Images.mask_classes has {count} names: expected 2 to {MOST_CLASSES} different ones, in the order of "
-                f"the numbers that masks hold."
-            )
-        if self.label is not None:
-            raise ConfigError(f"Images.label = {self.label!r}: images with masks have no other labels. Leave it None.")
-        if self.mask_ignored is not None and self.mask_first <= self.mask_ignored <= last:
-            raise ConfigError(
-                f"Images.mask_ignored = {self.mask_ignored} is the number of "
-                f"{self.mask_classes[self.mask_ignored - self.mask_first]!r}: the classes have {self.mask_first} to "
-                f"{last} (Images.mask_first)."
-            )
 
     def outline(self) -> Outline:
         """Read the tables of all splits; images are decoded when they are used.
@@ -149,8 +136,8 @@ class Images:
             images = self._pixels(tables[self.train], self.train)
             white = images.white
             names, classes = self._class_names(tables[self.train], self.train)
-            masks = self._masks(tables[self.train], self.train)
-            train = Split(images, None if names is None else marked(names, classes, self.train), masks)
+            labels = None if names is None else marked(names, classes, self.train)
+            train = Split(images, labels, *self._regions(tables[self.train], self.train))
 
             test = Split(images[:0], None)
             if self.test is not None:
@@ -161,8 +148,8 @@ class Images:
                         f"Of the splits {self.train!r} and {self.test!r} of {self.name} one has a label an image, the "
                         f"other a list of labels. Give both the same kind, or Images.test=None."
                     )
-                masks = self._masks(tables[self.test], self.test)
-                test = Split(self._pixels(tables[self.test], self.test, white), labels, masks)
+                regions = self._regions(tables[self.test], self.test)
+                test = Split(self._pixels(tables[self.test], self.test, white), labels, *regions)
 
             pretrain = images
             if self.pretrain not in (None, self.train):
@@ -236,12 +223,14 @@ class Images:
             folder, configuration = Path(root, place), ""
         elif scheme == "hub" and root is not None and Path(root, self.name).is_dir():
             folder, configuration = Path(root, self.name), place.partition(":")[2]
-        elif scheme == "folder" and self.mask is not None:
+        elif scheme == "folder" and (self.mask or self.boxes) is not None:
             folder, configuration = Path(place).expanduser(), ""
         else:
             return f"{scheme}:{place}", partial(SCHEMES[scheme], place)
         if self.mask is not None and (folder / self.mask).is_dir():
             return str(folder), partial(paired, folder, self.image or "images", self.mask)
+        if self.boxes is not None and (folder / self.boxes).is_dir():
+            return str(folder), partial(annotations_below, folder, self.boxes)
         return str(folder), partial(local_copy, folder, configuration)
 
     def _pixels(self, table: Table, split: str, white: White | None = None) -> Stored:
@@ -251,7 +240,7 @@ class Images:
         """
         encoded = self._encoded_images(table, split)
         white = white or White(self.range, table.rows, encoded, opened, self.name)
-        where, is_whole = f"split {split!r} of {self.name}", self.mask is not None
+        where, is_whole = f"split {split!r} of {self.name}", (self.mask or self.boxes) is not None
         shorter = None if self.cropped_from == "centre" else self.test_resize or round(self.size * 8 / 7)
         return Stored(table.rows, encoded, self.size, where, white, shorter=shorter, is_whole=is_whole)
 
@@ -265,20 +254,25 @@ class Images:
             )
         return _encoded(table, "image", column, split)
 
-    def _masks(self, table: Table, split: str) -> Masks | None:
-        """Return the masks of a split in its order, to be decoded; None where the specification names none."""
-        if self.mask is None:
-            return None
-        if self.mask not in table.features:
-            raise _unknown("mask", self.mask, "column", table.features)
-        coding = Coding(len(self.mask_classes), self.mask_first, self.mask_ignored)
-        items, images = _encoded(table, "mask", self.mask, split), self._encoded_images(table, split)
-        return Masks(table.rows, items, images, coding, f"split {split!r} of {self.name}")
+    def _regions(self, table: Table, split: str) -> tuple[Masks | None, Boxes | None]:
+        """Return the masks and the boxes of a split in its order; None where the specification names none."""
+        for parameter, column in (("mask", self.mask), ("boxes", self.boxes)):
+            if column is not None and column not in table.features:
+                raise _unknown(parameter, column, "column", table.features)
+        images, where = self._encoded_images(table, split), f"split {split!r} of {self.name}"
+        masks = objects = None
+        if self.mask is not None:
+            coding = Coding(self.mask_classes, self.mask_first, self.mask_ignored)
+            masks = Masks(table.rows, _encoded(table, "mask", self.mask, split), images, coding, where)
+        if self.boxes is not None:
+            rows = with_names(table.values(self.boxes), table.features[self.boxes])
+            objects = Boxes(rows, images, self.box_classes, where)
+        return masks, objects
 
     def _class_names(self, table: Table, split: str) -> tuple[Names | None, tuple[str, ...]]:
         """Return the class names of each row (None without labels), and all class names in the order of their index."""
-        if self.mask is not None:
-            return None, self.mask_classes
+        if self.mask is not None or self.boxes is not None:
+            return None, self.mask_classes or self.box_classes
         column = self._column(table, "label", self.label, list(table.classes or table.multilabel), LABEL_COLUMNS)
         if column is None:
             return None, ()

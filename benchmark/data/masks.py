@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmark.data.decode import opened, stored_size
 from benchmark.data.white import Array, Items, NotReadError
-from benchmark.errors import BenchmarkError, MissingError
+from benchmark.errors import BenchmarkError, ConfigError, MissingError
 from benchmark.runtime import progress
 
 UNLABELLED = 255  # in masks as they are read: a pixel whose class is not known, which no score counts
@@ -21,19 +21,41 @@ MOST_CLASSES = 255  # that uint8 holds beside it
 class Coding:
     """How stored masks code classes: `first` is the number of the first class, `ignored` that of unlabelled pixels."""
 
-    classes: int
+    classes: tuple[str, ...]
     first: int = 0
     ignored: int | None = None
+
+    def check(self, mask: str | None, label: str | None) -> None:
+        """Raise ConfigError where it contradicts itself, or `Images.mask` and `Images.label`."""
+        count, last = len(self.classes), self.first + len(self.classes) - 1
+        if mask is None:
+            if count:
+                raise ConfigError("Images.mask_classes are those of masks, but Images.mask names no column of them.")
+            return
+        if not 2 <= count <= MOST_CLASSES or len(set(self.classes)) < count:
+            raise ConfigError(
+                f"Images.mask_classes has {count} names: expected 2 to {MOST_CLASSES} different ones, in the order of "
+                f"the numbers that masks hold."
+            )
+        if label is not None:
+            raise ConfigError(f"Images.label = {label!r}: images with masks have no other labels. Leave it None.")
+        if self.ignored is not None and self.first <= self.ignored <= last:
+            raise ConfigError(
+                f"Images.mask_ignored = {self.ignored} is the number of "
+                f"{self.classes[self.ignored - self.first]!r}: the classes have {self.first} to "
+                f"{last} (Images.mask_first)."
+            )
 
     def decoded(self, values: Array) -> Array:
         """Return class indices or `UNLABELLED`, uint8. Raises NotReadError for a number that is neither."""
         indices = values.astype(np.int64) - self.first
         is_ignored = np.zeros(values.shape, dtype=bool) if self.ignored is None else values == self.ignored
-        wrong = ~is_ignored & ((indices < 0) | (indices >= self.classes))
+        wrong = ~is_ignored & ((indices < 0) | (indices >= len(self.classes)))
         if wrong.any():
             ignored = "" if self.ignored is None else f", or {self.ignored} where nothing is labelled"
+            last = self.first + len(self.classes) - 1
             raise NotReadError(
-                f"it has the number {values[wrong][0]}; expected {self.first} to {self.first + self.classes - 1}, one "
+                f"it has the number {values[wrong][0]}; expected {self.first} to {last}, one "
                 f"for each of Images.mask_classes{ignored}. Images.mask_first and Images.mask_ignored say how classes "
                 f"are numbered"
             )
