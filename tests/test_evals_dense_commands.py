@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_refused(rooms: Path, tmp_path: Path, capsys: pytes
     assert evaluate([*encoder, *on(rooms, "experiment.evaluations=(@KNN, @SegLinear, @DenseKNN)")]) == 2
     assert "Images of rooms have masks, for which KNN is not made" in capsys.readouterr().err
     assert evaluate([*encoder, "--set", "experiment.evaluations=(@SegLinear,)"]) == 2
-    assert "Images of digits have no masks, for which SegLinear is not made" in capsys.readouterr().err
+    assert "Images of digits have one label, for which SegLinear is not made" in capsys.readouterr().err
     assert evaluate([*encoder, *on(rooms, "experiment.encoder_size=16", "Images.size=26")]) == 2
     assert "Images.size = 26: vit_micro_patch4 cuts images into patches of 4 px" in capsys.readouterr().err
     assert evaluate([*encoder, *on(rooms, "Images.test=None")]) == 2

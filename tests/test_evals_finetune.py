@@ -20,8 +20,8 @@ from benchmark.data import streaming
 from benchmark.data.resident import epoch_order
 from benchmark.errors import ConfigError
 from benchmark.evals import supervised
+from benchmark.evals.evaluation import Evaluation
 from benchmark.evals.finetune import ConvNetTuning, FineTune, Tuning, ViTTuning, exponents, speed
-from benchmark.evals.harness import Evaluation
 from benchmark.evals.semi_finetune import TwoRates
 from benchmark.evals.supervised import Classifier, SupervisedSettings, Trainer, _Run, drop_paths_
 from benchmark.experiment.setup import Experiment
@@ -369,7 +369,7 @@ def test_state_of_other_settings_is_not_continued(tmp_path: Path) -> None:
     def key(toy: Toy, settings: object = PLAIN, **changes: Any) -> str:
         bank = replace(toy.bank, **changes)
         assert bank.network is not None
-        return Trainer("finetune", settings, bank, bank.network).key
+        return Trainer("finetune", settings, bank, bank.network).saved.key
 
     toy, other = Toy(vit(), tmp_path), Toy(vit(), tmp_path)
     nn.init.ones_(other.encoder.net.norm.bias)

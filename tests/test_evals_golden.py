@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from benchmark.data.subsets import holdout
+from benchmark.evals.evaluation import Evaluation
 from benchmark.evals.features import Bank
-from benchmark.evals.harness import Evaluation
 from benchmark.evals.knn import KNN, KNNProjection
 from benchmark.evals.linear import Linear
 from benchmark.evals.linear_sgd import LinearSGD

@@ -16,8 +16,9 @@ from benchmark.data.subsets import holdout
 from benchmark.errors import BenchmarkError, ConfigError
 from benchmark.evals import harness
 from benchmark.evals.dense import DenseBank, Segmentation
+from benchmark.evals.evaluation import Results
 from benchmark.evals.features import Bank, Ranking
-from benchmark.evals.harness import Results, evaluate_encoder, evaluate_pixels
+from benchmark.evals.harness import evaluate_encoder, evaluate_pixels
 from benchmark.evals.knn import KNN
 from benchmark.evals.linear import Linear
 from benchmark.evals.scoring import SealedLabels

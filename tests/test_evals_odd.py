@@ -9,8 +9,8 @@ from torch import Tensor
 
 from benchmark.data.subsets import holdout
 from benchmark.evals import linear
+from benchmark.evals.evaluation import Evaluation
 from benchmark.evals.features import Bank
-from benchmark.evals.harness import Evaluation
 from benchmark.evals.knn import KNN, KNNProjection
 from benchmark.evals.linear import UNTUNED, Linear, eigenvectors
 from benchmark.evals.linear_sgd import LinearSGD

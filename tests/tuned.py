@@ -10,9 +10,9 @@ from torch import Tensor
 
 from benchmark.data.subsets import holdout
 from benchmark.evals import supervised
+from benchmark.evals.evaluation import Evaluation
 from benchmark.evals.features import Bank, Network, Ranking
 from benchmark.evals.finetune import FineTune
-from benchmark.evals.harness import Evaluation
 from benchmark.evals.semi_finetune import SemiFineTune
 from benchmark.evals.supervised import _Run
 from benchmark.nets.encoders import Encoder, ViT

@@ -58,6 +58,11 @@ class Outline:
         """Whether images have objects in boxes."""
         return self.train.boxes is not None
 
+    @property
+    def has_regions(self) -> bool:
+        """Whether images have masks or boxes: they are then stretched, and encoders take them at any size."""
+        return self.has_masks or self.has_boxes
+
 
 @dataclass(frozen=True)
 class Dataset(Outline):

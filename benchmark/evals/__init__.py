@@ -6,6 +6,7 @@ that gin files may bind.
 """
 
 from benchmark.evals.dense_knn import DenseKNN
+from benchmark.evals.detect import Detect
 from benchmark.evals.finetune import ConvNetTuning, FineTune, ViTTuning
 from benchmark.evals.knn import KNN, KNNProjection
 from benchmark.evals.linear import Linear
@@ -20,6 +21,7 @@ __all__ = [
     "KNN",
     "ConvNetTuning",
     "DenseKNN",
+    "Detect",
     "FineTune",
     "KNNProjection",
     "Linear",

@@ -14,12 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmark.data.dataset import Dataset
 from benchmark.data.masks import UNLABELLED, Masks
 from benchmark.data.pixels import Pixels
 from benchmark.data.streaming import ahead, at_once
+from benchmark.data.subsets import holdout
 from benchmark.errors import BenchmarkError
+from benchmark.evals.evaluation import Evaluation, Results, asked, check, metrics_of
 from benchmark.evals.features import CPU_BATCH, Choices
 from benchmark.randomness import derive
+from benchmark.report.fields import Metrics
 from benchmark.runtime import progress
 from benchmark.storage.files import make_folder
 
@@ -259,3 +263,38 @@ def batches(ids: Tensor, size: int, *purpose: str | int) -> Iterator[Tensor]:
     """Yield ids in batches, in an order that depends on nothing but the purpose."""
     generator = torch.Generator().manual_seed(derive(*purpose))
     yield from ids[torch.randperm(len(ids), generator=generator)].split(size)
+
+
+def evaluate_masks(
+    encode: Encode,
+    dataset: Dataset,
+    evaluations: Sequence[Evaluation],
+    device: torch.device,
+    folder: Path | None = None,
+    diverged: bool = False,
+) -> Results:
+    """Score maps on masks: maps are extracted once for all evaluations, and test masks are read after all choices."""
+    if not evaluations:
+        return Results({}, {})
+    check(dataset, evaluations)
+    masks, test_masks = dataset.train.masks, dataset.test.masks
+    assert masks is not None
+    assert test_masks is not None
+    with progress.doing("maps"):
+        train, test = (
+            extract_maps(encode, split.images, device, folder, diverged=diverged)
+            for split in (dataset.train, dataset.test)
+        )
+        rows, columns = train.shape[2:]
+        shares = shares_of(masks, rows, columns, len(dataset.classes), folder)
+    fit, held = holdout(torch.zeros(len(masks), dtype=torch.int64), dataset.name)
+    bank = DenseBank(train, shares, masks, fit, held, len(dataset.classes), dataset.name, device)
+    sealed = SealedMasks(test, test_masks, dataset.classes)
+    metrics: dict[str, Metrics] = {}
+    tallies = {}
+    for evaluation in evaluations:
+        with asked(evaluation):
+            result: Segmentation = evaluation(bank)
+            score, tallies[evaluation.name] = sealed.score(evaluation.name, result)
+        metrics[evaluation.name] = metrics_of(evaluation, score, result)
+    return Results(metrics, tallies)

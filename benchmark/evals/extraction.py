@@ -53,9 +53,9 @@ def follow(
 ) -> None:
     """Extract features with rank 0, in a process of another rank, until rank 0 says that it has what it needs.
 
-    Maps of images with masks are extracted by rank 0 alone.
+    Images with masks or boxes are evaluated by rank 0 alone.
     """
-    if dataset.has_masks:
+    if dataset.has_masks or dataset.has_boxes:
         return
     choose_attention(encoder, device, "float32")
     features = encoding(encoder, dataset, device, limits=limits, projector=projector, divided=True)

@@ -166,7 +166,7 @@ class FineTune:
             accuracy = (looks.classes[:, :, 0] == bank.labels[bank.held]).double().mean(1).tolist()
             measures = speed(accuracy, looks.seconds.tolist())
         final = train("final", factor, torch.arange(len(bank.labels)), None, self.epochs)
-        trainer.discard()
+        trainer.saved.discard()
         flags = [] if factor == FACTORS[0] else [at_edge("learning rate")]
         if not len(bank.held):
             flags.append("one train image a class, so the learning rate is the middle one by rule")

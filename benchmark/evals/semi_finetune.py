@@ -80,7 +80,7 @@ class SemiFineTune:
         if not len(held):
             flags.append("one label a class, so the learning rates are the middle ones by rule")
         classes = [train(f"draw {draw}", best, draw, rows, None).classes[-1] for draw, rows in enumerate(others, 1)]
-        trainer.discard()
+        trainer.saved.discard()
         choices: Choices = {
             "feature": trainer.feature,
             "fraction": self.fraction,

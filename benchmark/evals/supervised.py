@@ -4,9 +4,6 @@ All random numbers are a function of names, so that all encoders and all learnin
 order, and an evaluation that was interrupted and resumed gives the same result.
 """
 
-import hashlib
-import shutil
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -23,19 +20,18 @@ from torch import Tensor, nn
 from benchmark.data.resident import epoch_order
 from benchmark.data.streaming import ahead, is_cropped_stored
 from benchmark.evals.features import Bank, Network, best_classes, hits
+from benchmark.evals.saved import Saved
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.schedules import half_cosine
 from benchmark.randomness import Draws, derive
 from benchmark.runtime import progress
 from benchmark.runtime.transfer import send
-from benchmark.storage import checkpoint
 from benchmark.storage.digest import digest
 from benchmark.views.colour import normalise
 from benchmark.views.randaugment import rand_augment
 from benchmark.views.recipes import View
 
-SAVE_SECONDS = 300.0
 PROGRESS = ("step", "seconds", "looks", "times")  # the attributes of a run that change beside the weights
 
 Option = TypeVar("Option")
@@ -112,8 +108,8 @@ class Trained:
 class Trainer:
     """Trains classifiers on the images of a bank, one after the other, each from the encoder's weights.
 
-    The results and the state of the current training are saved in the network's folder until `discard`. The name of
-    the checkpoints has a hash of all that numbers depend on; `settings` are the evaluation's part of it.
+    The results and the state of the current training are `saved` in the network's folder. `settings` are the
+    evaluation's part of what numbers depend on.
     """
 
     def __init__(self, name: str, settings: object, bank: Bank, network: Network) -> None:
@@ -121,17 +117,7 @@ class Trainer:
         self.feature = "mean" if "mean" in bank.train else "pooled"
         start = digest(network.copy().state_dict() | {"labels": bank.labels, "fit": bank.fit})
         terms = (settings, start, bank.dataset, network.mean, network.std, network.limits, str(network.device))
-        self.key = hashlib.sha256(repr((*terms, torch.__version__)).encode()).hexdigest()
-        self.folder = network.folder and network.folder / f"{name}-{self.key[:16]}"
-        self.results: dict[str, dict[str, Tensor]] = {}
-        self.current: dict[str, Any] | None = None
-        self.saves = 0
-        if self.folder:
-            for warning in checkpoint.restore(self.folder, self.key, self._load) or ():
-                print(f"warning: {warning}", file=sys.stderr)
-
-    def _load(self, state: dict[str, Any]) -> None:
-        self.results, self.current, self.saves = state["results"], state["present"], state["saves"]
+        self.saved = Saved(name, network.folder, terms)
 
     def train(
         self,
@@ -151,40 +137,24 @@ class Trainer:
         interruption, it is not trained again. `batch_size` is at most the number of rows; the incomplete batch of an
         epoch is left out.
         """
-        if part not in self.results:
+        if part not in self.saved.results:
             run = _Run(self, settings, rows, steps, batch_size, seed)
-            if self.current and self.current["part"] == part:
-                run.load(self.current)
-            saved = time.monotonic()
+            if state := self.saved.begun(part):
+                run.load(state)
             while run.step < steps:
                 progress.say(f"{part}, step {run.step + 1:,} of {steps:,}")
                 run.take()
                 if run.step == steps or (every and run.step % every == 0):
                     run.look(queries)
-                if self.folder and time.monotonic() - saved > SAVE_SECONDS:
-                    self.current = {"part": part} | run.state()
-                    self._save()
-                    saved = time.monotonic()
-            self.results[part] = {"classes": torch.stack(run.looks), "seconds": torch.tensor(run.times)}
-            self.current = None
-            self._save()
-        return Trained(**self.results[part])
+                if self.saved.is_due:
+                    self.saved.keep(part, run.state())
+            self.saved.finish(part, {"classes": torch.stack(run.looks), "seconds": torch.tensor(run.times)})
+        return Trained(**self.saved.results[part])
 
     def choose(self, options: Iterable[Option], train: Callable[[Option], Trained], held: Tensor) -> Option:
         """Return the option that classifies most of the images `held` of train correctly, or the first of equals."""
         labels = self.bank.labels[held]
         return max(options, key=lambda option: hits(train(option).classes[-1], labels) if len(held) else 0)
-
-    def discard(self) -> None:
-        """Remove what was saved."""
-        if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _save(self) -> None:
-        if self.folder:
-            self.saves += 1
-            state = {"key": self.key, "results": self.results, "present": self.current, "saves": self.saves}
-            checkpoint.save(state, self.saves, self.folder)
 
 
 class _Run:

@@ -35,7 +35,7 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
     diverged = trained.run is not None and trained.run["status"] == "diverged"
     if trained.weights:
         encoder.positions = pretrained.load(
-            encoder, str(trained.weights), trained.layout, interpolated=session.outline.has_masks, diverged=diverged
+            encoder, str(trained.weights), trained.layout, interpolated=session.outline.has_regions, diverged=diverged
         )
         stated = trained.run and statistics_of(trained.run)
         encoder.statistics = stated or pretrained.statistics(trained.layout, encoder)

@@ -10,7 +10,7 @@ from timm.models import create_model
 
 from benchmark.data.dataset import Dataset
 from benchmark.evals import harness
-from benchmark.evals.harness import Results
+from benchmark.evals.evaluation import Results
 from benchmark.evals.linear import rank
 from benchmark.experiment import describe
 from benchmark.experiment.session import Session
@@ -46,6 +46,9 @@ def measure(session: Session, *, waits: bool = True) -> list[Record]:
         start = partial(session.evaluate, trained, folder=session.out / "floors" / "evaluations")
         name = f"{START} {session.start.name}"
         floors.append(_floor(session, name, trained, 0, OF_RANDOM_INIT, start, waits, session.start.digest))
+    if session.dataset.has_boxes:
+        print("raw pixels left out: a detector is trained on an encoder")
+        return floors
     if reason := "" if session.dataset.has_masks else _too_large(session.dataset):
         print(f"raw pixels left out: {reason}")
         return floors

@@ -17,7 +17,7 @@ from benchmark.data.streaming import subset
 from benchmark.data.subsets import holdout
 from benchmark.errors import ConfigError
 from benchmark.evals import extraction, harness
-from benchmark.evals.harness import Evaluation, Results
+from benchmark.evals.evaluation import Evaluation, Results, check, check_layers
 from benchmark.experiment.environment import use_device
 from benchmark.experiment.setup import Experiment
 from benchmark.experiment.start import Start
@@ -45,12 +45,12 @@ class Session:
         device = use_device()
         experiment: Experiment = configuration.build(config)
         session = cls(config, experiment, experiment.data(), device, out)
-        harness.check(session.outline, session.evaluations)
+        check(session.outline, session.evaluations)
         with torch.device("meta"):
-            harness.check_layers(session.encoder, session.evaluations)
-            if session.outline.has_masks:
+            check_layers(session.encoder, session.evaluations)
+            if session.outline.has_regions:
                 view = torch.zeros(1, 3, session.images.size, session.images.size)
-                session.fitted(session.encoder()).eval().maps(view)
+                session.fitted(session.encoder()).eval().stages(view)
         return session
 
     @cached_property

@@ -11,7 +11,7 @@ from benchmark import evals
 from benchmark.annotations import Count, Decided, Kept, Location, Readings
 from benchmark.data.images import Images
 from benchmark.errors import ConfigError
-from benchmark.evals.harness import Evaluation
+from benchmark.evals.evaluation import Evaluation
 from benchmark.experiment.environment import native_precision
 from benchmark.method import Method
 from benchmark.nets.decoder import PixelDecoder

@@ -72,7 +72,7 @@ class TrainedEncoder:
 def configure(trained: TrainedEncoder, files: Sequence[str], settings: Sequence[str], *, allow_imports: bool) -> Config:
     """Return the configuration of the run, then files and settings over it, without any pretraining.
 
-    On images with masks, the encoder of a run is built for the size on which it was trained.
+    On images with masks or boxes, the encoder of a run is built for the size on which it was trained.
     """
     stored = trained.run["config"]["text"] if trained.run else ""
 
@@ -83,6 +83,6 @@ def configure(trained: TrainedEncoder, files: Sequence[str], settings: Sequence[
     config = load()
     data = config.tree["params"]["data"]["params"]
     trained_size = trained.run["encoder"]["image_size"] if trained.run else None
-    if data.get("mask") is None or trained_size in (None, data["size"]):
+    if (data.get("mask") or data.get("boxes")) is None or trained_size in (None, data["size"]):
         return config
     return load(f"experiment.encoder_size = {trained_size}")

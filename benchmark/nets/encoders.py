@@ -137,21 +137,27 @@ class Encoder(nn.Module, ABC):
         ]
 
     def maps(self, view: Tensor) -> Tensor:
-        """Encode a view and return the map of the last layer, `(batch, width, rows, columns)`.
+        """Encode a view and return the map of the last layer, `(batch, width, rows, columns)`; see `stages`."""
+        (last,) = self.stages(view, 1)
+        return last
 
-        Of a transformer these are the patch tokens after the final norm. Raises ConfigError for a network of which timm
-        returns no maps, or that does not take views of this size.
+    def stages(self, view: Tensor, places: int | list[int] | None = None) -> list[Tensor]:
+        """Encode a view and return the maps `(batch, channels, rows, columns)` of its stages, the last one at the end.
+
+        Those of a ViT are its blocks, whose patch tokens pass the final norm. `places` are those of the stages to
+        return, or the number of last ones; None stands for all. Raises ConfigError for a network of which timm returns
+        no maps, or that does not take views of this size.
         """
         returns = getattr(self.net, "forward_intermediates", None)
         if returns is None:
             raise ConfigError(f"{self.name} has no maps: timm returns none of it. Take a ViT or a ResNet.")
         try:
-            (last,) = returns(view, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True)
+            maps = returns(view, indices=places, norm=True, output_fmt="NCHW", intermediates_only=True)
         except AssertionError as problem:
             raise ConfigError(
                 f"{self.name} does not encode images of {view.shape[-1]} px: {problem}. Choose another Images.size."
             ) from problem
-        return cast(Tensor, last)
+        return cast(list[Tensor], maps)
 
     def resize(self, size: int) -> None:
         """Take images of another size from now on: positions of a transformer are interpolated, bicubically as by timm.

@@ -46,9 +46,11 @@ def _wrong_metrics(record: Record, result: Metrics) -> Iterator[str]:
     if n != images:
         yield f"n: {n:,}, but the test set has {images:,} images (dataset.sizes.test)."
         return
-    is_dense = "mean_iou" in result  # then top-1 is a share of pixels
+    has_boxes = "ap50" in result["details"]
+    is_dense = "mean_iou" in result
+    is_of_images = not (is_dense or has_boxes)  # else top-1 is a share of pixels or of objects
     for top1 in draws:
-        if is_no_share(top1, n) and not is_dense:
+        if is_of_images and is_no_share(top1, n):
             yield f"top1: {top1} is no share of {n:,} images."
     for name, detail in result["details"].items():
         if name.startswith(("k=", "recall_at_")) and is_no_share(detail, n):
@@ -57,14 +59,18 @@ def _wrong_metrics(record: Record, result: Metrics) -> Iterator[str]:
         yield "top1: is not the mean of its draws."
     if result["top5"] is not None and result["top5"] < result["top1"]:
         yield "top5: is below top1."
-    if (result["top5"] is None) != (record["dataset"]["classes"] < 50 or is_dense):
+    if (result["top5"] is None) != (record["dataset"]["classes"] < 50 or not is_of_images):
         yield "top5: is recorded from 50 classes up, and only there (dataset.classes)."
     ends = result.get("interval", [0.0, 1.0])
-    if is_dense != ("interval" in result) or len(ends) != 2 or ends[0] > ends[1]:
-        yield "interval: expected two numbers in order where there is a mean IoU, and only there."
+    if is_of_images == ("interval" in result) or len(ends) != 2 or ends[0] > ends[1]:
+        yield "interval: expected two numbers in order where masks or boxes are scored, and only there."
     per_class = [value for name, value in result["details"].items() if name.startswith("iou ")]
     if is_dense and per_class and not math.isclose(result["mean_iou"], math.fsum(per_class) / len(per_class)):
         yield "mean_iou: is not the mean of the classes in its details."
+    per_class = [value for name, value in result["details"].items() if name.startswith("ap ")]
+    mean = math.fsum(per_class) / max(1, len(per_class))
+    if has_boxes and not math.isclose(result.get("mean_average_precision", -1), mean, abs_tol=1e-9):
+        yield "mean_average_precision: is not the mean of the classes in its details."
 
 
 def _wrong_date(record: Record) -> Iterator[str]:

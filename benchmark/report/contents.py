@@ -19,6 +19,7 @@ from benchmark.report.time_to_target import time_to_target
 from benchmark.report.tuning import trials_table
 
 AVERAGE_PRECISION = "mAP, in place of top-1, is the mean over classes of the average precision."
+BOX_PRECISION = "AP, in place of top-1, is the mean average precision of boxes over classes and IoUs of 0.5 to 0.95."
 MEAN_IOU = "mIoU, in place of top-1, is the mean over classes of intersection over union, at the size of the masks."
 UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
 
@@ -119,6 +120,7 @@ def caption(section: Section) -> str:
     sentences = [
         *(f"Ranking evaluation: {section.heading(column)}." for column in section.columns[:1]),
         *(AVERAGE_PRECISION for column in section.columns if column.evaluation == "multilabel"),
+        *(BOX_PRECISION for column in section.columns if column.evaluation == "detect"),
         *[MEAN_IOU] * any(column.is_dense for column in section.columns),
         f"Encoder: {', '.join(shape)}, {encoder['parameters']:,} parameters.",
         f"Data: {dataset['classes']} classes, {dataset['sizes']['test']:,} test images, "
@@ -170,7 +172,7 @@ def remarks(section: Section) -> str:
 
 
 def _by_images(section: Section) -> Iterator[str]:
-    """Yield for each column of mean IoU the intervals over test images, of the first seed of each line."""
+    """Yield for each column of masks or boxes the intervals over test images, of the first seed of each line."""
     for column in section.columns:
         of_lines = [(line.name, result(line.cell.runs[0], column)) for line in section.lines]
         intervals = [

@@ -215,6 +215,8 @@ class Metrics(TypedDict):
 
     `mean_iou` is there where images have masks, and ranks. `interval` is its 95 % interval over test images, by a
     bootstrap. The other scores are then those of pixels, and macro-F1 is the mean Dice; see `benchmark.evals.dense`.
+    Where images have boxes, `mean_average_precision` is COCO's AP, with an `interval` too, and the other scores are
+    those of objects; see `benchmark.evals.detection`.
     """
 
     version: Count

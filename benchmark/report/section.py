@@ -20,6 +20,7 @@ LEADING = {  # headings of the evaluations that come first; the first one presen
     "multilabel": "mAP",
     "seg_linear": "linear mIoU",
     "dense_knn": "kNN mIoU",
+    "detect": "AP",
 }
 ABBREVIATIONS = (" Eq.", " et al.")  # that do not end a sentence
 Ranking = Comparison[tuple[str, str]]  # of cells by their entry
@@ -42,7 +43,7 @@ class Column(NamedTuple):
     @property
     def measure(self) -> str:
         """What a caption says behind the heading: that it is top-1, but for a heading that is a measure itself."""
-        return "" if self.evaluation == "multilabel" or self.is_dense else " top-1"
+        return "" if self.evaluation in ("multilabel", "detect") or self.is_dense else " top-1"
 
     @property
     def is_dense(self) -> bool:
@@ -168,7 +169,7 @@ def result(run: Record, column: Column) -> Metrics | None:
 
 
 def ranking_score(metrics: Metrics) -> float:
-    """Return the number that ranks: mean IoU for masks, mean average precision for several labels, else top-1."""
+    """Return the number that ranks: mean IoU of masks, mean average precision where there is one, else top-1."""
     return metrics.get("mean_iou", metrics.get("mean_average_precision", metrics["top1"]))
 
 
