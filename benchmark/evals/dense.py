@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL.Image import Image
 from torch import Tensor
 
 from benchmark.data.dataset import Dataset
@@ -20,6 +21,7 @@ from benchmark.data.pixels import Pixels
 from benchmark.data.streaming import ahead, at_once
 from benchmark.data.subsets import holdout
 from benchmark.errors import BenchmarkError
+from benchmark.evals import pictures
 from benchmark.evals.evaluation import Evaluation, Results, asked, check, metrics_of
 from benchmark.evals.features import CPU_BATCH, Choices
 from benchmark.randomness import derive
@@ -229,6 +231,14 @@ class SealedMasks:
         tallies = tallied(result.scores, self._maps, self._masks, ids, len(self._classes))
         return scored(tallies, self._classes), tallies.int()
 
+    def picture(self, images: Pixels, dataset: str, result: Segmentation) -> Image:
+        """Return what a scored result predicts for a few test images, beside their masks."""
+        ids = pictures.shown(len(self._masks), dataset)
+        masks = [self._masks[i] for i in ids]
+        scores = result.scores(self._maps[torch.tensor(ids)])
+        predicted = [upsampled(each, mask.shape) for each, mask in zip(scores, masks, strict=True)]
+        return pictures.of_masks(images, ids, masks, predicted)
+
 
 def scored(tallies: Tensor, classes: Sequence[str]) -> DenseScore:
     """Return the score of tallies `(n, 3, classes)`."""
@@ -291,10 +301,11 @@ def evaluate_masks(
     bank = DenseBank(train, shares, masks, fit, held, len(dataset.classes), dataset.name, device)
     sealed = SealedMasks(test, test_masks, dataset.classes)
     metrics: dict[str, Metrics] = {}
-    tallies = {}
+    tallies, shown = {}, {}
     for evaluation in evaluations:
         with asked(evaluation):
             result: Segmentation = evaluation(bank)
             score, tallies[evaluation.name] = sealed.score(evaluation.name, result)
         metrics[evaluation.name] = metrics_of(evaluation, score, result)
-    return Results(metrics, tallies)
+        shown[evaluation.name] = sealed.picture(dataset.test.images, dataset.name, result)
+    return Results(metrics, tallies, shown)

@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from benchmark.data.boxes import Objects
 from benchmark.data.dataset import Dataset
+from benchmark.data.pixels import Pixels
 from benchmark.data.subsets import holdout
 from benchmark.errors import BenchmarkError
+from benchmark.evals import pictures
 from benchmark.evals.average_precision import THRESHOLDS, Detections, Matches, average_precision, matches
 from benchmark.evals.evaluation import Evaluation, Results, asked, check, metrics_of
 from benchmark.evals.features import Choices, Network
@@ -94,6 +97,12 @@ class SealedBoxes:
             )
         self.reads[evaluation] = 1
         return scored(result.trials, self._objects, self._classes)
+
+    def picture(self, images: Pixels, dataset: str, result: Detected) -> Image:
+        """Return what the first trial of a scored result found in a few test images, beside what is there."""
+        ids = pictures.shown(len(self._objects), dataset)
+        found = result.trials[0]
+        return pictures.of_boxes(images, ids, [self._objects[i] for i in ids], [found[i] for i in ids])
 
 
 def precisions(of_classes: Sequence[Matches], weights: Tensor) -> Tensor:
@@ -185,11 +194,12 @@ def evaluate_boxes(network: Network, dataset: Dataset, evaluations: Sequence[Eva
     bank = BoxBank(network, train, sizes, fit, held, len(dataset.classes), dataset.name)
     sealed = SealedBoxes(test, dataset.classes)
     metrics: dict[str, Metrics] = {}
-    rankings = {}
+    rankings, shown = {}, {}
     for evaluation in evaluations:
         with asked(evaluation):
             result: Detected = evaluation(bank)
             score = sealed.score(evaluation.name, result)
         metrics[evaluation.name] = metrics_of(evaluation, score, result)
         rankings[evaluation.name] = rows_of(result.trials)
-    return Results(metrics, rankings)
+        shown[evaluation.name] = sealed.picture(dataset.test.images, dataset.name, result)
+    return Results(metrics, rankings, shown)
