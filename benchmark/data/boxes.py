@@ -63,9 +63,10 @@ class Boxes:
         except BenchmarkError:
             raise
         except Exception as error:  # a decoder fed broken bytes raises whatever it likes
+            said = str(error).rstrip(".")
             raise MissingError(
-                f"The boxes of image {row} of {self._where} cannot be used: {str(error).rstrip('.')}. No box is left "
-                f"out: correct it, or remove it from the source."
+                f"The boxes of image {row} of {self._where} cannot be used: {said}{'' if said.endswith('?') else '.'} No "
+                f"box is left out: correct it, or remove it from the source."
             ) from error
 
     def __iter__(self) -> Iterator[Objects]:

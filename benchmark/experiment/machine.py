@@ -249,7 +249,7 @@ def _splits(folder: Path, configuration: list[str]) -> Iterator[str]:
         except (OSError, ValueError) as error:
             raise OSError(f"{file.name}: {error}") from error
     for name, load in splits.items():
-        if not files and not load().rows:
+        if not files and not load().rows and not any((folder / name).glob("*.json")):  # of COCO's annotations
             raise OSError(f"the split {name} has no image")
         yield name
 
