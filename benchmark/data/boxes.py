@@ -65,8 +65,8 @@ class Boxes:
         except Exception as error:  # a decoder fed broken bytes raises whatever it likes
             said = str(error).rstrip(".")
             raise MissingError(
-                f"The boxes of image {row} of {self._where} cannot be used: {said}{'' if said.endswith('?') else '.'} No "
-                f"box is left out: correct it, or remove it from the source."
+                f"The boxes of image {row} of {self._where} cannot be used: {said}{'' if said.endswith('?') else '.'} "
+                f"No box is left out: correct it, or remove it from the source."
             ) from error
 
     def __iter__(self) -> Iterator[Objects]:

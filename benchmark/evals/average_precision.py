@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmark.data.boxes import Objects
 
 THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())  # of the intersection over union (IoU)
-RECALLS = torch.linspace(0, 1, 101, dtype=torch.float64)
+RECALLS = torch.from_numpy(np.linspace(0, 1, 101))  # by numpy, whose last bits are those of pycocotools
 MOST = 100  # detections of a class in an image, those with the highest scores
 TINY = float(np.spacing(1))
 

@@ -164,9 +164,9 @@ class Training:
     def _batch(self) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """Return the normalised images of this step and their boxes; those of crowds are left out."""
         network, size = self.bank.network, min(self.settings.batch_size, len(self.rows))
-        epoch, place = divmod(self.step, len(self.rows) // size)
+        epoch, batch = divmod(self.step, len(self.rows) // size)
         order = epoch_order(derive("detect", self.trial), epoch, len(self.rows))
-        ids = self.rows[order[place * size : (place + 1) * size]]
+        ids = self.rows[order[batch * size : (batch + 1) * size]]
         (images,) = send(network.device, network.train[ids])
         is_flipped = Draws(derive("detect", self.trial), self.step, len(ids)).rows("flip") < 0.5
         targets = []
