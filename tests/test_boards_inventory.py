@@ -44,15 +44,19 @@ def test_protocols_have_data_and_encoder() -> None:
     assert {protocol.budget for protocol in protocols if protocol.data == "digits"} == {"8e+12 flops"}
     assert [(data.name, data.size) for data in inventory.data] == [
         ("ade20k", 448),
+        ("bccd", 320),
         ("camvid", 80),
         ("cifar10", 32),
         ("cifar100", 32),
+        ("coco", 640),
         ("digits", 16),
         ("imagenet100", 224),
         ("imagenet1k", 224),
         ("imagenette96", 96),
+        ("pennfudan", 320),
         ("stl10", 96),
         ("tiny_imagenet", 64),
+        ("voc07_det", 512),
         ("voc12_seg", 448),
     ]
 

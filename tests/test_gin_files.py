@@ -53,7 +53,8 @@ def binds(path: Path, name: str) -> bool:
 
 
 DENSE = [path for path in PROTOCOLS if binds(path, "Images.mask")]
-DATA = [path for path in PROTOCOLS if binds(path, "experiment.data") and path not in DENSE]
+BOXES = [path for path in PROTOCOLS if binds(path, "Images.boxes")]
+DATA = [path for path in PROTOCOLS if binds(path, "experiment.data") and path not in [*DENSE, *BOXES]]
 ENCODERS = [path for path in PROTOCOLS if binds(path, "experiment.encoder")]
 PAIRS = [path for path in PROTOCOLS if not bindings(path)]
 
@@ -78,7 +79,7 @@ def experiment_of(files: Sequence[str], settings: Sequence[str] = ()) -> Experim
 
 def test_there_are_files_of_every_kind() -> None:
     """Oracle: the loops below would pass on an empty folder; an `__init__.py` would shadow the package gin-config."""
-    assert all((METHODS, REPORTS, PAPERS, DATA, DENSE, ENCODERS, PAIRS))
+    assert all((METHODS, REPORTS, PAPERS, DATA, DENSE, BOXES, ENCODERS, PAIRS))
     assert not list(GIN.rglob("__init__.py"))
 
 
@@ -111,7 +112,7 @@ def test_protocols_of_a_kind_bind_the_same_names() -> None:
     """
     kept = ("Images.test", "Images.pretrain", "Images.cropped_from")
     encoders = ("ViT.", "ViTTuning.", "Swin.", "ResNet.", "ConvNetTuning.")
-    for kind, own in ((DATA, kept), (DENSE, ()), (ENCODERS, encoders)):
+    for kind, own in ((DATA, kept), (DENSE, ()), (BOXES, ()), (ENCODERS, encoders)):
         assert len({frozenset(name for name in names(path) if not name.startswith(own)) for path in kind}) == 1
 
 
