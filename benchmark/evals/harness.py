@@ -1,7 +1,7 @@
 """One harness for every encoder: the same hold-out, features and rules, and one look at the test labels."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
