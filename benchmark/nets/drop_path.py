@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 
 def path_scales(uniform: Tensor, rate: float) -> Tensor:
@@ -20,9 +21,15 @@ def path_scales(uniform: Tensor, rate: float) -> Tensor:
 def scaled_block(block: Any, attend: Callable[[Tensor], Tensor], inputs: Tensor, scales: Tensor) -> Tensor:
     """Pass a block of a timm transformer whose two branches are scaled, by `scales` `(batch, 2)`.
 
-    `attend` is the attention of the block, on `inputs` `(batch, ..., width)`.
+    `attend` is the attention of the block, on `inputs` `(batch, ..., width)`. Where the block is `recomputed`, what
+    lies inside is computed again for the backward pass.
     """
     attention, mlp = scales.view(len(scales), 2, *[1] * (inputs.ndim - 1)).unbind(1)
-    inputs = inputs + attention * attend(block.norm1(inputs))
-    outputs: Tensor = inputs + mlp * block.mlp(block.norm2(inputs))
+
+    def both(inputs: Tensor) -> Tensor:
+        inputs = inputs + attention * attend(block.norm1(inputs))
+        return inputs + mlp * block.mlp(block.norm2(inputs))  # type: ignore[no-any-return]
+
+    is_recomputed = getattr(block, "recomputed", False)
+    outputs: Tensor = checkpoint(both, inputs, use_reentrant=False) if is_recomputed else both(inputs)
     return outputs

@@ -32,6 +32,7 @@ def recompute_blocks(method: Method) -> None:
             )
         for block in blocks:
             vars(block)["forward"] = partial(checkpoint, block.forward, use_reentrant=False)
+            block.recomputed = True  # for a pass that drops branches
 
 
 _INSTEAD = "Take a ViT or a Swin, or leave it at False."
