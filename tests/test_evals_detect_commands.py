@@ -13,6 +13,7 @@ from benchmark.evaluate import main as evaluate
 from benchmark.page.page import Page
 from benchmark.page.page import render as page
 from benchmark.report.audit import audit
+from benchmark.report.audit_numbers import wrong_numbers
 from benchmark.report.cells import load
 from benchmark.report.markdown import render
 
@@ -90,5 +91,10 @@ def test_an_encoder_on_images_with_boxes(shapes: Path, tmp_path: Path, capsys: p
     for shown in (text, page(Page(load(board), (), lambda record: (), places))):
         assert "AP, in place of top-1, is the mean average precision of boxes" in shown
     assert audit(tmp_path / "results") == []
+    for change in ({"mean_average_precision": 0.5}, {"interval": [0.6, 0.5]}):
+        forged = {**record, "metrics": {"detect": {**metrics, **change}}}
+        assert any(next(iter(change)) in problem for problem in wrong_numbers(forged)), change  # type: ignore[arg-type]
     assert evaluate([*arguments, "--set", "experiment.evaluations=(@KNN, @Detect)"]) == 2
     assert "Images of shapes have boxes, for which KNN is not made" in capsys.readouterr().err
+    assert evaluate([*arguments, "--set", "Images.size=36"]) == 2
+    assert "Images.size = 36: the coarsest map of the detector has 32 pixels a cell" in capsys.readouterr().err

@@ -384,6 +384,18 @@ def test_the_rate_is_chosen_on_the_hold_out(monkeypatch: pytest.MonkeyPatch, tmp
         Detect(rates=())
 
 
+def test_an_encoder_of_nan_finds_nothing() -> None:
+    """Oracle: the first loss is not finite, so that training ends and no box is found."""
+    encoder = vit(SIZE)
+    for parameter in encoder.parameters():
+        parameter.data.fill_(float("nan"))
+    bank = bank_of(8, encoder)
+    training = Training(Detect(**SMALL), bank, 0.003, 5, bank.fit, 0)  # type: ignore[arg-type]
+    training.run(Saved("detect", None, ()), "trial 0")
+    assert training.step == 1
+    assert all(len(each.labels) == 0 for each in training.find(None))
+
+
 class StopError(Exception):
     """An interruption."""
 

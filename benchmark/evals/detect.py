@@ -67,7 +67,8 @@ class Detect:
     def __call__(self, bank: BoxBank) -> Detected:
         """Choose the rate on the hold-out, then train on all of train."""
         network = bank.network
-        start = digest(network.copy().state_dict())
+        objects = (torch.cat([each.boxes, each.labels[:, None], each.crowd[:, None]], dim=1) for each in bank.objects)
+        start = digest(network.copy().state_dict() | {"objects": torch.cat(list(objects))})
         images = (network.mean, network.std, network.limits, len(network.train), network.train.shape[-1])
         saved = Saved(self.name, network.folder, (self, self.version, start, bank.dataset, images, str(network.device)))
         rate, flags = self.rates[0], []

@@ -17,6 +17,7 @@ from benchmark.data.streaming import subset
 from benchmark.data.subsets import holdout
 from benchmark.errors import ConfigError
 from benchmark.evals import extraction, harness
+from benchmark.evals.detector import Pyramid
 from benchmark.evals.evaluation import Evaluation, Results, check, check_layers
 from benchmark.experiment.environment import use_device
 from benchmark.experiment.setup import Experiment
@@ -48,9 +49,11 @@ class Session:
         check(session.outline, session.evaluations)
         with torch.device("meta"):
             check_layers(session.encoder, session.evaluations)
-            if session.outline.has_regions:
+            if session.outline.has_boxes:
+                Pyramid(session.fitted(session.encoder()), 1, session.images.size)
+            elif session.outline.has_masks:
                 view = torch.zeros(1, 3, session.images.size, session.images.size)
-                session.fitted(session.encoder()).eval().stages(view)
+                session.fitted(session.encoder()).eval().maps(view)
         return session
 
     @cached_property
