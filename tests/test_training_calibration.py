@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from tiny import SMALL, command, training
 
+from benchmark.config import load as configuration
+from benchmark.experiment.stage import Stage
 from benchmark.report import record as records
 from benchmark.report.record import Record
 from benchmark.run import main
@@ -20,14 +22,21 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Clock:
-    """Seconds that pass only in steps: `durations[i]` in the i-th step that any run takes, the last from then on."""
+    """Seconds that pass only in steps: `durations[i]` in the i-th step that any run takes, the last from then on.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *durations: float) -> None:
+    A step learns nothing and has the loss 1, unless steps are `real`.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *durations: float, real: bool = False) -> None:
         self.now, self.steps, self.durations = 0.0, 0, durations
         take = Training._take
 
         def slow(training: Training) -> None:
-            take(training)
+            if real:
+                take(training)
+            else:
+                training.losses[training.step] = 1.0
+                training.step += 1
             self.now += self.durations[min(self.steps, len(self.durations) - 1)]
             self.steps += 1
 
@@ -135,8 +144,9 @@ def test_a_calibration_serves_runs_of_equal_steps(tmp_path: Path, monkeypatch: p
     runs beside others, may not."""
 
     def calibrated(*settings: str) -> int:
-        more = [part for setting in settings for part in ("--set", setting)]
-        assert main(arguments(tmp_path, 4.0, *more)) == 0
+        budget = ["Budget.kind=device_seconds", "Budget.amount=4.0", "experiment.evaluations=()"]
+        config = configuration.load(["gin/simclr.gin"], [*SMALL[:4], *budget, *settings])
+        assert Stage.open(config, tmp_path).price.seconds == 0.5
         return len(list((tmp_path / "calibrations").glob("*.json")))
 
     Clock(monkeypatch, 0.5)
@@ -152,7 +162,7 @@ def test_a_calibration_serves_runs_of_equal_steps(tmp_path: Path, monkeypatch: p
 
 def test_calibration_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the digest of a run of as many steps whose budget is in images."""
-    Clock(monkeypatch, 0.5)
+    Clock(monkeypatch, 0.5, real=True)
     assert main(arguments(tmp_path, 4.0)) == 0
     more = ("--set", "experiment.evaluations=()")
     assert main(command(tmp_path / "images", 8, *more)) == 0
