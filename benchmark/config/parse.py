@@ -8,6 +8,7 @@ import re
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ class _Delegate(config_parser.ParserDelegate):
 def parse(text: str, source: Source) -> Iterator[Statement]:
     """Yield the statements of a gin text without executing any. Raises ConfigError with the line of a syntax error."""
     try:
-        for statement in config_parser.ConfigParser(text, _Delegate()):
+        for statement in _read_by_gin(text):
             line = Line(source, statement.location.line_num, statement.location.line_content.strip())
             if isinstance(statement, config_parser.BindingStatement) and _is_deep(statement.value):
                 raise line.error(f"a value has at most {DEEPEST} brackets inside each other.")
@@ -134,6 +135,12 @@ def parse(text: str, source: Source) -> Iterator[Statement]:
         raise Line(source, 1, "").error(
             "its brackets are nested too deeply to be read; a value is a flat list."
         ) from None
+
+
+@lru_cache(maxsize=256)  # a suite loads the same files for each of its runs
+def _read_by_gin(text: str) -> tuple[Any, ...]:
+    """Return gin's own statements of a text."""
+    return tuple(config_parser.ConfigParser(text, _Delegate()))
 
 
 def _is_deep(value: object, depth: int = 0) -> bool:
