@@ -69,19 +69,24 @@ class Stage(Recipe):
     @cached_property
     def training_versions(self) -> dict[str, str]:
         """The versions of the code on which the weights depend: pretraining, method and teacher."""
-        return {PRETRAINING: self.versions[PRETRAINING]} | describe.versions(*self._methods)
+        return {PRETRAINING: self.versions[PRETRAINING]} | describe.versions(*self._outlines)
 
     @cached_property
     def files_outside(self) -> str | None:
         """The hash of those files of method and teacher that lie outside this project; None where there are none."""
-        return describe.method(self.pretraining.name, *self._methods)["module_sha256"]
+        return describe.method(self.pretraining.name, *self._outlines)["module_sha256"]
+
+    @cached_property
+    def _outline_of_method(self) -> Method:
+        """The method without values, and built without a look at the data."""
+        with torch.device("meta"):
+            return self.method(classes=1)[0]
 
     @property
-    def _methods(self) -> list[Method]:
-        """The method and its teacher's, built without values and without a look at the data."""
+    def _outlines(self) -> list[Method]:
+        """The method and its teacher's, without values."""
         stages: list[Stage] = [self, *([self.teacher] if self.teacher else [])]
-        with torch.device("meta"):
-            return [stage.method(classes=1)[0] for stage in stages]
+        return [stage._outline_of_method for stage in stages]
 
     @cached_property
     def teacher(self) -> "TeacherStage | None":
@@ -130,8 +135,7 @@ class Stage(Recipe):
                 f"experiment.encoder_size = {self.experiment.encoder_size}: an encoder is pretrained on images of "
                 f"Images.size. Bind that, and leave encoder_size to the evaluation of an encoder that exists."
             )
-        with torch.device("meta"):
-            method, _ = self.method()
+        method = self._outline_of_method
         if method.encoder.is_trained:
             raise ConfigError(
                 f"The encoder {method.encoder.name} comes with trained weights, and a run from random weights is not "

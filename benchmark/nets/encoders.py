@@ -237,7 +237,8 @@ class ViT(Encoder):
             "num_classes": 0,
             "global_pool": "token",
         }
-        self.net = VisionTransformer(**shape)
+        is_abstract = torch.get_default_device().type == "meta"  # no values: timm would take long to set none
+        self.net = VisionTransformer(**shape, weight_init="skip" if is_abstract else "")
         self.net.patch_embed.strict_img_size = False  # views of other sizes are welcome, or refused in words
         self.spec = TimmSpec("vit_base_patch16_224", shape)
         self.name, self.image_size = f"{name}_patch{patch}", image_size
