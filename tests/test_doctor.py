@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +16,11 @@ import datasets
 import pytest
 import torch
 from PIL import Image
+from tiny import SMALL
 
 from benchmark import doctor
 from benchmark.boards.inventory import data_sets
+from benchmark.config import load as configuration
 from benchmark.experiment import environment, machine
 from benchmark.method import Step
 from benchmark.storage import files
@@ -32,8 +35,9 @@ Report = dict[str, tuple[str, str]]
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    """Train for a moment, on a machine without NVIDIA's driver and with no data sets of the hub."""
+    """Train a small network for a moment, on a machine without NVIDIA's driver and with no data sets of the hub."""
     monkeypatch.setattr(machine, "SECONDS", 0.1)
+    monkeypatch.setattr(configuration, "load", partial(configuration.load, settings=SMALL[:4]))
     monkeypatch.setattr(environment, "driver", lambda: None)
     monkeypatch.delenv("SSL_BENCHMARK_DATA", raising=False)
 
