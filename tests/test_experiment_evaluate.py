@@ -100,11 +100,16 @@ def test_equal_weights_of_other_heads_have_other_features(run: Path, out: Path, 
     assert [predicted(heads, tmp_path) for heads in (2, 4)] == apart
 
 
-def test_layers_of_the_probe(run: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_layers_of_the_probe(
+    run: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Oracle: the record has the number that was chosen, and a default that is written out has the key of none.
 
     More layers than the encoder has are refused before an image is decoded, and so by a run.
     """
+    monkeypatch.setattr("benchmark.evals.linear.GRID", (1.0, 0.1, 0.01))
+    monkeypatch.setattr("benchmark.evals.linear.WEAKER", ())  # which take long
+    monkeypatch.setattr("benchmark.experiment.floors.MOST_SIDE", 0)  # no raw pixels, which take longest
     linear = ["--set", "experiment.evaluations=(@Linear,)"]
     plain, written, deep = (
         evaluated(out, "--run", str(run), *linear, *more)

@@ -91,7 +91,8 @@ def scene(run: Path) -> Scene:
 @pytest.fixture(scope="module")
 def resnet_run(out: Path) -> Path:
     """A finished run on a convolutional network, of a method that shows nothing itself."""
-    return trained(out / "photos", out / "resnet", "simclr", "protocol/digits_resnet18")
+    narrow = ("ResNet.base_width=8", "HEAD_HIDDEN=32")
+    return trained(out / "photos", out / "resnet", "simclr", "protocol/digits_resnet18", settings=narrow)
 
 
 def drawn(run: Path, folder: Path) -> set[str]:
