@@ -102,7 +102,7 @@ suite.methods = ('{"own" if place == "in" else own}',)
 suite.protocols = ('digits_vit_micro',)
 suite.seeds = (0,)
 suite.chosen_by = '@KNN'
-suite.settings = {(*settings[:-2], "Budget.amount=1024", settings[-1])!r}
+suite.settings = {(*settings[:-2], "Budget.amount=512", settings[-1])!r}
 """
     files = {path: text.format(module=module) if path.suffix == ".gin" else text for path, text in here.items()}
     for path, text in (files | {Path("board.gin"): suite, Path("small.json"): json.dumps(settings)}).items():
