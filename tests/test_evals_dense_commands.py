@@ -79,6 +79,9 @@ def test_an_encoder_of_a_run_on_larger_images_with_masks(
     assert records["raw pixels"]["metrics"]["seg_linear"]["mean_iou"] > 0.6
     assert record["predictions"]
     tallies = load_file(tmp_path / "out" / "evaluations" / record["predictions"]["file"])
+    for name in record["metrics"]:
+        (picture,) = (tmp_path / "out" / "evaluations").glob(f"*-{name}.png")
+        assert Image.open(picture).size == (3 * 36 + 2 * 4, 5 * 28 + 4 * 4)
     for name, metrics in record["metrics"].items():
         right, actual, predicted = tallies[name].sum(0).double()
         assert metrics["n"] == 20
