@@ -31,14 +31,14 @@ def test_masks_are_painted_beside_their_image() -> None:
 
 
 def test_boxes_are_drawn_where_they_are() -> None:
-    """Oracle: columns and rows of an outline by hand, in an image of 480 x 240 px that is shown at half its size; a
-    detection with a low score is not drawn."""
-    box = torch.tensor([[100.0, 40.0, 300.0, 200.0]])
-    truth = Objects(box, torch.tensor([0]), torch.tensor([False]), (240, 480))
-    found = Detections(torch.cat([box + 40, box]), torch.tensor([0, 0]), torch.tensor([0.9, 0.4]))
+    """Oracle: columns and rows of an outline by hand, in an image of 320 x 160 px that is shown at half its size; of
+    two detections beside one object the surer one is drawn."""
+    box = torch.tensor([[60.0, 20.0, 200.0, 116.0]])
+    truth = Objects(box, torch.tensor([0]), torch.tensor([False]), (160, 320))
+    found = Detections(torch.cat([box, box + 40]), torch.tensor([0, 0]), torch.tensor([0.8, 0.9]))
     picture = np.asarray(of_boxes(SQUARE, [0], [truth], [found]))
-    assert picture.shape == (120, 2 * 240 + GAP, 3)
-    for start, ends in ((0, (20, 100, 50, 150)), (240 + GAP, (40, 120, 70, 170))):
-        is_drawn = (picture[:, start : start + 240] != 200).any(2)
+    assert picture.shape == (80, 2 * 160 + GAP, 3)
+    for start, ends in ((0, (10, 58, 30, 100)), (160 + GAP, (30, 78, 50, 120))):
+        is_drawn = (picture[:, start : start + 160] != 200).any(2)
         rows, columns = is_drawn.any(1).nonzero()[0], is_drawn.any(0).nonzero()[0]
-        assert (rows.min(), min(119, ends[1]), columns.min(), columns.max()) == (ends[0], rows.max(), *ends[2:])
+        assert (rows.min(), rows.max(), columns.min(), columns.max()) == ends

@@ -68,7 +68,9 @@ class Results:
         tensors.write(path, self.rankings)
         for name, picture in self.pictures.items():
             with atomic_write(path.with_name(f"{path.stem}-{name}.png")) as partial:
-                picture.save(partial, "PNG", optimize=True)
+                picture.quantize().save(
+                    partial, "PNG", optimize=True
+                )  # 256 colours are enough, and a third of the bytes
         return {"file": path.name, "sha256": sha256_of(path)}
 
 

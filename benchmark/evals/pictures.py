@@ -15,9 +15,8 @@ from benchmark.evals.average_precision import Detections
 from benchmark.report.palette import COLOURS
 
 SHOWN = 5  # images
-SIDE = 240  # pixels at most of the longer side of an image in a picture
+SIDE = 160  # pixels at most of the longer side of an image in a picture
 GAP = 4  # pixels between them
-CONFIDENT = 0.5  # score of the detections that are drawn, at least
 
 
 def shown(n: int, dataset: str) -> list[int]:
@@ -46,17 +45,18 @@ def of_boxes(
 ) -> Image.Image:
     """Return a row for each of these images: with the boxes of its objects, and with those that are found.
 
-    Classes have colours. Of what is found it shows scores of at least 0.5; crowds are crossed out.
+    Classes have colours. Of what is found as many boxes are drawn as there are objects, those with the highest scores.
+    Crowds are crossed out.
     """
     rows = []
     for index, truth, guess in zip(ids, objects, found, strict=True):
         size = _size(*truth.size)
         scale = size[0] / truth.size[1]
-        kept = guess.scores >= CONFIDENT
+        kept = guess.scores.argsort(descending=True, stable=True)[: int((~truth.crowd).sum())]
         drawn = []
         for boxes, labels, crowd in (
             (truth.boxes, truth.labels, truth.crowd),
-            (guess.boxes[kept], guess.labels[kept], torch.zeros(int(kept.sum()), dtype=torch.bool)),
+            (guess.boxes[kept], guess.labels[kept], torch.zeros(len(kept), dtype=torch.bool)),
         ):
             image = _image(images, index, size)
             pen = ImageDraw.Draw(image)
