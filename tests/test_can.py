@@ -20,7 +20,7 @@ from benchmark.errors import ConfigError
 from benchmark.losses import reconstruction
 from benchmark.nets.decoder import PixelDecoder
 from benchmark.nets.encoders import Encoder, Features
-from benchmark.nets.masking import patchify
+from benchmark.nets.masking import patchify, unpatchify
 from benchmark.randomness import Draws
 
 SIMCLR = partial(SimCLR, temperature=0.1, projector_layers=2, projector_hidden=16, projector_width=8)
@@ -157,13 +157,26 @@ def test_planted_mistakes_are_found(
 
 
 def test_pictures_show_a_masked_view() -> None:
-    """Oracle: the view; where a patch is visible the restored view is the view, elsewhere it is not."""
-    pictures = can().pictures(views(), DRAWS)
+    """Oracle: the first view; the decoder's output for it, noisy and masked as in the loss, where it is masked."""
+    method, predicted = can(), []
+    method.restore.decoder.register_forward_hook(lambda module, inputs, output: predicted.append(output))
+    method(views(), DRAWS)
+    pictures = method.pictures(views(), DRAWS)
     view, seen, restored = (pictures[f"reconstructions/{row}"] for row in ("original", "visible", "restored"))
     assert torch.equal(view, views()[0])
-    assert float(seen.isnan().double().mean()) == 0.5
-    assert torch.equal(restored[~seen.isnan()], view[~seen.isnan()])
-    assert not (restored == view)[seen.isnan()].any()
+    hidden = seen.isnan()
+    assert float(hidden.double().mean()) == 0.5
+    assert torch.equal(restored[~hidden], view[~hidden])
+    torch.testing.assert_close(restored[hidden], unpatchify(predicted[0], 4)[hidden])
+
+
+def test_embedding_of_the_level_is_two_layers() -> None:
+    """Oracle: the authors' layers by hand."""
+    method = can()
+    first, second = (method.embed_level[at] for at in (0, 2))
+    waves = torch.randn(5, 128, dtype=torch.float64)
+    expected = (waves @ first.weight.T + first.bias).clamp(min=0) @ second.weight.T + second.bias
+    torch.testing.assert_close(method.embed_level(waves), expected)
 
 
 def test_standardised_targets_are_a_binding() -> None:

@@ -17,6 +17,7 @@ from baselines.ibot import IBOT
 from benchmark.errors import ConfigError
 from benchmark.losses import masked_soft_cross_entropy
 from benchmark.nets.encoders import Encoder, Features
+from benchmark.nets.swin import Swin
 from benchmark.randomness import Draws
 
 SETTINGS: dict[str, Any] = OF_DINO | {"mask_p": 0.5, "mask_ratios": (0.1, 0.5), "mask_aspect": (0.3, 1 / 0.3)}
@@ -202,15 +203,25 @@ def test_losses_equal_lightly() -> None:
     torch.testing.assert_close(step.loss, sum(theirs), rtol=1e-6, atol=0)
 
 
-def test_half_of_the_crops_are_masked_by_a_share_in_the_range() -> None:
+def test_a_share_of_the_crops_is_masked_by_a_share_in_the_range() -> None:
     """Oracle: the shares by which a mask may fall short of what was drawn; crops have masks of their own."""
-    method, draws = ibot(mask_ratios=(0.25, 0.5)), Draws(0, 0, 4096)
+    method, draws = ibot(mask_p=0.3, mask_ratios=(0.25, 0.5)), Draws(0, 0, 4096)
     first, second = method.masks(draws).mean(1).chunk(2)
-    assert float((first > 0).float().mean()) == pytest.approx(0.5, abs=0.03)
+    assert float((first > 0).float().mean()) == pytest.approx(0.3, abs=0.03)
     shares = first[first > 0]
     assert 0.3 < float(shares.mean()) < 0.375
     assert float(shares.max()) <= 0.5
     assert float(torch.stack([first, second]).corrcoef()[0, 1].abs()) < 0.05
+
+
+def test_a_swin_masks_squares_of_the_large_crops() -> None:
+    """Oracle: a loss of patches where some are masked, and none else."""
+    encoder = Swin(16, name="swin", width=8, depths=(2, 1), heads=(1, 2), window=2, patch=4, split=2)
+    whole = ibot(encoder, mask_p=0.0)(crops()[:2], DRAWS)
+    masked = ibot(encoder, mask_p=1.0, mask_ratios=(0.5, 0.5))(crops()[:2], DRAWS)
+    assert float(whole.logs["patch_loss"]) == 0
+    assert float(masked.logs["patch_loss"]) > 0
+    assert float(masked.logs["mask_ratio"]) > 0.3
 
 
 def test_wrong_settings_are_refused() -> None:
