@@ -56,7 +56,7 @@ def bank_of(
     maps = shares @ normal(classes, width, seed=99) + noise * normal(*shares.shape[:2], width)
     maps = maps.unflatten(1, grid).permute(0, 3, 1, 2).half()
     ids = torch.arange(len(masks))
-    return DenseBank(maps, shares, masks, ids[ids % 5 > 0], ids[ids % 5 == 0], classes, "toy", torch.device("cpu"))  # type: ignore[arg-type]
+    return DenseBank(maps, shares, ids[ids % 5 > 0], ids[ids % 5 == 0], classes, "toy", torch.device("cpu"))
 
 
 def test_mean_iou_equals_torchmetrics() -> None:
@@ -172,7 +172,8 @@ def hummingbird(keys: Tensor, labels: Tensor, queries: Tensor, k: int, temperatu
 def test_dense_knn_is_hummingbird(k: int, temperature: float) -> None:
     """Oracle: Hummingbird's formula, written out, on the same features: scores to 1e-4, mean IoU to 0.1 points."""
     bank = bank_of(drawn_masks(20, 5, (36, 48)), 5, noise=0.8)
-    test = bank_of(drawn_masks(8, 5, (36, 48), seed=7), 5, noise=0.8)
+    masks = drawn_masks(8, 5, (36, 48), seed=7)
+    test = bank_of(masks, 5, noise=0.8)
     evaluation = DenseKNN(bank=500, k=k, temperature=temperature)
     assert evaluation.name == "dense_knn_500"
     assert DenseKNN().name == "dense_knn"
@@ -183,10 +184,10 @@ def test_dense_knn_is_hummingbird(k: int, temperature: float) -> None:
     queries = test.maps.float().permute(0, 2, 3, 1).flatten(0, 2)
     expected = hummingbird(keys, shares, queries, k, temperature).view(8, 6, 8, 5).permute(0, 3, 1, 2)
     torch.testing.assert_close(result.scores(test.maps), expected, atol=1e-4, rtol=0)
-    score, _ = SealedMasks(test.maps, test.masks, "abcde").score("x", result)
+    score, _ = SealedMasks(test.maps, masks, "abcde").score("x", result)
     predicted = F.interpolate(expected, (36, 48), mode="bilinear", align_corners=False).argmax(1)
     theirs = torchmetrics.JaccardIndex("multiclass", num_classes=5, ignore_index=UNLABELLED)
-    theirs.update(predicted, torch.stack(test.masks).long())  # type: ignore[arg-type]
+    theirs.update(predicted, torch.stack(masks).long())  # type: ignore[arg-type]
     assert 100 * abs(score.mean_iou - float(theirs.compute())) < 0.1
     assert score.mean_iou > 0.3
 
@@ -259,17 +260,23 @@ def test_the_gradient_is_that_of_autograd() -> None:
 
 
 def test_the_rate_is_chosen_on_the_hold_out() -> None:
-    """Oracle: each rate alone, trained on the fitting part, scored on the hold-out; the choice is refitted on all."""
+    """Oracle: each rate alone, trained on the fitting part, and its loss on the hold-out; the choice is refitted on
+    all."""
     bank = bank_of(drawn_masks(25, 4, (24, 32)), 4, noise=1.0)
     rates = (1e-5, 0.01, 1e-4)
     evaluation = SegLinear(rates=rates, epochs=3)
-    scores = {}
+    together = Heads(bank, bank.fit, rates)
+    evaluation._train(together)
+    losses = []
     for rate in rates:
         head = Heads(bank, bank.fit, (rate,))
         evaluation._train(head)
-        scores[rate] = bank.held_score(head.scores(0))
+        shares = bank.shares[bank.held].flatten(0, 1)
+        logits = head._inputs(bank.maps[bank.held]) @ head.weight[0].T
+        losses.append(float(-(shares * logits.log_softmax(1)).sum() / shares.sum()))
+    assert together.losses(bank.held).tolist() == pytest.approx(losses, rel=1e-5)
     result = evaluation(bank)
-    assert result.choices["rate"] == max(scores, key=lambda rate: scores[rate]) == 0.01
+    assert result.choices["rate"] == rates[losses.index(min(losses))] == 0.01
     assert result.flags == ("the best learning rate lies at the edge of the grid",)
     alone = SegLinear(rates=(0.01,), epochs=3)(bank)
     torch.testing.assert_close(result.scores(bank.maps), alone.scores(bank.maps))

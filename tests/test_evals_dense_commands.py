@@ -67,14 +67,14 @@ def test_an_encoder_of_a_run_on_larger_images_with_masks(
     assert evaluate(arguments) == 0
     printed = capsys.readouterr().out
     assert "positions interpolated: 4 x 4 to 6 x 6" in printed
-    assert "linear mIoU v1" in printed
+    assert "linear mIoU v2" in printed
     records = {each["method"]["name"]: each for each in load(board)}
     assert set(records) == {"simclr", "random init", "raw pixels"}
     record = records["simclr"]
     assert record["encoder"]["image_size"] == 24
     assert record["encoder"].get("positions") == "4 x 4 to 6 x 6"
     assert "experiment.encoder_size = 16" in record["config"]["text"]
-    assert record["code"]["versions"]["SegLinear"] == "1.0"
+    assert record["code"]["versions"]["SegLinear"] == "2.0"
     assert set(record["metrics"]) == {"seg_linear", "dense_knn_2000"}
     assert records["raw pixels"]["metrics"]["seg_linear"]["mean_iou"] > 0.6
     assert record["predictions"]

@@ -52,7 +52,7 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class DenseBank:
-    """Everything a dense evaluation may see: maps and masks of train, and no test image.
+    """Everything a dense evaluation may see: maps and classes of train, and no test image.
 
     `maps` are float16 `(n, width, rows, columns)`, on disk. `shares` `(n, rows * columns, classes)` are the shares of a
     cell's pixels that each class has; they add up to the share of pixels with a label. `fit` and `held` are disjoint
@@ -61,17 +61,11 @@ class DenseBank:
 
     maps: Tensor
     shares: Tensor
-    masks: Masks
     fit: Tensor
     held: Tensor
     classes: int
     dataset: str
     device: torch.device
-
-    def held_score(self, scores: Scores) -> float:
-        """Return the mean IoU of the held-out images, whose masks are scored at their full size."""
-        tallies = tallied(scores, self.maps, self.masks, self.held, self.classes)
-        return float(mean_iou(tallies.sum(0)))
 
 
 def stored(shape: Sequence[int], kind: type[np.generic], folder: Path | None) -> Tensor:
@@ -298,7 +292,7 @@ def evaluate_masks(
         rows, columns = train.shape[2:]
         shares = shares_of(masks, rows, columns, len(dataset.classes), folder)
     fit, held = holdout(torch.zeros(len(masks), dtype=torch.int64), dataset.name)
-    bank = DenseBank(train, shares, masks, fit, held, len(dataset.classes), dataset.name, device)
+    bank = DenseBank(train, shares, fit, held, len(dataset.classes), dataset.name, device)
     sealed = SealedMasks(test, test_masks, dataset.classes)
     metrics: dict[str, Metrics] = {}
     tallies, shown = {}, {}
