@@ -9,7 +9,7 @@ from tiny import TinyEncoder
 from torch import Tensor
 
 from benchmark.data.subsets import holdout
-from benchmark.evals import supervised
+from benchmark.evals import saved
 from benchmark.evals.evaluation import Evaluation
 from benchmark.evals.features import Bank, Network, Ranking
 from benchmark.evals.finetune import FineTune
@@ -53,7 +53,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, *places: int) -> list[int]:
             raise KeyboardInterrupt
         take(run)
 
-    monkeypatch.setattr(supervised, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(saved, "SAVE_SECONDS", -1.0)
     monkeypatch.setattr(_Run, "take", stopping)
     return taken
 
