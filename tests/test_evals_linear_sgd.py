@@ -21,7 +21,7 @@ from benchmark.experiment.setup import Experiment
 from benchmark.randomness import derive
 
 GIN = Path(__file__).parents[1] / "gin"
-GENERAL = {"frozen", "trained", "all", "short"}  # every other preset is the linear probe of a paper
+GENERAL = {"frozen", "trained", "all", "short", "detect_smoke"}  # every other preset is the linear probe of a paper
 PRESETS = sorted(path for path in GIN.glob("presets/*.gin") if path.stem not in GENERAL)
 SHORT = LinearSGD(rates=(0.1, 1.0), batch_size=64, epochs=6)
 
