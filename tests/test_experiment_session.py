@@ -101,8 +101,8 @@ def test_encoders_on_the_way_are_kept_on_request(tmp_path: Path, monkeypatch: py
 
     A run with other points is the same run: its key and its weights; without points it has no curve.
     """
-    monkeypatch.setattr(monitor, "SHARE", 1.0)  # else a run as short as this one has one point alone
-    settings = (*SMALL, "Budget.amount=1600", "experiment.evaluations=()")
+    monkeypatch.setattr(monitor, "SHARE", 10.0)  # else a run as short as this one has one point alone
+    settings = (*SMALL, "Budget.amount=320", "experiment.evaluations=()")
     kept, plain = (
         configuration.load(["gin/simclr.gin"], (*settings, *more))
         for more in (["experiment.curve_points=2", "experiment.keep_encoders=True"], ["experiment.curve_points=0"])
@@ -110,9 +110,9 @@ def test_encoders_on_the_way_are_kept_on_request(tmp_path: Path, monkeypatch: py
     first = run.run(kept, out=tmp_path)
     (folder,) = tmp_path.glob("simclr-*")
     half, last = sorted(folder.glob("encoder-step-*"))
-    assert (half.name, last.name) == ("encoder-step-00000025.safetensors", "encoder-step-00000050.safetensors")
+    assert (half.name, last.name) == ("encoder-step-00000005.safetensors", "encoder-step-00000010.safetensors")
     assert last.read_bytes() == (folder / "encoder.safetensors").read_bytes() != half.read_bytes()
-    assert [point["step"] for point in first["training"]["curve"]["points"]] == [25, 50]
+    assert [point["step"] for point in first["training"]["curve"]["points"]] == [5, 10]
     second = run.run(plain, out=tmp_path, fresh=True)
     assert not list(folder.glob("encoder-step-*"))
     assert second["config"]["key"] == first["config"]["key"]

@@ -183,8 +183,11 @@ def test_weights_from_elsewhere_flag_the_row(out: Path, whole: Record, tmp_path:
     assert str(weights) not in record["config"]["key"]
     others = {name: value + 1 for name, value in load_file(weights).items()}
     save_file(others, tmp_path / "others.safetensors")
-    again = run(tmp_path, "--set", f"experiment.teacher_weights={tmp_path / 'others.safetensors'}")
-    assert again["config"]["key"] != record["config"]["key"], "other weights are another experiment"
+    changed = [f"experiment.teacher_weights={tmp_path / 'others.safetensors'}", "Budget.amount=256"]
+    again = Stage.open(configuration.load([GIN], [*SMALL, *changed]), tmp_path)
+    assert again.key != record["config"]["key"], "other weights are another experiment"
+    unchanged = [f"experiment.teacher_weights={weights}", "Budget.amount=256"]
+    assert Stage.open(configuration.load([GIN], [*SMALL, *unchanged]), tmp_path).key == record["config"]["key"]
 
 
 def test_unusable_weights_and_shares_are_refused(tmp_path: Path, capsys: Capture, monkeypatch: Patch) -> None:

@@ -164,7 +164,7 @@ def test_rates_are_chosen_by_trials_of_the_same_file(tmp_path: Path, suite: Call
     """Oracle: three trials and the run that follows, nothing, and all four again after the file has changed."""
     method(tmp_path / "methods", module="own_tuned", name="OwnTuned", called="own")
     arguments = ("--tune", "--allow-imports")
-    board = {"methods": ("methods/own_tuned.gin",), "chosen_by": "@KNN", "settings": (*SMALL, "Budget.amount=1024")}
+    board = {"methods": ("methods/own_tuned.gin",), "chosen_by": "@KNN", "settings": (*SMALL, "Budget.amount=512")}
     code, printed = suite(*arguments, **board)
     assert (code, len(made(printed))) == (0, 4), printed
     assert made(suite(*arguments, **board)[1]) == []
