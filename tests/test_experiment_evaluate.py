@@ -117,6 +117,7 @@ def test_layers_of_the_probe(
     )
     assert plain["config"]["key"] == written["config"]["key"] != deep["config"]["key"]
     assert plain["metrics"] == written["metrics"]
+    assert "layers" not in plain["metrics"]["linear"]["choices"]
     assert deep["metrics"]["linear"]["choices"] == plain["metrics"]["linear"]["choices"] | {"layers": 1}
     assert deep["code"]["versions"] == plain["code"]["versions"]
     capsys.readouterr()
