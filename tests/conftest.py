@@ -10,6 +10,17 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for the commands that tests start
+LONGEST = (
+    *("test_run", "test_boards_launcher", "test_own_views", "test_plots", "test_timing", "test_flops"),
+    *("test_experiment_teacher", "test_experiment_start", "test_experiment_export", "test_storage_files", "test_ranks"),
+    *("test_experiment_evaluate", "test_experiment_session", "test_outside_files", "test_battery", "test_gin_files"),
+)
+"""The files that take longest. They come first, so that no process waits in the end for another."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {stem: place for place, stem in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(autouse=True, scope="session")
