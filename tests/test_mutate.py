@@ -83,7 +83,7 @@ def test_tests_follow_from_paths() -> None:
     """Oracle: the convention of names; methods that import what was changed, or the module where none imports that."""
     assert mutate.stages(Path("benchmark/nets/queue.py"), "KeyQueue") == [
         [Path("tests/test_nets_queue.py")],
-        [Path("tests/test_moco.py")],
+        [Path("tests/test_moby.py"), Path("tests/test_moco.py")],
     ]
     assert mutate.stages(Path("baselines/simclr.py"), "SimCLR")[0] == [Path("tests/test_simclr.py")]
     (losses,) = {path for path in mutate.subjects([]) if "def nt_xent(" in (mutate.ROOT / path).read_text()}

@@ -154,7 +154,8 @@ def tensor_bytes(device: torch.device) -> int:
     """Return the bytes of all tensors on a device; on the host views count as tensors."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
-    return sum(item.nbytes for item in gc.get_objects() if type(item) in (Tensor, nn.Parameter))
+    tensors = [item for item in gc.get_objects() if type(item) in (Tensor, nn.Parameter)]
+    return sum(tensor.nbytes for tensor in tensors if tensor.device == device)  # those on meta hold nothing
 
 
 def compiles(eager: Training, compiled: Training) -> Outcome:
