@@ -28,7 +28,7 @@ from benchmark.training.budget import Budget, Price
 from benchmark.training.flops import count_forward
 from benchmark.training.loop import Training
 from benchmark.training.monitor import affordable
-from benchmark.training.recompute import recompute_blocks
+from benchmark.training.recompute import blocks_of, recompute_blocks
 
 TEACHERS = tuple(
     f"experiment.{name}" for name in ("teacher", "encoder", "limits", "rate_factor", "init", "init_layout")
@@ -146,7 +146,7 @@ class Stage(Recipe):
             method.param_groups()
             method.projection_head()
         if self.pretraining.checkpoint_activations:
-            recompute_blocks(method)
+            blocks_of(method)
         self.pretraining.optimiser()
         self._check_ranks()
         if self.pretraining.needs_labels and self.outline.train.labels is None:
