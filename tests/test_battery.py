@@ -29,6 +29,7 @@ EXPERIMENTS = {path.stem: path for path in sorted((ROOT / "gin").glob("*.gin"))}
 METHODS = {path.stem: path for path in sorted((ROOT / "baselines").glob("*.py")) if path.stem != "__init__"}
 ON_SWIN = ("simmim", "moby", "mimco_swin")
 """Experiments that are also tried on a Swin, which needs a mask token or no mask."""
+SUBJECTS = [*EXPERIMENTS, *(f"{stem} on a Swin" for stem in ON_SWIN)]
 TINY_SWIN = ("Swin.width=16",)
 
 FORWARDS = {
@@ -64,7 +65,7 @@ TRACED: set[type] = set()
 LIBRARIES = ("torch", "gin", "timm")
 
 
-@pytest.fixture(scope="module", params=[*EXPERIMENTS, *(f"{stem} on a Swin" for stem in ON_SWIN)])
+@pytest.fixture(scope="module", params=SUBJECTS)
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     """One experiment on the digits; gin's state is global, so it lives until the next one is opened."""
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -111,16 +112,23 @@ def test_encoder_forwards_are_as_few_as_stated(subject: Subject) -> None:
 
 
 @pytest.mark.filterwarnings("error:Dynamo does not know how to trace")
-def test_compiled_method_equals_eager(subject: Subject, request: pytest.FixtureRequest) -> None:
-    """Oracle: the eager loss and its gradient. One experiment of each kind of step is traced forward and backward by
-    `aot_eager`; the others forward alone, and only where they have a class that none before had: tracing takes
-    seconds."""
-    stem, method = request.node.callspec.params["subject"], subject.build()
+@pytest.mark.parametrize("subject", sorted(COMPILED), indirect=True)
+def test_compiled_method_equals_eager(subject: Subject) -> None:
+    """Oracle: the eager loss and its gradient, traced forward and backward, of one experiment of each kind of step."""
+    compiled_equals_eager(subject, "aot_eager")
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("error:Dynamo does not know how to trace")
+@pytest.mark.parametrize("subject", [stem for stem in SUBJECTS if stem not in COMPILED], indirect=True)
+def test_every_compiled_method_equals_eager(subject: Subject) -> None:
+    """Oracle: the eager loss, traced forward alone, where an experiment has a class that none before had."""
+    method = subject.build()
     classes = {type(part) for part in [*method.modules(), *getattr(method, "mixers", ())]}
-    if classes <= TRACED and stem not in COMPILED:
+    if classes <= TRACED:
         pytest.skip("all of its classes are traced in other experiments")
     TRACED.update(classes)
-    compiled_equals_eager(subject, "aot_eager" if stem in COMPILED else "eager")
+    compiled_equals_eager(subject, "eager")
 
 
 @pytest.mark.parametrize("stem", METHODS)

@@ -99,7 +99,7 @@ def test_a_run_goes_on_from_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Oracle: the grids of 224 and 32 px in patches of 16, and timm's inputs; the dry run names the start."""
     network = published(monkeypatch, tmp_path)
     shape = ("ViT.width=192", "ViT.depth=12", "ViT.heads=3", "ViT.patch=16", "Images.size=32")
-    record = run(tmp_path, *shape, f"experiment.init='timm:{NARROW}'", steps=1)
+    record = run(tmp_path, *shape, f"experiment.init='timm:{NARROW}'", "experiment.evaluations=()", steps=1)
     assert record["start"]["name"] == NARROW
     assert (record["start"]["layout"], record["start"]["positions"]) == ("timm", "14 x 14 to 2 x 2")
     assert record["encoder"]["inputs"]["mean"] == list(network.pretrained_cfg["mean"])

@@ -221,7 +221,7 @@ def mimco_step(forward: int, embedding: int, width: int) -> int:
     return BATCH * (4 * forward - embedding + heads + 2 * 2 * width * (10 * 10 + BATCH))
 
 
-@pytest.mark.parametrize("kind", ["moby", "mimco"])
+@pytest.mark.parametrize("kind", ["moby", pytest.param("mimco", marks=pytest.mark.long)])
 def test_a_step_on_a_swin_costs_its_closed_form(kind: str) -> None:
     """Oracle: the sums above, with a pass of one image by `by_hand`; the same with no branch left out, and on a real
     processor.

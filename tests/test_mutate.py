@@ -62,7 +62,15 @@ def test_mistakes_of_a_toy() -> None:
     assert sorted(changes) == sorted([*EXPECTED, ("1", "2")])  # 1 in the condition and in dim=-1
 
 
-@pytest.mark.parametrize("file", mutate.subjects([]), ids=str)
+SHOWN = ("losses.py", "method.py", "mixmask.py")
+"""Files whose mutants each run of the tests makes; `pytest -m long` makes all."""
+
+
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(file, marks=() if file.name in SHOWN else pytest.mark.long) for file in mutate.subjects([])],
+    ids=str,
+)
 def test_each_mutant_of_a_module_has_one_mistake(file: Path) -> None:
     """Oracle: the lines around the mistake; whatever is decorated, or has two statements, yields mutants."""
     text = (mutate.ROOT / file).read_text()

@@ -160,6 +160,7 @@ def test_a_method_outside_the_tree_is_on_the_board(tmp_path: Path, suite: Callab
     assert str(tmp_path) not in text
 
 
+@pytest.mark.long
 def test_rates_are_chosen_by_trials_of_the_same_file(tmp_path: Path, suite: Callable[..., tuple[int, str]]) -> None:
     """Oracle: three trials and the run that follows, nothing, and all four again after the file has changed."""
     method(tmp_path / "methods", module="own_tuned", name="OwnTuned", called="own")

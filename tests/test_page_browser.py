@@ -229,8 +229,14 @@ def test_csv(tab: Tab) -> None:
     assert {row["board"] for row in contents[1]} == {"small", "tuned"}
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 768, 1440])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        *((390, "dark"), (1440, "light")),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in ((390, "light"), (1440, "dark"))),
+        *(pytest.param(768, scheme, marks=pytest.mark.long) for scheme in ("light", "dark")),
+    ],
+)
 def test_width_and_barriers(browser: Any, site: Path, width: int, scheme: str) -> None:
     """Oracle: the page is as wide as the window, its colours follow the scheme, and axe-core finds nothing serious or
     critical, also with the filters unfolded and a panel open."""
@@ -280,6 +286,7 @@ def test_hostile_names_do_nothing(browser: Any, tmp_path: Path) -> None:
     tab.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("count", "seeds", "boards"), [(1_000, 1, 1), (10_000, 10, 20)])
 def test_many_records(browser: Any, tmp_path: Path, count: int, seeds: int, boards: int) -> None:
     """Oracle: the first paint within 300 ms, and a thousand lines sorted within 50 ms, layout included; the least of

@@ -53,7 +53,14 @@ def clients(folder: Path, *places: str, lease: float, count: int) -> list[int]:
     return [process.wait(120) for process in [subprocess.Popen(command) for command in commands]]
 
 
-@pytest.mark.parametrize("places", [("a", "b"), ("a", "a"), ("", "")], ids=["hosts", "one host", "unknown"])
+@pytest.mark.parametrize(
+    "places",
+    [
+        pytest.param(("a", "b"), id="hosts"),
+        pytest.param(("a", "a"), id="one host", marks=pytest.mark.long),
+        pytest.param(("", ""), id="unknown", marks=pytest.mark.long),
+    ],
+)
 def test_two_clients_make_no_run_twice_without_flock(tmp_path: Path, places: tuple[str, str]) -> None:
     """Oracle: 200 runs, each a file that only one process can make; a second attempt ends a client with an error."""
     assert clients(tmp_path, *places, lease=300.0, count=200) == [0, 0]

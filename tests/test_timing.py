@@ -257,7 +257,9 @@ def test_masking_is_measured_by_time_and_by_flops(small: None, capsys: pytest.Ca
     assert "| 75% masked | " in printed
 
 
-@pytest.mark.parametrize("name", ["lightly_simclr", "lightly_mae", "lightly_views"])
+@pytest.mark.parametrize(
+    "name", ["lightly_simclr", pytest.param("lightly_mae", marks=pytest.mark.long), "lightly_views"]
+)
 def test_races_against_lightly_are_at_equal_work(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: our count of FLOPs on the meta device, theirs of a real step; or the number of batches of a turn."""
     pytest.importorskip("lightly", reason="lightly is an extra: pip install -e '.[test]'")

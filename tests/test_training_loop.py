@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -190,13 +191,21 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
+    """A run that came to its end, and the folder of one that was interrupted after step 5."""
+    folder = tmp_path_factory.mktemp("cut")
+    interrupted(training(folder / "cut", checkpoint_seconds=0.0), 5)
+    return training(folder / "whole").run(resume=False), folder / "cut"
+
+
 @pytest.mark.parametrize("kind", CHANGES)
 def test_a_checkpoint_that_the_run_could_not_write_is_skipped(
-    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, cut: tuple[Outcome, Path], kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Oracle: the undisturbed run, from the file before; a warning that names the file. Names fit the contents."""
-    whole = training(tmp_path / "whole").run(resume=False)
-    interrupted(training(tmp_path / "cut", checkpoint_seconds=0.0), 5)
+    whole, folder = cut
+    shutil.copytree(folder, tmp_path / "cut")
     before, newest = sorted((tmp_path / "cut" / "checkpoints").iterdir())
     state = torch.load(newest, weights_only=True)
     CHANGES[kind](state)

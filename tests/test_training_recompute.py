@@ -35,7 +35,9 @@ def kept(training: Training) -> int:
     return sum(storage.nbytes() for storage in storages.values())
 
 
-@pytest.mark.parametrize("file", ["gin/simclr.gin", "gin/mae.gin", "gin/moby.gin"])
+@pytest.mark.parametrize(
+    "file", ["gin/simclr.gin", "gin/mae.gin", pytest.param("gin/moby.gin", marks=pytest.mark.long)]
+)
 def test_the_same_bits_and_flops_in_less_memory(file: str, tmp_path: Path) -> None:
     """Oracle: the steps without it. A block's insides are over ten times its input; heads and decoders are kept."""
     trainings = [stage(tmp_path, *SETTINGS, *more, gin=file).training(math.inf) for more in ((), (ON,))]

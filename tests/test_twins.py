@@ -673,7 +673,14 @@ def distance(name: str, ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-3))
 
 
-@pytest.mark.parametrize("name", PAIRS)
+SHOWN = ("simclr", "moco", "dino")
+"""Pairs that each run of the tests trains. `pytest -m long` trains all; what a change does to a method that is on a
+board, the check of equal behaviour finds sooner."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in SHOWN else pytest.param(name, marks=pytest.mark.long) for name in PAIRS]
+)
 def test_trajectory_is_that_of_lightly(
     name: str, ours: Callable[[str], Training], lightly: Callable[[str], Trajectory]
 ) -> None:

@@ -28,6 +28,7 @@ from benchmark.report.tuning import SHARE, Contest, contests, factor
 
 TRIAL_SEED = 1000  # of all trials; runs have other seeds
 TRIED = ("experiment.is_trial", "experiment.budget_share", "experiment.evaluations", "experiment.rate_factor")
+SPENDING = ("Budget.", "experiment.budget_share", "experiment.rate_factor")  # the method is built alike
 Value = int | float | str | bool | None | tuple[int | float, ...]
 
 
@@ -216,7 +217,8 @@ class Suite:
         names = _stem(entry.protocol), _method(entry.method)
         label = "/".join([*names, *entry.point, *([division] * (division != "closed")), last])
         try:
-            outside = _build(files, (*self.settings, *entry.point), self.allow_imports)
+            of_method = tuple(each for each in (*self.settings, *entry.point) if not each.startswith(SPENDING))
+            outside = _build(files, of_method, self.allow_imports)
             bindings = (*settings, *entry.point, f"experiment.seed = {seed}")
             config = configuration.load(files, bindings, allow_imports=self.allow_imports)
         except ConfigError as error:
