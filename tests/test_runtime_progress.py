@@ -63,14 +63,14 @@ class Terminal(io.StringIO):
 def test_on_a_terminal_lines_appear_only_while_the_bar_stands_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Oracle: of steps of 0.1 s and one of 0.9 s, at a line each 0.4 s, the slow one alone has lines, above the bar."""
+    """Oracle: of steps of 0.1 s and one of 1.7 s, at a line each 0.8 s, the slow one alone has lines, above the bar."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(progress, "INTERVAL", 0.4)
+    monkeypatch.setattr(progress, "INTERVAL", 0.8)
     take = Training._take
 
     def slow(run: Training) -> None:
-        time.sleep(0.9 if run.step == 6 else 0.1)
+        time.sleep(1.7 if run.step == 6 else 0.1)
         take(run)
 
     monkeypatch.setattr(Training, "_take", slow)
