@@ -1,5 +1,6 @@
 """The plan of a board and its runs: what is made, what is skipped, what a failure, a deadline and a kill leave."""
 
+import math
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ from benchmark import PRETRAINING_VERSION
 from benchmark.boards import jobs
 from benchmark.boards.inventory import take
 from benchmark.boards.launcher import Launcher
-from benchmark.boards.plan import Suite
+from benchmark.boards.plan import Suite, _build
 from benchmark.boards.planned import Planned
 from benchmark.config import load as configuration
 from benchmark.errors import ConfigError
@@ -145,6 +146,18 @@ def test_weights_are_not_fetched_for_a_plan(written: Written, monkeypatch: Patch
     settings = ("experiment.encoder = @Timm", "Timm.name = 'resnet10t.c3_in1k'", "Timm.pretrained = True")
     assert main([*written(settings=settings), "--dry-run"]) == 0
     assert "1 missing" in capsys.readouterr().out
+
+
+def test_points_that_only_spend_otherwise_build_a_method_once() -> None:
+    """Oracle: the builds, counted: one for six points of rate and share, two for two temperatures."""
+    for sweep, builds in (
+        ({"experiment.rate_factor": (0.5, 1.0, 2.0), "experiment.budget_share": (0.25, 1.0)}, 1),
+        ({"SimCLR.temperature": (0.1, 0.2)}, 2),
+    ):
+        _build.cache_clear()
+        runs = list(suite(methods=("simclr",), seeds=(0,), sweep=sweep).runs())
+        assert len(runs) == math.prod(map(len, sweep.values()))
+        assert _build.cache_info().misses == builds
 
 
 def test_shipped_suites_are_plans() -> None:

@@ -366,7 +366,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("share", [0.002, pytest.param(1.0, marks=pytest.mark.long)])
+@pytest.mark.parametrize("share", [0.005, pytest.param(1.0, marks=pytest.mark.long)])
 def test_mutated_input_is_refused_in_words(share: float, folder: Path) -> None:
     """Oracle: the project's own errors; no other exception, no case over 5 s, no message over 20,000 characters."""
     ends: Counter[str] = Counter()

@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -168,8 +169,8 @@ def test_what_the_files_show_is_refused_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "option"), [("run", "--checkpoint-seconds"), ("doctor", "--no-training")])
 def test_help_is_fast_and_imports_no_torch(name: str, option: str) -> None:
-    """Oracle: the processor's clock: the least of five starts is below 0.2 s; modules named torch and gin that must not
-    be imported."""
+    """Oracle: the processor's clock: the median of five starts is below 0.2 s; modules named torch and gin that must
+    not be imported."""
     hidden = "import sys; sys.modules['torch'] = None; sys.modules['gin'] = None"
     code = f"{hidden}; import benchmark.{name} as command; command.main()"
     seconds = []
@@ -181,7 +182,7 @@ def test_help_is_fast_and_imports_no_torch(name: str, option: str) -> None:
         assert ended.returncode == 0, ended.stderr
     assert option in ended.stdout
     assert "exit codes" in ended.stdout
-    assert min(seconds) < 0.2
+    assert statistics.median(seconds) < 0.2
 
 
 def test_a_wrong_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -540,7 +541,7 @@ def test_fresh_starts_over(out: Path) -> None:
 
 def test_kill_at_a_random_moment_does_not_show(out: Path, tmp_path: Path) -> None:
     """Oracle: digest and lines of the run that nobody killed; the kill hits a step, a write or an evaluation."""
-    steps = 30
+    steps = 60
     whole, lines = run(out, steps)
     arguments = command(tmp_path, steps, "--checkpoint-seconds", "0")
     program = [sys.executable, "-m", "benchmark.run", *arguments]
