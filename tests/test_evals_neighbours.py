@@ -154,6 +154,36 @@ def test_shortlists_allow_for_the_error_of_float32(path: str) -> None:
     assert not nearest(queries, keys, 1)[1].any()
 
 
+@pytest.mark.parametrize("slack", [1, 5, 64])
+@pytest.mark.parametrize("make", [near_duplicates, alike])
+def test_shortlists_allow_for_the_largest_error(
+    make: Callable[[], tuple[Tensor, Tensor]], slack: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the sort; each product is off by nine tenths of the bound, up or down."""
+    multiply, generator = torch.mm, torch.Generator().manual_seed(0)
+
+    def shifted(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+        sign = torch.randint(0, 2, (len(left), right.shape[1]), generator=generator) * 2 - 1
+        return multiply(left, right, out=out).add_(0.9 * sign * 1.01 * 2.0**-24 * (64 + 8))
+
+    monkeypatch.setattr(torch, "mm", shifted)
+    monkeypatch.setattr(neighbours, "SLACK", slack)
+    monkeypatch.setattr(neighbours, "PAY", 1)
+    counted, (queries, keys) = searched_all(monkeypatch), make()
+    np.testing.assert_array_equal(nearest(queries, keys, 10)[1], brute(queries, keys, 10)[1])
+    assert sum(counted) < len(queries)
+
+
+@pytest.mark.parametrize("n", [1600, 1601, 1615, 65])
+def test_the_largest_of_a_row_are_found_in_groups(n: int) -> None:
+    """Oracle: a sort; with the columns that fill the last group, and with fewer groups than asked for."""
+    columns = -(-n // neighbours.GROUP) * neighbours.GROUP
+    products = torch.cat([normal(9, n), torch.full((9, columns - n), -9.0)], 1)
+    values, ids = neighbours._largest(products, 60)
+    assert torch.equal(values, products.sort(1, descending=True).values[:, :60])
+    assert torch.equal(products.gather(1, ids), values)
+
+
 def test_lower_precision_that_the_process_allows_is_not_used(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the sort; and all queries are searched in float64, for the bound holds for float32 alone."""
     counted, (queries, keys) = searched_all(monkeypatch), near_duplicates()

@@ -4,12 +4,15 @@ The product leaves a shortlist, whose cosines are computed again in float64. Its
 whether its shortlist may lack a neighbour; one that may is searched in float64 throughout.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 CELLS = 2**25  # similarities held at once
 WIDE = 2**26  # numbers of keys held in float64 at once: 512 MiB
 BLOCK = 2**20  # numbers of a shortlist's keys multiplied at once: few enough for the cache
+GROUP = 16  # products of which the largest stands for all, where the largest of a row are looked for
 SLACK = 64  # keys of a shortlist beyond the nearest
 PAY = 100  # a shortlist of more than 1/100 of the keys costs more than it saves
 
@@ -25,8 +28,7 @@ def nearest(queries: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
     for start in range(0, len(keys), size):
         block = _search(queries, keys[start : start + size], k) + start  # the id is in the low bits
         packed = torch.cat([packed, block], 1).sort(1).values[:, :k]
-    rising = ~(packed >> 32).int()
-    return (rising ^ (rising >> 31 & 0x7FFFFFFF)).view(torch.float32), packed & 0xFFFFFFFF
+    return _unpack(packed)
 
 
 def _search(queries: Tensor, keys: Tensor, k: int) -> Tensor:
@@ -34,21 +36,42 @@ def _search(queries: Tensor, keys: Tensor, k: int) -> Tensor:
     (wide, scale), length = _wide(keys), k + SLACK
     if PAY * length > len(keys) or torch.get_float32_matmul_precision() != "highest":
         return _search_all(queries, wide, scale, k)
-    unit, found = (wide * scale).float(), []
-    rows, few = max(1, CELLS // len(keys)), max(1, BLOCK // (length * keys.shape[1]))
-    products = torch.empty(min(rows, len(queries)), len(keys), device=keys.device)
+    unit, found, columns = (wide * scale).float(), [], GROUP * math.ceil(len(keys) / GROUP)
+    rows, few = max(1, CELLS // columns), max(1, BLOCK // (length * keys.shape[1]))
+    products = torch.full((min(rows, len(queries)), columns), -2.0, device=keys.device)  # below any where there is no key
     error = 1.01 * 2.0**-24 * (keys.shape[1] + 8)  # of a sum in any order, and of rounding rows, cosines and bounds
     for part in queries.split(rows):
-        asked, factor = _wide(part)
-        rough, ids = torch.mm((asked * factor).float(), unit.T, out=products[: len(part)]).topk(length, sorted=False)
-        pairs = zip(asked.split(few), ids.split(few), strict=True)
-        taken = ((wide.index_select(0, near.flatten()).view(*near.shape, -1), query) for query, near in pairs)
-        exact = torch.cat([near.mul_(query[:, None]).sum(2) for near, query in taken])
-        cosines = exact.mul_(factor).mul_(scale[ids, 0]).float()
-        packed, unsure = _pack(cosines, ids), rough.amin(1) + error >= cosines.topk(k).values[:, -1]
-        packed[unsure] = _search_all(part[unsure], wide, scale, length)
+        (asked, factor), block = _wide(part), products[: len(part)]
+        torch.mm((asked * factor).float(), unit.T, out=block[:, : len(keys)])
+        rough, ids = _largest(block, length)
+        counts = (rough >= rough[:, k - 1 : k] - 2 * error).sum(1)  # of the shortlist's keys that can be among the k
+        pieces = zip(*(each.split(few) for each in (asked, factor, ids, counts)), strict=True)
+        packed = torch.cat([_search_few(*of, near[:, : int(n.max())], wide, scale, k) for *of, near, n in pieces])
+        unsure = rough[:, -1] + error >= _unpack(packed)[0].amin(1)
+        packed[unsure] = _search_all(part[unsure], wide, scale, k)
         found.append(packed)
     return torch.cat(found)
+
+
+def _largest(products: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Return the `length` largest of each row of products `(n, columns)`, largest first, and their columns.
+
+    A row is cut into groups of every so many columns. The largest lie in the `length` groups with the largest maxima:
+    each of these holds a number that no number outside them exceeds.
+    """
+    grouped = products.view(len(products), GROUP, -1)
+    lines = grouped.shape[2]
+    line = grouped.amax(1).topk(min(length, lines), sorted=False).indices[:, None]
+    columns = line + lines * torch.arange(GROUP, device=products.device)[:, None]
+    largest, at = grouped.gather(2, line.expand(-1, GROUP, -1)).flatten(1).topk(length)
+    return largest, columns.flatten(1).gather(1, at)
+
+
+def _search_few(asked: Tensor, factor: Tensor, near: Tensor, wide: Tensor, scale: Tensor, k: int) -> Tensor:
+    """Return the nearest keys `(n, k)` of those that are `near` `(n, k or more)` to each query, as `_search_all`."""
+    products = wide.index_select(0, near.flatten()).view(*near.shape, -1).mul_(asked[:, None]).sum(2)
+    packed = _pack(products.mul_(factor).mul_(scale[near, 0]).float(), near)
+    return packed.topk(k, largest=False, sorted=False).values
 
 
 def _search_all(queries: Tensor, wide: Tensor, scale: Tensor, k: int) -> Tensor:
@@ -70,3 +93,9 @@ def _pack(cosines: Tensor, ids: Tensor) -> Tensor:
     """Return int64 that sort like (cosine descending, id ascending): the float's bits above, the id below."""
     bits = (cosines + 0.0).view(torch.int32)  # minus zero becomes zero
     return (~(bits ^ (bits >> 31 & 0x7FFFFFFF))).long() << 32 | ids
+
+
+def _unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cosines, and the ids, of what `_pack` gave."""
+    rising = ~(packed >> 32).int()
+    return (rising ^ (rising >> 31 & 0x7FFFFFFF)).view(torch.float32), packed & 0xFFFFFFFF
