@@ -52,6 +52,7 @@ def test_protocols_have_data_and_encoder() -> None:
         ("digits", 16),
         ("imagenet100", 224),
         ("imagenet1k", 224),
+        ("imagenette32", 32),
         ("imagenette96", 96),
         ("pennfudan", 320),
         ("stl10", 96),

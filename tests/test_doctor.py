@@ -60,7 +60,8 @@ def test_a_sound_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert f"torch {metadata.version('torch')}, torchvision {metadata.version('torchvision')}" in report["versions"][1]
     assert report["digits"] == ("ok", "1,442 images of train, 355 of test")
     assert (
-        "hub when asked: cifar10, cifar100, imagenet100, imagenet1k, imagenette96, tiny_imagenet" in report["data"][1]
+        "hub when asked: cifar10, cifar100, imagenet100, imagenet1k, imagenette32, imagenette96, tiny_imagenet"
+        in report["data"][1]
     )
     assert "images/s on" in report["training"][1]
     assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from report_records import trial
 from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
@@ -14,8 +15,10 @@ from benchmark.nets import timm_net
 from benchmark.report import record as records
 from benchmark.report.audit import audit
 from benchmark.report.cells import load
+from benchmark.report.contents import title
+from benchmark.report.leaderboard import sections
 from benchmark.report.markdown import render
-from benchmark.report.record import Record, write
+from benchmark.report.record import Record, seal, write
 from benchmark.run import main as pretrain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -85,6 +88,36 @@ def test_what_is_published_is_evaluated_like_the_run(run: Path, out: Path, tmp_p
     assert list(copy["published"]) == ["predictions"]
     assert len(list(board.glob("predictions/*.npz"))) == 2
     assert audit(tmp_path / "results") == []
+
+
+def test_a_run_on_other_data_names_those_of_its_pretraining(run: Path, out: Path, tmp_path: Path) -> None:
+    """Oracle: the record of the run; epochs by hand, of 512 images of its data; the title; the audit, which knows the
+    run beside it."""
+    board = tmp_path / "results" / "board"
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            folder = tmp_path / "photos" / split / label
+            folder.mkdir(parents=True)
+            for i in range(8):
+                Image.new("L", (16, 16), 9 * i + 99 * (label == "b")).save(folder / f"{i}.png")
+    photos = ["--set", f"Images.source='folder:{tmp_path}/photos'", "--set", "Images.name='photos'"]
+    assert pretrain([*command(out, 4), "--publish", str(board)]) == 0
+    record = evaluated(out, "--run", str(run), *photos, *KNN_ONLY, "--publish", str(board))
+    own = of(run)["dataset"]
+    origin = {"name": "digits", "fingerprint": own["fingerprint"], "size": 16, "images": own["sizes"]["pretrain"]}
+    assert record["pretrained_on"] == origin
+    assert record["dataset"]["sizes"]["pretrain"] == 16
+    published = load(tmp_path / "results")
+    assert audit(tmp_path / "results") == []
+    (table,) = (each for each in sections(published) if each.setting.dataset == "photos")
+    assert table.lines[0].cost.epochs == record["cost"]["images"] / own["sizes"]["pretrain"]
+    assert "pretrained on digits, open division" in title(table)
+    (copy,) = (each for each in published if "pretrained_on" in each)
+    left_out = {name: value for name, value in copy.items() if name != "pretrained_on"}
+    for forged in (left_out, left_out | {"pretrained_on": origin | {"images": 16}}):
+        path = write(seal(forged), board)
+        assert any("pretrained_on" in problem for problem in audit(tmp_path / "results"))
+        path.unlink()
 
 
 def test_equal_weights_of_other_heads_have_other_features(run: Path, out: Path, tmp_path: Path) -> None:

@@ -43,7 +43,10 @@ def with_value(path: tuple[str, ...], value: Any) -> dict[str, Any]:
     inputs = {"mean": [0.5] * 3, "std": [0.2] * 3}
     files = {name: {"file": f"{name}/a.npz", "sha256": "0" * 64, "bytes": 1} for name in ("predictions", "encoders")}
     published = {"predictions": files["predictions"], "encoder": files["encoders"]}
+    data = {"name": "a", "fingerprint": "0", "size": 16, "images": 9}
     optional = {"training__curve": curve, "start": start, "encoder__inputs": inputs, "published": published}
+    if path[0] == "pretrained_on":  # which a run of this division may not have
+        optional["pretrained_on"] = data
     example = make(division="tuned", tuning=tuning(0.5, "0" * 16), **optional)
     record: dict[str, Any] = copy.deepcopy(dict(example))
     place = record
@@ -59,9 +62,10 @@ def with_value(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 def test_schema_is_walked_completely() -> None:
     """Oracle: fields counted by hand: at the top, then method, dataset, sizes, encoder, config and so on.
 
-    The example has no curve, as records from before there was one, no inputs, no start and no published files.
+    The example has no curve, as records from before there was one, no inputs, no start, no data
+    of its own to pretrain on and no published files.
     """
-    assert len(FIELDS) == 22 + sum([4, 8, 3, 6, 3, 5, 5, 4, 13, 16, 6, 3, 11, 2, 3, 3, 2, 4, 3, 3])
+    assert len(FIELDS) == 22 + sum([4, 8, 3, 6, 3, 5, 5, 4, 13, 16, 6, 3, 11, 2, 3, 3, 2, 4, 3, 3, 4])
     assert validate(make()) == []
 
 
@@ -97,6 +101,7 @@ def test_null_only_where_listed() -> None:
         ("dataset.mean", (0.5, 0.5, 0.5)),
         ("encoder.inputs.std", [0.5, 0.5]),
         ("start.digest", "0"),
+        ("pretrained_on.images", 0),
         ("published.predictions.file", "../README.md"),
         ("published.encoder.file", "encoders/../a"),
         ("published.encoder.sha256", "0"),
@@ -124,6 +129,16 @@ def test_wrong_value_is_found(path: str, value: Any) -> None:
     """Oracle: the field that was changed, which the problem must name."""
     problems = validate(with_value(tuple(path.split(".")), value))
     assert any(("record.budget" if path == "division" else path) in problem for problem in problems[:1])
+
+
+def test_other_data_of_pretraining_only_where_a_run_was_evaluated_again() -> None:
+    """Oracle: the text that says whether a run pretrained, its division, and whether it had a budget."""
+    data = {"name": "a", "fingerprint": "0", "size": 16, "images": 9}
+    again: dict[str, Any] = {"division": "open", "pretrained_on": data}
+    again["config__text"] = "experiment.seed = 0\nexperiment.pretraining = None\n"
+    assert validate(make(**again)) == []
+    for wrong in ({"division": "closed"}, {"budget": None}, {"config__text": "experiment.seed = 0\n"}):
+        assert any("record.pretrained_on" in problem for problem in validate(make(**again | wrong)))
 
 
 def test_what_no_file_can_hold_is_refused(tmp_path: Path) -> None:

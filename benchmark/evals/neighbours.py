@@ -38,7 +38,8 @@ def _search(queries: Tensor, keys: Tensor, k: int) -> Tensor:
         return _search_all(queries, wide, scale, k)
     unit, found, columns = (wide * scale).float(), [], GROUP * math.ceil(len(keys) / GROUP)
     rows, few = max(1, CELLS // columns), max(1, BLOCK // (length * keys.shape[1]))
-    products = torch.full((min(rows, len(queries)), columns), -2.0, device=keys.device)  # below any where there is no key
+    shape, no_key = (min(rows, len(queries)), columns), -2.0  # below every cosine
+    products = torch.full(shape, no_key, device=keys.device)
     error = 1.01 * 2.0**-24 * (keys.shape[1] + 8)  # of a sum in any order, and of rounding rows, cosines and bounds
     for part in queries.split(rows):
         (asked, factor), block = _wide(part), products[: len(part)]
@@ -46,7 +47,7 @@ def _search(queries: Tensor, keys: Tensor, k: int) -> Tensor:
         rough, ids = _largest(block, length)
         counts = (rough >= rough[:, k - 1 : k] - 2 * error).sum(1)  # of the shortlist's keys that can be among the k
         pieces = zip(*(each.split(few) for each in (asked, factor, ids, counts)), strict=True)
-        packed = torch.cat([_search_few(*of, near[:, : int(n.max())], wide, scale, k) for *of, near, n in pieces])
+        packed = torch.cat([_search_few(q, f, near[:, : int(n.max())], wide, scale, k) for q, f, near, n in pieces])
         unsure = rough[:, -1] + error >= _unpack(packed)[0].amin(1)
         packed[unsure] = _search_all(part[unsure], wide, scale, k)
         found.append(packed)

@@ -13,7 +13,7 @@ from benchmark.experiment.trained import TrainedEncoder
 from benchmark.nets import pretrained
 from benchmark.report.cells import FIRST_VERSION, PRETRAINING, files_outside, key_of, versions_of
 from benchmark.report.identity import canonical, digest, references
-from benchmark.report.record import Record
+from benchmark.report.record import Record, pretrained_on
 from benchmark.runtime import progress
 from benchmark.storage.files import check_folders, make_folder
 from benchmark.training.budget import Ledger
@@ -65,6 +65,8 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
     weights = describe.weights(trained.weights) if trained.weights else None
     run = trained.run
     of_training: dict[str, Any] = {name: value for name, value in run.items() if name in OF_TRAINING} if run else {}
+    if run and pretrained_on(run)["fingerprint"] != session.dataset.fingerprint:
+        of_training["pretrained_on"] = pretrained_on(run)
     outside = files_outside(run) if run else None
     origin = key_of(run) if run else weights["sha256"] if weights else ""  # the same for all seeds of a run
     key = config.key(session.dataset.fingerprint, origin)

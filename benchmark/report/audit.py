@@ -33,7 +33,7 @@ from benchmark.report.cells import (
     versions_of,
 )
 from benchmark.report.identity import canonical, references, within
-from benchmark.report.record import Record, file_name, read, timeless
+from benchmark.report.record import Record, file_name, pretrained, pretrained_on, read, timeless
 from benchmark.report.tuning import FIRST_SHARE, Contest, contests, fingerprint_without_test
 
 SLOWER = 100  # times as long as that of its floor, on the same hardware, is more than an evaluation takes
@@ -77,7 +77,7 @@ def alone(path: Path, record: Record) -> Iterator[str]:
 
 def together(records: Mapping[Path, Record]) -> Iterator[str]:
     """Yield what does not fit between records, with the file or the id of each that it concerns."""
-    for check in (_wrong_floors, _unequal_data, _unfounded_rates, _unequal_terms):
+    for check in (_wrong_floors, _unequal_data, _wrong_origins, _unfounded_rates, _unequal_terms):
         yield from check(records)
     yield from _contradictions(records.values())
 
@@ -149,6 +149,17 @@ def _of_images(record: Record) -> dict[str, object]:
     """Return what follows from the images that the fingerprint of a record is of."""
     parts: Mapping[str, object] = record["dataset"]
     return {name: parts[name] for name in ("classes", "sizes", "size", "mean", "std")}
+
+
+def _wrong_origins(records: Mapping[Path, Record]) -> Iterator[str]:
+    """Yield the runs that were evaluated again and name other data of pretraining than the run itself."""
+    origins = {run["training"]["digest"]: pretrained_on(run) for run in records.values() if pretrained(run)}
+    for path, record in records.items():
+        if record["division"] != "open" or pretrained(record) or record["training"]["digest"] is None:
+            continue
+        expected, got = origins.get(record["training"]["digest"]), pretrained_on(record)
+        if expected not in (None, got):
+            yield f"{path}: pretrained_on: {got}, but the run with its training.digest has {expected}."
 
 
 def _unfounded_rates(records: Mapping[Path, Record]) -> Iterator[str]:

@@ -59,6 +59,7 @@ def examine(path: Path, boards: Path) -> Findings:
     }
     left = {
         "unless its predictions are published": unknown,
+        "unless the run itself is published": ["pretrained_on"] * ("pretrained_on" in record),
         "until --reproduce makes the run again": [field for field in BY_REPRODUCTION if pretrained(record)],
         "within bounds": [field for field in IN_BOUNDS if record["budget"]],
         "for good": [*BY_NOTHING],

@@ -31,7 +31,8 @@ class Setting(NamedTuple):
     """What runs must have in common to be ranked together; an absent text is empty, an absent number 0.
 
     `hardware` is empty unless the budget is in device seconds, because only then does the result depend on it.
-    `precision` is that of pretraining, and empty where nothing was pretrained.
+    `precision` is that of pretraining, and empty where nothing was pretrained. `origin` is the name of the data on
+    which encoders were pretrained, and empty where it is the data of the table.
     """
 
     board: str
@@ -46,6 +47,7 @@ class Setting(NamedTuple):
     division: str
     hardware: str
     precision: str
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -250,4 +252,5 @@ def _setting(record: Record) -> Setting:
         division=record["division"],
         hardware=hardware(record) if budget and budget["kind"] == "device_seconds" else "",
         precision=record["environment"]["precision"] if pretrained(record) else "",
+        origin=record["pretrained_on"]["name"] if "pretrained_on" in record else "",
     )

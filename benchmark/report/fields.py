@@ -47,6 +47,15 @@ class Dataset(TypedDict):
     unreadable: Count
 
 
+class Pretrained(TypedDict):
+    """The data on which an encoder was pretrained: name, fingerprint, image size in pixels, and number of images."""
+
+    name: str
+    fingerprint: str
+    size: Count
+    images: Annotated[int, Range(1, 2**63 - 1)]
+
+
 class Inputs(TypedDict):
     """The mean and deviation of the colour channels by which images are normalised."""
 
@@ -291,6 +300,7 @@ class Common(TypedDict):
     Every field is required but those that are `NotRequired`, and null only where the type says so. `created_utc` has
     whole seconds, such as 2026-01-31T12:00:00Z, so that its order as text is its order in time. `board` is null for a
     run that is not published, `budget` for a floor (an encoder without pretraining) and for an encoder from elsewhere.
+    `pretrained_on` is there where a run was evaluated on other data than it was pretrained on.
     `floors` has the ids of the floors' records. A `trial` was evaluated on a hold-out of the training images, not on
     the test set. `predictions` and `checkpoint` lie in the folder of the run, the files `published` in that of the
     board.
@@ -303,6 +313,7 @@ class Common(TypedDict):
     board: str | None
     method: Method
     dataset: Dataset
+    pretrained_on: NotRequired[Pretrained]
     encoder: Encoder
     seed: Count
     config: Config

@@ -12,7 +12,7 @@ from typing import Literal
 
 from benchmark.report.cells import UNRANKED, Cell, group
 from benchmark.report.naming import dated, names
-from benchmark.report.record import Record
+from benchmark.report.record import Record, pretrained_on
 from benchmark.report.section import Column, Cost, Line, Ranking, Section, Value, columns_of, ranking_score, result
 from benchmark.report.statistics import compare, summarise
 
@@ -156,7 +156,7 @@ def _cost(cell: Cell) -> Cost:
     costs = [run["cost"] for run in cell.runs]
     return Cost(
         images=fmean(cost["images"] for cost in costs),
-        epochs=fmean(run["cost"]["images"] / run["dataset"]["sizes"]["pretrain"] for run in cell.runs),
+        epochs=fmean(run["cost"]["images"] / pretrained_on(run)["images"] for run in cell.runs),
         flops=fmean(cost["flops"] for cost in costs),
         device_seconds=fmean(cost["train_seconds"] * cost["devices"] for cost in costs),
         peak_bytes=max((peak for cost in costs if (peak := cost["peak_memory_bytes"]) is not None), default=None),

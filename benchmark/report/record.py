@@ -13,7 +13,7 @@ from typing import Literal, cast
 
 from benchmark.annotations import checker
 from benchmark.errors import BenchmarkError
-from benchmark.report.fields import Code, Common, Metrics
+from benchmark.report.fields import Code, Common, Metrics, Pretrained
 from benchmark.report.schema_1 import RecordOfSchema1
 from benchmark.storage.files import write_once
 
@@ -91,6 +91,18 @@ def pretrained(record: Record) -> bool:
     return record["division"] != "floor" and "\nexperiment.pretraining = None\n" not in record["config"]["text"]
 
 
+def pretrained_on(record: Record) -> Pretrained:
+    """Return the data on which the encoder of a run was pretrained, its own where the record names no other."""
+    data = record["dataset"]
+    own: Pretrained = {
+        "name": data["name"],
+        "fingerprint": data["fingerprint"],
+        "size": data["size"],
+        "images": data["sizes"]["pretrain"],
+    }
+    return record.get("pretrained_on", own)
+
+
 def timeless(metrics: Metrics) -> dict[str, object]:
     """Return the metrics of an evaluation without the measured times in their details."""
     details = {name: value for name, value in metrics["details"].items() if not name.startswith("seconds_")}
@@ -150,6 +162,8 @@ def _contradictions(record: Record) -> Iterator[str]:
         yield f"record.tuning: expected only for the divisions tuned and trial, got {division}"
     elif tuning is not None and bool(tuning["trials"]) != (division == "tuned"):
         yield "record.tuning.trials: expected some for the division tuned, none for a trial"
+    if (origin := record.get("pretrained_on")) and (division != "open" or budget is None or pretrained(record)):
+        yield f"record.pretrained_on: expected only for a run that was evaluated again, got {origin['name']}"
     inputs = record["encoder"].get("inputs")
     for place, stated in (("dataset", record["dataset"]), ("encoder.inputs", inputs)):
         for name, values in (("mean", stated["mean"]), ("std", stated["std"])) if stated else ():

@@ -70,7 +70,7 @@ class Value:
 class Cost:
     """Means over the runs of a line, and the highest peak memory, None where no run knows it.
 
-    `epochs` are images seen, by a teacher too, over those of the split to pretrain on.
+    `epochs` are images seen, by a teacher too, over those to pretrain on.
     """
 
     images: float

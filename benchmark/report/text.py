@@ -27,8 +27,9 @@ def _short(number: float) -> str:
 
 
 def terms(setting: Setting) -> list[str]:
-    """Return the precision and the division of a setting for a title."""
-    return [part for part in (setting.precision, f"{setting.division} division") if part]
+    """Return the precision and the division of a setting for a title, and the data of pretraining if it is other."""
+    origin = f"pretrained on {setting.origin}" if setting.origin else ""
+    return [part for part in (setting.precision, origin, f"{setting.division} division") if part]
 
 
 def flops_unit(amounts: Iterable[float]) -> tuple[str, float]:
