@@ -154,7 +154,7 @@ def remarks(section: Section) -> str:
     if ranking and len(ranking.ranks) > 1:
         counts = [len(line.cell.runs) for line in section.lines if line.rank is not None]
         if not ranking.seeds:
-            sentences.append("No methods can be distinguished: they share fewer than two seeds.")
+            sentences.append("All ranks stay open: the range test needs two seeds that the methods share.")
         elif any(count != len(ranking.seeds) for count in counts):
             sentences.append(f"Ranks compare the seeds that all methods have: {', '.join(map(str, ranking.seeds))}.")
     for place, column in enumerate(section.columns):

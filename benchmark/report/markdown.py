@@ -39,7 +39,7 @@ READING = """\
 Scores are top-1 accuracy on the test set in %, as mean ± half width of the 95 % t interval over seeds; a single seed
 has no interval. Where an evaluation has several versions on this page, headings name them. The best mean is **bold**.
 Means that are <u>underlined</u> cannot be distinguished from it (Tukey's range test at 5 %, seeds as blocks); for the
-same reason ranks are ranges. Methods that share fewer than two seeds cannot be distinguished. Runs that diverged or
+same reason ranks are ranges. With fewer than two seeds that methods share, all ranks stay open. Runs that diverged or
 collapsed count like all others. A method is not ranked if one of its runs lacks the ranking evaluation or missed the
 budget. In italics stand floors, which are encoders without pretraining, and references, which learnt from the labels of
 all training images.
