@@ -91,8 +91,8 @@ def test_what_is_published_is_evaluated_like_the_run(run: Path, out: Path, tmp_p
 
 
 def test_a_run_on_other_data_names_those_of_its_pretraining(run: Path, out: Path, tmp_path: Path) -> None:
-    """Oracle: the record of the run; epochs by hand, of 512 images of its data; the title; the audit, which knows the
-    run beside it."""
+    """Oracle: the record of the run, whose inputs it still expects; epochs by hand; the title; the audit, which knows
+    the run beside it, and does not mind another name of the same data."""
     board = tmp_path / "results" / "board"
     for split in ("train", "test"):
         for label in ("a", "b"):
@@ -102,19 +102,23 @@ def test_a_run_on_other_data_names_those_of_its_pretraining(run: Path, out: Path
                 Image.new("L", (16, 16), 9 * i + 99 * (label == "b")).save(folder / f"{i}.png")
     photos = ["--set", f"Images.source='folder:{tmp_path}/photos'", "--set", "Images.name='photos'"]
     assert pretrain([*command(out, 4), "--publish", str(board)]) == 0
+    renamed = evaluated(out, "--run", str(run), "--set", "Images.name='same'", *KNN_ONLY, "--publish", str(board))
+    assert not {"pretrained_on"} & renamed.keys()
+    assert "inputs" not in renamed["encoder"]
     record = evaluated(out, "--run", str(run), *photos, *KNN_ONLY, "--publish", str(board))
     own = of(run)["dataset"]
     origin = {"name": "digits", "fingerprint": own["fingerprint"], "size": 16, "images": own["sizes"]["pretrain"]}
     assert record["pretrained_on"] == origin
+    assert record["encoder"].get("inputs") == {"mean": own["mean"], "std": own["std"]}
     assert record["dataset"]["sizes"]["pretrain"] == 16
     published = load(tmp_path / "results")
     assert audit(tmp_path / "results") == []
     (table,) = (each for each in sections(published) if each.setting.dataset == "photos")
     assert table.lines[0].cost.epochs == record["cost"]["images"] / own["sizes"]["pretrain"]
-    assert "pretrained on digits, open division" in title(table)
+    assert title(table).startswith("photos, pretrained on digits, vit_micro")
     (copy,) = (each for each in published if "pretrained_on" in each)
     left_out = {name: value for name, value in copy.items() if name != "pretrained_on"}
-    for forged in (left_out, left_out | {"pretrained_on": origin | {"images": 16}}):
+    for forged in (left_out, left_out | {"pretrained_on": origin | {"fingerprint": "beef"}}):
         path = write(seal(forged), board)
         assert any("pretrained_on" in problem for problem in audit(tmp_path / "results"))
         path.unlink()

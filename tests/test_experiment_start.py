@@ -160,6 +160,7 @@ def test_a_run_goes_on_from_another(source: tuple[Path, Record], tmp_path: Path)
     assert evaluate(["--run", str(made), "--out", str(tmp_path / "again")]) == 0
     (again,) = (records.read(path) for path in (tmp_path / "again" / "evaluations").glob("*.json"))
     assert again["metrics"]["knn"]["top1"] == record["metrics"]["knn"]["top1"]
+    assert again["start"] == record["start"]
 
 
 def test_the_gain_is_over_the_start() -> None:

@@ -346,6 +346,19 @@ def test_boards_may_have_different_data_of_one_name(results: Path) -> None:
     assert audit(results) == []
 
 
+@pytest.mark.parametrize(("name", "problem"), [("digits", "2 different data sets are called digits"), ("a", "beef")])
+def test_data_of_pretraining(name: str, problem: str, results: Path) -> None:
+    """Oracle: the data of the run with the same digest, and the names of the board; without the run none is known."""
+    origin = {"name": name, "fingerprint": "beef", "size": 16, "images": 9}
+    text = TEXT.replace("pretraining = @Pretraining", "pretraining = None")
+    again = make(division="open", teacher=None, floors=[FLOOR["id"]], config__text=text, pretrained_on=origin)
+    write(again, results / "small")
+    assert any(problem in each for each in audit(results))
+    (results / "small" / file_name(again)).unlink()
+    write(altered(altered(again, "training.digest", "1" * 64), "pretrained_on.name", "a"), results / "small")
+    assert not any("pretrained_on" in each or "are called" in each for each in audit(results))
+
+
 def test_raw_pixels_that_a_run_of_another_encoder_measured_are_a_floor(results: Path) -> None:
     """Oracle: raw pixels pass no encoder, so the first run on the images measures them for all."""
     pixels = altered(altered(FLOOR, "method.name", "raw pixels"), "encoder.width", 512)

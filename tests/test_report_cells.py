@@ -11,6 +11,7 @@ from report_records import EXAMPLE, floor, make, run, tuning
 from benchmark.errors import BenchmarkError, MissingError
 from benchmark.report.cells import group, hardware, load
 from benchmark.report.record import Record, write
+from benchmark.report.text import data_of
 
 
 def test_load_ignores_places_and_copies(tmp_path: Path) -> None:
@@ -132,10 +133,23 @@ def test_cells_mix_nothing_incomparable() -> None:
         ("environment__precision", "bfloat16"),
         ("method__name", "beta"),
         ("config__key", "ffffffffffff"),
+        ("pretrained_on", {"name": "a", "fingerprint": "0", "size": 16, "images": 9}),
     ):
         cells = group([make(), make(seed=1, **{field: value})])
         assert len(cells) == 2, field
         assert cells == sorted(cells, key=lambda cell: (cell.setting, cell.entry))
+
+
+def test_data_of_pretraining_with_one_name_are_told_apart_by_content() -> None:
+    """Oracle: their fingerprints; a title shows one where the name is that of the table's data."""
+    origins = [{"name": name, "fingerprint": mark, "size": 16, "images": 9} for name in "ab" for mark in ("1f", "2f")]
+    cells = group(make(dataset__name="a", pretrained_on=origin) for origin in origins)
+    assert [data_of(cell.setting) for cell in cells] == [
+        "a, pretrained on a (1f)",
+        "a, pretrained on a (2f)",
+        "a, pretrained on b",
+        "a, pretrained on b",
+    ]
 
 
 def test_hardware_separates_time_budgets_alone() -> None:

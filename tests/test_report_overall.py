@@ -8,7 +8,7 @@ from report_records import heads, run, tuning
 from benchmark.report.leaderboard import sections
 from benchmark.report.markdown import render
 from benchmark.report.overall import standings
-from benchmark.report.record import Record
+from benchmark.report.record import Record, seal
 
 
 def grid(
@@ -80,6 +80,15 @@ def test_the_page_shows_it_for_boards_of_several_data_sets() -> None:
     assert "### Over 2 data sets, float32, closed division" in page
     assert "| method | mean rank | mean gap (points) | x | yy |" in page
     assert "| x | 1.00 (1.00 to 1.00) | 0.00 (0.00 to 0.00) |  | 2-0-0 |" in page
+
+
+def test_encoders_pretrained_on_other_data_are_left_out() -> None:
+    """Oracle: two data sets of their own beside one to which the encoders of the first were taken."""
+    means = {"x": 0.90, "yy": 0.85}
+    origin = {"name": "a", "fingerprint": "a", "size": 16, "images": 9}
+    taken = [seal({**record, "pretrained_on": origin}) for record in grid("c", means)]
+    assert "### Over" not in render([*grid("a", means), *taken])
+    assert "### Over 2 data sets" in render([*grid("a", means), *grid("b", means), *taken])
 
 
 def test_each_division_of_a_board_has_its_own() -> None:

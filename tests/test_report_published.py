@@ -19,7 +19,7 @@ from benchmark.report.formats import as_json, comma_separated, latex
 from benchmark.report.leaderboard import sections
 from benchmark.report.markdown import render
 from benchmark.report.published import METRICS, PARAMETERS, PROTOCOLS, Result, _parameters, load, select
-from benchmark.report.record import write
+from benchmark.report.record import seal, write
 from benchmark.tables import main
 
 SHIPPED = Path(__file__).parents[1] / "results" / "published.csv"
@@ -96,6 +96,8 @@ def test_what_does_not_stand_beside_a_table() -> None:
         ("doubt", "read off a curve"),
     ):
         assert select(sections(BOARD), [replace(ALPHA, **{field: value})]) == [], field
+    origin = {"name": "a", "fingerprint": "a", "size": 16, "images": 9}
+    assert select(sections([seal({**record, "pretrained_on": origin}) for record in BOARD]), [ALPHA]) == []
 
 
 def test_a_floor_looks_like_no_victory() -> None:

@@ -139,6 +139,8 @@ def test_other_data_of_pretraining_only_where_a_run_was_evaluated_again() -> Non
     assert validate(make(**again)) == []
     for wrong in ({"division": "closed"}, {"budget": None}, {"config__text": "experiment.seed = 0\n"}):
         assert any("record.pretrained_on" in problem for problem in validate(make(**again | wrong)))
+    same = data | {"fingerprint": make()["dataset"]["fingerprint"]}
+    assert any("expected other data" in problem for problem in validate(make(**again | {"pretrained_on": same})))
 
 
 def test_what_no_file_can_hold_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The nearest neighbours by cosine: exact, at the speed of a product in float32.
 
-The product leaves a shortlist, whose cosines are computed again in float64. Its error has a bound, so each query knows
-whether its shortlist may lack a neighbour; one that may is searched in float64 throughout.
+The product leaves a shortlist. Its error has a bound: cosines are computed again in float64 for the keys of the
+shortlist that may be among the nearest, and a query whose shortlist may lack one is searched in float64 throughout.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch import Tensor
 CELLS = 2**25  # similarities held at once
 WIDE = 2**26  # numbers of keys held in float64 at once: 512 MiB
 BLOCK = 2**20  # numbers of a shortlist's keys multiplied at once: few enough for the cache
-GROUP = 16  # products of which the largest stands for all, where the largest of a row are looked for
+GROUP = 16  # products of which the maximum is looked at first, where the largest of a row are sought
 SLACK = 64  # keys of a shortlist beyond the nearest
 PAY = 100  # a shortlist of more than 1/100 of the keys costs more than it saves
 
@@ -20,7 +20,7 @@ PAY = 100  # a shortlist of more than 1/100 of the keys costs more than it saves
 def nearest(queries: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the cosines `(n, k)` float32 and the ids `(n, k)` of the nearest keys of each query, nearest first.
 
-    `queries` `(n, dim)` and `keys` `(n_keys, dim)` are of any length; of fewer than `k` keys all are returned, and a
+    `queries` `(n, dim)` and `keys` `(n_keys, dim)` have one row or more; of fewer than `k` keys all are returned, and a
     zero row has the cosine 0 with every other. A cosine is computed in float64 and rounded to float32, and equal ones
     are ordered by id: neither the division of the work nor the precision of the first product shows in the result.
     """
@@ -57,8 +57,8 @@ def _search(queries: Tensor, keys: Tensor, k: int) -> Tensor:
 def _largest(products: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Return the `length` largest of each row of products `(n, columns)`, largest first, and their columns.
 
-    A row is cut into groups of every so many columns. The largest lie in the `length` groups with the largest maxima:
-    each of these holds a number that no number outside them exceeds.
+    Columns form groups of `GROUP`, which lie equally far apart. The largest numbers lie in the `length` groups with the
+    largest maxima: each of these holds a number that no number outside them exceeds.
     """
     grouped = products.view(len(products), GROUP, -1)
     lines = grouped.shape[2]

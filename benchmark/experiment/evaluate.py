@@ -18,7 +18,7 @@ from benchmark.runtime import progress
 from benchmark.storage.files import check_folders, make_folder
 from benchmark.training.budget import Ledger
 
-OF_TRAINING = ("status", "budget", "training", "teacher")  # fields that are copied from the record of the run
+OF_TRAINING = ("status", "budget", "training", "teacher", "start")  # fields that are copied from the record of the run
 
 
 def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Path | None = None) -> Record:
@@ -52,6 +52,11 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
     floor_records = floors.measure(session)  # first, since they tell how long the encoder will take
     if floor_records:
         print(f"about {progress.duration(floor_records[0]['cost']['evaluation_seconds'])} of evaluation")
+    run = trained.run
+    of_training: dict[str, Any] = {name: value for name, value in run.items() if name in OF_TRAINING} if run else {}
+    if run and pretrained_on(run)["fingerprint"] != session.dataset.fingerprint:
+        of_training["pretrained_on"] = pretrained_on(run)
+        encoder.statistics = statistics_of(run, run["dataset"])  # it expects the inputs that it was trained on
     name = trained.title(encoder.name)
     begin = time.perf_counter()
     with progress.doing(f"evaluating {name}"):
@@ -63,10 +68,6 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
         )
     seconds = time.perf_counter() - begin
     weights = describe.weights(trained.weights) if trained.weights else None
-    run = trained.run
-    of_training: dict[str, Any] = {name: value for name, value in run.items() if name in OF_TRAINING} if run else {}
-    if run and pretrained_on(run)["fingerprint"] != session.dataset.fingerprint:
-        of_training["pretrained_on"] = pretrained_on(run)
     outside = files_outside(run) if run else None
     origin = key_of(run) if run else weights["sha256"] if weights else ""  # the same for all seeds of a run
     key = config.key(session.dataset.fingerprint, origin)

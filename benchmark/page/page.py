@@ -30,7 +30,7 @@ from benchmark.report.published import Result
 from benchmark.report.record import Record, file_name
 from benchmark.report.scaling import of_other_budgets
 from benchmark.report.section import Column, Line, Section, Value
-from benchmark.report.text import WORDS, Block, amount, printable, spread, terms
+from benchmark.report.text import WORDS, Block, amount, data_of, printable, spread, terms
 
 HERE = Path(__file__).parent
 SINGLE_RUNS = "Single runs"
@@ -80,7 +80,7 @@ class Table:
         setting = self.section.setting
         return {
             "division": setting.division,
-            "data": setting.dataset,
+            "data": data_of(setting),
             "encoder": setting.encoder,
             "budget": amount(setting),
         }
@@ -98,7 +98,7 @@ class View:
         section = self.tables[-1].section
         if len(self.tables) == 1:
             return title(section)
-        return ", ".join([section.setting.dataset, section.setting.encoder, *terms(section.setting)])
+        return ", ".join([data_of(section.setting), section.setting.encoder, *terms(section.setting)])
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,10 @@ class Board:
         """Its methods, data and budgets in a few words."""
         shown = [table.section for view in self.views for table in view.tables]
         methods = {run["method"]["name"] for section in shown for run in section.runs}
-        data = dict.fromkeys(section.setting.dataset for section in shown)
+        tested = dict.fromkeys(data_of(section.setting) for section in shown)
         amounts = dict.fromkeys(amount(section.setting) for section in shown)
         budgets = f"{len(amounts)} budgets" if len(amounts) > 2 else " and ".join(amounts)
-        return f"{len(methods)} method{'s' * (len(methods) > 1)} on {', '.join(data)}, {budgets}"
+        return f"{len(methods)} method{'s' * (len(methods) > 1)} on {', '.join(tested)}, {budgets}"
 
 
 class Page:

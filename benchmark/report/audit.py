@@ -152,14 +152,18 @@ def _of_images(record: Record) -> dict[str, object]:
 
 
 def _wrong_origins(records: Mapping[Path, Record]) -> Iterator[str]:
-    """Yield the runs that were evaluated again and name other data of pretraining than the run itself."""
-    origins = {run["training"]["digest"]: pretrained_on(run) for run in records.values() if pretrained(run)}
+    """Yield the runs that were evaluated again and name other data of pretraining than the runs with their weights."""
+    origins: dict[str | None, set[str]] = defaultdict(set)
+    for run in records.values():
+        if pretrained(run) and run["division"] != "trial":  # a trial has another test split
+            origins[run["training"]["digest"]].add(pretrained_on(run)["fingerprint"])
     for path, record in records.items():
-        if record["division"] != "open" or pretrained(record) or record["training"]["digest"] is None:
-            continue
-        expected, got = origins.get(record["training"]["digest"]), pretrained_on(record)
-        if expected not in (None, got):
-            yield f"{path}: pretrained_on: {got}, but the run with its training.digest has {expected}."
+        expected, got = origins.get(record["training"]["digest"]), pretrained_on(record)["fingerprint"]
+        if record["division"] == "open" and not pretrained(record) and expected and got not in expected:
+            yield (
+                f"{path}: pretrained_on.fingerprint: {got[:8]}, but the run with its training.digest was pretrained on "
+                f"{', '.join(sorted(each[:8] for each in expected))}. Evaluate the run again, and remove this file."
+            )
 
 
 def _unfounded_rates(records: Mapping[Path, Record]) -> Iterator[str]:
@@ -274,7 +278,8 @@ def _contradictions(records: Collection[Record]) -> Iterator[str]:
         run = (key_of(record), record["seed"], record["division"], machine, files_outside(record), code)
         repeated[run].append(record)
         if record["division"] not in ("trial", "floor"):  # trials have another test split, floors have no board
-            named[record["board"], record["dataset"]["name"]].add(record["dataset"]["fingerprint"])
+            for data in (record["dataset"], pretrained_on(record)):
+                named[record["board"], data["name"]].add(data["fingerprint"])
     for runs in repeated.values():
         repeatable = [run for run in runs if run["status"] == "ok" and run["environment"]["deterministic"]]
         if len({run["training"]["digest"] for run in repeatable}) > 1:

@@ -22,6 +22,7 @@ OF_CODE = ("code.versions", "code.version", "method.supervised", "cost.views")
 OF_ENDING = ("status", "training.collapsed", "training.effective_rank", "checkpoint.bytes")
 OF_FLOORS = tuple(f"encoder.{name}" for name in ("name", "parameters", "width", "patch", "stem"))
 IN_BOUNDS = ("cost.train_seconds", "cost.evaluation_seconds", "cost.peak_memory_bytes")
+ORIGIN = ("pretrained_on.fingerprint",)
 SCORES = ("top1", "macro_f1", "balanced_accuracy", "mean_average_precision", "mean_iou")
 BY_REPRODUCTION = ("training.loss", "training.digest", "training.curve", "checkpoint.sha256", "predictions.sha256")
 BY_NOTHING = (
@@ -53,13 +54,21 @@ def examine(path: Path, boards: Path) -> Findings:
     between = (problem for problem in together(others) if str(path) in problem or record["id"] in problem)
     problems = [*(f"{path}: {problem}" for problem in alone(path, record)), *between]
     scores, unknown = _scores(path.parent, record)
+    digest = record["training"]["digest"]
+    is_known = not pretrained(record) and any(
+        pretrained(run) and run["training"]["digest"] == digest for run in others.values()
+    )
     held = {
         by: [field for field in fields if not any(field in problem for problem in problems)]
-        for by, fields in (*_decided(record), ("its predictions", scores))
+        for by, fields in (
+            *_decided(record),
+            ("the run that trained it", ORIGIN * is_known),
+            ("its predictions", scores),
+        )
     }
     left = {
         "unless its predictions are published": unknown,
-        "unless the run itself is published": ["pretrained_on"] * ("pretrained_on" in record),
+        "unless the run that trained it is published": [*ORIGIN] * ("pretrained_on" in record and not is_known),
         "until --reproduce makes the run again": [field for field in BY_REPRODUCTION if pretrained(record)],
         "within bounds": [field for field in IN_BOUNDS if record["budget"]],
         "for good": [*BY_NOTHING],

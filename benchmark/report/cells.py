@@ -31,8 +31,9 @@ class Setting(NamedTuple):
     """What runs must have in common to be ranked together; an absent text is empty, an absent number 0.
 
     `hardware` is empty unless the budget is in device seconds, because only then does the result depend on it.
-    `precision` is that of pretraining, and empty where nothing was pretrained. `origin` is the name of the data on
-    which encoders were pretrained, and empty where it is the data of the table.
+    `precision` is that of pretraining, and empty where nothing was pretrained. `origin` and `origin_fingerprint` are
+    the name and the fingerprint of the data on which encoders were pretrained where the record of a run that was
+    evaluated again names it, else empty.
     """
 
     board: str
@@ -48,6 +49,7 @@ class Setting(NamedTuple):
     hardware: str
     precision: str
     origin: str
+    origin_fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,7 @@ def tuning_key(text: str) -> str:
 
 def _setting(record: Record) -> Setting:
     dataset, encoder, budget = record["dataset"], record["encoder"], record["budget"]
+    origin = record.get("pretrained_on")
     return Setting(
         board=record["board"] or "",
         dataset=dataset["name"],
@@ -252,5 +255,6 @@ def _setting(record: Record) -> Setting:
         division=record["division"],
         hardware=hardware(record) if budget and budget["kind"] == "device_seconds" else "",
         precision=record["environment"]["precision"] if pretrained(record) else "",
-        origin=record["pretrained_on"]["name"] if "pretrained_on" in record else "",
+        origin=origin["name"] if origin else "",
+        origin_fingerprint=origin["fingerprint"] if origin else "",
     )

@@ -14,7 +14,7 @@ from benchmark.report.record import Record
 from benchmark.report.scaling import scaling_tables
 from benchmark.report.section import Column, Line, Section, Value, ranking_score, result
 from benchmark.report.statistics import summarise
-from benchmark.report.text import Block, amount, flops_unit, percent, spread, terms
+from benchmark.report.text import Block, amount, data_of, flops_unit, percent, spread, terms
 from benchmark.report.time_to_target import time_to_target
 from benchmark.report.tuning import trials_table
 
@@ -64,7 +64,7 @@ def title(section: Section) -> str:
     setting = section.setting
     time = typical_time(section.runs) if setting.budget in ("flops", "samples") else None
     times = [f"about {time}"] if time else []
-    return ", ".join([setting.dataset, setting.encoder, amount(setting), *times, *terms(setting)])
+    return ", ".join([data_of(setting), setting.encoder, amount(setting), *times, *terms(setting)])
 
 
 def typical_time(runs: Sequence[Record]) -> str | None:

@@ -40,9 +40,13 @@ class Standing:
 
 
 def overall_tables(board: Sequence[Section]) -> Iterator[Block]:
-    """Yield a table over the data sets of a board for each division and precision that has several."""
-    for shared in product(DIVISIONS, sorted({section.setting.precision for section in board})):
-        alike = [section for section in board if (section.setting.division, section.setting.precision) == shared]
+    """Yield a table over the data sets of a board for each division and precision that has several.
+
+    Encoders that were pretrained on other data than they are evaluated on are left out.
+    """
+    own = [section for section in board if not section.setting.origin]
+    for shared in product(DIVISIONS, sorted({section.setting.precision for section in own})):
+        alike = [section for section in own if (section.setting.division, section.setting.precision) == shared]
         datasets = {section.setting.dataset for section in alike}
         methods = standings(alike) if len(datasets) > 1 else []
         if methods:

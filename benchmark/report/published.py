@@ -114,11 +114,14 @@ def select(sections: Sequence[Section], results: Sequence[Result]) -> list[Resul
 
 
 def _belongs(result: Result, section: Section) -> bool:
-    """Return whether a result is of the task, family and size of a table's encoder, and above its floors."""
+    """Return whether a result is of the task, family and size of a table's encoder, and above its floors.
+
+    Beside encoders that were pretrained on other data stands none.
+    """
     same_task = (result.dataset, PROTOCOLS[result.protocol]) == (section.setting.dataset, section.columns[0].evaluation)
     encoder, parameters = section.runs[0]["encoder"], _parameters(result.backbone)
     same_family = _family(result.backbone) == _family(encoder["name"])
-    if not (same_task and same_family and parameters):
+    if section.setting.origin or not (same_task and same_family and parameters):
         return False
     floors = [line.values[0].summary.mean for line in section.lines if line.is_floor and line.values[0]]
     ratio = max(parameters / encoder["parameters"], encoder["parameters"] / parameters)

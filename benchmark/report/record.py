@@ -162,8 +162,11 @@ def _contradictions(record: Record) -> Iterator[str]:
         yield f"record.tuning: expected only for the divisions tuned and trial, got {division}"
     elif tuning is not None and bool(tuning["trials"]) != (division == "tuned"):
         yield "record.tuning.trials: expected some for the division tuned, none for a trial"
-    if (origin := record.get("pretrained_on")) and (division != "open" or budget is None or pretrained(record)):
-        yield f"record.pretrained_on: expected only for a run that was evaluated again, got {origin['name']}"
+    if origin := record.get("pretrained_on"):
+        if division != "open" or budget is None or pretrained(record):
+            yield f"record.pretrained_on: expected only for a run that was evaluated again, got {origin['name']}"
+        if origin["fingerprint"] == record["dataset"]["fingerprint"]:
+            yield "record.pretrained_on.fingerprint: expected other data than record.dataset"
     inputs = record["encoder"].get("inputs")
     for place, stated in (("dataset", record["dataset"]), ("encoder.inputs", inputs)):
         for name, values in (("mean", stated["mean"]), ("std", stated["std"])) if stated else ():

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from benchmark.report.section import Line, Section
 from benchmark.report.statistics import Summary
-from benchmark.report.text import Block, amount, spread, terms
+from benchmark.report.text import Block, amount, data_of, spread, terms
 
 BUDGET_PARAMETERS = ("Budget.", "experiment.budget_share")  # bindings that set how much is spent
 LEAST_BUDGETS = 3  # that a method needs for a line
@@ -48,7 +48,7 @@ def _block(sections: Sequence[Section]) -> Iterator[Block]:
 
     setting, column = sections[0].setting, sections[0].columns[0]
     yield Block(
-        title=", ".join([setting.dataset, setting.encoder, "accuracy against budget", *terms(setting)]),
+        title=", ".join([data_of(setting), setting.encoder, "accuracy against budget", *terms(setting)]),
         caption=CAPTION.format(heading=sections[0].heading(column), least=LEAST_BUDGETS),
         headings=("method", *(amount(setting) for setting, _ in columns)),
         lines=tuple(

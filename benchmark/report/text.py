@@ -27,9 +27,16 @@ def _short(number: float) -> str:
 
 
 def terms(setting: Setting) -> list[str]:
-    """Return the precision and the division of a setting for a title, and the data of pretraining if it is other."""
-    origin = f"pretrained on {setting.origin}" if setting.origin else ""
-    return [part for part in (setting.precision, origin, f"{setting.division} division") if part]
+    """Return the precision and the division of a setting for a title."""
+    return [part for part in (setting.precision, f"{setting.division} division") if part]
+
+
+def data_of(setting: Setting) -> str:
+    """Return the name of a setting's data, and on which its encoders were pretrained where that is other data."""
+    if not setting.origin:
+        return setting.dataset
+    version = f" ({setting.origin_fingerprint[:8]})" if setting.origin == setting.dataset else ""
+    return f"{setting.dataset}, pretrained on {setting.origin}{version}"
 
 
 def flops_unit(amounts: Iterable[float]) -> tuple[str, float]:

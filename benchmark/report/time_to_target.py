@@ -10,7 +10,7 @@ from statistics import fmean
 
 from benchmark.report.fields import Metrics
 from benchmark.report.section import Column, Line, Section, result
-from benchmark.report.text import Block, percent
+from benchmark.report.text import Block, data_of, percent
 
 SHARE = 0.95  # of the best final accuracy
 CAPTION = """\
@@ -38,7 +38,7 @@ def _block(section: Section, column: Column, by_name: dict[str, list[Metrics]]) 
     epochs = {name: fmean(_first_epoch(each, target) for each in results) for name, results in by_name.items()}
     fewest = min(epochs.values())
     return Block(
-        title=f"{section.setting.dataset}, {section.setting.encoder}, {section.heading(column)}: time to target",
+        title=f"{data_of(section.setting)}, {section.setting.encoder}, {section.heading(column)}: time to target",
         caption=CAPTION.format(target=percent(target), share=100 * SHARE),
         headings=("method", "final hold-out", "epochs", "seconds", "ratio", "seeds"),
         lines=tuple(
