@@ -8,6 +8,8 @@ import pytest
 from tiny import command
 
 from benchmark import PRETRAINING_VERSION
+from benchmark.errors import CheckError
+from benchmark.experiment.reproduce import _compare_scores
 from benchmark.report import record as records
 from benchmark.report.record import Record, seal, write
 from benchmark.run import main
@@ -64,7 +66,7 @@ def test_what_cannot_agree_says_why(recorded: Path, tmp_path: Path, capsys: pyte
             {"code__versions": older},
             f"(KNN 0.9, now 1.0; SimCLR 3.1, now 1.0; pretraining 2.0, now {PRETRAINING_VERSION})",
         ),
-        ({"code__versions": {"KNN": "1.4"}}, "One seed gives no interval"),
+        ({"code__versions": {"KNN": "1.4"}, "metrics__knn__top1": 0.0}, "Outside the interval over test images: knn"),
         ({"method__module_sha256": "0" * 64}, "The file of the method is not that of the record"),
         ({"division": "floor", "budget": None}, "nothing was pretrained"),
         ({"config__text": "\nexperiment.pretraining = None\n", "division": "open"}, "nothing was pretrained"),
@@ -101,11 +103,31 @@ def test_elsewhere_the_interval_decides(
 @pytest.mark.parametrize(
     "beside", [{"status": "failed", "seed": 1, "metrics": {}}, {"created_utc": "2026-01-01T00:00:00Z"}]
 )
-def test_one_seed_with_scores_gives_no_interval(
+def test_one_seed_with_scores_has_the_interval_over_test_images(
     beside: dict[str, Any], recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Oracle: the refusal, where what lies beside the record has no score, or is an older run of its own seed."""
-    elsewhere = altered(records.read(recorded), environment__processor="Another")
-    write(altered(elsewhere, **beside), tmp_path / "board")
-    assert again(write(elsewhere, tmp_path / "board"), tmp_path) == 4
-    assert "One seed gives no interval" in capsys.readouterr().err
+    """Oracle: the formula by hand, where what lies beside the record has no score, or is an older run of its own seed;
+    just inside and just outside. Of a measure that is no share of the images there is none."""
+    record = records.read(recorded)
+    q, n = record["metrics"]["knn"]["top1"], record["metrics"]["knn"]["n"]
+    for code, factor in ((0, 0.99), (4, 1.01)):
+        p = next(
+            p
+            for p in (q + step * 1e-5 for step in range(99_999))
+            if p - q >= factor * 1.959963984540054 * ((p * (1 - p) + q * (1 - q)) / n) ** 0.5
+        )
+        elsewhere = altered(record, environment__processor="Another", metrics__knn__top1=p)
+        folder = tmp_path / str(code)
+        write(altered(elsewhere, **beside), folder)
+        assert again(write(elsewhere, folder), tmp_path) == code
+        text = "".join(capsys.readouterr())
+        assert ("Inside the 95 % interval over test images of the only seed" in text) == (code == 0)
+        assert ("Outside the interval over test images: knn" in text) == (code == 4)
+
+
+def test_one_seed_has_no_interval_of_other_measures(recorded: Path) -> None:
+    """Oracle: a mean IoU, which is no share of the test images."""
+    record = records.read(recorded)
+    dense = altered(record, metrics__knn__mean_iou=0.25)
+    with pytest.raises(CheckError, match="One seed gives no interval"):
+        _compare_scores(recorded, dense, dense)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean, stdev
 
 from benchmark.config import load as configuration
 from benchmark.errors import CheckError, ConfigError
@@ -20,8 +20,8 @@ def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_impo
     """Run the configuration of a record again and return a sentence on how far it agrees.
 
     `settings` may say where data lie. On the machine, libraries and versions of the record, the weights must be equal
-    to the bit. Elsewhere each score must lie in the 95 % prediction interval for one more run of its cell, which needs
-    records of at least two seeds in the same folder.
+    to the bit. Elsewhere each score must lie in the 95 % prediction interval for one more run of its cell or, where the
+    folder has one seed of it, in the narrower interval over test images.
     Raises ConfigError where a Major version of the code has changed since, CheckError where the run does not agree.
     """
     old = records.read(path)
@@ -93,26 +93,37 @@ def _cell(record: Record) -> tuple[object, ...]:
 
 
 def _compare_scores(path: Path, old: Record, new: Record) -> str:
-    """Compare the new scores with the interval for one more run of the record's cell.
+    """Compare the new scores with an interval around those of the record's cell.
 
-    mean ± t s sqrt(1 + 1 / n), of the n seeds in the folder of the record
+    With n > 1 seeds in the folder of the record it is that for one more run, with one the interval of the difference of
+    two runs with accuracies p and q over the n test images, which leaves out the spread over seeds:
+
+        mean ± t s sqrt(1 + 1 / n)
+        p ± z sqrt((p (1 - p) + q (1 - q)) / n)
     """
     cell = [record for record in by_age(map(records.read, path.parent.glob("*.json"))) if _cell(record) == _cell(old)]
-    parts, outside = [], []
+    parts, outside, is_one_seed = [], [], False
     for name, metrics in sorted(new["metrics"].items()):
-        of_seeds = {
-            record["seed"]: ranking_score(record["metrics"][name]) for record in cell if name in record["metrics"]
-        }
-        scores, score = list(of_seeds.values()), ranking_score(metrics)
-        if len(scores) < 2:
+        of_seeds = {record["seed"]: record["metrics"][name] for record in cell if name in record["metrics"]}
+        scores, score = list(map(ranking_score, of_seeds.values())), ranking_score(metrics)
+        if len(scores) > 1:
+            half = t_quantile(len(scores) - 1) * stdev(scores) * math.sqrt(1 + 1 / len(scores))
+        elif scores and score == metrics["top1"]:  # other measures are no mean over test images
+            half = NormalDist().inv_cdf(0.975) * math.sqrt(
+                sum(each * (1 - each) for each in (score, *scores)) / metrics["n"]
+            )
+            is_one_seed = True
+        else:
             continue
-        half = t_quantile(len(scores) - 1) * stdev(scores) * math.sqrt(1 + 1 / len(scores))
         low, high = fmean(scores) - half, fmean(scores) + half
         parts.append(f"{name} {100 * score:.2f} in [{100 * low:.2f}, {100 * high:.2f}]")
         if not low <= score <= high:
             outside.append(name)
     if not parts:
         raise CheckError("One seed gives no interval: scores of at least two of this configuration must lie beside it.")
+    kind = "interval over test images" if is_one_seed else "prediction interval"
     if outside:
-        raise CheckError(f"Outside the prediction interval: {', '.join(outside)}. {'; '.join(parts)}.")
-    return f"Inside the 95 % prediction interval for one more run: {'; '.join(parts)}."
+        unknown = " The record has one seed: runs may differ by more, which more seeds would show." * is_one_seed
+        raise CheckError(f"Outside the {kind}: {', '.join(outside)}. {'; '.join(parts)}.{unknown}")
+    of = "of the only seed" if is_one_seed else "for one more run"
+    return f"Inside the 95 % {kind} {of}: {'; '.join(parts)}."
