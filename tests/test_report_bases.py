@@ -13,7 +13,7 @@ from benchmark.report.bases import differences
 from benchmark.report.cells import load
 from benchmark.report.leaderboard import sections
 from benchmark.report.markdown import render
-from benchmark.report.record import Record
+from benchmark.report.record import Record, seal
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -42,6 +42,20 @@ def test_bases_of_the_published_boards() -> None:
     assert pairs(load(RESULTS / "digits")) == expected
     names = {"mrcl_simclr", "mixmask_moco", "macrl", "simclr", "moco", "mae"}
     assert pairs(load(RESULTS / "cifar10_cpu")) == {pair for pair in expected if names.issuperset(pair)}
+
+
+def test_encoders_that_were_evaluated_again_have_the_bases_of_their_runs() -> None:
+    """Oracle: the pair of the runs; without the runs on the page nothing tells what trained the encoders."""
+    outer, inner = configured("Outer", 0, 0.7, "Outer.base = @Inner"), configured("Inner", 0, 0.6)
+    runs, again = [], []
+    for number, record in enumerate((outer, inner)):
+        changes: dict[str, object] = {"training": record["training"] | {"digest": str(number) * 64}}
+        runs.append(seal({**record, **changes}))
+        config = record["config"] | {"text": "experiment.seed = 0\nexperiment.pretraining = None\n"}
+        again.append(seal({**record, **changes, "config": config, "division": "open", "board": "elsewhere"}))
+    with_pairs = [each.setting.board for each in sections([*runs, *again]) if list(differences(each))]
+    assert with_pairs == ["elsewhere", "small"]
+    assert pairs(again) == set()
 
 
 def test_a_mean_average_precision_is_no_mean_over_images() -> None:

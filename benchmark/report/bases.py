@@ -56,7 +56,7 @@ def differences(section: Section, correct: Correct = unpublished) -> Iterator[Di
     """
     ranked = [line for line in section.lines if line.rank is not None]
     for line in ranked:
-        for name in dict.fromkeys(base.cell.method for base in ranked if _builds_on(line, base)):
+        for name in dict.fromkeys(base.cell.method for base in ranked if _builds_on(section, line, base)):
             of_base = [base for base in ranked if base.cell.method == name]
             alike = [base for base in of_base if base.cell.varied == line.cell.varied] or of_base
             if len(alike) == 1 and (difference := _difference(line, alike[0], section.columns[0], correct)):
@@ -72,9 +72,9 @@ def introduction(section: Section, lines: Sequence[Difference]) -> str:
     return f"Methods beside those that they build on ({heading}). Each interval stands alone, and is {intervals}."
 
 
-def _builds_on(line: Line, base: Line) -> bool:
+def _builds_on(section: Section, line: Line, base: Line) -> bool:
     """Return whether a method has another one as its teacher, contains its class, or all of its parts and more."""
-    lines, lines_of_base = (canonical(each.cell.runs[0]["config"]["text"]).lines for each in (line, base))
+    lines, lines_of_base = (canonical(section.text_of(each)).lines for each in (line, base))
     (kind, parts), (kind_of_base, parts_of_base) = _parts(lines), _parts(lines_of_base)
     if not (kind and kind_of_base) or line.cell.method == base.cell.method:
         return False

@@ -12,7 +12,7 @@ from typing import Literal
 
 from benchmark.report.cells import UNRANKED, Cell, group
 from benchmark.report.naming import dated, names
-from benchmark.report.record import Record, pretrained_on
+from benchmark.report.record import Record, pretrained, pretrained_on
 from benchmark.report.section import Column, Cost, Line, Ranking, Section, Value, columns_of, ranking_score, result
 from benchmark.report.statistics import compare, summarise
 
@@ -42,11 +42,17 @@ def sections(records: Sequence[Record], changed: Changed = unchanged) -> list[Se
     columns = columns_of(run for cell in cells for run in cell.runs)
     versions = Counter(column.evaluation for column in columns)
     versioned = frozenset(name for name, count in versions.items() if count > 1)
-    return [_section(list(of_setting), by_id, changed, versioned) for _, of_setting in by_setting]
+    texts = {run["training"]["digest"]: run["config"]["text"] for run in records if pretrained(run)}
+    known = {digest: text for digest, text in texts.items() if digest is not None}
+    return [_section(list(of_setting), by_id, changed, versioned, known) for _, of_setting in by_setting]
 
 
 def _section(
-    cells: Sequence[Cell], by_id: Mapping[str, Record], changed: Changed, versioned: frozenset[str]
+    cells: Sequence[Cell],
+    by_id: Mapping[str, Record],
+    changed: Changed,
+    versioned: frozenset[str],
+    texts: Mapping[str, str],
 ) -> Section:
     current = [cell for cell in cells if not _stale(cell, changed)]
     if all(is_reference(cell.runs[0]) for cell in current):
@@ -93,6 +99,7 @@ def _section(
         missing_floors=missing,
         trials=tuple(by_id[identity] for identity in trial_ids if identity in by_id),
         versioned=versioned,
+        texts=texts,
     )
 
 

@@ -1,12 +1,12 @@
 """What a table shows: its lines, and for each line its scores, its cost and how its runs ended."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from benchmark.report.cells import Cell, Setting
 from benchmark.report.fields import Metrics
-from benchmark.report.record import Record
+from benchmark.report.record import Record, pretrained
 from benchmark.report.statistics import Comparison, Summary
 
 LEADING = {  # headings of the evaluations that come first; the first one present ranks
@@ -128,6 +128,7 @@ class Section:
 
     `earlier` lines are not ranked: those that newer runs have replaced and, beside lines of today's code, those that
     code of an earlier Major version made. `versioned` are the evaluations that have several versions on the page.
+    `texts` has the configurations that trained the encoders on the page, by the digest of their weights.
     """
 
     setting: Setting
@@ -138,10 +139,17 @@ class Section:
     missing_floors: tuple[str, ...]
     trials: tuple[Record, ...]
     versioned: frozenset[str]
+    texts: Mapping[str, str]
 
     def heading(self, column: Column) -> str:
         """Return the name of an evaluation, with its version only where the page has several."""
         return column.heading if column.evaluation in self.versioned else column.name
+
+    def text_of(self, line: Line) -> str:
+        """Return the configuration that trained the encoders of a line, also where they were evaluated again."""
+        run = line.cell.runs[0]
+        own, digest = run["config"]["text"], run["training"]["digest"]
+        return own if pretrained(run) or digest is None else self.texts.get(digest, own)
 
     @property
     def runs(self) -> list[Record]:
