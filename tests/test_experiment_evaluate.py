@@ -1,5 +1,6 @@
 """Evaluating an encoder that exists: our runs score as they did, and everyone's weights by the same rules."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from benchmark.export import main as export
 from benchmark.nets import timm_net
 from benchmark.report import record as records
 from benchmark.report.audit import audit
+from benchmark.report.audit_one import examine
 from benchmark.report.cells import load
 from benchmark.report.contents import title
 from benchmark.report.leaderboard import sections
 from benchmark.report.markdown import render
-from benchmark.report.record import Record, seal, write
+from benchmark.report.record import Record, file_name, seal, write
 from benchmark.run import main as pretrain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -117,6 +119,13 @@ def test_a_run_on_other_data_names_those_of_its_pretraining(run: Path, out: Path
     assert table.lines[0].cost.epochs == record["cost"]["images"] / own["sizes"]["pretrain"]
     assert title(table).startswith("photos, pretrained on digits, vit_micro")
     (copy,) = (each for each in published if "pretrained_on" in each)
+    of_copy = board / file_name(copy)
+    by_the_run = examine(of_copy, tmp_path / "results")
+    assert by_the_run.held["the run that trained it"] == ["pretrained_on.fingerprint"]
+    (alone := tmp_path / "alone").mkdir()
+    shutil.copy(of_copy, alone)
+    open_fields = examine(alone / of_copy.name, alone).self_reported
+    assert open_fields["unless the run that trained it is published"] == ["pretrained_on.fingerprint"]
     left_out = {name: value for name, value in copy.items() if name != "pretrained_on"}
     for forged in (left_out, left_out | {"pretrained_on": origin | {"fingerprint": "beef"}}):
         path = write(seal(forged), board)

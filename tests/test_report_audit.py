@@ -348,7 +348,8 @@ def test_boards_may_have_different_data_of_one_name(results: Path) -> None:
 
 @pytest.mark.parametrize(("name", "problem"), [("digits", "2 different data sets are called digits"), ("a", "beef")])
 def test_data_of_pretraining(name: str, problem: str, results: Path) -> None:
-    """Oracle: the data of the run with the same digest, and the names of the board; without the run none is known."""
+    """Oracle: the data of the run with the same digest, and the names of the board; without the run none is known, also
+    where a trial, which has another test split, has that digest."""
     origin = {"name": name, "fingerprint": "beef", "size": 16, "images": 9}
     text = TEXT.replace("pretraining = @Pretraining", "pretraining = None")
     again = make(division="open", teacher=None, floors=[FLOOR["id"]], config__text=text, pretrained_on=origin)
@@ -356,6 +357,7 @@ def test_data_of_pretraining(name: str, problem: str, results: Path) -> None:
     assert any(problem in each for each in audit(results))
     (results / "small" / file_name(again)).unlink()
     write(altered(altered(again, "training.digest", "1" * 64), "pretrained_on.name", "a"), results / "small")
+    write(altered(TRIALS[0], "training.digest", "1" * 64), results / "small")
     assert not any("pretrained_on" in each or "are called" in each for each in audit(results))
 
 

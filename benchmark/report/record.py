@@ -1,7 +1,8 @@
 """The record: one immutable JSON file per run, from which every table, plot and page is derived.
 
-`Record`, with its parts in `fields`, is both the type and the schema: `read` and `write` check its annotations. Records
-are shared through git, so a file is named by its content, is never rewritten, and any changed byte is found on reading.
+`Record`, with its fields in `schema` and their parts in `fields`, is both the type and the schema: `read` and `write`
+check its annotations. Records are shared through git, so a file is named by its content, is never rewritten, and any
+changed byte is found on reading.
 """
 
 import hashlib
@@ -13,7 +14,8 @@ from typing import Literal, cast
 
 from benchmark.annotations import checker
 from benchmark.errors import BenchmarkError
-from benchmark.report.fields import Code, Common, Metrics, Pretrained
+from benchmark.report.fields import Code, Metrics, Pretrained
+from benchmark.report.schema import Common
 from benchmark.report.schema_1 import RecordOfSchema1
 from benchmark.storage.files import write_once
 

@@ -5,7 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from benchmark.report.fields import Checkout, Common, Sha256
+from benchmark.report.fields import Checkout, Sha256
+from benchmark.report.schema import Common
 
 PLACES = (".source", ".streamed", ".list_file", ".teacher_weights", "experiment.seed")
 DEFAULTS = Path(__file__).with_name("defaults_of_schema_1.txt")
