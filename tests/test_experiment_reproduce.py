@@ -101,12 +101,17 @@ def test_elsewhere_the_interval_decides(
 
 
 @pytest.mark.parametrize(
-    "beside", [{"status": "failed", "seed": 1, "metrics": {}}, {"created_utc": "2026-01-01T00:00:00Z"}]
+    "beside",
+    [
+        {"status": "failed", "seed": 1, "metrics": {}},
+        {"created_utc": "2026-01-01T00:00:00Z", "metrics__knn__top1": 0.0},
+        {"created_utc": "2036-01-01T00:00:00Z", "metrics__knn__top1": 0.0},
+    ],
 )
 def test_one_seed_with_scores_has_the_interval_over_test_images(
     beside: dict[str, Any], recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Oracle: the formula by hand, where what lies beside the record has no score, or is an older run of its own seed;
+    """Oracle: the formula by hand, where what lies beside the record has no score, or is another run of its own seed;
     just inside and just outside. Of a measure that is no share of the images there is none."""
     record = records.read(recorded)
     q, n = record["metrics"]["knn"]["top1"], record["metrics"]["knn"]["n"]

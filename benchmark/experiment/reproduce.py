@@ -101,7 +101,8 @@ def _compare_scores(path: Path, old: Record, new: Record) -> str:
         mean ± t s sqrt(1 + 1 / n)
         p ± z sqrt((p (1 - p) + q (1 - q)) / n)
     """
-    cell = [record for record in by_age(map(records.read, path.parent.glob("*.json"))) if _cell(record) == _cell(old)]
+    beside = by_age(map(records.read, path.parent.glob("*.json")))
+    cell = [*(record for record in beside if _cell(record) == _cell(old)), old]  # of its seed, the record itself counts
     parts, outside, is_one_seed = [], [], False
     for name, metrics in sorted(new["metrics"].items()):
         of_seeds = {record["seed"]: record["metrics"][name] for record in cell if name in record["metrics"]}
