@@ -36,8 +36,8 @@ from benchmark.report.code import classes, versions  # noqa: E402
 
 SHARED = "simclr"  # both sides evaluate the encoder of this method, as the published code trains it
 PROJECTED = "KNNProjection"  # needs a projector, which only a run has
-RUN = ("Budget.kind = 'samples'", "Pretraining.precision = 'float32'")
-THREE_STEPS = (*RUN, "Budget.amount = 384", "Pretraining.batch_size = 128")
+RUN = ("Budget.kind = 'samples'", "Pretraining.precision = 'float32'", "experiment.curve_points = 0")
+THREE_STEPS = (*RUN, "Budget.amount = 192", "Pretraining.batch_size = 64")
 TWO_STEPS = (*RUN, "Budget.amount = 32", "Pretraining.batch_size = 16")
 SHORT = {
     "LinearSGD": ("epochs = 5", "rates = (0.013, 0.17)"),

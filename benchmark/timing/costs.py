@@ -1,11 +1,14 @@
 """What an image costs under each method, and how many one budget buys: why equal epochs are not equal compute."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from benchmark.config import load as configuration
 from benchmark.config.parse import shipped_folder
 from benchmark.errors import CheckError, ConfigError
+from benchmark.experiment.environment import usable_cores
 from benchmark.experiment.setup import Experiment, Pretraining
 from benchmark.method import Method
 from benchmark.report.text import inserted, markdown
@@ -13,6 +16,7 @@ from benchmark.training.flops import count_step
 
 CLASSES = 10  # of a method that learns from labels; what they cost does not show beside an encoder
 BUDGET = 1e16  # FLOPs
+PROCESSES = 4  # at most: each imports all libraries, in 5 seconds and 0.7 GB
 PROTOCOLS = ("gin/protocol/cifar10_vit_tiny.gin", "gin/protocol/cifar10_resnet18.gin")
 
 
@@ -24,7 +28,7 @@ def update(page: Path, *, check: bool) -> None:
     if not page.is_file():
         raise ConfigError(f"There is no page {page}. Give the one with the table of costs by --page.")
     old = page.read_text(encoding="utf-8")
-    new = inserted(old, "costs", "python -m benchmark.speed costs", table(shipped_methods(), PROTOCOLS))
+    new = inserted(old, "costs", "python -m benchmark.speed costs", table(counted(shipped_methods()), PROTOCOLS))
     if not check:
         page.write_text(new, encoding="utf-8")
     elif new != old:
@@ -34,6 +38,16 @@ def update(page: Path, *, check: bool) -> None:
 def shipped_methods() -> list[Path]:
     """Return the files of all methods, without `report_*`: these are two of them in the recipes of others."""
     return [path for path in sorted(shipped_folder().glob("*.gin")) if not path.stem.startswith("report_")]
+
+
+def counted(methods: Sequence[Path]) -> dict[str, list[float | None]]:
+    """Return the training FLOPs per image of each method under each of `PROTOCOLS`, counted in `PROCESSES`.
+
+    They are new processes, since a fork would inherit the threads of torch.
+    """
+    with ProcessPoolExecutor(min(PROCESSES, usable_cores()), mp_context=get_context("spawn")) as pool:
+        columns = [pool.map(flops_per_image, map(str, methods), [place] * len(methods)) for place in PROTOCOLS]
+        return {method.stem: list(row) for method, *row in zip(methods, *columns, strict=True)}
 
 
 def flops_per_image(method: str, protocol: str) -> float | None:
@@ -64,9 +78,8 @@ def _flops_of_stage(experiment: Experiment, stage: Pretraining, size: int, *, en
     return count_step(build, stage.batch_size, sides) / stage.batch_size
 
 
-def table(methods: Iterable[Path], protocols: Sequence[str]) -> str:
-    """Return a Markdown table: a line for each file of a method, the cheapest first; for each protocol two columns."""
-    costs = {path.stem: [flops_per_image(str(path), protocol) for protocol in protocols] for path in methods}
+def table(costs: Mapping[str, Sequence[float | None]], protocols: Sequence[str]) -> str:
+    """Return a Markdown table: a line for each method, the cheapest first; for each protocol two columns."""
     names = [Path(protocol).stem for protocol in protocols]
     heads = [head for name in names for head in (f"GFLOPs an image, {name}", "images for 10 PFLOPs")]
     cheapest_first = sorted(costs.items(), key=lambda item: [value or 0.0 for value in item[1]])
