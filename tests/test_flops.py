@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny import TinyMethod
 from tiny import training as tiny_training
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from benchmark.nets.encoders import Encoder, ViT
 from benchmark.nets.resnet import ResNet
 from benchmark.randomness import Draws
 from benchmark.timing.workloads import shipped_trainings
-from benchmark.training.flops import RESERVED, count, count_step
+from benchmark.training.flops import OUTLINES, RESERVED, FlopCounter, count, count_step
 from benchmark.training.loop import Training
 
 BATCH, SIZE, PATCH, TOKENS = 6, 16, 4, 16
@@ -275,6 +276,63 @@ def test_real_steps_of_every_method_cost_what_was_counted(
     for name, training in trainings.items():
         set_fused(training.method, False)
         assert spent(training, 2) == 2 * training.flops_per_step, name
+
+
+def normed(*, affine: bool) -> nn.Sequential:
+    """Return a net with each normalisation that has an outline, and with products of several kinds."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, device="meta"),
+        nn.BatchNorm2d(8, affine=affine, device="meta"),
+        nn.Conv2d(8, 8, 1, groups=2, device="meta"),
+        nn.Flatten(2),
+        nn.LayerNorm([8, 9], elementwise_affine=affine, device="meta"),
+        nn.GroupNorm(2, 8, affine=affine, device="meta"),
+        nn.TransformerEncoderLayer(9, 3, 6, batch_first=True, device="meta"),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("mode", ["training", "evaluation", "a frozen norm"])
+def test_the_counter_agrees_with_torchs(mode: str, affine: bool, dtype: torch.dtype) -> None:
+    """Oracle: torch's counter, and the meta device without outlines: the sum, and every shape, type and layout."""
+
+    def told(counter: FlopCounter | FlopCounterMode) -> tuple[list[object], int]:
+        net = normed(affine=affine).to(dtype).train(mode != "evaluation")
+        seen: list[object] = []
+        for part in net:
+            part.register_forward_hook(lambda _, __, out: seen.append((out.shape, out.dtype, out.stride())))
+        if mode == "a frozen norm":
+            net[1].requires_grad_(False)
+        layout = torch.channels_last if dtype == torch.float32 else torch.contiguous_format
+        images = torch.empty(4, 3, 8, 8, device="meta", dtype=dtype, memory_format=layout, requires_grad=True)
+        with counter:
+            net(images).sum().backward()
+            seen.append(F.layer_norm(torch.empty(4, 9, 8, device="meta").transpose(1, 2), [9]).stride())
+        tensors = [images.grad, *(parameter.grad for parameter in net.parameters())]
+        seen += [None if each is None else (each.shape, each.dtype) for each in tensors]
+        return seen, counter.total if isinstance(counter, FlopCounter) else int(counter.get_total_flops())
+
+    assert told(FlopCounter()) == told(FlopCounterMode(display=False))
+
+
+def test_every_outline_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: each outline's operator is one that training runs; without this, counting would be slow and right."""
+    used = set()
+    for each, outline in OUTLINES.items():
+        monkeypatch.setitem(OUTLINES, each, lambda *x, each=each, outline=outline: (used.add(each), outline(*x))[1])
+    with FlopCounter():
+        normed(affine=True)(torch.empty(4, 3, 8, 8, device="meta")).sum().backward()
+    assert used == set(OUTLINES)
+
+
+def test_what_runs_in_inference_mode_is_counted() -> None:
+    """Oracle: by hand: a product of 4 x 3 and 3 x 5, two FLOPs a multiply-add; norms of a real device have values."""
+    with FlopCounter() as counter, torch.inference_mode():
+        nn.Linear(3, 5)(torch.ones(4, 3))
+        normalised = nn.LayerNorm(2)(torch.tensor([[0.0, 2.0]]))
+    assert counter.total == 2 * 4 * 3 * 5
+    torch.testing.assert_close(normalised, torch.tensor([[-1.0, 1.0]]))
 
 
 class Late(TinyMethod):

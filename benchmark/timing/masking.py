@@ -4,7 +4,6 @@ import time
 from functools import partial
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.config import load as configuration
 from benchmark.experiment.setup import Experiment
@@ -14,6 +13,7 @@ from benchmark.nets.encoders import Encoder
 from benchmark.nets.masking import visible_tokens
 from benchmark.timing.measurement import Measurement, cell
 from benchmark.timing.rounds import interleave
+from benchmark.training.flops import FlopCounter
 
 PROTOCOL = "gin/protocol/cifar10_vit_tiny.gin"
 SIZE = 32  # px
@@ -53,6 +53,6 @@ def _pass(encoder: Encoder, ratio: float, tokens: int, device: str = "cpu") -> N
 
 def _count(encoder: Encoder, ratio: float, tokens: int) -> float:
     set_fused(encoder, False)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounter() as counter:
         _pass(encoder, ratio, tokens, "meta")
-    return float(counter.get_total_flops())
+    return float(counter.total)
