@@ -1,6 +1,7 @@
 """Tables: what a page says, inert names, bytes that depend on the records alone; and the command around them."""
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,21 @@ def board() -> list[Record]:
         run("delta", 0, 0.99, 0.99, cost__flops=5e11),
         run("delta", 1, 0.99, 0.99, status="budget_miss", cost__flops=1e12),
     ]
+
+
+def test_lines_of_one_seed_are_as_sure_as_the_test_images() -> None:
+    """Oracle: by hand: 1.96 sqrt(0.7 * 0.3 / 500) = 0.0402, the wider of two lines; not for a floor, nor for a mean
+    average precision, which is no mean over images."""
+
+    def said(*records: Record) -> list[str]:
+        return re.findall(r"interval in (.*) is at most ± (.*) points", render(list(records)))
+
+    beta = run("beta", 0, 0.7)
+    for alpha in ([run("alpha", 0, 0.9)], [run("alpha", 0, 0.5), run("alpha", 1, 0.5)]):
+        assert said(*alpha, beta) == [("linear", "4.02")]
+    assert said(FLOORS[0], *(run("alpha", seed, 0.9, floors=[FLOORS[0]["id"]]) for seed in (0, 1))) == []
+    assert said(make(metrics={"multilabel": metrics(0.5, mean_average_precision=0.7)})) == []
+    assert said(make(metrics={})) == []
 
 
 def test_the_page_of_a_board() -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 
 from benchmark.config import load as configuration
 from benchmark.errors import CheckError, ConfigError
@@ -13,7 +13,7 @@ from benchmark.report.cells import FIRST_VERSION, by_age, files_outside, key_of,
 from benchmark.report.code import changed
 from benchmark.report.record import Record
 from benchmark.report.section import ranking_score
-from benchmark.report.statistics import t_quantile
+from benchmark.report.statistics import half_width_by_images, t_quantile
 
 
 def reproduce(path: Path, *, out: Path, settings: Sequence[str] = (), allow_imports: bool = False) -> str:
@@ -96,10 +96,9 @@ def _compare_scores(path: Path, old: Record, new: Record) -> str:
     """Compare the new scores with an interval around those of the record's cell.
 
     With n > 1 seeds in the folder of the record it is that for one more run, with one the interval of the difference of
-    two runs with accuracies p and q over the n test images, which leaves out the spread over seeds:
+    two runs over the test images, which leaves out the spread over seeds:
 
         mean ± t s sqrt(1 + 1 / n)
-        p ± z sqrt((p (1 - p) + q (1 - q)) / n)
     """
     beside = by_age(map(records.read, path.parent.glob("*.json")))
     cell = [*(record for record in beside if _cell(record) == _cell(old)), old]  # of its seed, the record itself counts
@@ -110,9 +109,7 @@ def _compare_scores(path: Path, old: Record, new: Record) -> str:
         if len(scores) > 1:
             half = t_quantile(len(scores) - 1) * stdev(scores) * math.sqrt(1 + 1 / len(scores))
         elif scores and score == metrics["top1"]:  # other measures are no mean over test images
-            half = NormalDist().inv_cdf(0.975) * math.sqrt(
-                sum(each * (1 - each) for each in (score, *scores)) / metrics["n"]
-            )
+            half = half_width_by_images(*((each, metrics["n"]) for each in (score, *scores)))
             is_one_seed = True
         else:
             continue

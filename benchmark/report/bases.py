@@ -7,13 +7,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 from benchmark.report.identity import canonical, references
 from benchmark.report.record import Record
 from benchmark.report.section import Column, Line, Section, ranking_score, result
-from benchmark.report.statistics import summarise
+from benchmark.report.statistics import Z95, half_width_by_images, summarise
 
 METHOD = "Pretraining.method"
 Correct = Callable[[Record, str], Collection[Any] | None]
@@ -115,10 +114,10 @@ def _difference(line: Line, base: Line, column: Column, correct: Correct) -> Dif
 def _by_images(run: Record, base: Record, column: Column, correct: Correct) -> tuple[float, str]:
     """Return the half width of the interval of a difference over the test images, and what it is made of.
 
-    Of n images, b are right in the run alone and c in the base alone. The standard error of (b - c) / n is
+    Of n images, b are right in the run alone and c in the base alone. Where these are known, the standard error of
+    (b - c) / n is that of pairs:
 
-        paired    sqrt(b + c - (b - c)^2 / n) / n
-        else      sqrt(p (1 - p) / n + q (1 - q) / n),   with the accuracies p and q
+        sqrt(b + c - (b - c)^2 / n) / n
     """
     metrics, of_base = result(run, column), result(base, column)
     assert metrics
@@ -128,8 +127,6 @@ def _by_images(run: Record, base: Record, column: Column, correct: Correct) -> t
     if rights[0] is not None and rights[1] is not None and len(rights[0]) == len(rights[1]) == n:
         pairs = Counter((bool(first), bool(second)) for first, second in zip(*rights, strict=True))
         b, c = pairs[True, False], pairs[False, True]
-        error, basis = math.sqrt(b + c - (b - c) ** 2 / n) / n, "1 seed, paired by test images"
-    else:
-        variances = [each["top1"] * (1 - each["top1"]) / each["n"] for each in (metrics, of_base)]
-        error, basis = math.sqrt(math.fsum(variances)), "1 seed, test images not paired"
-    return NormalDist().inv_cdf(0.975) * error, basis
+        return Z95 * math.sqrt(b + c - (b - c) ** 2 / n) / n, "1 seed, paired by test images"
+    accuracies = ((each["top1"], each["n"]) for each in (metrics, of_base))
+    return half_width_by_images(*accuracies), "1 seed, test images not paired"

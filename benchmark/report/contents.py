@@ -13,7 +13,7 @@ from benchmark.report.published import Result, published_table
 from benchmark.report.record import Record
 from benchmark.report.scaling import scaling_tables
 from benchmark.report.section import Column, Line, Section, Value, ranking_score, result
-from benchmark.report.statistics import summarise
+from benchmark.report.statistics import half_width_by_images, summarise
 from benchmark.report.text import Block, amount, data_of, flops_unit, percent, spread, terms
 from benchmark.report.time_to_target import time_to_target
 from benchmark.report.tuning import trials_table
@@ -163,12 +163,25 @@ def remarks(section: Section) -> str:
                 f"{section.heading(column)}: the spread of {', '.join(uneven)} is over twice the median one, "
                 f"so ties are less certain than 5 %."
             )
+    sentences += _of_one_seed(section)
     sentences += _by_images(section)
     if gains := [f"{line.name} {gain}" for line in section.lines if (gain := _gain(section, line))]:
         sentences.append(f"Gain over the start, {section.heading(section.columns[0])}, in points: {', '.join(gains)}.")
     if section.missing_floors:
         sentences.append(f"Floors named but not found: {', '.join(section.missing_floors)}.")
     return " ".join(sentences)
+
+
+def _of_one_seed(section: Section) -> Iterator[str]:
+    """Yield how far the test images alone leave the first column open, in lines of one seed."""
+    alone = [line.cell.runs[0] for line in section.lines if not line.is_floor and len(line.cell.runs) == 1]
+    for column in section.columns[:1]:
+        scores = [(metrics["top1"], metrics["n"]) for run in alone if (metrics := result(run, column))]
+        if scores and column.measure:
+            yield (
+                f"A line of one seed has no spread over seeds. Over the test images alone, its 95 % interval in "
+                f"{section.heading(column)} is at most ± {percent(max(map(half_width_by_images, scores)))} points."
+            )
 
 
 def _by_images(section: Section) -> Iterator[str]:

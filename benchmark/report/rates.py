@@ -10,8 +10,9 @@ from statistics import fmean
 
 from benchmark.report.record import Record
 from benchmark.report.section import columns_of
+from benchmark.report.statistics import Z95
 from benchmark.report.text import alignment, markdown, percent
-from benchmark.report.tuning import Z95, Contest, factor, noise, score
+from benchmark.report.tuning import Contest, factor, noise, score
 
 SHARE = "experiment.budget_share = "  # as a sweep varies it
 DRAWS = 10_000  # of the scores of trials on other hold-outs of the same size

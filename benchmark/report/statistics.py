@@ -8,10 +8,11 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from statistics import fmean, median, stdev
+from statistics import NormalDist, fmean, median, stdev
 from typing import Generic, TypeVar
 
 CONFIDENCE = 0.95
+Z95 = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)  # standard errors in half the width of an interval
 # Bounds in units of the median residual variance, by the number of seeds. In simulations of up to 20 methods with equal
 # spread, at most one table in twenty has a method beyond it. Two seeds say too little; more than 5 count as 6.
 UNEVEN = {2: math.inf, 3: 10.0, 4: 7.0, 5: 5.5, 6: 5.0}
@@ -58,6 +59,16 @@ def summarise(values: Sequence[float]) -> Summary:
         return Summary(values[0], None, 1, None)
     std = stdev(values)
     return Summary(fmean(values), std, n, t_quantile(n - 1) * std / math.sqrt(n))
+
+
+def half_width_by_images(*accuracies: tuple[float, int]) -> float:
+    """Return the half width of the 95 % interval of an accuracy p on n images, `(p, n)`, or of the difference of two.
+
+        z sqrt(sum of p (1 - p) / n)
+
+    It leaves out the spread over seeds, and takes the images of two accuracies as independent.
+    """
+    return Z95 * math.sqrt(math.fsum(p * (1 - p) / n for p, n in accuracies))
 
 
 def compare(scores: Mapping[K, Mapping[int, float]]) -> Comparison[K]:

@@ -10,19 +10,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from statistics import NormalDist
 
 from benchmark.errors import BenchmarkError
 from benchmark.report.cells import by_age, files_outside, hardware, majors, tuning_of
 from benchmark.report.fields import Tuning
 from benchmark.report.record import Record
 from benchmark.report.section import Section, columns_of, ranking_score
+from benchmark.report.statistics import half_width_by_images
 from benchmark.report.text import Block, flops_unit, percent
 
 FACTORS = (0.5, 1.0, 2.0)  # times the learning rate of the recipe
 LIMITS = (1 / 16, 16.0)  # of the factors that are tried where the best lies at the edge
 SHARE = 1 / 4  # of the budget, for each trial, unless the suite has another
-Z95 = NormalDist().inv_cdf(0.975)
 FIRST_FACTORS, FIRST_SHARE = (0.25, 0.5, 1.0, 2.0, 4.0), 1 / 16  # of the first rule
 CAPTION = """\
 {evaluation} in % on a hold-out of {n:,} training images after {share:g} of the budget, one seed, at multiples of
@@ -111,8 +110,7 @@ def noise(*trials: Record) -> float:
     It takes two hold-outs as independent. Trials share theirs, so that the true interval is narrower. A mean average
     precision is taken as an accuracy of that size, our choice, as its own variance is not in the records.
     """
-    variances = (score(trial) * (1 - score(trial)) / trial["dataset"]["sizes"]["test"] for trial in trials)
-    return Z95 * math.sqrt(math.fsum(variances))
+    return half_width_by_images(*((score(trial), trial["dataset"]["sizes"]["test"]) for trial in trials))
 
 
 def contests(records: Iterable[Record]) -> dict[str, Contest]:
