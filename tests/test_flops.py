@@ -3,6 +3,7 @@
 import json
 import operator
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -295,7 +296,7 @@ def normed(*, affine: bool) -> nn.Sequential:
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("mode", ["training", "evaluation", "a frozen norm"])
 def test_the_counter_agrees_with_torchs(mode: str, affine: bool, dtype: torch.dtype) -> None:
-    """Oracle: torch's counter, and the meta device without outlines: the sum, and every shape, type and layout."""
+    """Oracle: torch's counter, and the meta device without outlines: the sum, and what outputs look like."""
 
     def told(counter: FlopCounter | FlopCounterMode) -> tuple[list[object], int]:
         net = normed(affine=affine).to(dtype).train(mode != "evaluation")
@@ -326,12 +327,40 @@ def test_every_outline_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert used == set(OUTLINES)
 
 
-def test_what_runs_in_inference_mode_is_counted() -> None:
-    """Oracle: by hand: a product of 4 x 3 and 3 x 5, two FLOPs a multiply-add; norms of a real device have values."""
-    with FlopCounter() as counter, torch.inference_mode():
-        nn.Linear(3, 5)(torch.ones(4, 3))
-        normalised = nn.LayerNorm(2)(torch.tensor([[0.0, 2.0]]))
-    assert counter.total == 2 * 4 * 3 * 5
+def test_an_outline_refuses_what_torch_refuses() -> None:
+    """Oracle: torch on the meta device."""
+    width_16, whole_numbers = (torch.empty(4, 16, device="meta", dtype=dtype) for dtype in (torch.float32, torch.int64))
+    weight = torch.empty(8, device="meta")
+    for inputs, shape, weights in ((width_16, [32], []), (width_16, [16], [weight]), (whole_numbers, [16], [])):
+        for counter in (nullcontext(), FlopCounter()):
+            with counter, pytest.raises(RuntimeError):
+                F.layer_norm(inputs, shape, *weights)
+
+
+def test_a_gradient_by_the_bias_of_a_norm_alone_is_counted() -> None:
+    """Oracle: torch's counter: two products forward and their gradients in weight and input."""
+
+    def total(counter: FlopCounter | FlopCounterMode) -> int:
+        shift = nn.Linear(16, 16, device="meta")
+        with counter:
+            images = torch.empty(8, 16, device="meta")
+            F.batch_norm(images, None, None, None, shift(shift(images).mean(0)), training=True).sum().backward()
+        return counter.total if isinstance(counter, FlopCounter) else int(counter.get_total_flops())
+
+    assert total(FlopCounter()) == total(FlopCounterMode(display=False)) == 2 * 16 * 16 * (8 + 1 + 8 + 1 + 1)
+
+
+def test_what_inference_mode_makes_is_counted() -> None:
+    """Oracle: by hand: products of 4 x 3 and 3 x 5, within and without, two FLOPs a multiply-add; norms have values
+    on a real device."""
+    with FlopCounter() as counter:
+        with torch.inference_mode():
+            made, weight = torch.ones(4, 3) * 1, torch.ones(5, 3) * 1
+            F.linear(made, weight)
+            normalised = F.layer_norm(torch.tensor([[0.0, 2.0]]), [2])
+        F.linear(made, weight)
+        made @ weight.T
+    assert counter.total == 3 * 2 * 4 * 3 * 5
     torch.testing.assert_close(normalised, torch.tensor([[-1.0, 1.0]]))
 
 

@@ -96,7 +96,7 @@ def _compare_scores(path: Path, old: Record, new: Record) -> str:
     """Compare the new scores with an interval around those of the record's cell.
 
     With n > 1 seeds in the folder of the record it is that for one more run, with one the interval of the difference of
-    two runs over the test images, which leaves out the spread over seeds:
+    two runs over the test images (`half_width_by_images`), which leaves out the spread over seeds:
 
         mean ± t s sqrt(1 + 1 / n)
     """

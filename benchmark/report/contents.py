@@ -173,14 +173,15 @@ def remarks(section: Section) -> str:
 
 
 def _of_one_seed(section: Section) -> Iterator[str]:
-    """Yield how far the test images alone leave the first column open, in lines of one seed."""
-    alone = [line.cell.runs[0] for line in section.lines if not line.is_floor and len(line.cell.runs) == 1]
+    """Yield how far the test images alone leave the first column open, in lines with one seed of it."""
     for column in section.columns[:1]:
-        scores = [(metrics["top1"], metrics["n"]) for run in alone if (metrics := result(run, column))]
-        if scores and column.measure:
+        of_lines = [[result(run, column) for run in line.cell.runs] for line in section.lines if not line.is_floor]
+        alone = [found[0] for results in of_lines if len(found := [each for each in results if each]) == 1]
+        if alone and column.measure:
+            half_width = max(half_width_by_images((metrics["top1"], metrics["n"])) for metrics in alone)
             yield (
                 f"A line of one seed has no spread over seeds. Over the test images alone, its 95 % interval in "
-                f"{section.heading(column)} is at most ± {percent(max(map(half_width_by_images, scores)))} points."
+                f"{section.heading(column)} is at most ± {percent(half_width)} points."
             )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import islice, product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -45,9 +46,10 @@ def counted(methods: Sequence[Path]) -> dict[str, list[float | None]]:
 
     They are new processes, since a fork would inherit the threads of torch.
     """
+    pairs = list(product(map(str, methods), PROTOCOLS))
     with ProcessPoolExecutor(min(PROCESSES, usable_cores()), mp_context=get_context("spawn")) as pool:
-        columns = [pool.map(flops_per_image, map(str, methods), [place] * len(methods)) for place in PROTOCOLS]
-        return {method.stem: list(row) for method, *row in zip(methods, *columns, strict=True)}
+        costs = pool.map(flops_per_image, *zip(*pairs, strict=True))
+        return {method.stem: list(islice(costs, len(PROTOCOLS))) for method in methods}
 
 
 def flops_per_image(method: str, protocol: str) -> float | None:

@@ -8,6 +8,7 @@ matrix decompositions, are not counted.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -48,20 +49,27 @@ class FlopCounter(TorchDispatchMode):
         self.total = 0
 
     def __torch_dispatch__(self, operator: Any, _: Any, arguments: Any = (), named: Any = None) -> Any:
-        if operator in OUTLINES and arguments[0].is_meta:
-            return OUTLINES[operator](*arguments)
-        if torch.is_inference_mode_enabled():  # elsewhere autograd takes composed operators apart before they come here
+        outline = OUTLINES.get(operator)
+        if outline and arguments[0].is_meta and (outputs := outline(*arguments)) is not None:
+            return outputs
+        if _is_composed(operator):  # of tensors made in inference mode; autograd takes others apart before
             with self:
-                outputs = operator.decompose(*arguments, **(named or {}))
-            if outputs is not NotImplemented:
-                return outputs
+                return operator.decompose(*arguments, **(named or {}))
         outputs = operator(*arguments, **(named or {}))
         if formula := flop_registry.get(operator.overloadpacket):
             self.total += formula(*arguments, **(named or {}), out_val=outputs)
         return outputs
 
 
-def _layer_norm(inputs: Tensor, shape: Sequence[int], *_: object) -> tuple[Tensor, ...]:
+@cache
+def _is_composed(operator: Any) -> bool:
+    return bool(operator.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd))
+
+
+def _layer_norm(inputs: Tensor, shape: Sequence[int], *arguments: Any) -> tuple[Tensor, ...] | None:
+    sides = [inputs.shape[inputs.ndim - len(shape) :], *(each.shape for each in arguments[:2] if each is not None)]
+    if not inputs.is_floating_point() or any(list(each) != list(shape) for each in sides):
+        return None
     rows = inputs.shape[: inputs.ndim - len(shape)] + (1,) * len(shape)
     return torch.empty(inputs.shape, dtype=inputs.dtype, device="meta"), *inputs.new_empty(2, *rows)
 
@@ -72,24 +80,20 @@ def _batch_norm(inputs: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _layer_norm_backward(_: Tensor, inputs: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
-    return _gradients(inputs, arguments[3], arguments[4])
+    return tuple(None if each is None else torch.empty_like(each) for each in (inputs, *arguments[3:5]))
 
 
-def _batch_norm_backward(_: Tensor, inputs: Tensor, weight: Tensor | None, *__: object) -> tuple[Tensor | None, ...]:
-    return _gradients(inputs, weight, weight)
+def _batch_norm_backward(_: Tensor, inputs: Tensor, *__: object) -> tuple[Tensor, ...]:
+    return torch.empty_like(inputs), *inputs.new_empty(2, inputs.shape[1])
 
 
-def _gradients(*of: Tensor | None) -> tuple[Tensor | None, ...]:
-    return tuple(None if each is None else torch.empty_like(each) for each in of)
-
-
-OUTLINES: dict[Any, Callable[..., tuple[Tensor | None, ...]]] = {
+OUTLINES: dict[Any, Callable[..., tuple[Tensor | None, ...] | None]] = {
     torch.ops.aten.native_layer_norm.default: _layer_norm,
     torch.ops.aten.native_layer_norm_backward.default: _layer_norm_backward,
     torch.ops.aten.native_batch_norm.default: _batch_norm,
     torch.ops.aten.native_batch_norm_backward.default: _batch_norm_backward,
 }
-"""The outputs of normalisations on the meta device, by their shapes alone."""
+"""The outputs of normalisations on the meta device, by their shapes alone; None for what torch refuses."""
 
 
 @progress.doing("counting the FLOPs of a step")
