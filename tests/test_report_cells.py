@@ -167,3 +167,11 @@ def test_floors_form_cells_too() -> None:
     (cell,) = group([floor(1, 0.3), floor(0, 0.2)])
     assert [record["seed"] for record in cell.runs] == [0, 1]
     assert (cell.setting.budget, cell.setting.amount, cell.setting.hardware) == ("", 0, "")
+
+
+def test_raw_pixels_are_one_line_whatever_the_encoder() -> None:
+    """Oracle: they pass no encoder, and so its name, patch and stem tell none apart; random weights do."""
+    other = {"encoder__name": "resnet18", "encoder__patch": None, "encoder__stem": "stem3x3"}
+    for name, lines in (("raw pixels", 1), ("random init", 2)):
+        floors = [make(method__name=name, division="floor", **changes) for changes in ({}, other)]
+        assert len(group(floors)) == lines

@@ -36,6 +36,13 @@ def board() -> list[Record]:
     ]
 
 
+def test_random_weights_stand_above_raw_pixels() -> None:
+    """Oracle: their places, whichever came first."""
+    pixels = run("raw pixels", 0, 0.9, division="floor", board=None, budget=None)
+    page = render([pixels, FLOORS[0], run("alpha", 0, 0.9, floors=[pixels["id"], FLOORS[0]["id"]])])
+    assert page.index("*random init*") < page.index("*raw pixels*")
+
+
 def test_lines_of_one_seed_are_as_sure_as_the_test_images() -> None:
     """Oracle: by hand: 1.96 sqrt(0.7 * 0.3 / 500) = 0.0402, the wider of two lines; not for a floor, nor for a mean
     average precision, which is no mean over images."""

@@ -242,14 +242,15 @@ def tuning_key(text: str) -> str:
 def _setting(record: Record) -> Setting:
     dataset, encoder, budget = record["dataset"], record["encoder"], record["budget"]
     origin = record.get("pretrained_on")
+    is_encoded = (record["division"], record["method"]["name"]) != ("floor", RAW_PIXELS)
     return Setting(
         board=record["board"] or "",
         dataset=dataset["name"],
         fingerprint=dataset["fingerprint"],
-        encoder=encoder["name"],
+        encoder=encoder["name"] if is_encoded else "",
         image_size=encoder["image_size"],
-        patch=encoder["patch"] or 0,
-        stem=encoder["stem"] or "",
+        patch=(encoder["patch"] or 0) if is_encoded else 0,
+        stem=(encoder["stem"] or "") if is_encoded else "",
         budget=budget["kind"] if budget else "",
         amount=budget["amount"] if budget else 0,
         division=record["division"],
