@@ -175,13 +175,15 @@ def remarks(section: Section) -> str:
 def _of_one_seed(section: Section) -> Iterator[str]:
     """Yield how far the test images alone leave the first column open, in lines with one seed of it."""
     for column in section.columns[:1]:
-        of_lines = [[result(run, column) for run in line.cell.runs] for line in section.lines if not line.is_floor]
-        alone = [found[0] for results in of_lines if len(found := [each for each in results if each]) == 1]
-        if alone and column.measure:
-            half_width = max(half_width_by_images((metrics["top1"], metrics["n"])) for metrics in alone)
+        half_widths = []
+        for line in (line for line in section.lines if not line.is_floor):
+            scores = [metrics for run in line.cell.runs if (metrics := result(run, column))]
+            if len(scores) == 1:
+                half_widths.append(half_width_by_images((scores[0]["top1"], scores[0]["n"])))
+        if half_widths and column.measure:
             yield (
                 f"A line of one seed has no spread over seeds. Over the test images alone, its 95 % interval in "
-                f"{section.heading(column)} is at most ± {percent(half_width)} points."
+                f"{section.heading(column)} is at most ± {percent(max(half_widths))} points."
             )
 
 

@@ -59,8 +59,8 @@ def _section(
         current = list(cells)
     runs = [run for cell in current for run in cell.runs]
     floor_ids = sorted({identity for run in runs for identity in run["floors"]})
-    floors = group(by_id[identity] for identity in floor_ids if identity in by_id)
-    floors = sorted(floors, key=lambda cell: cell.runs[0]["method"]["name"])
+    measured = group(by_id[identity] for identity in floor_ids if identity in by_id)
+    floors = sorted(measured, key=lambda cell: cell.runs[0]["method"]["name"])
     columns = columns_of(runs)
     references = [cell for cell in current if is_reference(cell.runs[0])]
     methods = [cell for cell in current if cell not in references]

@@ -2,9 +2,8 @@
 
 The step runs on the meta device, which has shapes and no memory, with attention as plain matrix products, because for
 the backward pass of a fused kernel torch also counts what it recomputes. A multiply-add counts as two FLOPs, by the
-formulas of `torch.utils.flop_counter`.
-Element-wise work, normalisation, the optimiser, the momentum update and operators without a formula in torch, such as
-matrix decompositions, are not counted.
+formulas of `torch.utils.flop_counter`. Element-wise work, normalisation, the optimiser, the momentum update and
+operators without a formula in torch, such as matrix decompositions, are not counted.
 """
 
 from collections.abc import Callable, Sequence
