@@ -11,7 +11,7 @@ import torch
 from report_records import run as made
 from safetensors.torch import save_file
 from test_nets_pretrained import FILES, images, vit
-from tiny import command
+from tiny import command, runs_of
 from torch import Tensor
 
 from benchmark.boards.plan import Suite
@@ -39,8 +39,7 @@ NARROW = "vit_tiny_patch16_224"
 def run(folder: Path, *settings: str, steps: int = 2) -> Record:
     bound = [part for setting in settings for part in ("--set", setting)]
     assert main(command(folder, steps, "--publish", str(folder / "board"), *bound)) == 0
-    path = max(folder.glob("simclr-*/*.json"), key=lambda path: path.stat().st_mtime_ns)
-    return records.read(path)
+    return records.read(runs_of(folder, "simclr")[-1])
 
 
 def floors(folder: Path, record: Record) -> dict[str, Record]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import SMALL, command
+from tiny import SMALL, command, runs_of
 
 from benchmark.config import load as configuration
 from benchmark.experiment.stage import Stage
@@ -30,8 +30,7 @@ def arguments(folder: Path, *more: str, steps: int = 8, seed: int = 0) -> list[s
 
 def run(folder: Path, *more: str, steps: int = 8, seed: int = 0) -> Record:
     assert main(arguments(folder, *more, steps=steps, seed=seed)) == 0
-    path = max(folder.glob("mimco-*/*.json"), key=lambda path: path.stat().st_mtime_ns)
-    return records.read(path)
+    return records.read(runs_of(folder, "mimco")[-1])
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def whole(out: Path) -> Record:
     """The record of an undisturbed run of 8 steps, 4 of them the teacher's."""
-    finished = sorted(out.glob("mimco-*/*.json"), key=lambda path: path.stat().st_mtime_ns)
+    finished = runs_of(out, "mimco")
     return records.read(finished[0]) if finished else run(out)
 
 

@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import command
+from tiny import command, runs_of
 
 from benchmark.evals.knn import KNN
 from benchmark.experiment.folders import prepare
@@ -57,7 +57,7 @@ def run(
 
 def newest(folder: Path) -> tuple[Record, list[dict[str, Any]]]:
     """Return the newest record below a folder and the lines logged beside it."""
-    path = max(folder.glob("*-s*-*/*.json"), key=lambda path: path.stat().st_mtime_ns)
+    path = runs_of(folder)[-1]
     lines = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
     times = ("images_per_second", "train_seconds")
     return records.read(path), [{k: v for k, v in line.items() if k not in times} for line in lines]

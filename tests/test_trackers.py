@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import command, training
+from tiny import command, runs_of, training
 
 from benchmark import trackers
 from benchmark.boards.plan import Suite
-from benchmark.report.cells import load
+from benchmark.report.record import read
 from benchmark.run import main
 from benchmark.trackers import TRACKERS, tracking
 from benchmark.trackers.tracking import Tracking, sheet
@@ -135,7 +135,7 @@ def test_the_command(tmp_path: Path, installed: list[Fake], capsys: pytest.Captu
     """
     assert main(command(tmp_path, 2)) == 0
     assert main(command(tmp_path, 2, "--fresh", "--track", "tensorboard")) == 0
-    plain, tracked = sorted(load(next(tmp_path.glob("simclr-*"))), key=lambda record: record["created_utc"])
+    plain, tracked = map(read, runs_of(tmp_path, "simclr"))
     for part in ("config", "training", "metrics", "predictions", "checkpoint", "seed"):
         assert plain[part] == tracked[part]  # type: ignore[literal-required]
     assert "tensorboard" not in json.dumps(tracked)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import SMALL, command, training
+from tiny import SMALL, command, runs_of, training
 
 from benchmark.config import load as configuration
 from benchmark.experiment.stage import Stage
@@ -124,7 +124,7 @@ def arguments(out: Path, seconds: float, *more: str, gin: str = "gin/simclr.gin"
 
 
 def newest(out: Path, method: str) -> Record:
-    return records.read(max(out.glob(f"{method}-*/*.json"), key=lambda path: path.stat().st_mtime_ns))
+    return records.read(runs_of(out, method)[-1])
 
 
 def test_seconds_become_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,14 @@ def command(folder: Path, steps: int, *more: str, gin: str = "gin/simclr.gin", s
     return ["--gin", gin, *settings, "--seed", str(seed), "--out", str(folder), *more]
 
 
+def runs_of(folder: Path, method: str = "*") -> list[Path]:
+    """Return the files of the records of a method's runs in `folder`, in the order in which they were written.
+
+    `created_utc` has whole seconds, and small runs take less.
+    """
+    return sorted(folder.glob(f"{method}-*-s*-*/*.json"), key=lambda path: path.stat().st_mtime_ns)
+
+
 class TinyEncoder(Encoder):
     """One convolution over 4 px patches with batch norm, averaged: it has buffers and takes no time."""
 
