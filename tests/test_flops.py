@@ -1,12 +1,13 @@
 """Counted FLOPs against closed forms worked out from shapes, to the last FLOP."""
 
+import itertools
 import json
 import operator
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from benchmark.nets.encoders import Encoder, ViT
 from benchmark.nets.resnet import ResNet
 from benchmark.randomness import Draws
 from benchmark.timing.workloads import shipped_trainings
-from benchmark.training.flops import OUTLINES, RESERVED, FlopCounter, count, count_step
+from benchmark.training.flops import ATEN, OUTLINES, RESERVED, FlopCounter, count, count_step
 from benchmark.training.loop import Training
 
 BATCH, SIZE, PATCH, TOKENS = 6, 16, 4, 16
@@ -128,7 +129,7 @@ def blocks(batch: int, tokens: int, width: int, depth: int) -> int:
 
 
 def head(batch: int, *widths: int) -> int:
-    return sum(product(batch, a, b) for a, b in pairwise(widths))
+    return sum(product(batch, a, b) for a, b in itertools.pairwise(widths))
 
 
 def training(first: int, rest: int) -> int:
@@ -289,6 +290,8 @@ def normed(*, affine: bool) -> nn.Sequential:
         nn.LayerNorm([8, 9], elementwise_affine=affine, device="meta"),
         nn.GroupNorm(2, 8, affine=affine, device="meta"),
         nn.TransformerEncoderLayer(9, 3, 6, batch_first=True, device="meta"),
+        nn.TransformerEncoderLayer(9, 3, 6, activation="gelu", batch_first=True, device="meta"),
+        nn.LogSoftmax(dim=-1),
     )
 
 
@@ -318,13 +321,77 @@ def test_the_counter_agrees_with_torchs(mode: str, affine: bool, dtype: torch.dt
 
 
 def test_every_outline_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: each outline's operator is one that training runs; without this, counting would be slow and right."""
+    """Oracle: each outline gives outputs in a step; without this, counting would be slow and right."""
     used = set()
     for each, outline in OUTLINES.items():
-        monkeypatch.setitem(OUTLINES, each, lambda *x, each=each, outline=outline: (used.add(each), outline(*x))[1])
+
+        def told(*arguments: Any, each: Any = each, outline: Any = outline) -> Any:
+            outputs = outline(*arguments)
+            used.update(() if outputs is None else (each,))
+            return outputs
+
+        monkeypatch.setitem(OUTLINES, each, told)
     with FlopCounter():
-        normed(affine=True)(torch.empty(4, 3, 8, 8, device="meta")).sum().backward()
+        logits = normed(affine=True)(torch.empty(4, 3, 8, 8, device="meta"))
+        ((logits / logits.detach() - logits * logits).clamp(0, 1) + logits).sum().backward()
     assert used == set(OUTLINES)
+
+
+KINDS = {
+    "plain": ((4, 6), torch.float32, False),
+    "turned": ((4, 6), torch.float32, True),
+    "narrow": ((6,), torch.float32, False),
+    "number": ((), torch.float32, False),
+    "wrong": ((4, 5), torch.float32, False),
+    "half": ((4, 6), torch.bfloat16, False),
+    "whole": ((4, 6), torch.int64, False),
+    "square": ((6, 6), torch.float32, False),
+    "turned square": ((6, 6), torch.float32, True),
+}
+"""Tensors by shape, type, and whether they are transposed."""
+CALLS: dict[str, tuple[int, Callable[..., Tensor]]] = {
+    "addmm": (3, ATEN.addmm.default),
+    "addmm at half": (3, lambda *x: ATEN.addmm.default(*x, beta=0.5)),
+    **{name: (2, getattr(ATEN, name).Tensor) for name in ("add", "sub", "mul", "div")},
+    "sum with a part": (2, lambda *x: ATEN.add.Tensor(*x, alpha=2)),
+    "add a number": (1, lambda x: ATEN.add.Tensor(x, 0.5)),
+    "divide by a number": (1, lambda x: ATEN.div.Tensor(x, 2)),
+    "clamp": (1, lambda x: ATEN.clamp.default(x, 0, 0.5)),
+    "clamp from below": (1, lambda x: ATEN.clamp.default(x, 0)),
+    "gelu": (1, ATEN.gelu.default),
+    "gelu by tanh": (1, lambda x: ATEN.gelu.default(x, approximate="tanh")),
+    "gelu backward": (2, ATEN.gelu_backward.default),
+    "threshold backward": (2, lambda *x: ATEN.threshold_backward.default(*x, 0)),
+    **{
+        f"{name} of {dtype}": (2, lambda *x, op=op, dtype=dtype: op.default(*x, -1, dtype))
+        for name, op in (("softmax", ATEN._softmax_backward_data), ("log softmax", ATEN._log_softmax_backward_data))
+        for dtype in (torch.float32, torch.bfloat16)
+    },
+}
+"""Calls of the operators with an outline, by the number of tensors that they take."""
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_outlines_are_those_of_torch(call: str) -> None:
+    """Oracle: torch on the meta device, for tensors of many kinds: shape, type and strides, or that it refuses."""
+    number, compute = CALLS[call]
+
+    def told(kinds: Sequence[str], counter: AbstractContextManager[object]) -> tuple[object, ...] | None:
+        tensors = []
+        for kind in kinds:
+            shape, dtype, is_turned = KINDS[kind]
+            tensor = torch.empty(shape[::-1] if is_turned else shape, dtype=dtype, device="meta")
+            tensors.append(tensor.mT if is_turned else tensor)
+        try:
+            with counter:
+                output = compute(*tensors)
+        except RuntimeError:
+            return None
+        return output.shape, output.dtype, output.stride(), output.device
+
+    expected = {kinds: told(kinds, nullcontext()) for kinds in itertools.product(KINDS, repeat=number)}
+    assert {kinds: told(kinds, FlopCounter()) for kinds in expected} == expected
+    assert any(expected.values())
 
 
 def test_an_outline_refuses_what_torch_refuses() -> None:
