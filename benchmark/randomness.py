@@ -13,6 +13,18 @@ def derive(*names: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def seed_torch(*names: object) -> None:
+    """Seed torch's own generators by `derive`: that of the processor, and those of all GPUs.
+
+    They draw what they draw after `torch.manual_seed`, which takes up to a millisecond where there is no GPU: for each
+    kind of accelerator it keeps the seed, and the text of the stack, for the case that one is used later.
+    """
+    seed = derive(*names)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
+
+
 class Draws:
     """Uniform random numbers in [0, 1) that are a function of (seed, step, name) and of nothing else.
 

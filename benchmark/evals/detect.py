@@ -20,7 +20,7 @@ from benchmark.evals.features import at_edge
 from benchmark.evals.saved import Saved
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.schedules import half_cosine
-from benchmark.randomness import Draws, derive
+from benchmark.randomness import Draws, derive, seed_torch
 from benchmark.runtime import progress
 from benchmark.runtime.transfer import send
 from benchmark.storage.digest import digest
@@ -118,7 +118,7 @@ class Training:
     def __post_init__(self) -> None:
         network, settings = self.bank.network, self.settings
         self.size = network.train.shape[-1]
-        torch.manual_seed(derive("detect", self.bank.dataset, self.trial))
+        seed_torch("detect", self.bank.dataset, self.trial)
         encoder = network.copy().cpu()  # so that heads are drawn on the host, whatever the device
         shape = {"width": settings.width, "samples": settings.samples, "proposals": settings.proposals}
         self.model = faster_rcnn(encoder, self.bank.classes, self.size, **shape).to(network.device)
@@ -149,7 +149,7 @@ class Training:
     def _take(self) -> None:
         device = self.bank.network.device
         images, targets = self._batch()
-        torch.manual_seed(derive("detect", self.trial, self.step))  # by which proposals are sampled
+        seed_torch("detect", self.trial, self.step)  # by which proposals are sampled
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             loss = torch.stack(list(self.model(list(images), targets).values())).sum()
         self.has_diverged = not bool(loss.isfinite())

@@ -24,7 +24,7 @@ from benchmark.evals.saved import Saved
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.schedules import half_cosine
-from benchmark.randomness import Draws, derive
+from benchmark.randomness import Draws, derive, seed_torch
 from benchmark.runtime import progress
 from benchmark.runtime.transfer import send
 from benchmark.storage.digest import digest
@@ -183,7 +183,7 @@ class _Run:
 
     def take(self) -> None:
         begin, device = time.perf_counter(), self.network.device
-        torch.manual_seed(derive(self.seed, self.step, "torch"))  # dropped paths
+        seed_torch(self.seed, self.step, "torch")  # dropped paths
         images, labels = self._batch()
         images, targets = self.mix(images, labels) if self.mix else (images, labels)
         self.classifier.train()

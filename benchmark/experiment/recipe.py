@@ -12,7 +12,7 @@ from benchmark.experiment.session import Session
 from benchmark.experiment.setup import Pretraining
 from benchmark.method import Method
 from benchmark.nets.encoders import Encoder
-from benchmark.randomness import derive
+from benchmark.randomness import seed_torch
 from benchmark.report import fields
 from benchmark.training.flops import count_step
 from benchmark.views.recipes import View
@@ -59,7 +59,7 @@ class Recipe(Session):
         with method_errors(f"{self.pretraining.name} cannot be built", self.pretraining.method):
             encoder, _ = self.initial()
             teachers = [teacher or self.experiment.encoder(self.images.size)] if has_teacher else []
-            torch.manual_seed(derive(self.experiment.seed, "method"))
+            seed_torch(self.experiment.seed, "method")
             outputs = [classes or len(self.outline.classes)] if self.pretraining.needs_labels else []
             method = self.pretraining.method(encoder, *teachers, *outputs)
             if not isinstance(getattr(method, "encoder", None), Encoder):

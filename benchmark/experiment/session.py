@@ -23,7 +23,7 @@ from benchmark.experiment.environment import use_device
 from benchmark.experiment.setup import Experiment
 from benchmark.experiment.start import Start
 from benchmark.nets.encoders import Encoder, Statistics
-from benchmark.randomness import derive
+from benchmark.randomness import seed_torch
 from benchmark.report.cells import PRETRAINING
 from benchmark.report.tuning import fingerprint_without_test
 
@@ -85,7 +85,7 @@ class Session:
 
     def encoder(self) -> Encoder:
         """Build the encoder from the seed: every method and the floor start from the same weights."""
-        torch.manual_seed(derive(self.experiment.seed, "encoder"))
+        seed_torch(self.experiment.seed, "encoder")
         return self.experiment.encoder(self.experiment.encoder_size or self.images.size)
 
     def fitted(self, encoder: Encoder) -> Encoder:

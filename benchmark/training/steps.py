@@ -14,7 +14,7 @@ from benchmark.data.resident import Resident
 from benchmark.data.streaming import Prefetched, is_cropped_stored
 from benchmark.errors import ConfigError, method_errors
 from benchmark.method import Labelled, Method, Step, Views
-from benchmark.randomness import Draws, derive
+from benchmark.randomness import Draws, seed_torch
 from benchmark.runtime import progress, ranks
 from benchmark.training import energy
 from benchmark.training.budget import Ledger
@@ -163,7 +163,7 @@ class Steps:
 
     def differentiate(self) -> Step:
         """Pass the batch of this step forward and backward; the gradients are added to the existing ones."""
-        torch.manual_seed(derive(self.seed, self.step, "torch"))  # for a method that uses torch's own generator
+        seed_torch(self.seed, self.step, "torch")  # for a method that uses torch's own generator
         self.method.set_progress(self.step / self.schedule_steps)
         views = self.batch(self.step)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
