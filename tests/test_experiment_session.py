@@ -124,11 +124,12 @@ def test_encoders_on_the_way_are_kept_on_request(tmp_path: Path, monkeypatch: py
 def test_trials_teachers_and_unlabelled_data_have_no_curve(tmp_path: Path) -> None:
     """Oracle: the points of each. Training on 320,000 pairs costs at least 6 passes of each image, of which 8 passes of
     1,442 images are below a twentieth; a run of 3,200 pairs has the least, one point."""
-    long, trial = "Budget.amount = 320000", "experiment.is_trial = True"
-    student = stage(tmp_path, long, gin="gin/mimco.gin")
+    points = "experiment.curve_points = 8"
+    long, trial = ("Budget.amount = 320000", points), "experiment.is_trial = True"
+    student = stage(tmp_path, *long, gin="gin/mimco.gin")
     assert (student.training(600).points, student.teacher.training(600).points) == (8, 0)
-    assert [stage(tmp_path, *each).training(600).points for each in ([long], [], [long, trial])] == [8, 1, 0]
-    blind = stage(tmp_path, long)
+    assert [stage(tmp_path, *each).training(600).points for each in (long, [points], [*long, trial])] == [8, 1, 0]
+    blind = stage(tmp_path, *long)
     vars(blind)["dataset"] = replace(blind.dataset, train=replace(blind.dataset.train, labels=None))
     assert (blind.probe, blind.points) == (None, 0)
 

@@ -238,7 +238,7 @@ def test_words_and_synonyms_mean_the_same(capsys: pytest.CaptureFixture[str]) ->
 def test_a_run_leaves_a_whole_record(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Oracle: the schema; sums by hand; files by their digests; published with its floors; the row is printed."""
     board = tmp_path / "results" / "board"
-    record, lines = run(out, 4, "--publish", str(board))
+    record, lines = run(out, 4, "--set", "experiment.curve_points=8", "--publish", str(board))
     printed = capsys.readouterr().out
     rows = [line.split("  ")[0] for line in printed.splitlines()]
     assert {"simclr", "random init", "raw pixels"} <= set(rows)

@@ -22,6 +22,7 @@ SMALL = (
     "Pretraining.batch_size=32",
     "Budget.kind=samples",
     "experiment.evaluations=(@KNN,)",
+    "experiment.curve_points=0",
 )
 """Settings over a method's file on the digits; `Budget.amount` is then in images, 32 a step."""
 
