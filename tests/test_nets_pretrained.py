@@ -29,9 +29,9 @@ def vit(seed: int = 0, *, size: int = 16, heads: int = 2) -> ViT:
 
 
 def resnet(seed: int = 0) -> ResNet:
-    """A residual network without its two large last stages, to keep files small."""
+    """A narrow residual network without its two last stages, to keep files small."""
     torch.manual_seed(seed)
-    encoder = ResNet(16, name="resnet18")
+    encoder = ResNet(16, name="resnet18", base_width=8)
     encoder.net.layer3 = encoder.net.layer4 = nn.Identity()
     return noisy(encoder)
 
