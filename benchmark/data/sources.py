@@ -4,7 +4,7 @@ import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,6 @@ def _digits(place: str) -> dict[str, Loader]:
     return {"train": partial(rows, ~is_test), "test": partial(rows, is_test)}
 
 
-@cache
 def _grey_and_classes() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return the digits, 64 values from 0 to 16 each, and their classes."""
     package = find_spec("sklearn")
