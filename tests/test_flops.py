@@ -338,17 +338,19 @@ def test_every_outline_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 KINDS = {
-    "plain": ((4, 6), torch.float32, False),
-    "turned": ((4, 6), torch.float32, True),
-    "narrow": ((6,), torch.float32, False),
-    "number": ((), torch.float32, False),
-    "wrong": ((4, 5), torch.float32, False),
-    "half": ((4, 6), torch.bfloat16, False),
-    "whole": ((4, 6), torch.int64, False),
-    "square": ((6, 6), torch.float32, False),
-    "turned square": ((6, 6), torch.float32, True),
+    "plain": ((4, 6), torch.float32, "meta", False),
+    "turned": ((4, 6), torch.float32, "meta", True),
+    "narrow": ((6,), torch.float32, "meta", False),
+    "number": ((), torch.float32, "meta", False),
+    "wrong": ((4, 5), torch.float32, "meta", False),
+    "half": ((4, 6), torch.bfloat16, "meta", False),
+    "whole": ((4, 6), torch.int64, "meta", False),
+    "square": ((6, 6), torch.float32, "meta", False),
+    "turned square": ((6, 6), torch.float32, "meta", True),
+    "turned row": ((4, 1), torch.float32, "meta", True),
+    "elsewhere": ((4, 6), torch.float32, "cpu", False),
 }
-"""Tensors by shape, type, and whether they are transposed."""
+"""Tensors by shape, type, device, and whether they are transposed."""
 CALLS: dict[str, tuple[int, Callable[..., Tensor]]] = {
     "addmm": (3, ATEN.addmm.default),
     "addmm at half": (3, lambda *x: ATEN.addmm.default(*x, beta=0.5)),
@@ -356,6 +358,15 @@ CALLS: dict[str, tuple[int, Callable[..., Tensor]]] = {
     "sum with a part": (2, lambda *x: ATEN.add.Tensor(*x, alpha=2)),
     "add a number": (1, lambda x: ATEN.add.Tensor(x, 0.5)),
     "divide by a number": (1, lambda x: ATEN.div.Tensor(x, 2)),
+    "from a number": (1, lambda x: torch.sub(1.0, x)),
+    "times a number": (1, lambda x: torch.mul(2, x)),
+    "number by": (1, lambda x: torch.div(1, x)),
+    "times a complex number": (1, lambda x: x * 1j),
+    "a complex part": (2, lambda *x: torch.add(*x, alpha=1j)),
+    "clamp without bounds": (1, ATEN.clamp.default),
+    "clamp by nothing": (1, lambda x: ATEN.clamp.default(x, None, None)),
+    "clamp from above": (1, lambda x: ATEN.clamp.default(x, None, 1)),
+    "gelu by a misspelt form": (1, lambda x: F.gelu(x, approximate="tan")),
     "clamp": (1, lambda x: ATEN.clamp.default(x, 0, 0.5)),
     "clamp from below": (1, lambda x: ATEN.clamp.default(x, 0)),
     "gelu": (1, ATEN.gelu.default),
@@ -371,6 +382,10 @@ CALLS: dict[str, tuple[int, Callable[..., Tensor]]] = {
 """Calls of the operators with an outline, by the number of tensors that they take."""
 
 
+REFUSED = ("a complex part", "clamp without bounds", "clamp by nothing", "gelu by a misspelt form")
+
+
+@pytest.mark.filterwarnings("ignore:.?Complex32 support is experimental")
 @pytest.mark.parametrize("call", CALLS)
 def test_outlines_are_those_of_torch(call: str) -> None:
     """Oracle: torch on the meta device, for tensors of many kinds: shape, type and strides, or that it refuses."""
@@ -379,19 +394,19 @@ def test_outlines_are_those_of_torch(call: str) -> None:
     def told(kinds: Sequence[str], counter: AbstractContextManager[object]) -> tuple[object, ...] | None:
         tensors = []
         for kind in kinds:
-            shape, dtype, is_turned = KINDS[kind]
-            tensor = torch.empty(shape[::-1] if is_turned else shape, dtype=dtype, device="meta")
+            shape, dtype, device, is_turned = KINDS[kind]
+            tensor = torch.zeros(shape[::-1] if is_turned else shape, dtype=dtype, device=device)
             tensors.append(tensor.mT if is_turned else tensor)
         try:
             with counter:
                 output = compute(*tensors)
-        except RuntimeError:
+        except (RuntimeError, ValueError, IndexError):
             return None
         return output.shape, output.dtype, output.stride(), output.device
 
     expected = {kinds: told(kinds, nullcontext()) for kinds in itertools.product(KINDS, repeat=number)}
     assert {kinds: told(kinds, FlopCounter()) for kinds in expected} == expected
-    assert any(expected.values())
+    assert any(expected.values()) is (call not in REFUSED)
 
 
 def test_an_outline_refuses_what_torch_refuses() -> None:

@@ -595,7 +595,10 @@ def ours(views: list[list[Tensor]], tmp_path: Path) -> Callable[[str], Training]
 
 
 class Trajectory:
-    """A twin that is trained in a plain loop, as far as its losses are asked for."""
+    """A twin that is trained in a plain loop, as far as its losses are asked for.
+
+    It is kept from test to test, and trained while a mistake is planted: mistakes change what the twin does not use.
+    """
 
     def __init__(self, name: str, views: list[list[Tensor]]) -> None:
         self.twin, self.views, start = PAIRS[name].twin(), views, method(name).state_dict()

@@ -48,8 +48,9 @@ class FlopCounter(TorchDispatchMode):
         self.total = 0
 
     def __torch_dispatch__(self, operator: Any, _: Any, arguments: Any = (), named: Any = None) -> Any:
-        outline = OUTLINES.get(operator)
-        outputs = outline(*arguments) if outline and arguments[0].is_meta else None
+        outline = None if named else OUTLINES.get(operator)
+        is_on_meta = outline and all(each.is_meta for each in arguments if isinstance(each, Tensor))
+        outputs = outline(*arguments) if outline and is_on_meta else None
         if outputs is None:
             if _is_composed(operator):  # of tensors made in inference mode; autograd takes others apart before
                 with self:
@@ -66,15 +67,20 @@ def _is_composed(operator: Any) -> bool:
 
 
 def _alike(*arguments: Any) -> Tensor | None:
-    """Return the outline of what has shape and type of each of the tensors that it is computed from."""
-    first, *others = (each for each in arguments if isinstance(each, Tensor))
-    has_one_type = first.is_floating_point() and all(
-        each == first.dtype for each in arguments if isinstance(each, torch.dtype)
-    )
-    is_alike = all((each.shape, each.dtype, each.device) == (first.shape, first.dtype, first.device) for each in others)
-    if not (has_one_type and is_alike and all(each.is_contiguous() for each in (first, *others))):
+    """Return the outline of what has shape, type and strides of each of the tensors that it is computed from."""
+    tensors = [each for each in arguments if isinstance(each, Tensor)]
+    shape, dtype = tensors[0].shape, tensors[0].dtype
+    if not dtype.is_floating_point or any(isinstance(each, complex) for each in arguments):
         return None
-    return torch.empty_like(first)
+    if any(each != dtype for each in arguments if isinstance(each, torch.dtype)):
+        return None
+    outline = torch.empty(shape, dtype=dtype, device="meta")
+    looks = {(each.shape, each.dtype, each.stride()) for each in tensors}
+    return outline if looks == {(shape, dtype, outline.stride())} else None
+
+
+def _clamp(inputs: Tensor, *bounds: Any) -> Tensor | None:
+    return None if all(each is None for each in bounds) else _alike(inputs, *bounds)
 
 
 def _addmm(bias: Tensor, left: Tensor, right: Tensor) -> Tensor | None:
@@ -110,9 +116,10 @@ OUTLINES: dict[Any, Callable[..., Tensor | tuple[Tensor | None, ...] | None]] = 
     ATEN.native_batch_norm.default: _batch_norm,
     ATEN.native_batch_norm_backward.default: _batch_norm_backward,
     ATEN.addmm.default: _addmm,
+    ATEN.clamp.default: _clamp,
     **dict.fromkeys(
         (
-            *(ATEN.add.Tensor, ATEN.sub.Tensor, ATEN.mul.Tensor, ATEN.div.Tensor, ATEN.clamp.default),
+            *(ATEN.add.Tensor, ATEN.sub.Tensor, ATEN.mul.Tensor, ATEN.div.Tensor),
             *(ATEN.gelu.default, ATEN.gelu_backward.default, ATEN.threshold_backward.default),
             *(ATEN._softmax_backward_data.default, ATEN._log_softmax_backward_data.default),
         ),
