@@ -37,6 +37,7 @@ def test_bases_of_the_published_boards() -> None:
         *((name, "moco") for name in ("macrl", "unmix_moco", "erase_moco", "mixmask_unmix_moco")),
         *(("mixmask_unmix_moco", part) for part in ("mixmask_moco", "unmix_moco")),
         ("macrl", "mae"),
+        *(("can", part) for part in ("mae", "simclr")),
         ("mimco", "moco_v3"),
     }
     assert pairs(load(RESULTS / "digits")) == expected
