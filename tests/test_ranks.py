@@ -117,6 +117,9 @@ def test_every_method_trains_on_several_processes_as_on_one(processes: int, tmp_
     assert max(found.values()) < BAND
 
 
+CURVE = ("--set", "experiment.curve_points=8")
+
+
 def record(out: Path, method: str) -> dict[str, Any]:
     (path,) = out.glob(f"{method}*/*.json")
     read: dict[str, Any] = json.loads(path.read_text())
@@ -125,8 +128,9 @@ def record(out: Path, method: str) -> dict[str, Any]:
 
 @pytest.mark.long
 def test_a_run_on_two_processes(tmp_path: Path) -> None:
-    """Oracle: the same run on one process: loss within 1e-5, kNN within half a point; stopped and resumed: equal."""
-    small = command(tmp_path / "two", 10, "--set", "Pretraining.precision='float32'", gin="gin/mimco.gin")
+    """Oracle: the same run on one process: loss within 1e-5, kNN within half a point, its curve within two; a second
+    command repeats nothing."""
+    small = command(tmp_path / "two", 10, "--set", "Pretraining.precision='float32'", *CURVE, gin="gin/mimco.gin")
     ended = torchrun(2, "-m", "benchmark.run", *small)
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert ended.stdout.count("record: ") == 1
@@ -135,6 +139,9 @@ def test_a_run_on_two_processes(tmp_path: Path) -> None:
     one = record(tmp_path / "one", "mimco")
     assert two["training"]["loss"] == pytest.approx(one["training"]["loss"], rel=1e-5)
     assert abs(two["metrics"]["knn"]["top1"] - one["metrics"]["knn"]["top1"]) <= 0.005
+    (point,), (alone,) = (each["training"]["curve"]["points"] for each in (two, one))
+    assert point["step"] == alone["step"] > 0
+    assert abs(point["knn"] - alone["knn"]) <= 0.02  # of 289 images
     assert two["cost"]["devices"] == two["environment"]["processes"] == 2
     assert one["cost"]["devices"] == 1
     for part in ("images", "views", "flops", "teacher_flops"):
@@ -148,7 +155,7 @@ def test_a_run_on_two_processes(tmp_path: Path) -> None:
 def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     """Oracle: the same run on two processes that was not stopped."""
     for place in ("whole", "stopped"):
-        arguments = command(tmp_path / place, 400, "--checkpoint-seconds", "0.5", gin="gin/simclr.gin")
+        arguments = command(tmp_path / place, 400, "--checkpoint-seconds", "0.5", *CURVE, gin="gin/simclr.gin")
         if place == "stopped":
             started = subprocess.Popen(
                 [sys.executable, *torchrun_arguments(2, "-m", "benchmark.run", *arguments)],
