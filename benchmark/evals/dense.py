@@ -23,10 +23,11 @@ from benchmark.data.subsets import holdout
 from benchmark.errors import BenchmarkError
 from benchmark.evals import pictures
 from benchmark.evals.evaluation import Evaluation, Results, asked, check, metrics_of
-from benchmark.evals.features import CPU_BATCH, Choices
+from benchmark.evals.features import CPU_BATCH, Choices, encoders_at_once
 from benchmark.randomness import derive
 from benchmark.report.fields import Metrics
 from benchmark.runtime import progress
+from benchmark.runtime.threads import side_by_side
 from benchmark.storage.files import make_folder
 
 AT_ONCE = 16  # images whose scores are computed together
@@ -84,9 +85,9 @@ def extract_maps(
 
     Raises BenchmarkError for values that float16 does not hold; if the encoder's run `diverged` they become 0.
     """
-    maps = torch.empty(0)
-    for ids, batch in ahead(images, device=device, batch_size=at_once(images, CPU_BATCH)):
-        part = encode(batch).half().cpu()
+    maps, size = torch.empty(0), at_once(images, CPU_BATCH)
+    batches, workers = ahead(images, device=device, batch_size=size), encoders_at_once(images, size, device)
+    for ids, part in side_by_side(lambda batch: (batch[0], encode(batch[1]).half().cpu()), batches, workers):
         if not part.isfinite().all():
             if not diverged:
                 raise BenchmarkError(

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from benchmark.annotations import Range
 from benchmark.data.pixels import Pixels
-from benchmark.data.streaming import BATCH, ahead, at_once
+from benchmark.data.streaming import BATCH, PIXELS, ahead, at_once
 from benchmark.errors import BenchmarkError
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.encoders import Features as Encoded
 from benchmark.runtime import ranks
+from benchmark.runtime.threads import side_by_side
 from benchmark.views.recipes import ViewLimits
 
 Prepare = Callable[[Tensor, Tensor], Tensor]
@@ -130,6 +131,8 @@ def extract(
 ) -> dict[str, Tensor]:
     """Return the features of uint8 `images` `(n, 3, height, width)` in eval mode and float32, on the host.
 
+    On a processor several batches are encoded at once, so neither `prepare` nor the encoder may keep a state.
+
     A ViT gives its class token (`cls`), the mean of its patch tokens (`mean`) and both joined (`both`), a Swin the mean
     of its tokens (`mean`); a convolutional network gives its global average (`pooled`). With a projector, `projection`
     is its output. With several `layers`, a feature joins those of the last `layers`, see `Encoder.last`.
@@ -144,19 +147,33 @@ def extract(
     batch_size = batch_size or at_once(images, CPU_BATCH if device.type == "cpu" else BATCH)
     batches = torch.arange(len(images)).split(batch_size)
     shares = [torch.cat(batches[rank :: ranks.size()]) for rank in range(ranks.size())] if divided else []
-    parts: list[dict[str, Tensor]] = []
-    for ids, batch in ahead(images, shares[ranks.rank()] if shares else None, device, batch_size):
-        view = prepare(batch, ids)
+
+    def encode(batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        ids, pixels = batch
+        view = prepare(pixels, ids)
         outputs = [encoder(view)] if layers == 1 else encoder.last(view, layers)
         layered = [_pooled(output, encoder) for output in outputs]
         part = {name: torch.cat([layer[name] for layer in layered], dim=1) for name in layered[-1]}
         if projector:
             part["projection"] = projector(outputs[-1].pooled).float()
-        parts.append({name: rows.cpu() for name, rows in part.items()})
+        return {name: rows.cpu() for name, rows in part.items()}
+
+    asked = ahead(images, shares[ranks.rank()] if shares else None, device, batch_size)
+    parts = list(side_by_side(encode, asked, encoders_at_once(images, batch_size, device)))
     for net, training in zip(nets, modes, strict=True):
         net.train(training)
     features = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return {name: ranks.collected(rows, shares) for name, rows in features.items()} if shares else features
+
+
+def encoders_at_once(images: Pixels, batch_size: int, device: torch.device) -> int:
+    """Return how many batches are encoded at once: one, but on a processor one a thread, as far as memory goes.
+
+    The images of all batches have the pixels of the largest batch of `at_once`, so that those of 224 px come in one
+    batch, which keeps all threads busy.
+    """
+    most = at_once(images, PIXELS) // batch_size
+    return max(1, min(most, torch.get_num_threads())) if device.type == "cpu" else 1
 
 
 def _pooled(output: Encoded, encoder: Encoder) -> dict[str, Tensor]:
