@@ -30,6 +30,15 @@ METHODS = {path.stem: path for path in sorted((ROOT / "baselines").glob("*.py"))
 ON_SWIN = ("simmim", "moby", "mimco_swin")
 """Experiments that are also tried on a Swin, which needs a mask token or no mask."""
 SUBJECTS = [*EXPERIMENTS, *(f"{stem} on a Swin" for stem in ON_SWIN)]
+VARIANTS = {f"mixmask_{base}" for base in ("byol", "moco", "simsiam", "unmix_moco")} | {
+    "erase_moco",
+    "mrcl_bt",
+    "mrcl_byol",
+    "report_mae",
+    "report_simclr",
+    "unmix_moco",
+}
+"""Experiments whose classes others have too."""
 TINY_SWIN = ("Swin.width=16",)
 
 FORWARDS = {
@@ -65,7 +74,9 @@ TRACED: set[type] = set()
 LIBRARIES = ("torch", "gin", "timm")
 
 
-@pytest.fixture(scope="module", params=SUBJECTS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in SUBJECTS]
+)
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     """One experiment on the digits; gin's state is global, so it lives until the next one is opened."""
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -111,6 +122,7 @@ def test_encoder_forwards_are_as_few_as_stated(subject: Subject) -> None:
     assert len(forwards) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:Dynamo does not know how to trace")
 @pytest.mark.parametrize("subject", sorted(COMPILED), indirect=True)
 def test_compiled_method_equals_eager(subject: Subject) -> None:

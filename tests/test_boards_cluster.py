@@ -118,6 +118,7 @@ def test_a_worker_gives_the_plain_command() -> None:
     assert suite._parser().parse_args(command[3:]) == suite._parser().parse_args([*arguments, "--jobs", "2"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_workers_of_this_machine_make_a_board(board: list[str], tmp_path: Path, capsys: Capture) -> None:
     """Oracle: the record, though the command returned before; then nothing is missing, and nothing is queued."""

@@ -160,6 +160,7 @@ def test_points_that_only_spend_otherwise_build_a_method_once() -> None:
         assert _build.cache_info().misses == builds
 
 
+@pytest.mark.slow
 def test_shipped_suites_are_plans() -> None:
     """Oracle: every configuration of every shipped suite loads with its first seed; the head shows the command; as many
     runs as listed."""
@@ -210,6 +211,7 @@ def test_nothing_selected_is_refused(written: Written, tmp_path: Path, capsys: C
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_tuned_board_chooses_rates_first(
     written: Written, tmp_path: Path, capfd: Capture, monkeypatch: Patch
 ) -> None:
@@ -488,6 +490,7 @@ def test_a_study_of_rates_is_made_of_trials(written: Written, tmp_path: Path, ca
     assert "small: 2 runs, 0 missing" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_runs_at_once_are_equal_to_those_one_by_one(
     written: Written, request: pytest.FixtureRequest, tmp_path: Path, capfd: Capture
 ) -> None:

@@ -94,6 +94,7 @@ def by_coco(found: list[Detections], truth: list[Objects], classes: int) -> Tens
     return of_recalls.mean(1).masked_fill((of_recalls < 0).all(1), torch.nan)
 
 
+@pytest.mark.slow
 def test_average_precision_is_that_of_pycocotools() -> None:
     """Oracle: pycocotools on 200 random cases, to 1e-6: empty images, crowds, absent classes, ties, over 100 boxes."""
     absent = crowds = empty = 0

@@ -59,6 +59,7 @@ ODD: dict[str, Callable[[], Bank]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", ODD)
 def test_each_evaluation_ranks_each_image(odd: str) -> None:
     """Oracle: a score in [0, 1] of each test image, without an exception."""

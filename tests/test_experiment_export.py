@@ -53,6 +53,7 @@ def encoder_of(run: Path) -> Encoder:
     return encoder.eval()
 
 
+@pytest.mark.slow
 def test_a_stranger_gets_the_same_outputs(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -252,6 +252,7 @@ def spent(training: Training, steps: int) -> int:
     return int(counter.get_total_flops())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["vit_micro", pytest.param("resnet18", marks=pytest.mark.long)])
 def test_real_steps_of_every_method_cost_what_was_counted(
     encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -127,6 +127,7 @@ def tiny_plan() -> Plan:
     )
 
 
+@pytest.mark.slow
 def test_the_whole_of_the_command_on_a_processor(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,6 +196,7 @@ def meta(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "autocast", on_cpu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ON_CPU)
 def test_no_step_makes_the_host_wait(name: str, tmp_path: Path, meta: None) -> None:
     """Oracle: the operations of a step that begins an epoch.

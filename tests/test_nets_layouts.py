@@ -339,6 +339,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
     assert (ours - theirs).abs().max() <= 1e-6 * theirs.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROJECTS)
 def test_features_are_those_of_the_project(name: str, tmp_path: Path) -> None:
     """Oracle: the project's own network in eval mode, on inputs normalised by torchvision with the project's numbers.

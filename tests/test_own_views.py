@@ -85,6 +85,7 @@ assert tables.main(["--results", "results"]) == 0
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [pytest.param("in", marks=pytest.mark.long), "outside"])
 def test_run_suite_trials_and_page(place: str, tmp_path: Path) -> None:
     """Oracle: what each command leaves: one line of the list, records that name the recipe and its number, divisions,

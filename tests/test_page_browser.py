@@ -153,6 +153,7 @@ PERMALINKS = (
 )
 
 
+@pytest.mark.slow
 def test_permalinks_restore_the_view(browser: Any, site: Path) -> None:
     """Oracle: the address after a click, opened in another tab: board, rows and their order, points, axes, fields, and
     the open panel. The ten views differ."""
@@ -229,6 +230,7 @@ def test_csv(tab: Tab) -> None:
     assert {row["board"] for row in contents[1]} == {"small", "tuned"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "scheme"),
     [

@@ -116,6 +116,7 @@ def write_nothing(figure: Figure, path: Path, **_: object) -> None:
     path.touch()
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_a_run_allows(
     run: Path, resnet_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +148,7 @@ def test_images_without_labels_are_drawn_as_far_as_possible(
     assert "labels" not in figures.views(Scene.of(run, allow_imports=False))["views"].get_supxlabel()
 
 
+@pytest.mark.slow
 def test_figures_show_what_they_say(scene: Scene) -> None:
     """Oracle: the names of rows and classes, the first row's images, the word "illustration", what labels did."""
     expected = {

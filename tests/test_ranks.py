@@ -73,6 +73,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.T
     return on_ranks(2, [*CASES, *planted], tmp_path_factory.mktemp("ranks") / "two.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_as_one(case: str, two: dict[str, dict[str, torch.Tensor]]) -> None:
     """Oracle: the same steps in this process, in float64."""
@@ -80,6 +81,7 @@ def test_two_processes_train_as_one(case: str, two: dict[str, dict[str, torch.Te
     assert two[case]["alike"]
 
 
+@pytest.mark.slow
 def test_ranks_encode_an_encoder_together(two: dict[str, dict[str, torch.Tensor]]) -> None:
     """Oracle: the features by one process, of 5 batches and a rest; rank 1 has every second one, from its own on."""
     left = two["features"]
@@ -87,12 +89,14 @@ def test_ranks_encode_an_encoder_together(two: dict[str, dict[str, torch.Tensor]
     assert left["batches"].tolist() == [3, 3]
 
 
+@pytest.mark.slow
 def test_ranks_that_drift_apart_are_noticed(two: dict[str, dict[str, torch.Tensor]]) -> None:
     """Oracle: the planted mistakes that leave each rank a gradient or statistics of its own."""
     apart = {name for name, case in BY_MISTAKE.items() if not two[f"{case}/{name}"]["alike"]}
     assert apart == {"all_parts_of_split_batch_norm", "batch_norm_of_own_rows", "mask_token_of_own_rows"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", PLANTED)
 def test_a_planted_mistake_leaves_the_band(mistake: str, two: dict[str, dict[str, torch.Tensor]]) -> None:
     """Oracle: the same steps without it, which are in the band."""

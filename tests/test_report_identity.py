@@ -72,6 +72,7 @@ def test_absolute_paths_are_cut() -> None:
             assert without_paths(text.format(path)) == text.format(left)
 
 
+@pytest.mark.slow
 def test_early_records_have_the_keys_of_today(published: list[Record]) -> None:
     """Oracle: the configuration of each read again by the code of now, whose defaults are those of then, and the old
     keys, which tell apart exactly the same runs."""
@@ -94,6 +95,7 @@ def planned(name: str, folder: Path) -> Launcher:
     return Launcher(name, [], folder, ROOT / "results").planned(suite, tuned=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "cifar10_cpu"])
 def test_a_new_option_disturbs_no_board(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: as many trials, runs and evaluations are done with a new defaulted field in the data and in an evaluation

@@ -56,6 +56,7 @@ def test_one_seed_has_no_interval() -> None:
     assert all(method.gap_interval is None for method in standings(sections(records)))
 
 
+@pytest.mark.slow
 def test_intervals_of_the_gap_cover() -> None:
     """Oracle: the true mean gap of 5 points over two data sets, in about 95 % of 100 simulated boards of five seeds."""
     covered = 0

@@ -539,6 +539,7 @@ def test_fresh_starts_over(out: Path) -> None:
     assert fresh == lines
 
 
+@pytest.mark.slow
 def test_kill_at_a_random_moment_does_not_show(out: Path, tmp_path: Path) -> None:
     """Oracle: digest and lines of the run that nobody killed; the kill hits a step, a write or an evaluation."""
     steps = 60
@@ -573,6 +574,7 @@ def worked_example() -> tuple[str, str]:
     return module, settings
 
 
+@pytest.mark.slow
 def test_a_method_outside_of_the_tree_runs(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Oracle: two files in any folder; refused without --allow-imports, since a gin file executes what it imports."""
     module, settings = worked_example()

@@ -23,6 +23,7 @@ from benchmark.training.pace import Pace
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_slow_work_prints_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,6 +144,7 @@ def test_an_accuracy_is_shown_with_its_error_and_its_time_is_left_out(monkeypatc
     assert shown == f"50% of the budget, step 5 of 10, {measured}, about 10 s left"
 
 
+@pytest.mark.slow
 def test_the_floors_tell_how_long_evaluation_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

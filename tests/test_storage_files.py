@@ -252,6 +252,7 @@ def test_a_run_trains_while_another_process_measures_its_floors(
     assert len(results[0][2]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_full_disk_is_a_sentence_at_every_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -60,6 +60,7 @@ def fake(**changes: Any) -> Fake:
     return type("Fake", (Fake,), changes)(Path(), FACTS, False)  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", ["", "log", "picture", "close"])
 def test_a_run_is_the_same_with_a_tracker(tmp_path: Path, capsys: pytest.CaptureFixture[str], failing: str) -> None:
     """Oracle: digest, losses and log of the run without one; where it fails, one warning, and nothing shown after it;

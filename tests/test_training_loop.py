@@ -117,6 +117,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
     return training(folder, steps=LONG).run(resume=False), folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [7, 8, LONG])
 def test_every_window_is_logged_once(tmp_path: Path, long: tuple[Outcome, Path], at: int) -> None:
     """Oracle: the lines of the undisturbed run, wherever in a window of 2 steps, or at the end, the signal fell."""
@@ -384,6 +385,7 @@ def test_a_curve_is_measured_at_shares_and_changes_nothing(tmp_path: Path) -> No
     assert sorted(logged) == sorted({*range(2, 203, 2), *kept})
 
 
+@pytest.mark.slow
 def test_a_curve_survives_an_interruption(tmp_path: Path) -> None:
     """Oracle: the curve and lines of the run that nobody interrupted: at a point, after it, and at the end.
 

@@ -687,6 +687,7 @@ SHOWN = ("simclr", "moco", "dino")
 board, the check of equal behaviour finds sooner."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if name in SHOWN else pytest.param(name, marks=pytest.mark.long) for name in PAIRS]
 )
