@@ -46,8 +46,8 @@ GOLDEN: dict[str, tuple[Evaluation, str, float]] = {
     "linear_sgd": (LinearSGD(epochs=10), "1.0", 0.902),
     "linear_sgd on views": (LinearSGD(epochs=10, train_views=2), "1.0", 0.902),
     "retrieval": (Retrieval(), "1.0", 0.858),
-    "semi_probe_1": (SemiProbe(fraction=0.01, draws=5), "1.1", 0.7148),
-    "semi_probe_10": (SemiProbe(fraction=0.1, draws=3), "1.1", 0.8947),
+    "semi_probe_1": (SemiProbe(fraction=0.01, draws=5), "1.2", 0.7148),
+    "semi_probe_10": (SemiProbe(fraction=0.1, draws=3), "1.2", 0.8947),
 }
 """The protocol, its version, and the share of 500 test images that it gets right. Whoever changes a number raises the
 version too."""

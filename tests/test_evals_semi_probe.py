@@ -1,13 +1,16 @@
 """The probe on few labels: subsets, cross validation within them, and the probe of `Linear` on each."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from banks import bank_of, mixture
 from sklearn.linear_model import LogisticRegression
+from torch import Tensor
 
 from benchmark.data.subsets import labelled
 from benchmark.errors import ConfigError, MissingError
@@ -21,6 +24,42 @@ from benchmark.evals.semi_probe import SemiProbe, choose, held_out
 def example(n: int = 1000, dim: int = 12, spread: float = 2.0) -> Bank:
     features, labels = mixture(n, dim, 4, spread)
     return bank_of({"x": features}, labels, {"x": mixture(50, dim, 4, spread, seed=1)[0]}, 4)
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """Fit by hand on one thread, as the probe fits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_no_number_depends_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: one thread, bit by bit; fits of few numbers have one thread each, those of many have all."""
+    features, labels = mixture(1000, 24, 4, 3.0)
+    test = mixture(50, 24, 4, 3.0, seed=1)[0]
+    bank = bank_of({"x": features, "half": features[:, :12]}, labels, {"x": test, "half": test[:, :12]}, 4)
+    threads: list[int] = []
+    minimise = semi_probe.Regression.minimise
+
+    def noted(*arguments: Any) -> tuple[Tensor, bool]:
+        threads.append(torch.get_num_threads())
+        return minimise(*arguments)
+
+    monkeypatch.setattr(semi_probe.Regression, "minimise", noted)
+    rankings = []
+    for available in (1, 3):
+        torch.set_num_threads(available)
+        rankings.append(SemiProbe(fraction=0.1, draws=2)(bank))
+        assert set(threads) == {1}
+        assert torch.get_num_threads() == available
+    assert rankings[0].choices == rankings[1].choices
+    assert torch.equal(rankings[0].classes, rankings[1].classes)
+    threads.clear()
+    monkeypatch.setattr(semi_probe, "SMALL", 100 * 5 * 4 - 1)
+    SemiProbe(fraction=0.1, draws=2)(bank)
+    assert set(threads) == {3}
 
 
 @pytest.mark.parametrize("dim", [12, 300])

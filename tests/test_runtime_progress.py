@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,6 +100,23 @@ def test_activities_are_parts_of_each_other(capsys: pytest.CaptureFixture[str]) 
         progress._print_activities()
     assert capsys.readouterr().err == "evaluating mae: strength 2 of 4 (1 s)\nevaluating mae nearly done (1 s)\n"
     assert not progress._activities
+
+
+def test_a_silent_thread_changes_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the sentence by hand; the thread names its work, reports, and ends while another goes on."""
+
+    def work() -> None:
+        progress.be_silent()
+        with progress.doing("a part"):
+            progress.say("at its end")
+
+    with progress.doing("working"), progress.doing("evaluating mae"):
+        progress.say("search 1 of 9")
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        progress._print_activities()
+    assert capsys.readouterr().err == "evaluating mae search 1 of 9 (1 s)\n"
 
 
 def test_durations_read_well() -> None:

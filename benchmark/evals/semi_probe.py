@@ -1,8 +1,11 @@
 """The linear probe on a few labels: 1 % or 10 % of train, on several draws."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import TypeVar
 
 import gin
 import torch
@@ -12,10 +15,15 @@ from benchmark.annotations import Count, Location, Share
 from benchmark.data.subsets import labelled
 from benchmark.errors import ConfigError, MissingError
 from benchmark.evals.features import Bank, Choices, Ranking, best_classes
-from benchmark.evals.linear import EDGE, GRID, ITERATIONS, STRONGER, UNTUNED, WEAKER, Regression, Standard, fit
+from benchmark.evals.linear import EDGE, GRID, ITERATIONS, STRONGER, UNTUNED, WEAKER, Probe, Regression, Standard, fit
 from benchmark.runtime import progress
+from benchmark.runtime.threads import side_by_side
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 FOLDS = 5
+SMALL = 2**24  # numbers in the largest tensor of a fit that has one thread: 64 MiB
 TOLERANCE = 1e-4  # of the fits of the cross validation, of which only the held-out loss is used
 
 
@@ -37,7 +45,7 @@ class SemiProbe:
     draws: Count
     list_file: Location | None = None
 
-    version = "1.1"
+    version = "1.2"
 
     def __post_init__(self) -> None:
         if self.list_file is not None and self.draws > 1:
@@ -54,15 +62,22 @@ class SemiProbe:
         choices: Choices = {"fraction": self.fraction, "draws": self.draws}
         if self.list_file is not None:
             choices["list"] = hashlib.sha256(_content(self.list_file)).hexdigest()[:16]
-        for draw in progress.each(range(self.draws), "draw"):
-            ids = self._ids(bank, draw)
-            labels = bank.labels[ids]
-            features = {name: bank.train[name][ids] for name in bank.train}
-            names = progress.each(features, "feature")
-            searches = {name: choose(features[name], labels, bank.classes) for name in names}
-            chosen = min(searches, key=lambda name: searches[name][0])
-            strength = searches[chosen][1]
-            probe = fit(features[chosen], labels, bank.classes, strength)
+        subsets = [self._ids(bank, draw) for draw in range(self.draws)]
+        numbers = max(map(len, subsets)) * FOLDS * bank.classes
+
+        def search(fit_of: tuple[int, str]) -> tuple[float, float]:
+            draw, name = fit_of
+            return choose(bank.train[name][subsets[draw]], bank.labels[subsets[draw]], bank.classes)
+
+        def refit(draw: int) -> tuple[str, float, Probe]:
+            chosen = min(bank.train, key=lambda name: searches[draw, name][0])
+            strength, ids = searches[draw, chosen][1], subsets[draw]
+            return chosen, strength, fit(bank.train[chosen][ids], bank.labels[ids], bank.classes, strength)
+
+        candidates = list(product(range(self.draws), bank.train))
+        searches = dict(zip(candidates, _done(search, candidates, "search", numbers), strict=True))
+        for draw, (chosen, strength, probe) in enumerate(_done(refit, range(self.draws), "fit", numbers)):
+            labels = bank.labels[subsets[draw]]
             rankings.append(best_classes(probe.scores(bank.test[chosen])))
             choices |= {f"feature_{draw}": chosen, f"strength_{draw}": strength}
             if folds(labels) < 2:
@@ -86,6 +101,18 @@ class SemiProbe:
                 f"ids, {len(ids.unique())} different."
             )
         return ids
+
+
+def _done(task: Callable[[Item], Result], items: Sequence[Item], what: str, numbers: int) -> list[Result]:
+    """Return what a task returns for each item; `numbers` are in its largest tensor.
+
+    Small tasks have one thread each, so that several are done at once and no number depends on how many threads there
+    are; large ones, which keep all threads busy, are done one after the other.
+    """
+    available = torch.get_num_threads()
+    threads = 1 if numbers <= SMALL else available
+    results = side_by_side(task, items, min(len(items), available // threads), threads)
+    return [next(results) for _ in progress.each(items, what)]
 
 
 def _content(list_file: str) -> bytes:

@@ -37,11 +37,20 @@ class _Activity:
 
 
 _activities: list[_Activity] = []  # each is part of the one before
+_thread = threading.local()  # has `silent` in a thread that is
+
+
+def be_silent() -> None:
+    """Leave out what this thread does: another one says how far the work of both is."""
+    _thread.silent = True
 
 
 @contextmanager
 def doing(text: str, *, has_bar: bool = False) -> Iterator[None]:
     """Name what is done inside. With a bar on the terminal, lines are printed only while the bar stands still."""
+    if hasattr(_thread, "silent"):
+        yield
+        return
     activity = _Activity(text, has_bar)
     _activities.append(activity)
     try:
@@ -53,7 +62,7 @@ def doing(text: str, *, has_bar: bool = False) -> Iterator[None]:
 
 def say(detail: str) -> None:
     """Report how far the innermost activity is."""
-    if _activities:
+    if _activities and not hasattr(_thread, "silent"):
         _activities[-1].detail, _activities[-1].moved = detail, time.monotonic()
 
 
