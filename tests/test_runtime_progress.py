@@ -109,13 +109,13 @@ def test_a_silent_thread_changes_no_line(capsys: pytest.CaptureFixture[str]) -> 
         progress.be_silent()
         with progress.doing("a part"):
             progress.say("at its end")
+            progress._print_activities()
 
     with progress.doing("working"), progress.doing("evaluating mae"):
         progress.say("search 1 of 9")
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-        progress._print_activities()
     assert capsys.readouterr().err == "evaluating mae search 1 of 9 (1 s)\n"
 
 
