@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+WITH_SLOW = "not long and not acceptance and not slurm"  # the tests of CI, of which pytest leaves the slow ones out
 PRELOADED = ("torch", "torchvision.transforms.v2", "timm", "sklearn.linear_model", "lightly.loss", "gin", "pytest")
 PAIRS = ((ast.Add, ast.Sub), (ast.Mult, ast.Div), (ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq))
 EXCHANGED = {old: new for pair in (*PAIRS, (ast.And, ast.Or)) for old, new in (pair, pair[::-1])}
@@ -151,7 +152,7 @@ def start(tree: Path, tests: list[list[Path]], seconds: float) -> int:
     os.chdir(tree)
     sys.path[0] = str(tree)
     run = importlib.import_module("pytest").main
-    codes = (int(run(["-x", "-p", "no:cacheprovider", *map(str, stage)])) for stage in tests)
+    codes = (int(run(["-x", "-m", WITH_SLOW, "-p", "no:cacheprovider", *map(str, stage)])) for stage in tests)
     os._exit(next((code for code in codes if code), 0))
 
 

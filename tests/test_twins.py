@@ -683,7 +683,7 @@ def distance(name: str, ours: Tensor, theirs: Tensor) -> float:
 
 
 SHOWN = ("simclr", "moco", "dino")
-"""Pairs that each run of the tests trains. `pytest -m long` trains all; what a change does to a method that is on a
+"""Pairs that CI trains. `pytest -m long` trains all; what a change does to a method that is on a
 board, the check of equal behaviour finds sooner."""
 
 

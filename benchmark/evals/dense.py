@@ -83,6 +83,8 @@ def extract_maps(
 ) -> Tensor:
     """Return the maps of all images in float16, on disk in `folder`.
 
+    On a processor several batches are encoded at once, so `encode` may not keep a state.
+
     Raises BenchmarkError for values that float16 does not hold; if the encoder's run `diverged` they become 0.
     """
     maps, size = torch.empty(0), at_once(images, CPU_BATCH)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmark.annotations import Range
 from benchmark.data.pixels import Pixels
-from benchmark.data.streaming import BATCH, PIXELS, ahead, at_once
+from benchmark.data.streaming import BATCH, ahead, at_once
 from benchmark.errors import BenchmarkError
 from benchmark.nets.encoders import Encoder
 from benchmark.nets.encoders import Features as Encoded
@@ -169,10 +169,10 @@ def extract(
 def encoders_at_once(images: Pixels, batch_size: int, device: torch.device) -> int:
     """Return how many batches are encoded at once: one, but on a processor one a thread, as far as memory goes.
 
-    The images of all batches have the pixels of the largest batch of `at_once`, so that those of 224 px come in one
-    batch, which keeps all threads busy.
+    Together they are at most a batch of a GPU, so 8 of images of 32 px, and one of 224 px, which keeps
+    all threads busy.
     """
-    most = at_once(images, PIXELS) // batch_size
+    most = at_once(images, BATCH) // batch_size
     return max(1, min(most, torch.get_num_threads())) if device.type == "cpu" else 1
 
 

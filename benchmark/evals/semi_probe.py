@@ -15,7 +15,7 @@ from benchmark.annotations import Count, Location, Share
 from benchmark.data.subsets import labelled
 from benchmark.errors import ConfigError, MissingError
 from benchmark.evals.features import Bank, Choices, Ranking, best_classes
-from benchmark.evals.linear import EDGE, GRID, ITERATIONS, STRONGER, UNTUNED, WEAKER, Probe, Regression, Standard, fit
+from benchmark.evals.linear import EDGE, GRID, ITERATIONS, STRONGER, UNTUNED, WEAKER, Regression, Standard, fit
 from benchmark.runtime import progress
 from benchmark.runtime.threads import side_by_side
 
@@ -63,28 +63,30 @@ class SemiProbe:
         if self.list_file is not None:
             choices["list"] = hashlib.sha256(_content(self.list_file)).hexdigest()[:16]
         subsets = [self._ids(bank, draw) for draw in range(self.draws)]
-        numbers = max(map(len, subsets)) * FOLDS * bank.classes
+        widest = max(rows.shape[1] for rows in bank.train.values())
+        numbers = max(map(len, subsets)) * max(FOLDS * bank.classes, widest)
 
         def search(fit_of: tuple[int, str]) -> tuple[float, float]:
             draw, name = fit_of
             return choose(bank.train[name][subsets[draw]], bank.labels[subsets[draw]], bank.classes)
 
-        def refit(draw: int) -> tuple[str, float, Probe]:
+        def refit(draw: int) -> tuple[str, float, bool, Tensor]:
             chosen = min(bank.train, key=lambda name: searches[draw, name][0])
             strength, ids = searches[draw, chosen][1], subsets[draw]
-            return chosen, strength, fit(bank.train[chosen][ids], bank.labels[ids], bank.classes, strength)
+            probe = fit(bank.train[chosen][ids], bank.labels[ids], bank.classes, strength)
+            return chosen, strength, probe.converged, best_classes(probe.scores(bank.test[chosen]))
 
         candidates = list(product(range(self.draws), bank.train))
         searches = dict(zip(candidates, _done(search, candidates, "search", numbers), strict=True))
-        for draw, (chosen, strength, probe) in enumerate(_done(refit, range(self.draws), "fit", numbers)):
+        for draw, (chosen, strength, converged, ranked) in enumerate(_done(refit, range(self.draws), "fit", numbers)):
             labels = bank.labels[subsets[draw]]
-            rankings.append(best_classes(probe.scores(bank.test[chosen])))
+            rankings.append(ranked)
             choices |= {f"feature_{draw}": chosen, f"strength_{draw}": strength}
             if folds(labels) < 2:
                 flags.append(f"draw {draw}: one label a class, so the L2 strength is {UNTUNED} by rule")
             elif strength in (STRONGER[0], WEAKER[-1]):
                 flags.append(f"draw {draw}: {EDGE}")
-            if not probe.converged:
+            if not converged:
                 flags.append(f"draw {draw}: the fit ended at its limit of {ITERATIONS} iterations")
         return Ranking(torch.stack(rankings), choices, tuple(flags))
 
