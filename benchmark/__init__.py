@@ -23,7 +23,7 @@ errors). All else has a folder. Imports run downward in this list, never up:
     page/        the boards as one page for a browser, and their plots
     report/      records, and tables from them: identity, versions and staleness, statistics, audit
     storage/     files written at once and whole, locks, checkpoints, digests
-    runtime/     lines of progress, and copies to the device
+    runtime/     lines of progress, copies to the device, work side by side
     trackers/    TensorBoard, W&B and trackio, to which a run's numbers are shown
 """
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from banks import bank_of, mixture
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor
 
 from benchmark.data.subsets import labelled
 from benchmark.errors import ConfigError, MissingError
@@ -41,13 +40,18 @@ def test_no_number_depends_on_the_number_of_threads(monkeypatch: pytest.MonkeyPa
     test = mixture(50, 24, 4, 3.0, seed=1)[0]
     bank = bank_of({"x": features, "half": features[:, :12]}, labels, {"x": test, "half": test[:, :12]}, 4)
     threads: list[int] = []
-    minimise = semi_probe.Regression.minimise
 
-    def noted(*arguments: Any) -> tuple[Tensor, bool]:
-        threads.append(torch.get_num_threads())
-        return minimise(*arguments)
+    def note(kind: type, name: str) -> None:
+        function = getattr(kind, name)
 
-    monkeypatch.setattr(semi_probe.Regression, "minimise", noted)
+        def noted(*arguments: Any) -> Any:
+            threads.append(torch.get_num_threads())
+            return function(*arguments)
+
+        monkeypatch.setattr(kind, name, noted)
+
+    note(linear.Regression, "minimise")
+    note(linear.Probe, "scores")
     rankings = []
     for available in (1, 3):
         torch.set_num_threads(available)
@@ -56,10 +60,11 @@ def test_no_number_depends_on_the_number_of_threads(monkeypatch: pytest.MonkeyPa
         assert torch.get_num_threads() == available
     assert rankings[0].choices == rankings[1].choices
     assert torch.equal(rankings[0].classes, rankings[1].classes)
-    threads.clear()
-    monkeypatch.setattr(semi_probe, "SMALL", 100 * 5 * 4 - 1)
-    SemiProbe(fraction=0.1, draws=2)(bank)
-    assert set(threads) == {3}
+    for small, expected in ((100 * 24, 1), (100 * 24 - 1, 3)):  # 100 labels, whose features are wider than 5 x 4 scores
+        threads.clear()
+        monkeypatch.setattr(semi_probe, "SMALL", small)
+        SemiProbe(fraction=0.1, draws=2)(bank)
+        assert set(threads) == {expected}
 
 
 @pytest.mark.parametrize("dim", [12, 300])

@@ -1,4 +1,4 @@
-"""Batches side by side: the results of one after the other, on shares of torch's threads."""
+"""Work side by side: the results of one after the other, on shares of torch's threads."""
 
 import threading
 from collections.abc import Iterator
@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark.data.streaming import PIXELS, Streamed
+from benchmark.data.streaming import Streamed
+from benchmark.evals.dense import extract_maps
 from benchmark.evals.features import encoders_at_once, extract
-from benchmark.nets.encoders import ViT
+from benchmark.nets.encoders import Encoder, ViT
 from benchmark.nets.resnet import ResNet
+from benchmark.nets.swin import Swin
 from benchmark.runtime.threads import side_by_side
 
 CPU = torch.device("cpu")
@@ -94,12 +96,15 @@ def test_precision_is_that_of_the_caller(workers: int) -> None:
     assert set(side_by_side(product, range(4), workers)) == {torch.float32}
 
 
-@pytest.mark.parametrize("network", ["vit", "resnet", "layers"])
+@pytest.mark.parametrize("network", ["vit", "swin", "resnet", "layers"])
 def test_features_do_not_depend_on_the_number_of_threads(network: str) -> None:
     """Oracle: the features that one thread extracts, bit by bit; they come from several batches."""
     torch.manual_seed(0)
-    vit, resnet = ViT(16, name="tiny", width=16, depth=2, heads=2, patch=4), ResNet(16, name="resnet18")
-    encoder = resnet if network == "resnet" else vit
+    encoders: dict[str, Encoder] = {
+        "resnet": ResNet(16, name="resnet18"),
+        "swin": Swin(16, name="swin", width=8, depths=(2, 1), heads=(1, 2), window=2, patch=4, split=2),
+    }
+    encoder = encoders.get(network) or ViT(16, name="tiny", width=16, depth=2, heads=2, patch=4)
     images = torch.randint(0, 256, (150, 3, 16, 16), dtype=torch.uint8)
     seen: set[str] = set()
 
@@ -116,9 +121,25 @@ def test_features_do_not_depend_on_the_number_of_threads(network: str) -> None:
     assert all(torch.equal(rows, found[1][name]) for name, rows in found[0].items())
 
 
-def test_memory_bounds_the_batches_at_once() -> None:
-    """Oracle: the pixels of a largest batch; a GPU has one batch, and so have images that fill it."""
-    at_once = {size: encoders_at_once(Streamed(9, size, lambda *_: None), 64, CPU) for size in (32, 112, 160, 224)}
-    assert at_once == {32: 4, 112: 4, 160: 2, 224: 1}
-    assert all(64 * size**2 * count <= PIXELS for size, count in at_once.items())
+def test_maps_come_from_several_batches_in_their_places() -> None:
+    """Oracle: the map of each image by hand; workers make them."""
+    images, seen = torch.arange(150).to(torch.uint8)[:, None, None, None].expand(150, 3, 16, 16), set[str]()
+
+    def encode(batch: Tensor) -> Tensor:
+        seen.add(threading.current_thread().name)
+        return batch[:, :1, :2, :2].float()
+
+    maps = extract_maps(encode, images, CPU, None)
+    assert torch.equal(maps, torch.arange(150.0)[:, None, None, None].expand(150, 1, 2, 2).half())
+    assert threading.current_thread().name not in seen
+
+
+def test_memory_bounds_the_batches_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: by hand: 512 images, or the pixels of 512 of 96 px, however many threads there are."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 100)
+    sizes = (32, 96, 112, 160, 224)
+    at_once = {size: encoders_at_once(Streamed(9, size, lambda *_: None), 64, CPU) for size in sizes}
+    assert at_once == {32: 8, 96: 8, 112: 5, 160: 2, 224: 1}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert encoders_at_once(torch.zeros(9, 3, 32, 32), 64, CPU) == 3
     assert encoders_at_once(torch.zeros(9, 3, 32, 32), 64, torch.device("cuda")) == 1

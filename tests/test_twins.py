@@ -683,8 +683,8 @@ def distance(name: str, ours: Tensor, theirs: Tensor) -> float:
 
 
 SHOWN = ("simclr", "moco", "dino")
-"""Pairs that CI trains. `pytest -m long` trains all; what a change does to a method that is on a
-board, the check of equal behaviour finds sooner."""
+"""Pairs that CI trains. `pytest -m long` trains all; what a change does to a method that is on a board, the check of
+equal behaviour finds sooner."""
 
 
 @pytest.mark.slow

@@ -169,8 +169,8 @@ def extract(
 def encoders_at_once(images: Pixels, batch_size: int, device: torch.device) -> int:
     """Return how many batches are encoded at once: one, but on a processor one a thread, as far as memory goes.
 
-    Together they are at most a batch of a GPU, so 8 of images of 32 px, and one of 224 px, which keeps
-    all threads busy.
+    Together they have no more images than a GPU encodes at once: 8 batches of 64 images up to 96 px, and one of images
+    of 224 px, which keeps all threads busy.
     """
     most = at_once(images, BATCH) // batch_size
     return max(1, min(most, torch.get_num_threads())) if device.type == "cpu" else 1

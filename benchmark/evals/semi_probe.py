@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TypeVar
 
 import gin
 import torch
@@ -17,10 +16,7 @@ from benchmark.errors import ConfigError, MissingError
 from benchmark.evals.features import Bank, Choices, Ranking, best_classes
 from benchmark.evals.linear import EDGE, GRID, ITERATIONS, STRONGER, UNTUNED, WEAKER, Regression, Standard, fit
 from benchmark.runtime import progress
-from benchmark.runtime.threads import side_by_side
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from benchmark.runtime.threads import Item, Result, side_by_side
 
 FOLDS = 5
 SMALL = 2**24  # numbers in the largest tensor of a fit that has one thread: 64 MiB
@@ -66,8 +62,8 @@ class SemiProbe:
         widest = max(rows.shape[1] for rows in bank.train.values())
         numbers = max(map(len, subsets)) * max(FOLDS * bank.classes, widest)
 
-        def search(fit_of: tuple[int, str]) -> tuple[float, float]:
-            draw, name = fit_of
+        def search(candidate: tuple[int, str]) -> tuple[float, float]:
+            draw, name = candidate
             return choose(bank.train[name][subsets[draw]], bank.labels[subsets[draw]], bank.classes)
 
         def refit(draw: int) -> tuple[str, float, bool, Tensor]:
@@ -77,8 +73,10 @@ class SemiProbe:
             return chosen, strength, probe.converged, best_classes(probe.scores(bank.test[chosen]))
 
         candidates = list(product(range(self.draws), bank.train))
-        searches = dict(zip(candidates, _done(search, candidates, "search", numbers), strict=True))
-        for draw, (chosen, strength, converged, ranked) in enumerate(_done(refit, range(self.draws), "fit", numbers)):
+        searches = dict(zip(candidates, _results(search, candidates, "search", numbers), strict=True))
+        for draw, (chosen, strength, converged, ranked) in enumerate(
+            _results(refit, range(self.draws), "fit", numbers)
+        ):
             labels = bank.labels[subsets[draw]]
             rankings.append(ranked)
             choices |= {f"feature_{draw}": chosen, f"strength_{draw}": strength}
@@ -105,7 +103,7 @@ class SemiProbe:
         return ids
 
 
-def _done(task: Callable[[Item], Result], items: Sequence[Item], what: str, numbers: int) -> list[Result]:
+def _results(task: Callable[[Item], Result], items: Sequence[Item], what: str, numbers: int) -> list[Result]:
     """Return what a task returns for each item; `numbers` are in its largest tensor.
 
     Small tasks have one thread each, so that several are done at once and no number depends on how many threads there

@@ -78,7 +78,7 @@ class Encoder(nn.Module, ABC):
     def forward(
         self, view: Tensor, visible: Tensor | None = None, fill: Fill | None = None, paths: Tensor | None = None
     ) -> Features:
-        """Encode a view.
+        """Encode a view; keep nothing of it, since several threads encode batches at once.
 
         `visible`: ids `(batch, kept)` of the tokens to encode, the others are dropped. `fill`: a mask
         `(batch, tokens)` and a token `(fill_width,)` that replaces the masked embeddings before positions are added.
