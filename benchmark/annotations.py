@@ -233,11 +233,17 @@ def _check_object(fields: Mapping[str, Check], required: frozenset[str], value: 
 
 
 def _check_mapping(expected: str, key: Check, inner: Check, value: Any) -> tuple[Any, Problems]:
-    if type(value) is not dict or any(key(name)[1] for name in value):
+    if type(value) is not dict:
         return value, _mismatch(expected, value)
-    items = {key(name)[0]: inner(item) for name, item in value.items()}
-    problems = [(f".{name}{place}", text) for name, (_, inside) in items.items() for place, text in inside]
-    return {name: item for name, (item, _) in items.items()}, problems
+    fitted, problems = {}, []
+    for name, item in value.items():
+        fitted_name, is_other = key(name)
+        if is_other:
+            return value, _mismatch(expected, value)
+        fitted[fitted_name], inside = inner(item)
+        if inside:
+            problems += [(f".{fitted_name}{place}", text) for place, text in inside]
+    return fitted, problems
 
 
 def _check_items(

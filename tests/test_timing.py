@@ -215,9 +215,9 @@ def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.Captur
     file = race(tmp_path, "PeerOfSteps", steps=3, count=flops_of_simclr(workloads.COUNTED))
     out = tmp_path / "speed"
     assert main(["training", "--race", str(file), "--rounds", "2", "--out", str(out)]) == 0
-    page = (out / "training.md").read_text()
+    (page,) = (path.read_text() for path in out.glob("training-*.md"))
     assert main(["training", "--rounds", "1", "--out", str(out)]) == 0
-    assert "| by hand | by hand 1.0 | 24.0 (24.0 to 24.0) |" in capsys.readouterr().out
+    assert "| by hand | by hand 1.0 | 1.000 | 24.0 (24.0 to 24.0) |" in capsys.readouterr().out
     first, _ = (json.loads(line) for line in (out / "training.jsonl").read_text().splitlines())
     assert first["measured"].pop("a race")["seconds"]["by hand"] == [4.0, 4.0]
     (methods,) = first["measured"].values()
@@ -256,13 +256,23 @@ def test_masking_is_measured_by_time_and_by_flops(small: None, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    "name", ["lightly_simclr", pytest.param("lightly_mae", marks=pytest.mark.long), "lightly_views"]
+    "name",
+    [
+        "lightly_simclr",
+        pytest.param("lightly_mae_float32", marks=pytest.mark.long),
+        "lightly_views",
+        pytest.param("stable_simclr_float32", marks=pytest.mark.long),
+        pytest.param("stable_mae", marks=pytest.mark.long),
+    ],
 )
-def test_races_against_lightly_are_at_equal_work(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_races_are_at_equal_work(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: our count of FLOPs on the meta device, theirs of a real step; or the number of batches of a turn."""
-    pytest.importorskip("lightly", reason="lightly is an extra: pip install -e '.[test]'")
+    library = name.partition("_")[0].replace("stable", "stable_pretraining")
+    pytest.importorskip(library, reason=f"{library} is no requirement; install it for its races")
     monkeypatch.setattr(workloads, "COUNTED", 2)  # images, of full networks
     race, stage = workloads.open_race(Path(f"results/speed/{name}.gin"))
     peers = race.build_peers(stage, 2)
     assert peers
-    assert all((peer.flops(2) is None) == (name == "lightly_views") for peer in peers)
+    assert all((share is None) == (name == "lightly_views") for share in peers.values())
+    precision = "float32" if name.endswith("float32") else native_precision()
+    assert stage.pretraining.precision == precision

@@ -221,7 +221,7 @@ def _runs(out: Path) -> Iterator[Run]:
 
 def _files(pattern: str) -> Iterator[tuple[Path, list[Statement]]]:
     """Yield the shipped files of a pattern with their statements and those of their includes."""
-    for path in sorted(shipped_folder().resolve().glob(pattern)):
+    for path in sorted(shipped_folder().glob(pattern)):
         yield path, read(path)
 
 

@@ -236,7 +236,7 @@ def _located(name: str, folder: Path, shipped: str) -> str:
     """Return the stem of a shipped file, or the absolute path of another."""
     if not _is_outside(name):
         return name
-    path, home = locate(name, folder), shipped_folder().resolve() / shipped
+    path, home = locate(name, folder), shipped_folder() / shipped
     return path.relative_to(home).with_suffix("").as_posix() if path.is_relative_to(home) else str(path)
 
 
@@ -259,7 +259,7 @@ def _method(name: str) -> str:
     title = value_of(read(Path(name)), "Pretraining.name")
     if title is None:
         raise ConfigError(f"suite.methods names {name}, which is no method: it binds no Pretraining.name.")
-    for path in shipped_folder().resolve().glob("*.gin"):
+    for path in shipped_folder().glob("*.gin"):
         if value_of(read(path), "Pretraining.name") == title:
             raise ConfigError(
                 f"suite.methods names {name}, whose Pretraining.name = {title!r} is that of gin/{path.name}. Tables "

@@ -109,7 +109,7 @@ def load(
     notes = []
     for name, path in defaults.items():
         if not is_bound([*everything, *changes], name):
-            shipped += read(shipped_folder().resolve() / path)
+            shipped += read(shipped_folder() / path)
             notes.append(f"No file binds {name}: using gin/{path}")
     everything = [*shipped, *everything]
     execute_imports(root, everything, allow_imports)

@@ -8,7 +8,7 @@ import re
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -182,9 +182,10 @@ def parse_setting(setting: str) -> Binding:
     return statements[0]
 
 
+@cache
 def shipped_folder() -> Path:
-    """Return the folder of the shipped gin files: inside the package once installed, beside it in a checkout."""
-    package = Path(__file__).parents[1]
+    """Return the resolved folder of the shipped gin files: in the package once installed, in a checkout beside it."""
+    package = Path(__file__).resolve().parents[1]
     return package / "_gin" if (package / "_gin").is_dir() else package.parent / "gin"
 
 
@@ -246,7 +247,7 @@ def is_protocol(statements: Sequence[Statement]) -> bool:
 
 def shipped_macros() -> set[str]:
     """Return the names of the macros that the shipped protocols define for methods to read."""
-    statements = (line for path in shipped_folder().resolve().glob("protocol/*.gin") for line in read(path))
+    statements = (line for path in shipped_folder().glob("protocol/*.gin") for line in read(path))
     return {str(line) for line in statements if isinstance(line, Binding) and not line.parameter}
 
 
@@ -260,7 +261,7 @@ def read(path: Path) -> list[Statement]:
 
 def _read(path: Path, seen: set[Path]) -> list[Statement]:
     seen.add(path)
-    shipped = shipped_folder().resolve()
+    shipped = shipped_folder()
     lenient = any(path.is_relative_to(shipped / folder) for folder in LENIENT)
     source = Source(label(path), path, lenient=lenient)
     try:
@@ -286,7 +287,7 @@ def _read(path: Path, seen: set[Path]) -> list[Statement]:
 
 def label(path: Path) -> str:
     """Return how messages and lists name a file, by its resolved path: a shipped one as gin/..."""
-    shipped = shipped_folder().resolve()
+    shipped = shipped_folder()
     is_shipped = path.is_relative_to(shipped)
     return f"gin/{path.relative_to(shipped).as_posix()}" if is_shipped else shown_path(str(path))
 

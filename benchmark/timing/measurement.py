@@ -1,6 +1,7 @@
 """The result of a measurement: as Markdown to read, and as a line of JSON with the seconds of every round."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,33 +39,42 @@ class Measurement:
         machine, source = self._environment(), code(versions())
         commit = (source["commit"] or "unknown")[:12] + (" with changes" if source["dirty"] else "")
         head = (
-            f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, commit "
-            f"{commit}. {self.rounds} interleaved rounds: median (least to most); ratios and shares are taken within a "
-            f"round."
+            f"{_device(machine)}, {machine['threads']} threads, torch {machine['torch']}, commit {commit}. "
+            f"{self.rounds} interleaved rounds: median (least to most); ratios and shares are taken within a round."
         )
         return "\n\n".join([head, *self.text]) + "\n"
 
     def save(self, folder: Path) -> None:
-        """Write the page into a folder, and append a line to the measurements there, which are never rewritten."""
+        """Write the page of this device into a folder, and append a line to the measurements there.
+
+        A page shows the last measurement on its device; no line is ever rewritten.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        machine = self._environment()
         line = {
             "part": self.part,
             "created_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "rounds": self.rounds,
             "code": code(versions()),
-            "environment": self._environment(),
+            "environment": machine,
             "measured": self.measured,
         }
         with (folder / f"{self.part}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, sort_keys=True, allow_nan=False) + "\n")
         page = f"<!-- Written by `python -m benchmark.speed {self.part}`: do not edit. -->\n# Speed: {self.part}\n\n"
-        (folder / f"{self.part}.md").write_text(page + self.markdown(), encoding="utf-8")
+        device = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", _device(machine).lower())).strip("-")
+        (folder / f"{self.part}-{device}.md").write_text(page + self.markdown(), encoding="utf-8")
 
     @staticmethod
     def _environment() -> dict[str, Any]:
         """Return the environment without the precision, which differs between the entries of `measured`."""
         fields = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"), "")
         return {name: value for name, value in fields.items() if name != "precision"}
+
+
+def _device(machine: Mapping[str, Any]) -> str:
+    """Return what a page is about: the GPU, else the processor with the widest of its instructions."""
+    return str(machine["gpu"] or " with ".join([machine["processor"], *machine["processor_flags"][-1:]]))
 
 
 def cell(values: Spread, form: str = ",.0f") -> str:

@@ -108,15 +108,22 @@ def _race(measurement: Measurement, file: Path, rounds: int) -> None:
     ours = partial(training.advance, steps)
     times = take_turns({"ours": ours} | {peer.name: as_shipped(peer) for peer in peers}, rounds)
     libraries = {"ours": training.precision} | {peer.name: peer.library for peer in peers}
+    flops = {"ours": 1.0} | {peer.name: share for peer, share in peers.items()}
     images = steps * training.data.batch_size
     measurement.add(
         race.name,
         f"{steps} steps of {training.data.batch_size} images a turn, {training.flops_per_step / 1e9:,.1f} GFLOPs a "
-        f"step in ours and, counted, in its peers.",
-        ["", "library or precision", "images/s", "ours is faster by"],
+        f"step in ours; those of a peer are counted.",
+        ["", "library or precision", "FLOPs", "images/s", "ours is faster by"],
         [
-            [name, libraries[name], cell(times.rate(name, images), ",.1f"), cell(times.faster("ours", name), ".2f")]
+            [
+                name,
+                libraries[name],
+                f"{flops[name]:.3f}",
+                cell(times.rate(name, images), ",.1f"),
+                cell(times.faster("ours", name), ".2f"),
+            ]
             for name in times.seconds
         ],
     )
-    measurement.keep(race.name, times, dict.fromkeys(times.seconds, images), libraries=libraries)
+    measurement.keep(race.name, times, dict.fromkeys(times.seconds, images), libraries=libraries, flops=flops)

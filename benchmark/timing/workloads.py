@@ -13,6 +13,7 @@ import gin
 import torch
 from torch import Tensor
 
+from benchmark.annotations import Fraction
 from benchmark.config import load as configuration
 from benchmark.config.load import Config
 from benchmark.data.dataset import Outline, Split
@@ -29,7 +30,6 @@ from benchmark.training.loop import Training
 BATCHES = 8  # of different images
 STEPS = 10_000  # of a run, more than are ever measured
 COUNTED = 8  # images of the step whose FLOPs are compared
-TOLERANCE = 1e-3  # by which the FLOPs of a peer may differ from ours
 
 
 class Peer(Protocol):
@@ -48,7 +48,7 @@ class Peer(Protocol):
 @gin.register("race")
 @dataclass(frozen=True, kw_only=True)
 class Race:
-    """An experiment of ours and its peers, at equal work.
+    """An experiment of ours and its peers, at equal work: FLOPs of a step that differ by `tolerance` at most.
 
     A peer is built as `peer(images, batch_size, steps)` with uint8 images `(n, 3, height, width)` on the host; a turn
     is `steps` batches.
@@ -57,19 +57,25 @@ class Race:
     name: str
     ours: Callable[[], Experiment]
     peers: tuple[Callable[[Tensor, int, int], Peer], ...]
+    tolerance: Fraction = 1e-3
 
-    def build_peers(self, stage: Stage, steps: int) -> list[Peer]:
-        """Build the peers. Raises BenchmarkError for one whose step costs other FLOPs than ours."""
+    def build_peers(self, stage: Stage, steps: int) -> dict[Peer, float | None]:
+        """Build the peers, each with the FLOPs of its step in those of ours, None for one that trains nothing.
+
+        Raises BenchmarkError for one whose step costs other FLOPs than ours.
+        """
         peers = [build(stage.dataset.pretrain[:], stage.pretraining.batch_size, steps) for build in self.peers]
         expected = count_step(lambda: stage.method()[0], COUNTED, stage.sides)
+        shares = {}
         for peer in peers:
             flops = peer.flops(COUNTED)
-            if flops is not None and abs(flops / expected - 1) > TOLERANCE:
+            shares[peer] = None if flops is None else flops / expected
+            if flops is not None and abs(flops / expected - 1) > self.tolerance:
                 raise BenchmarkError(
                     f"{peer.name} spends {flops:,} FLOPs on {COUNTED} images and ours {expected:,}; a race is at equal "
-                    f"FLOPs, within {TOLERANCE:.1%}. Give both the same architecture."
+                    f"FLOPs, within {self.tolerance:.1%}. Give both the same architecture."
                 )
-        return peers
+        return shares
 
 
 @dataclass(frozen=True, kw_only=True)

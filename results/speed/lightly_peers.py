@@ -4,11 +4,7 @@ Numbers that decide what a step costs (widths, depths, the share of masked token
 is as lightly ships it or shows it in its examples.
 """
 
-import logging
 import time
-from collections.abc import Callable
-from importlib.metadata import version
-from typing import Any
 
 import gin
 import lightly
@@ -20,46 +16,18 @@ from lightly.models.modules import MaskedVisionTransformerTIMM
 from lightly.models.modules.heads import SimCLRProjectionHead
 from lightly.models.modules.masked_vision_transformer_decoder_timm import MaskedVisionTransformerDecoderTIMM
 from lightly.transforms import MAETransform, SimCLRTransform
+from lightning_peers import Pictures, Trained, loader
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, RandomSampler
-from torch.utils.flop_counter import FlopCounterMode
-from torchvision.transforms.functional import to_pil_image
 
 from benchmark.errors import MissingError
 
 PINNED = "1.6"
-WORKERS = 2
-logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # each turn would introduce itself
+LIBRARY = f"lightly {lightly.__version__}"
 
 if not lightly.__version__.startswith(f"{PINNED}."):
     raise MissingError(
         f"The peers are written for lightly {PINNED}, found {lightly.__version__}. Install that version."
-    )
-
-
-class Pictures(Dataset[Any]):
-    """Images as they come from a file, for a transform that asks for PIL."""
-
-    def __init__(self, images: Tensor, transform: Callable[[Any], list[Tensor]]) -> None:
-        self.pictures = [to_pil_image(image) for image in images]
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> list[Tensor]:
-        return self.transform(self.pictures[index])
-
-
-def loader(pictures: Pictures, batch_size: int, batches: int, *, persistent: bool) -> DataLoader[Any]:
-    """Return a loader of `batches` random batches an epoch."""
-    return DataLoader(
-        pictures,
-        batch_size=batch_size,
-        sampler=RandomSampler(pictures, num_samples=batches * batch_size),
-        num_workers=WORKERS,
-        persistent_workers=persistent,
     )
 
 
@@ -68,7 +36,7 @@ class LightlyViews:
     """The views of SimCLR, made in worker processes that are kept from turn to turn."""
 
     def __init__(self, images: Tensor, batch_size: int, steps: int, *, name: str, blur: float) -> None:
-        self.name, self.library = name, f"lightly {lightly.__version__}"
+        self.name, self.library = name, LIBRARY
         transform = SimCLRTransform(input_size=images.shape[-1], gaussian_blur=blur)
         self.batches = loader(Pictures(images, transform), batch_size, steps, persistent=True)
 
@@ -80,59 +48,6 @@ class LightlyViews:
         for _ in self.batches:
             pass
         return time.perf_counter() - begin
-
-
-class Clock(pl.Callback):
-    """Times the batches after the first, which waits for the workers to start."""
-
-    seconds = 0.0
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if module.device.type == "cuda":
-            torch.cuda.synchronize()
-        if batch_idx == 0:
-            self.begin = time.perf_counter()
-        self.seconds = time.perf_counter() - self.begin
-
-
-class Trained:
-    """A module of lightly under Lightning's Trainer; a turn is a fit of its own."""
-
-    def __init__(
-        self, module: pl.LightningModule, pictures: Pictures, batch_size: int, steps: int, precision: Any
-    ) -> None:
-        self.module, self.precision, self.steps = module, precision, steps
-        self.library = f"lightly {lightly.__version__}, pytorch-lightning {version('pytorch-lightning')}, {precision}"
-        self.batches = loader(pictures, batch_size, steps + 1, persistent=False)
-        self.size = pictures.pictures[0].size[0]
-
-    def flops(self, batch_size: int) -> int:
-        for part in self.module.modules():
-            if hasattr(part, "fused_attn"):
-                part.fused_attn = False  # as products, which is how ours is counted
-        views = [torch.full((batch_size, 3, self.size, self.size), 0.5) for _ in range(self.module.views)]
-        with FlopCounterMode(display=False) as counter:
-            self.module.cpu().train().training_step(views, 0).backward()
-        for part in self.module.modules():
-            if hasattr(part, "fused_attn"):
-                part.fused_attn = True  # timm's default
-        self.module.zero_grad()
-        return int(counter.get_total_flops())
-
-    def __call__(self) -> float:
-        clock = Clock()
-        trainer = pl.Trainer(
-            max_steps=self.steps + 1,
-            precision=self.precision,
-            devices=1,
-            callbacks=[clock],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(self.module, self.batches)
-        return clock.seconds
 
 
 class Contrast(pl.LightningModule):
@@ -170,9 +85,9 @@ class LightlySimCLR(Trained):
         projector_width: int,
         precision: str = "32-true",
     ) -> None:
-        self.name = name
         pictures = Pictures(images, SimCLRTransform(input_size=images.shape[-1], gaussian_blur=0.0))
-        super().__init__(Contrast(projector_hidden, projector_width), pictures, batch_size, steps, precision)
+        module = Contrast(projector_hidden, projector_width)
+        super().__init__(module, pictures, batch_size, steps, name=name, library=LIBRARY, precision=precision)
 
 
 class Restore(pl.LightningModule):
@@ -228,8 +143,7 @@ class LightlyMAE(Trained):
         mask_ratio: float,
         precision: str = "32-true",
     ) -> None:
-        self.name = name
         size = images.shape[-1]
         pictures = Pictures(images, MAETransform(input_size=size))
         module = Restore(size, patch, width, depth, heads, decoder, mask_ratio)
-        super().__init__(module, pictures, batch_size, steps, precision)
+        super().__init__(module, pictures, batch_size, steps, name=name, library=LIBRARY, precision=precision)
