@@ -273,6 +273,6 @@ def test_races_are_at_equal_work(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     race, stage = workloads.open_race(Path(f"results/speed/{name}.gin"))
     peers = race.build_peers(stage, 2)
     assert peers
-    assert all((share is None) == (name == "lightly_views") for share in peers.values())
+    assert all((share is None) == (name == "lightly_views") for _, share in peers)
     precision = "float32" if name.endswith("float32") else native_precision()
     assert stage.pretraining.precision == precision

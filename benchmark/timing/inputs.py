@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from benchmark.experiment.stage import Stage
 from benchmark.timing.measurement import Measurement, cell
 from benchmark.timing.rounds import interleave, take_turns, timed
-from benchmark.timing.workloads import as_shipped, open_race, shipped_trainings
+from benchmark.timing.workloads import Race, as_shipped, open_races, shipped_trainings
 from benchmark.training.loop import Training
 
 PROTOCOL = "gin/protocol/cifar10_resnet18.gin"
@@ -19,19 +20,18 @@ STEPS = 20  # batches a turn of a race
 def measure(files: Sequence[Path], rounds: int) -> Measurement:
     """Run the races, then time the views and the whole step of every shipped method."""
     measurement = Measurement("inputs", rounds)
-    for file in files:
-        _race(measurement, file, rounds)
+    for race, stage in open_races(files):
+        _race(measurement, race, stage, rounds)
     _compare_with_steps(measurement, rounds)
     return measurement
 
 
-def _race(measurement: Measurement, file: Path, rounds: int) -> None:
-    race, stage = open_race(file)
+def _race(measurement: Measurement, race: Race, stage: Stage, rounds: int) -> None:
     training = stage.training(math.inf)
     peers = race.build_peers(stage, STEPS)
     ours = timed(partial(make_views, training, STEPS))
-    times = take_turns({"ours": ours} | {peer.name: as_shipped(peer) for peer in peers}, rounds)
-    libraries = {"ours": ""} | {peer.name: peer.library for peer in peers}
+    times = take_turns({"ours": ours} | {peer.name: as_shipped(peer) for peer, _ in peers}, rounds)
+    libraries = {"ours": ""} | {peer.name: peer.library for peer, _ in peers}
     views = STEPS * training.data.batch_size * len(training.views)
     title = f"{race.name}: views of {stage.dataset.size} px"
     measurement.add(

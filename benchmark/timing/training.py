@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from benchmark.experiment.stage import Stage
 from benchmark.timing.measurement import Measurement, cell
 from benchmark.timing.rounds import interleave, take_turns
-from benchmark.timing.workloads import as_shipped, open_race, shipped_trainings
+from benchmark.timing.workloads import Race, as_shipped, open_races, shipped_trainings
 
 PROTOCOLS = ("gin/protocol/cifar10_vit_tiny.gin", "gin/protocol/cifar10_resnet18.gin")
 PRODUCT, CONVOLUTION = "matrix product", "convolution"  # the peaks that steps are compared with
@@ -46,8 +47,8 @@ TURNS = {
 def measure(files: Sequence[Path], rounds: int) -> Measurement:
     """Run the races, then time a step of every shipped method under each protocol."""
     measurement = Measurement("training", rounds)
-    for file in files:
-        _race(measurement, file, rounds)
+    for race, stage in open_races(files):
+        _race(measurement, race, stage, rounds)
     for protocol in PROTOCOLS:
         _time_methods(measurement, protocol, rounds)
     return measurement
@@ -100,15 +101,14 @@ def _time_methods(measurement: Measurement, protocol: str, rounds: int) -> None:
     measurement.keep(title, times, flops, precision=first.precision)
 
 
-def _race(measurement: Measurement, file: Path, rounds: int) -> None:
-    race, stage = open_race(file)
+def _race(measurement: Measurement, race: Race, stage: Stage, rounds: int) -> None:
     training = stage.training(math.inf)
     steps = TURNS[training.device.type].raced
     peers = race.build_peers(stage, steps)
     ours = partial(training.advance, steps)
-    times = take_turns({"ours": ours} | {peer.name: as_shipped(peer) for peer in peers}, rounds)
-    libraries = {"ours": training.precision} | {peer.name: peer.library for peer in peers}
-    flops = {"ours": 1.0} | {peer.name: share for peer, share in peers.items()}
+    times = take_turns({"ours": ours} | {peer.name: as_shipped(peer) for peer, _ in peers}, rounds)
+    libraries = {"ours": training.precision} | {peer.name: peer.library for peer, _ in peers}
+    flops = {"ours": 1.0} | {peer.name: share for peer, share in peers}
     images = steps * training.data.batch_size
     measurement.add(
         race.name,
@@ -119,7 +119,7 @@ def _race(measurement: Measurement, file: Path, rounds: int) -> None:
             [
                 name,
                 libraries[name],
-                f"{flops[name]:.3f}",
+                "" if flops[name] is None else f"{flops[name]:.3f}",
                 cell(times.rate(name, images), ",.1f"),
                 cell(times.faster("ours", name), ".2f"),
             ]

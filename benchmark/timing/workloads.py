@@ -4,7 +4,7 @@ The harness names no library and no method: a race is a gin file that binds an e
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -59,23 +59,23 @@ class Race:
     peers: tuple[Callable[[Tensor, int, int], Peer], ...]
     tolerance: Fraction = 1e-3
 
-    def build_peers(self, stage: Stage, steps: int) -> dict[Peer, float | None]:
+    def build_peers(self, stage: Stage, steps: int) -> list[tuple[Peer, float | None]]:
         """Build the peers, each with the FLOPs of its step in those of ours, None for one that trains nothing.
 
         Raises BenchmarkError for one whose step costs other FLOPs than ours.
         """
         peers = [build(stage.dataset.pretrain[:], stage.pretraining.batch_size, steps) for build in self.peers]
         expected = count_step(lambda: stage.method()[0], COUNTED, stage.sides)
-        shares = {}
+        shares = []
         for peer in peers:
             flops = peer.flops(COUNTED)
-            shares[peer] = None if flops is None else flops / expected
+            shares.append(None if flops is None else flops / expected)
             if flops is not None and abs(flops / expected - 1) > self.tolerance:
                 raise BenchmarkError(
                     f"{peer.name} spends {flops:,} FLOPs on {COUNTED} images and ours {expected:,}; a race is at equal "
-                    f"FLOPs, within {self.tolerance:.1%}. Give both the same architecture."
+                    f"FLOPs, within {self.tolerance:.2%}. Give both the same architecture."
                 )
-        return shares
+        return list(zip(peers, shares, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +103,13 @@ def as_shipped(peer: Peer) -> Callable[[], float]:
             torch.use_deterministic_algorithms(deterministic)
 
     return turn
+
+
+def open_races(files: Sequence[Path]) -> Iterator[tuple[Race, Stage]]:
+    """Open one race after the other, since gin has one configuration; a file that is refused is so before the first."""
+    for file in files:
+        open_race(file)
+    yield from map(open_race, files)
 
 
 def open_race(file: Path) -> tuple[Race, Stage]:
