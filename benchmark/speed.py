@@ -24,10 +24,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "part",
-        choices=("evaluation", "inputs", "training", "masking", "costs", "gpu"),
+        choices=("evaluation", "inputs", "training", "races", "masking", "costs", "gpu"),
         help="evaluation: frozen protocols beside the published formula; inputs: views, and their share of a step; "
-        "training: a step of every method; masking: an encoder with and without masked tokens; costs: FLOPs of all "
-        "methods, into a page; gpu: whether a GPU keeps what runs rely on, and how fast it is, in minutes",
+        "training: a step of every method; races: steps or views beside other libraries; masking: an encoder with and "
+        "without masked tokens; costs: FLOPs of all methods, into a page; gpu: whether a GPU keeps what runs rely on, "
+        "and how fast it is, in minutes",
     )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds after a warm-up (5)")
     parser.add_argument(
@@ -36,10 +37,10 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="inputs, training: a gin file that sets ours beside another library, executed; may be repeated",
+        help="races: a gin file that sets ours beside another library, executed; repeat it for several",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="inputs, training, masking, gpu: write page and seconds there"
+        "--out", type=Path, metavar="DIR", help="inputs, training, races, masking, gpu: write page and seconds there"
     )
     parser.add_argument(
         "--page", type=Path, default=Path("README.md"), help="where the table of costs stands (README.md)"
@@ -55,14 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds}: measure at least 1 round")
-    if options.race and options.part not in ("inputs", "training"):
-        parser.error(f"--race: {options.part} has no races; give it with inputs or training")
+    if bool(options.race) != (options.part == "races"):
+        parser.error("races and --race belong together: python -m benchmark.speed races --race FILE [--race FILE]")
     if options.check and options.part != "costs":
         parser.error(f"--check: {options.part} writes no table into a page; give it with costs")
     if options.out and options.part in ("evaluation", "costs"):
-        parser.error(f"--out: {options.part} writes no page of its own; give it with inputs, training, masking or gpu")
+        parser.error(f"--out: {options.part} writes no page of its own; give it with another part")
     from benchmark.experiment.environment import use_device
-    from benchmark.timing import costs, evaluation, gpu, inputs, masking, training
+    from benchmark.timing import costs, evaluation, gpu, inputs, masking, races, training
     from benchmark.timing.measurement import Measurement
 
     use_device()
@@ -78,11 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if measurement.measured:  # also of a measurement that was stopped
                 _show(measurement, options.out)
         gpu.require(measurement)
-    elif options.part == "masking":
-        _show(masking.measure(options.rounds), options.out)
+    elif options.part == "races":
+        _show(races.measure(options.race, options.rounds), options.out)
     else:
-        part = {"inputs": inputs, "training": training}[options.part]
-        _show(part.measure(options.race, options.rounds), options.out)
+        part = {"inputs": inputs, "training": training, "masking": masking}[options.part]
+        _show(part.measure(options.rounds), options.out)
     return 0
 
 

@@ -280,6 +280,14 @@ def test_the_first_sentence_says_who_leads() -> None:
     assert tied in render(Page(records))
     single = "alpha, 1.0 points above beta. Seeds cannot test the difference: the methods share fewer than two."
     assert single in render(Page([run("alpha", 0, 0.70), run("beta", 0, 0.69), run("gamma", 0, 0.3)]))
+    newcomer = "new, 1.0 points above alpha. Its one seed cannot test the difference."
+    assert newcomer in render(Page([*records, run("new", 0, 0.72)]))
+    with_last = tied.replace("others", "others of several seeds")
+    assert with_last in render(Page([*records, run("new", 0, 0.2), run("newer", 0, 0.2)]))
+    apart = "alpha, 40.0 points above gamma. The range test distinguishes it from all others of several seeds."
+    assert apart in render(
+        Page([*(record for record in records if record["method"]["name"] != "beta"), run("new", 0, 0.2)])
+    )
     assert "Best in" not in render(Page([run("alpha", 0, 0.70)]))
     dear = run("gamma", 0, 0.3, cost__flops=9e12)
     for third, is_equal in ((run("gamma", 0, 0.3), True), (dear, False)):

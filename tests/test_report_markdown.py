@@ -170,6 +170,10 @@ def test_remarks_on_the_choice_of_runs() -> None:
     page = render(records)
     assert "Ranks compare the seeds that all methods have: 1, 3." in page
     assert f"Floors named but not found: {'0' * 16}." in page
+    page = render([*records, run("new", 1, 0.99)])
+    assert "Ranks compare the seeds that all methods of several seeds have: 1, 3. Methods of one seed may" in page
+    for line in ("| 1-3 | new | 99.00 (1 seed) |", "| 1-2 | alpha | **90.00 ± ", "| 2-3 | beta | 80.00 ± "):
+        assert line in page
 
 
 def test_uneven_spreads_are_named_below_the_table() -> None:
@@ -335,6 +339,17 @@ def test_summary_is_the_comparison_of_most_flops() -> None:
     assert [line.split(" | ")[1] for line in lines[2:]] == ["alpha", "beta"]
     assert lines[2].startswith("| 1 | alpha | **70.50 ± ")
     assert summary([]) == "There are no records yet."
+
+
+def test_summary_is_the_comparison_of_most_methods_at_equal_flops() -> None:
+    """Oracle: by hand: three methods over seeds before two whose last step ended nearer to the budget, and before four
+    of which two have one seed."""
+    budget = {"budget__amount": 1e12}
+    two, three = compared(9.99e11, board="two", **budget), compared(9.98e11, board="three", **budget)
+    three += [run("gamma", seed, 0.65, cost__flops=9.98e11, board="three", **budget) for seed in range(2)]
+    two += [run(name, 0, 0.65, cost__flops=1e12, board="two", **budget) for name in ("delta", "epsilon")]
+    lines = [line.split(" | ")[1] for line in summary([*two, *three]).splitlines() if line.startswith("|")]
+    assert lines[2:] == ["alpha", "gamma", "beta"]
 
 
 def test_summary_is_tuned_on_each_hardware() -> None:

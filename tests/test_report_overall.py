@@ -54,6 +54,10 @@ def test_one_seed_has_no_interval() -> None:
     """Oracle: a method with a single seed on one data set says nothing of spread."""
     records = [*grid("a", {"x": 0.9, "yy": 0.8}), *grid("b", {"x": 0.9, "yy": 0.8}, seeds=1)]
     assert all(method.gap_interval is None for method in standings(sections(records)))
+    several = [record for name in "ab" for record in grid(name, {"x": 0.9, "yy": 0.8})]
+    one = [record for name in "ab" for record in grid(name, {"new": 0.1}, seeds=1)]
+    first = standings(sections([*several, *one]))[0]
+    assert first.wins == {"new": (0, 2, 0), "yy": (2, 0, 0)}, "one seed wins and loses no duel"
 
 
 @pytest.mark.slow

@@ -110,6 +110,17 @@ def test_only_shared_seeds_are_compared() -> None:
     assert compare(further).seeds == (0, 1, 2)
 
 
+def test_a_method_of_one_seed_leaves_the_others_apart() -> None:
+    """Oracle: the comparison without it, where it may stand anywhere: below a and b, which a seed more than c separates
+    from it, or first."""
+    without, lone = compare(SCORES), compare({**SCORES, "new": {1: 0.99}})
+    assert (lone.seeds, lone.margin, lone.uneven) == (without.seeds, without.margin, without.uneven)
+    assert lone.means == {**without.means, "new": 0.99}
+    assert (lone.compared, without.compared) == (frozenset("abc"), frozenset("abc"))
+    assert lone.ranks == {"a": (1, 3), "b": (1, 3), "c": (3, 4), "new": (1, 4)}
+    assert compare({"a": SCORES["a"], "new": {0: 0.9}}).ranks == {"a": (1, 2), "new": (1, 2)}, "nothing to compare with"
+
+
 def test_nothing_is_told_apart_without_two_shared_seeds() -> None:
     """Oracle: the means of all seeds of each method, by hand; a spread that is not known allows any rank. One method
     alone is the first."""

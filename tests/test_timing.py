@@ -4,6 +4,7 @@ import json
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,8 @@ from benchmark.experiment.stage import Stage
 from benchmark.report import cells
 from benchmark.report.text import marks
 from benchmark.speed import main
-from benchmark.timing import costs, evaluation, inputs, masking, training, workloads
-from benchmark.timing.measurement import cell
+from benchmark.timing import costs, evaluation, inputs, masking, races, training, workloads
+from benchmark.timing.measurement import cell, page_name
 from benchmark.timing.rounds import Rounds, interleave, take_turns
 from benchmark.training.flops import count_step
 
@@ -165,6 +166,7 @@ import {module}
 race.name = 'a race'
 race.ours = @experiment
 race.peers = (@{name},)
+race.of = '{of}'
 {name}.name = 'by hand'
 {name}.count = {count}
 Pretraining.batch_size = 32
@@ -172,11 +174,11 @@ ViT.depth = 1
 """
 
 
-def race(folder: Path, name: str, *, steps: int, count: int) -> Path:
+def race(folder: Path, name: str, *, steps: int = 3, count: int = 0, of: str = "steps") -> Path:
     """Write a race against a peer that takes 4 s a turn and says it costs `count` FLOPs."""
     (folder / f"{name.lower()}.py").write_text(PEER.format(name=name, steps=steps))
     file = folder / f"{name.lower()}.gin"
-    file.write_text(RACE.format(module=name.lower(), name=name, count=count))
+    file.write_text(RACE.format(module=name.lower(), name=name, count=count, of=of))
     return file
 
 
@@ -189,15 +191,21 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "PROTOCOLS", (smallest(tmp_path),))
     monkeypatch.setattr(masking, "SIZE", 16)
     monkeypatch.setattr(masking, "BATCH", 4)
-    monkeypatch.setitem(training.TURNS, "cpu", training.Turn(steps=2, raced=3, repeats=1, side=64, images=1))
+    monkeypatch.setitem(training.TURNS, "cpu", training.Turn(steps=2, repeats=1, side=64, images=1))
 
 
-def test_inputs_are_measured(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inputs_are_measured(small: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: a line for the method."""
+    assert main(["inputs", "--rounds", "2"]) == 0
+    assert "| `simclr` | " in capsys.readouterr().out
+
+
+def test_views_are_raced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Oracle: a peer of 4 s a turn makes 20 batches of 32 images in two views: 320 views a second."""
-    file = race(tmp_path, "PeerOfViews", steps=20, count=0)
-    assert main(["inputs", "--race", str(file), "--rounds", "2"]) == 0
+    file = race(tmp_path, "PeerOfViews", steps=20, of="views")
+    assert main(["races", "--race", str(file), "--rounds", "2"]) == 0
     printed = capsys.readouterr().out
-    for row in ("| by hand | by hand 1.0 | 320 (320 to 320) |", "| ours |  | ", "| `simclr` | "):
+    for row in ("| by hand | by hand 1.0 |  | 320 (320 to 320) |", "| ours |  |  | "):
         assert row in printed
     assert torch.are_deterministic_algorithms_enabled(), "for ours"
 
@@ -209,17 +217,24 @@ def flops_of_simclr(images: int) -> int:
     return count_step(lambda: stage.method()[0], images, 16)
 
 
-def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: a peer of 4 s a turn takes 3 steps of 32 images: 24 images a second; a line is kept for each run. The
-    work of a turn is that of two steps, of one product of 64 x 64 matrices, and of one convolution."""
-    file = race(tmp_path, "PeerOfSteps", steps=3, count=flops_of_simclr(workloads.COUNTED))
-    out = tmp_path / "speed"
-    assert main(["training", "--race", str(file), "--rounds", "2", "--out", str(out)]) == 0
-    (page,) = (path.read_text() for path in out.glob("training-*.md"))
-    assert main(["training", "--rounds", "1", "--out", str(out)]) == 0
+def test_steps_are_raced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: a peer of 4 s a turn takes 3 steps of 32 images: 24 images a second; its seconds are kept."""
+    file = race(tmp_path, "PeerOfSteps", count=flops_of_simclr(races.COUNTED))
+    assert main(["races", "--race", str(file), "--rounds", "2", "--out", str(tmp_path / "speed")]) == 0
     assert "| by hand | by hand 1.0 | 1.000 | 24.0 (24.0 to 24.0) |" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "speed" / "races.jsonl").read_text())
+    assert kept["measured"]["a race"]["seconds"]["by hand"] == [4.0, 4.0]
+
+
+def test_training_is_measured(small: None, tmp_path: Path) -> None:
+    """Oracle: a line is kept for each run, and one page for the machine. The work of a turn is that of two steps, of
+    one product of 64 x 64 matrices, and of one convolution."""
+    out = tmp_path / "speed"
+    for rounds in "21":
+        assert main(["training", "--rounds", rounds, "--out", str(out)]) == 0
+    (page,) = out.glob("*.md")
+    assert "% of the convolution" in page.read_text()
     first, _ = (json.loads(line) for line in (out / "training.jsonl").read_text().splitlines())
-    assert first["measured"].pop("a race")["seconds"]["by hand"] == [4.0, 4.0]
     (methods,) = first["measured"].values()
     work = {
         "simclr": 2 * flops_of_simclr(16),
@@ -229,22 +244,58 @@ def test_training_is_measured(small: None, tmp_path: Path, capsys: pytest.Captur
     assert (methods["work"], methods["seconds"].keys()) == (work, work.keys())
     assert first["environment"]["threads"] == 1
     assert (methods["precision"], "precision" in first["environment"]) == (native_precision(), False)
-    assert "% of the convolution" in page
     assert cells.load(out) == [], "measurements of speed are no records of runs"
 
 
 def test_options_belong_to_their_parts(capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: what would be ignored is refused: a race of evaluations, a folder for costs, a check of seconds."""
-    for arguments in (["evaluation", "--race", "x.gin"], ["costs", "--out", "x"], ["training", "--check"]):
-        with pytest.raises(SystemExit, match="2"):
-            main(arguments)
-        assert f"{arguments[1]}: " in capsys.readouterr().err
+    """Oracle: what would be ignored is refused: a race of training, a folder for costs, a check of seconds; and so are
+    races without a file."""
+    refused = {
+        "races and --race belong together": (["training", "--race", "x.gin"], ["races"]),
+        "--out: ": (["costs", "--out", "x"],),
+        "--check: ": (["training", "--check"],),
+    }
+    for message, several in refused.items():
+        for arguments in several:
+            with pytest.raises(SystemExit, match="2"):
+                main(arguments)
+            assert message in capsys.readouterr().err
 
 
-def test_a_race_is_at_equal_flops(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: a peer that says it costs 1,000 FLOPs is refused, with both numbers."""
-    assert main(["training", "--race", str(race(tmp_path, "CheapPeer", steps=3, count=1000))]) == 1
+@pytest.mark.parametrize(
+    ("machine", "name"),
+    [
+        ({"processor": "AMD EPYC", "processor_flags": ["avx2", "avx512_bf16"]}, "part-amd-epyc-with-avx512-bf16.md"),
+        ({"processor": "Intel(R) Xeon(R) Processor", "processor_flags": []}, "part-intel-xeon-processor.md"),
+        ({"processor": "arm", "processor_flags": ["bf16"], "gpu": "NVIDIA H200"}, "part-nvidia-h200.md"),
+    ],
+)
+def test_each_kind_of_device_has_a_page(machine: dict[str, Any], name: str) -> None:
+    """Oracle: the names by hand."""
+    assert page_name("part", {"gpu": None} | machine) == name
+
+
+def test_a_race_is_at_equal_flops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: a peer that says it costs 1,000 FLOPs, or 0.4 % more than ours, is refused, with both numbers; the second
+    is taken where the race allows for 0.5 %."""
+    assert main(["races", "--race", str(race(tmp_path, "CheapPeer", count=1000))]) == 1
     assert "by hand spends 1,000 FLOPs on 8 images and ours " in capsys.readouterr().err
+    file = race(tmp_path, "DearPeer", count=round(1.004 * flops_of_simclr(races.COUNTED)))
+    assert main(["races", "--race", str(file)]) == 1
+    file.write_text(file.read_text() + "race.tolerance = 0.005\n")
+    assert main(["races", "--race", str(file), "--rounds", "1"]) == 0
+    assert "| by hand | by hand 1.0 | 1.004 | 24.0 (24.0 to 24.0) |" in capsys.readouterr().out
+
+
+def test_a_race_is_refused_before_the_first_is_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: a binding that nothing reads, in the second file; no turn is taken."""
+    first, second = race(tmp_path, "FirstPeer"), race(tmp_path, "SecondPeer")
+    second.write_text(second.read_text() + "other/SecondPeer.name = 'nobody'\n")
+    monkeypatch.setattr(races, "take_turns", None)
+    assert main(["races", "--race", str(first), "--race", str(second)]) == 2
+    assert "SecondPeer is not used in the scope 'other'" in capsys.readouterr().err
 
 
 def test_masking_is_measured_by_time_and_by_flops(small: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -268,9 +319,9 @@ def test_masking_is_measured_by_time_and_by_flops(small: None, capsys: pytest.Ca
 def test_races_are_at_equal_work(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: our count of FLOPs on the meta device, theirs of a real step; or the number of batches of a turn."""
     library = name.partition("_")[0].replace("stable", "stable_pretraining")
-    pytest.importorskip(library, reason=f"{library} is no requirement; install it for its races")
-    monkeypatch.setattr(workloads, "COUNTED", 2)  # images, of full networks
-    race, stage = workloads.open_race(Path(f"results/speed/{name}.gin"))
+    pytest.importorskip(library, reason="install it for its races: docs/reference.md, Speed")
+    monkeypatch.setattr(races, "COUNTED", 2)  # images, of full networks
+    race, stage = races.open_race(Path(f"results/speed/{name}.gin"))
     peers = race.build_peers(stage, 2)
     assert peers
     assert all((share is None) == (name == "lightly_views") for _, share in peers)

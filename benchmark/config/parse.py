@@ -185,8 +185,8 @@ def parse_setting(setting: str) -> Binding:
 @cache
 def shipped_folder() -> Path:
     """Return the resolved folder of the shipped gin files: in the package once installed, in a checkout beside it."""
-    package = Path(__file__).resolve().parents[1]
-    return package / "_gin" if (package / "_gin").is_dir() else package.parent / "gin"
+    package = Path(__file__).parents[1]
+    return (package / "_gin" if (package / "_gin").is_dir() else package.parent / "gin").resolve()
 
 
 def locate(name: str, beside: Path) -> Path:

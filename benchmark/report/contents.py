@@ -41,9 +41,9 @@ def contents(board: Sequence[Section], results: Sequence[Result]) -> Iterator[Se
 def leading(tables: Sequence[Section]) -> Section | None:
     """Return the table that leads all boards; None if there is none.
 
-    It is the table of the most FLOPs among those that compare two methods or more over seeds, and of its divisions the
-    first. If no table compares methods, it is the table of the most FLOPs among the first of each board. A smoke set
-    leads only where there is no other data set.
+    It is the table of the most FLOPs among those that compare two methods or more over seeds, of the most methods where
+    FLOPs are equal, and of its divisions the first. If no table compares methods, it is the table of the most FLOPs
+    among the first of each board. A smoke set leads only where there is no other data set.
     """
     tables = [section for section in tables if section.setting.dataset not in SMOKE] or tables
     comparing = [section for section in tables if _compares(section)]
@@ -51,12 +51,19 @@ def leading(tables: Sequence[Section]) -> Section | None:
     for section in comparing or tables:
         setting = section.setting
         candidates.setdefault(setting._replace(division="") if comparing else setting.board, section)
-    return max(candidates.values(), key=lambda section: max(line.cost.flops for line in section.lines), default=None)
+    return max(candidates.values(), key=_weight, default=None)
+
+
+def _weight(section: Section) -> tuple[float, int]:
+    """Return the FLOPs of a table, of a budget in FLOPs that budget, and how many methods it compares."""
+    spent = max(line.cost.flops for line in section.lines)
+    flops = section.setting.amount if section.setting.budget == "flops" else spent
+    return flops, len(section.ranking.compared) if section.ranking else 0
 
 
 def _compares(section: Section) -> bool:
-    """Return whether a table ranks two methods or more, each over two seeds or more."""
-    return sum(line.rank is not None and len(line.cell.runs) > 1 for line in section.lines) > 1
+    """Return whether a table compares two methods or more over seeds."""
+    return section.ranking is not None and len(section.ranking.compared) > 1
 
 
 def title(section: Section) -> str:
@@ -136,13 +143,17 @@ def verdict(section: Section) -> str:
     if len(ranked) < 2 or ranking is None:
         return ""
     gap = ranking.means[ranked[0].cell.entry] - ranking.means[ranked[1].cell.entry]
-    tied = sum(line.rank[0] == 1 for line in ranked[1:] if line.rank)
+    tested = [line for line in ranked[1:] if line.cell.entry in ranking.compared]
+    tied = sum(line.rank[0] == 1 for line in tested if line.rank)
+    others = "others of several seeds" if len(tested) < len(ranked) - 1 else "others"
     if not ranking.seeds:
         test = "Seeds cannot test the difference: the methods share fewer than two."
+    elif ranked[0].cell.entry not in ranking.compared:
+        test = "Its one seed cannot test the difference."
     elif tied:
-        test = f"The range test cannot distinguish it from {tied} of the {len(ranked) - 1} others."
+        test = f"The range test cannot distinguish it from {tied} of the {len(tested)} {others}."
     else:
-        test = "The range test distinguishes it from all others."
+        test = f"The range test distinguishes it from all {others}."
     heading = section.heading(section.columns[0])
     return f"Best in {heading}: {ranked[0].name}, {100 * gap:.1f} points above {ranked[1].name}. {test}"
 
@@ -156,7 +167,12 @@ def remarks(section: Section) -> str:
         if not ranking.seeds:
             sentences.append("All ranks stay open: the range test needs two seeds that the methods share.")
         elif any(count != len(ranking.seeds) for count in counts):
-            sentences.append(f"Ranks compare the seeds that all methods have: {', '.join(map(str, ranking.seeds))}.")
+            is_partial = len(ranking.compared) < len(counts)
+            methods = "methods of several seeds" if is_partial else "methods"
+            sentences.append(
+                f"Ranks compare the seeds that all {methods} have: {', '.join(map(str, ranking.seeds))}."
+                + " Methods of one seed may have any rank." * is_partial
+            )
     for place, column in enumerate(section.columns):
         if uneven := [line.name for line in section.lines if (value := line.values[place]) and value.is_uneven]:
             sentences.append(

@@ -135,8 +135,8 @@ def _value(cell: Cell, column: Column, comparison: Ranking | None) -> Value | No
     if not results:
         return None
     standing: Literal["best", "tied", ""] = ""
-    if comparison and comparison.seeds and cell.entry in comparison.ranks:
-        if comparison.means[cell.entry] == max(comparison.means.values()):
+    if comparison and cell.entry in comparison.compared:
+        if comparison.means[cell.entry] == max(comparison.means[entry] for entry in comparison.compared):
             standing = "best"
         elif comparison.ranks[cell.entry][0] == 1:
             standing = "tied"

@@ -132,9 +132,11 @@ def _wins(sections: Sequence[Section], name: str, other: str) -> tuple[int, int,
     better = worse = 0
     for section in sections:
         assert section.ranking is not None
-        means = {line.name: section.ranking.means[line.cell.entry] for line in section.lines if line.rank is not None}
-        better += means[name] - means[other] > section.ranking.margin
-        worse += means[other] - means[name] > section.ranking.margin
+        ranking, entries = section.ranking, {line.name: line.cell.entry for line in section.lines}
+        if ranking.compared.issuperset((entries[name], entries[other])):
+            gap = ranking.means[entries[name]] - ranking.means[entries[other]]
+            better += gap > ranking.margin
+            worse += -gap > ranking.margin
     return better, len(sections) - better - worse, worse
 
 

@@ -36,16 +36,19 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison(Generic[K]):
-    """Methods compared on the seeds that all of them have.
+    """Methods compared on the seeds that they share, which a method with fewer further seeds makes fewer.
 
-    `seeds` are those seeds, or empty where fewer than two are shared: then each mean is over the seeds of its method,
-    and no methods are distinguished. `margin` is the largest difference of two means that still counts as a tie.
-    `ranks` has the first and last rank that each method may have; methods tied with the best have the first rank 1.
+    `compared` are the methods of several seeds, and `seeds` those that all of them have. A method of one seed has the
+    mean of that seed, and may have any rank. Both are empty where fewer than two seeds are shared, or one method of
+    several has more than one: then each mean is over the seeds of its method, and no methods are distinguished.
+    `margin` is the largest difference of two means that still counts as a tie. `ranks` has the first and last rank
+    that each method may have; methods tied with the best have the first rank 1.
     `uneven` are the methods whose residual variance is more than `UNEVEN` times the median. The test pools variances,
     so with such methods it distinguishes equal ones in more than 5 % of tables.
     """
 
     seeds: tuple[int, ...]
+    compared: frozenset[K]
     margin: float
     means: dict[K, float]
     ranks: dict[K, tuple[int, int]]
@@ -78,22 +81,24 @@ def compare(scores: Mapping[K, Mapping[int, float]]) -> Comparison[K]:
     the methods above and below gives simultaneous confidence intervals of the ranks (Al Mohamad, Goeman and van Zwet,
     Simultaneous confidence intervals for ranks with application to ranking institutions).
     """
-    shared = sorted(set.intersection(*(set(by_seed) for by_seed in scores.values())))
-    if len(shared) < 2:
-        shared = []
-    means = {method: fmean([by_seed[seed] for seed in shared or sorted(by_seed)]) for method, by_seed in scores.items()}
-    squares = _residual_squares([[by_seed[seed] for seed in shared] for by_seed in scores.values()])
-    margin = _tukey_margin(squares, len(shared))
-    ranks = {
-        method: (
-            1 + sum(other - mean > margin for other in means.values()),
-            len(means) - sum(mean - other > margin for other in means.values()),
-        )
-        for method, mean in means.items()
+    compared = [method for method, by_seed in scores.items() if len(by_seed) > 1]
+    shared = sorted(set.intersection(*(set(scores[method]) for method in compared))) if compared else []
+    if len(shared) < 2 or len(compared) < min(2, len(scores)):
+        shared, compared = [], []
+    means = {
+        method: fmean([by_seed[seed] for seed in (shared if method in compared else sorted(by_seed))])
+        for method, by_seed in scores.items()
     }
+    squares = _residual_squares([[scores[method][seed] for seed in shared] for method in compared])
+    margin = _tukey_margin(squares, len(shared))
+    ranks = dict.fromkeys(scores, (1, len(scores)))
+    for method in compared:
+        above = sum(means[other] - means[method] > margin for other in compared)
+        below = sum(means[method] - means[other] > margin for other in compared)
+        ranks[method] = (1 + above, len(scores) - below)
     bound = max(ROUNDING, UNEVEN[min(len(shared), max(UNEVEN))] * median(squares)) if shared else 0.0
-    uneven = tuple(method for method, square in zip(scores, squares, strict=True) if square > bound)
-    return Comparison(tuple(shared), margin, means, ranks, uneven)
+    uneven = tuple(method for method, square in zip(compared, squares, strict=True) if square > bound)
+    return Comparison(tuple(shared), frozenset(compared), margin, means, ranks, uneven)
 
 
 def _residual_squares(table: Sequence[Sequence[float]]) -> list[float]:
@@ -112,11 +117,11 @@ def _tukey_margin(squares: Sequence[float], n: int) -> float:
 
         margin = q(0.95; k, df) sqrt(s2 / n),   s2 = sum(squares) / df,   df = (k - 1)(n - 1)
 
-    with the studentised range q. It is infinite for fewer than two seeds, and 0 for one method.
+    with the studentised range q. It is infinite for fewer than two methods or seeds.
     """
     k = len(squares)
     if k < 2 or n < 2:
-        return math.inf if k > 1 else 0.0
+        return math.inf
     df = (k - 1) * (n - 1)
     return _studentised_range_quantile(k, df) * math.sqrt(math.fsum(squares) / df / n)
 

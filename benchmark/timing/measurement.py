@@ -62,8 +62,7 @@ class Measurement:
         with (folder / f"{self.part}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, sort_keys=True, allow_nan=False) + "\n")
         page = f"<!-- Written by `python -m benchmark.speed {self.part}`: do not edit. -->\n# Speed: {self.part}\n\n"
-        device = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", _device(machine).lower())).strip("-")
-        (folder / f"{self.part}-{device}.md").write_text(page + self.markdown(), encoding="utf-8")
+        (folder / page_name(self.part, machine)).write_text(page + self.markdown(), encoding="utf-8")
 
     @staticmethod
     def _environment() -> dict[str, Any]:
@@ -72,8 +71,14 @@ class Measurement:
         return {name: value for name, value in fields.items() if name != "precision"}
 
 
+def page_name(part: str, machine: Mapping[str, Any]) -> str:
+    """Return the name of the page of a part on a device, such as `training-amd-epyc-with-avx512-bf16.md`."""
+    words = re.findall(r"[a-z0-9]+", re.sub(r"\((r|tm)\)", "", _device(machine).lower()))
+    return "-".join([part, *words]) + ".md"
+
+
 def _device(machine: Mapping[str, Any]) -> str:
-    """Return what a page is about: the GPU, else the processor with the widest of its instructions."""
+    """Return what a page is about: the GPU, else the processor with the newest of its instructions."""
     return str(machine["gpu"] or " with ".join([machine["processor"], *machine["processor_flags"][-1:]]))
 
 

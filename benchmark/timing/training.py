@@ -1,7 +1,6 @@
-"""The step: images a second of every method, against what the device can do, and beside other libraries."""
+"""The step: images a second of every method, against what the device can do."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,10 +8,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from benchmark.experiment.stage import Stage
 from benchmark.timing.measurement import Measurement, cell
-from benchmark.timing.rounds import interleave, take_turns
-from benchmark.timing.workloads import Race, as_shipped, open_races, shipped_trainings
+from benchmark.timing.rounds import interleave
+from benchmark.timing.workloads import shipped_trainings
 
 PROTOCOLS = ("gin/protocol/cifar10_vit_tiny.gin", "gin/protocol/cifar10_resnet18.gin")
 PRODUCT, CONVOLUTION = "matrix product", "convolution"  # the peaks that steps are compared with
@@ -24,7 +22,6 @@ class Turn:
     """What a candidate does in a turn: enough to fill the device, and to take longer than it takes to start."""
 
     steps: int  # of a method
-    raced: int  # steps of a race
     repeats: int  # of each peak
     side: int  # of the square matrices that are multiplied
     images: int  # that are convolved
@@ -39,16 +36,14 @@ class Turn:
 
 
 TURNS = {
-    "cpu": Turn(steps=1, raced=3, repeats=8, side=2048, images=64),
-    "cuda": Turn(steps=20, raced=20, repeats=16, side=8192, images=2048),
+    "cpu": Turn(steps=1, repeats=8, side=2048, images=64),
+    "cuda": Turn(steps=20, repeats=16, side=8192, images=2048),
 }
 
 
-def measure(files: Sequence[Path], rounds: int) -> Measurement:
-    """Run the races, then time a step of every shipped method under each protocol."""
+def measure(rounds: int) -> Measurement:
+    """Time a step of every shipped method under each protocol."""
     measurement = Measurement("training", rounds)
-    for race, stage in open_races(files):
-        _race(measurement, race, stage, rounds)
     for protocol in PROTOCOLS:
         _time_methods(measurement, protocol, rounds)
     return measurement
@@ -99,31 +94,3 @@ def _time_methods(measurement: Measurement, protocol: str, rounds: int) -> None:
         ],
     )
     measurement.keep(title, times, flops, precision=first.precision)
-
-
-def _race(measurement: Measurement, race: Race, stage: Stage, rounds: int) -> None:
-    training = stage.training(math.inf)
-    steps = TURNS[training.device.type].raced
-    peers = race.build_peers(stage, steps)
-    ours = partial(training.advance, steps)
-    times = take_turns({"ours": ours} | {peer.name: as_shipped(peer) for peer, _ in peers}, rounds)
-    libraries = {"ours": training.precision} | {peer.name: peer.library for peer, _ in peers}
-    flops = {"ours": 1.0} | {peer.name: share for peer, share in peers}
-    images = steps * training.data.batch_size
-    measurement.add(
-        race.name,
-        f"{steps} steps of {training.data.batch_size} images a turn, {training.flops_per_step / 1e9:,.1f} GFLOPs a "
-        f"step in ours; those of a peer are counted.",
-        ["", "library or precision", "FLOPs", "images/s", "ours is faster by"],
-        [
-            [
-                name,
-                libraries[name],
-                "" if flops[name] is None else f"{flops[name]:.3f}",
-                cell(times.rate(name, images), ",.1f"),
-                cell(times.faster("ours", name), ".2f"),
-            ]
-            for name in times.seconds
-        ],
-    )
-    measurement.keep(race.name, times, dict.fromkeys(times.seconds, images), libraries=libraries, flops=flops)
