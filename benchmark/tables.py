@@ -91,9 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     front = folder.resolve().parent / "README.md"
     if front.is_file() and marks(*PLACE)[0] in (text := front.read_text(encoding="utf-8")):
-        text = inserted(text, *PLACE, summary(records, changed))
+        text = inserted(text, *PLACE, summary(records, changed, correct))
         if marks(*LEAD)[0] in text:
-            text = inserted(text, *LEAD, _lead(page.folder, list(plots)[:1], summary(records, changed, LEADERS)))
+            leaders = summary(records, changed, most=LEADERS)
+            text = inserted(text, *LEAD, _lead(page.folder, list(plots)[:1], leaders))
         _update(front, text, source, command, check=check)
     sources = folder.resolve().parent / "docs" / "provenance.md"
     if sources.is_file():

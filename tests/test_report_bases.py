@@ -12,7 +12,7 @@ from benchmark.report import predictions
 from benchmark.report.bases import differences
 from benchmark.report.cells import load
 from benchmark.report.leaderboard import sections
-from benchmark.report.markdown import render
+from benchmark.report.markdown import render, summary
 from benchmark.report.record import Record, seal
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -57,6 +57,19 @@ def test_encoders_that_were_evaluated_again_have_the_bases_of_their_runs() -> No
     with_pairs = [each.setting.board for each in sections([*runs, *again]) if list(differences(each))]
     assert with_pairs == ["elsewhere", "small"]
     assert pairs(again) == set()
+
+
+def test_the_leading_table_has_its_differences_but_at_the_top_of_the_page() -> None:
+    """Oracle: the sentence by hand, below the whole table alone."""
+    scores = {"Outer": (0.7, 0.71, 0.7), "Inner": (0.6, 0.6, 0.6)}
+    records = [
+        configured(name, seed, score, "Outer.base = @Inner" * (name == "Outer"))
+        for name, by_seed in scores.items()
+        for seed, score in enumerate(by_seed)
+    ]
+    sentence = "\n\n- outer is 10.3 points above inner (95 % interval 8.9 to 11.8, 3 seeds paired)"
+    assert sentence in summary(records)
+    assert "points above" not in summary(records, most=2)
 
 
 def test_a_mean_average_precision_is_no_mean_over_images() -> None:

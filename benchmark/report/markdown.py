@@ -84,10 +84,16 @@ def render(
     return "\n".join([*parts, *_deviations(tables)])
 
 
-def summary(records: Sequence[Record], changed: Changed = unchanged, most: int | None = None) -> str:
+def summary(
+    records: Sequence[Record],
+    changed: Changed = unchanged,
+    correct: Correct = unpublished,
+    *,
+    most: int | None = None,
+) -> str:
     """Return the table that leads all boards, without costs and notes; a sentence if there is none.
 
-    It has its first `most` lines, or all.
+    It has its first `most` lines alone, or all, with what a reader must know of them and methods beside their bases.
     """
     section = leading(sections(records, changed))
     if section is None:
@@ -97,7 +103,10 @@ def summary(records: Sequence[Record], changed: Changed = unchanged, most: int |
         [line.place, _name(line), *(_value(value, line) for value in line.values), str(len(line.cell.runs))]
         for line in section.lines[:most]
     ]
-    return f"{_escape(title(section))}:\n\n{markdown(headings, alignment(headings), lines)}"
+    blocks = [f"{_escape(title(section))}:", markdown(headings, alignment(headings), lines)]
+    if most is None:
+        blocks += [_escape(remarks(section)), _differences(section, correct)]
+    return "\n\n".join(block for block in blocks if block)
 
 
 def row(record: Record, floors: Sequence[Record]) -> str:
