@@ -345,9 +345,9 @@ def test_summary_is_the_comparison_of_most_methods_at_equal_flops() -> None:
     """Oracle: by hand: three methods over seeds before two whose last step ended nearer to the budget, and before four
     of which two have one seed."""
     budget = {"budget__amount": 1e12}
-    two, three = compared(9.99e11, board="two", **budget), compared(9.98e11, board="three", **budget)
-    three += [run("gamma", seed, 0.65, cost__flops=9.98e11, board="three", **budget) for seed in range(2)]
-    two += [run(name, 0, 0.65, cost__flops=1e12, board="two", **budget) for name in ("delta", "epsilon")]
+    two, three = compared(9.99e11, board="first", **budget), compared(9.98e11, board="second", **budget)
+    three += [run("gamma", seed, 0.65, cost__flops=9.98e11, board="second", **budget) for seed in range(2)]
+    two += [run(name, 0, 0.65, cost__flops=1e12, board="first", **budget) for name in ("delta", "epsilon")]
     lines = [line.split(" | ")[1] for line in summary([*two, *three]).splitlines() if line.startswith("|")]
     assert lines[2:] == ["alpha", "gamma", "beta"]
 
