@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     front = folder.resolve().parent / "README.md"
     if front.is_file() and marks(*PLACE)[0] in (text := front.read_text(encoding="utf-8")):
-        text = inserted(text, *PLACE, summary(records, changed, correct))
+        text = inserted(text, *PLACE, summary(records, changed, correct, missing))
         if marks(*LEAD)[0] in text:
             leaders = summary(records, changed, most=LEADERS)
             text = inserted(text, *LEAD, _lead(page.folder, list(plots)[:1], leaders))

@@ -284,6 +284,8 @@ def test_the_first_sentence_says_who_leads() -> None:
     assert newcomer in render(Page([*records, run("new", 0, 0.72)]))
     with_last = tied.replace("others", "others of several seeds")
     assert with_last in render(Page([*records, run("new", 0, 0.2), run("newer", 0, 0.2)]))
+    more = run("alpha", 3, 0.99)
+    assert tied.replace("beta", "beta over seeds 0, 1, 2") in render(Page([*records, more]))
     apart = "alpha, 40.0 points above gamma. The range test distinguishes it from all others of several seeds."
     assert apart in render(
         Page([*(record for record in records if record["method"]["name"] != "beta"), run("new", 0, 0.2)])

@@ -168,10 +168,13 @@ def test_remarks_on_the_choice_of_runs() -> None:
     """Oracle: the seeds in common, and the floor that no record holds."""
     records = [run("alpha", seed, 0.9, floors=["0" * 16]) for seed in range(4)] + [run("beta", s, 0.8) for s in (1, 3)]
     page = render(records)
-    assert "Ranks compare the seeds that all methods have: 1, 3." in page
+    assert "Ranks and the order of lines compare the seeds that all methods have: 1, 3." in page
     assert f"Floors named but not found: {'0' * 16}." in page
     page = render([*records, run("new", 1, 0.99)])
-    assert "Ranks compare the seeds that all methods of several seeds have: 1, 3. Methods of one seed may" in page
+    several = (
+        "Ranks and the order of lines compare the seeds that all methods of several seeds have: 1, 3. Methods of one"
+    )
+    assert several in page
     for line in ("| 1-3 | new | 99.00 (1 seed) |", "| 1-2 | alpha | **90.00 ± ", "| 2-3 | beta | 80.00 ± "):
         assert line in page
 
@@ -350,6 +353,8 @@ def test_summary_is_the_comparison_of_most_methods_at_equal_flops() -> None:
     two += [run(name, 0, 0.65, cost__flops=1e12, board="first", **budget) for name in ("delta", "epsilon")]
     lines = [line.split(" | ")[1] for line in summary([*two, *three]).splitlines() if line.startswith("|")]
     assert lines[2:] == ["alpha", "gamma", "beta"]
+    unfinished = {"second": ("1 of <7> runs.", "the command"), "first": ("2 runs.", "the command")}
+    assert summary([*two, *three], missing=unfinished).endswith("\n\n1 of &lt;7&gt; runs.")
 
 
 def test_summary_is_tuned_on_each_hardware() -> None:

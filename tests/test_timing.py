@@ -290,12 +290,17 @@ def test_a_race_is_at_equal_flops(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_race_is_refused_before_the_first_is_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Oracle: a binding that nothing reads, in the second file; no turn is taken."""
+    """Oracle: a binding that nothing reads, or a peer of other FLOPs, in the second file; no turn is taken."""
     first, second = race(tmp_path, "FirstPeer"), race(tmp_path, "SecondPeer")
+    dear = race(tmp_path, "OtherPeer", count=1000)
     second.write_text(second.read_text() + "other/SecondPeer.name = 'nobody'\n")
     monkeypatch.setattr(races, "take_turns", None)
     assert main(["races", "--race", str(first), "--race", str(second)]) == 2
     assert "SecondPeer is not used in the scope 'other'" in capsys.readouterr().err
+    assert main(["races", "--race", str(first), "--race", str(dear)]) == 1
+    assert "spends 1,000 FLOPs" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"is a race.* python -m benchmark\.speed races --race"):
+        configuration.load([str(first)], allow_imports=True)
 
 
 def test_masking_is_measured_by_time_and_by_flops(small: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -311,15 +316,16 @@ def test_masking_is_measured_by_time_and_by_flops(small: None, capsys: pytest.Ca
     [
         "lightly_simclr",
         pytest.param("lightly_mae_float32", marks=pytest.mark.long),
+        pytest.param("lightly_simclr_float32", marks=pytest.mark.long),
         "lightly_views",
         pytest.param("stable_simclr_float32", marks=pytest.mark.long),
         pytest.param("stable_mae", marks=pytest.mark.long),
     ],
 )
 def test_races_are_at_equal_work(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: our count of FLOPs on the meta device, theirs of a real step; or the number of batches of a turn."""
-    library = name.partition("_")[0].replace("stable", "stable_pretraining")
-    pytest.importorskip(library, reason="install it for its races: docs/reference.md, Speed")
+    """Oracle: our count of FLOPs on the meta device, theirs of a real step; and the precision of the file's name."""
+    library = {"lightly": "lightly", "stable": "stable_pretraining"}[name.partition("_")[0]]
+    pytest.importorskip(library, reason="lightly is in '.[test]', and docs/reference.md says how to get the other")
     monkeypatch.setattr(races, "COUNTED", 2)  # images, of full networks
     race, stage = races.open_race(Path(f"results/speed/{name}.gin"))
     peers = race.build_peers(stage, 2)

@@ -44,7 +44,7 @@ DEFAULTS = {"experiment.data": "protocol/digits.gin", "experiment.encoder": "pro
 COMMANDS = {
     "suite": "python -m benchmark.suite --gin",
     "cluster": "python -m benchmark.suite --gin <suite> --cluster slurm --cluster-gin",
-    "race": "python -m benchmark.speed {inputs,training} --race",
+    "race": "python -m benchmark.speed races --race",
 }
 """The command for the files of each root other than `experiment`."""
 
@@ -52,7 +52,7 @@ ROOTS = {
     "experiment": "benchmark.experiment.setup",
     "suite": "benchmark.boards.plan",
     "cluster": "benchmark.boards.cluster",
-    "race": "benchmark.timing.workloads",
+    "race": "benchmark.timing.races",
 }
 """The module that registers each root."""
 

@@ -55,7 +55,7 @@ def leading(tables: Sequence[Section]) -> Section | None:
 
 
 def _weight(section: Section) -> tuple[float, int]:
-    """Return the FLOPs of a table, of a budget in FLOPs that budget, and how many methods it compares."""
+    """Return the FLOPs of a table (its budget, if that is in FLOPs) and how many methods it compares."""
     spent = max(line.cost.flops for line in section.lines)
     flops = section.setting.amount if section.setting.budget == "flops" else spent
     return flops, len(section.ranking.compared) if section.ranking else 0
@@ -155,7 +155,9 @@ def verdict(section: Section) -> str:
     else:
         test = f"The range test distinguishes it from all {others}."
     heading = section.heading(section.columns[0])
-    return f"Best in {heading}: {ranked[0].name}, {100 * gap:.1f} points above {ranked[1].name}. {test}"
+    has_more = any(len(line.cell.runs) > len(ranking.seeds) for line in ranked if line.cell.entry in ranking.compared)
+    over = f" over seeds {', '.join(map(str, ranking.seeds))}" if has_more else ""
+    return f"Best in {heading}: {ranked[0].name}, {100 * gap:.1f} points above {ranked[1].name}{over}. {test}"
 
 
 def remarks(section: Section) -> str:
@@ -169,9 +171,11 @@ def remarks(section: Section) -> str:
         elif any(count != len(ranking.seeds) for count in counts):
             is_partial = len(ranking.compared) < len(counts)
             methods = "methods of several seeds" if is_partial else "methods"
+            seeds = ", ".join(map(str, ranking.seeds))
             sentences.append(
-                f"Ranks compare the seeds that all {methods} have: {', '.join(map(str, ranking.seeds))}."
+                f"Ranks and the order of lines compare the seeds that all {methods} have: {seeds}."
                 + " Methods of one seed may have any rank." * is_partial
+                + " Scores are the means of all seeds."
             )
     for place, column in enumerate(section.columns):
         if uneven := [line.name for line in section.lines if (value := line.values[place]) and value.is_uneven]:

@@ -39,10 +39,10 @@ READING = """\
 Scores are top-1 accuracy on the test set in %, as mean ± half width of the 95 % t interval over seeds; a single seed
 has no interval. Where an evaluation has several versions on this page, headings name them. The best mean over several
 seeds is **bold**. Means that are <u>underlined</u> cannot be distinguished from it (Tukey's range test at 5 %, seeds as
-blocks); for the same reason ranks are ranges. A method of one seed may have any rank. So may all methods where
-those of several seeds do not share two. Runs that diverged or collapsed count like all others. A method is not ranked
-if one of its runs lacks the ranking evaluation or missed the budget. In italics stand floors, which are encoders
-without pretraining, and references, which learnt from the labels of all training images.
+blocks); for the same reason ranks are ranges. A method of one seed may have any rank. So may all methods where fewer
+than two have several seeds, or these do not share two. Runs that diverged or collapsed count like all others. A method
+is not ranked if one of its runs lacks the ranking evaluation or missed the budget. In italics stand floors, which are
+encoders without pretraining, and references, which learnt from the labels of all training images.
 
 In the closed division the learning rates are those of the recipes. In the tuned division the learning rate of each
 method was chosen by short trials at multiples of its recipe's learning rate ("LR x" is the multiple), scored on a
@@ -88,6 +88,7 @@ def summary(
     records: Sequence[Record],
     changed: Changed = unchanged,
     correct: Correct = unpublished,
+    missing: Mapping[str, tuple[str, str]] = MappingProxyType({}),
     *,
     most: int | None = None,
 ) -> str:
@@ -105,7 +106,9 @@ def summary(
     ]
     blocks = [f"{_escape(title(section))}:", markdown(headings, alignment(headings), lines)]
     if most is None:
-        blocks += [_escape(remarks(section)), _differences(section, correct)]
+        state, _ = missing.get(section.setting.board, ("", ""))
+        known = " ".join(filter(None, [state, remarks(section)]))
+        blocks += [_escape(known), _differences(section, correct)]
     return "\n\n".join(block for block in blocks if block)
 
 

@@ -132,7 +132,7 @@ def _wins(sections: Sequence[Section], name: str, other: str) -> tuple[int, int,
     better = worse = 0
     for section in sections:
         assert section.ranking is not None
-        ranking, entries = section.ranking, {line.name: line.cell.entry for line in section.lines}
+        ranking, entries = section.ranking, {line.name: line.cell.entry for line in section.lines if line.rank}
         if ranking.compared.issuperset((entries[name], entries[other])):
             gap = ranking.means[entries[name]] - ranking.means[entries[other]]
             better += gap > ranking.margin

@@ -36,11 +36,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison(Generic[K]):
-    """Methods compared on the seeds that they share, which a method with fewer further seeds makes fewer.
+    """Methods of several seeds, compared on the seeds that all of them have.
 
-    `compared` are the methods of several seeds, and `seeds` those that all of them have. A method of one seed has the
-    mean of that seed, and may have any rank. Both are empty where fewer than two seeds are shared, or one method of
-    several has more than one: then each mean is over the seeds of its method, and no methods are distinguished.
+    `compared` are these methods, and `seeds` these seeds. A method of one seed has the mean of that seed, and may have
+    any rank. Both are empty where fewer than two seeds are shared, or where only one of several methods has more than
+    one seed: then each mean is over the seeds of its method, and no methods are distinguished.
     `margin` is the largest difference of two means that still counts as a tie. `ranks` has the first and last rank
     that each method may have; methods tied with the best have the first rank 1.
     `uneven` are the methods whose residual variance is more than `UNEVEN` times the median. The test pools variances,
