@@ -145,19 +145,28 @@ def verdict(section: Section) -> str:
     gap = ranking.means[ranked[0].cell.entry] - ranking.means[ranked[1].cell.entry]
     tested = [line for line in ranked[1:] if line.cell.entry in ranking.compared]
     tied = sum(line.rank[0] == 1 for line in tested if line.rank)
-    others = "others of several seeds" if len(tested) < len(ranked) - 1 else "others"
-    if not ranking.seeds:
+    others = "others that share seeds" if len(tested) < len(ranked) - 1 else "others"
+    if not ranking.compared:
         test = "Seeds cannot test the difference: the methods share fewer than two."
     elif ranked[0].cell.entry not in ranking.compared:
-        test = "Its one seed cannot test the difference."
+        test = "Its seeds cannot test the difference: it shares fewer than two with the others."
     elif tied:
         test = f"The range test cannot distinguish it from {tied} of the {len(tested)} {others}."
     else:
         test = f"The range test distinguishes it from all {others}."
     heading = section.heading(section.columns[0])
-    has_more = any(len(line.cell.runs) > len(ranking.seeds) for line in ranked if line.cell.entry in ranking.compared)
-    over = f" over seeds {', '.join(map(str, ranking.seeds))}" if has_more else ""
-    return f"Best in {heading}: {ranked[0].name}, {100 * gap:.1f} points above {ranked[1].name}{over}. {test}"
+    adjusted = " by means adjusted for their seeds" if _is_adjusted(section) else ""
+    return f"Best in {heading}: {ranked[0].name}, {100 * gap:.1f} points above {ranked[1].name}{adjusted}. {test}"
+
+
+def _is_adjusted(section: Section) -> bool:
+    """Return whether methods that are compared have different seeds, so that their means are adjusted for it."""
+    ranking = section.ranking
+    return ranking is not None and any(
+        {run["seed"] for run in line.cell.runs} != set(ranking.seeds)
+        for line in section.lines
+        if line.cell.entry in ranking.compared
+    )
 
 
 def remarks(section: Section) -> str:
@@ -165,17 +174,14 @@ def remarks(section: Section) -> str:
     sentences = []
     ranking = section.ranking
     if ranking and len(ranking.ranks) > 1:
-        counts = [len(line.cell.runs) for line in section.lines if line.rank is not None]
-        if not ranking.seeds:
+        if not ranking.compared:
             sentences.append("All ranks stay open: the range test needs two seeds that the methods share.")
-        elif any(count != len(ranking.seeds) for count in counts):
-            is_partial = len(ranking.compared) < len(counts)
-            methods = "methods of several seeds" if is_partial else "methods"
-            seeds = ", ".join(map(str, ranking.seeds))
+        elif len(ranking.compared) < len(ranking.ranks):
+            sentences.append("A method that shares fewer than two seeds with the others may have any rank.")
+        if _is_adjusted(section):
             sentences.append(
-                f"Ranks and the order of lines compare the seeds that all {methods} have: {seeds}."
-                + " Methods of one seed may have any rank." * is_partial
-                + " Scores are the means of all seeds."
+                "Methods have different seeds: ranks and the order of lines come from means that are adjusted for "
+                "that. Scores are the plain means."
             )
     for place, column in enumerate(section.columns):
         if uneven := [line.name for line in section.lines if (value := line.values[place]) and value.is_uneven]:

@@ -133,10 +133,8 @@ def _wins(sections: Sequence[Section], name: str, other: str) -> tuple[int, int,
     for section in sections:
         assert section.ranking is not None
         ranking, entries = section.ranking, {line.name: line.cell.entry for line in section.lines if line.rank}
-        if ranking.compared.issuperset((entries[name], entries[other])):
-            gap = ranking.means[entries[name]] - ranking.means[entries[other]]
-            better += gap > ranking.margin
-            worse += -gap > ranking.margin
+        better += ranking.is_above(entries[name], entries[other])
+        worse += ranking.is_above(entries[other], entries[name])
     return better, len(sections) - better - worse, worse
 
 

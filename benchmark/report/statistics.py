@@ -5,9 +5,11 @@ far too narrow at three seeds. Ranks are ranges, because few seeds leave them un
 """
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain, compress, product
 from statistics import NormalDist, fmean, median, stdev
 from typing import Generic, TypeVar
 
@@ -15,8 +17,10 @@ CONFIDENCE = 0.95
 Z95 = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)  # standard errors in half the width of an interval
 # Bounds in units of the median residual variance, by the number of seeds. In simulations of up to 20 methods with equal
 # spread, at most one table in twenty has a method beyond it. Two seeds say too little; more than 5 count as 6.
-UNEVEN = {2: math.inf, 3: 10.0, 4: 7.0, 5: 5.5, 6: 5.0}
+UNEVEN = {3: 10.0, 4: 7.0, 5: 5.5, 6: 5.0}
 ROUNDING = 1e-20  # of squared residuals of scores, which are fractions
+LEAST = 1e-6  # degrees of freedom that are more than rounding
+DIGITS = 12  # of fitted means, so that equal ones are equal
 
 K = TypeVar("K", bound=Hashable)
 
@@ -36,23 +40,27 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison(Generic[K]):
-    """Methods of several seeds, compared on the seeds that all of them have.
+    """Methods of several seeds, compared over all seeds that two of them share; they need not have the same ones.
 
-    `compared` are these methods, and `seeds` these seeds. A method of one seed has the mean of that seed, and may have
-    any rank. Both are empty where fewer than two seeds are shared, or where only one of several methods has more than
-    one seed: then each mean is over the seeds of its method, and no methods are distinguished.
-    `margin` is the largest difference of two means that still counts as a tie. `ranks` has the first and last rank
-    that each method may have; methods tied with the best have the first rank 1.
+    `compared` are these methods, and `seeds` these seeds; `means` are adjusted for what seeds do to all methods, so
+    that a method gains nothing by the seeds that it has. Any other method has the plain mean of its seeds, and may have
+    any rank: it shares fewer than two seeds, or only with methods that have none in common with `compared`.
+    `margins` are the largest differences of two means that still count as a tie; the keys have both orders. `ranks`
+    has the first and last rank that each method may have; methods tied with the best have the first rank 1.
     `uneven` are the methods whose residual variance is more than `UNEVEN` times the median. The test pools variances,
     so with such methods it distinguishes equal ones in more than 5 % of tables.
     """
 
     seeds: tuple[int, ...]
     compared: frozenset[K]
-    margin: float
     means: dict[K, float]
+    margins: dict[tuple[K, K], float]
     ranks: dict[K, tuple[int, int]]
     uneven: tuple[K, ...]
+
+    def is_above(self, method: K, other: K) -> bool:
+        """Return whether a method is distinguished from another, and is the better one."""
+        return self.means[method] - self.means[other] > self.margins.get((method, other), math.inf)
 
 
 def summarise(values: Sequence[float]) -> Summary:
@@ -77,53 +85,123 @@ def half_width_by_images(*accuracies: tuple[float, int]) -> float:
 def compare(scores: Mapping[K, Mapping[int, float]]) -> Comparison[K]:
     """Rank methods by their scores, given as method -> seed -> score; at least one method, each with a seed.
 
-    Two methods are distinguished if their means differ by more than Tukey's honest significant difference; counting
-    the methods above and below gives simultaneous confidence intervals of the ranks (Al Mohamad, Goeman and van Zwet,
-    Simultaneous confidence intervals for ranks with application to ranking institutions).
+    Two methods are distinguished if their means differ by more than Tukey's honest significant difference, in the form
+    of Kramer where methods have different seeds; counting the methods above and below gives simultaneous confidence
+    intervals of the ranks (Al Mohamad, Goeman and van Zwet, Simultaneous confidence intervals for ranks with
+    application to ranking institutions).
     """
-    compared = [method for method, by_seed in scores.items() if len(by_seed) > 1]
-    shared = sorted(set.intersection(*(set(scores[method]) for method in compared))) if compared else []
-    if len(shared) < 2 or len(compared) < min(2, len(scores)):
-        shared, compared = [], []
-    means = {
-        method: fmean([by_seed[seed] for seed in (shared if method in compared else sorted(by_seed))])
-        for method, by_seed in scores.items()
-    }
-    squares = _residual_squares([[scores[method][seed] for seed in shared] for method in compared])
-    margin = _tukey_margin(squares, len(shared))
-    ranks = dict.fromkeys(scores, (1, len(scores)))
-    for method in compared:
-        above = sum(means[other] - means[method] > margin for other in compared)
-        below = sum(means[method] - means[other] > margin for other in compared)
-        ranks[method] = (1 + above, len(scores) - below)
-    bound = max(ROUNDING, UNEVEN[min(len(shared), max(UNEVEN))] * median(squares)) if shared else 0.0
-    uneven = tuple(method for method, square in zip(compared, squares, strict=True) if square > bound)
-    return Comparison(tuple(shared), frozenset(compared), margin, means, ranks, uneven)
+    tested = _connected(scores)
+    comparison = Comparison(
+        seeds=tuple(sorted({seed for by_seed in tested.values() for seed in by_seed})),
+        compared=frozenset(tested),
+        means={method: fmean(by_seed.values()) for method, by_seed in scores.items()},
+        margins={},
+        ranks=dict.fromkeys(scores, (1, len(scores))),
+        uneven=(),
+    )
+    if len(tested) < 2:
+        return comparison
+    fit = _Fit.of(list(tested.values()))
+    margins = zip(product(tested, tested), chain(*fit.margins()), strict=True)
+    comparison = replace(
+        comparison,
+        means=comparison.means | dict(zip(tested, fit.means, strict=True)),
+        margins={(one, other): margin for (one, other), margin in margins if one != other},
+        uneven=tuple(compress(tested, fit.uneven())),
+    )
+    for method in tested:
+        above = sum(comparison.is_above(other, method) for other in tested)
+        below = sum(comparison.is_above(method, other) for other in tested)
+        comparison.ranks[method] = (1 + above, len(scores) - below)
+    return comparison
 
 
-def _residual_squares(table: Sequence[Sequence[float]]) -> list[float]:
-    """Return the sum of squared residuals of each row of a (methods, seeds) table with seeds as blocks.
+def _connected(scores: Mapping[K, Mapping[int, float]]) -> dict[K, dict[int, float]]:
+    """Return the largest set of methods that can be compared, with the scores of the seeds that count.
 
-    The model is additive: score = method + seed + residual. Blocks remove what a seed does to all methods alike, such
-    as data order and label subsets.
+    A seed that one method alone has says nothing of differences, a method that shares a single seed does not show its
+    spread, and methods without a common seed are compared by way of others that share seeds with both.
     """
-    effects = [fmean(column) for column in zip(*table, strict=True)]
-    rows = [[value - effect for value, effect in zip(row, effects, strict=True)] for row in table]
-    return [math.fsum((value - math.fsum(row) / len(row)) ** 2 for value in row) for row in rows]
+    least = min(2, len(scores))
+    left = {method: dict(by_seed) for method, by_seed in scores.items()}
+    size = -1
+    while size != (size := sum(map(len, left.values()))):
+        owners = Counter(seed for by_seed in left.values() for seed in by_seed)
+        kept = {
+            method: {seed: by_seed[seed] for seed in sorted(by_seed) if owners[seed] >= least}
+            for method, by_seed in left.items()
+        }
+        left = {method: by_seed for method, by_seed in kept.items() if len(by_seed) > 1}
+    groups: list[dict[K, dict[int, float]]] = []
+    for method, by_seed in left.items():
+        touching = [group for group in groups if any(by_seed.keys() & others.keys() for others in group.values())]
+        groups = [group for group in groups if group not in touching]
+        groups.append({name: row for group in touching for name, row in group.items()} | {method: by_seed})
+    largest = max(groups, key=lambda group: sum(map(len, group.values())), default={})
+    return {method: by_seed for method, by_seed in left.items() if method in largest}
 
 
-def _tukey_margin(squares: Sequence[float], n: int) -> float:
-    """Return Tukey's honest significant difference of k means over n seeds, from the k sums of squared residuals.
+@dataclass(frozen=True)
+class _Fit:
+    """The additive model, score = method + seed + residual, fitted by least squares to methods of any seeds.
 
-        margin = q(0.95; k, df) sqrt(s2 / n),   s2 = sum(squares) / df,   df = (k - 1)(n - 1)
-
-    with the studentised range q. It is infinite for fewer than two methods or seeds.
+    Seeds are blocks: they remove what a seed does to all methods alike, such as data order and label subsets. `means`
+    are those that the methods would have over all seeds. `variances` `(k, k)` are those of the differences of two
+    means in units of the residual variance, `squares` and `freedom` the sum of squared residuals of each method and
+    the share of the degrees of freedom that falls to it, `counts` its seeds, where many count as the most in `UNEVEN`.
     """
-    k = len(squares)
-    if k < 2 or n < 2:
-        return math.inf
-    df = (k - 1) * (n - 1)
-    return _studentised_range_quantile(k, df) * math.sqrt(math.fsum(squares) / df / n)
+
+    means: list[float]
+    variances: list[list[float]]
+    squares: list[float]
+    freedom: list[float]
+    counts: list[int]
+
+    @classmethod
+    def of(cls, table: Sequence[Mapping[int, float]]) -> "_Fit":
+        import numpy as np
+
+        seeds = sorted({seed for row in table for seed in row})
+        cells = [(place, seeds.index(seed), score) for place, row in enumerate(table) for seed, score in row.items()]
+        rows, columns = np.array([place for place, _, _ in cells]), np.array([column for _, column, _ in cells])
+        k, n = len(table), np.arange(len(cells))
+        design = np.zeros((len(cells), k + len(seeds)))
+        design[n, rows] = design[n, k + columns] = 1
+        values = np.array([score for _, _, score in cells])
+        inverse = np.linalg.pinv(design)
+        effects, covariance = inverse @ values, inverse @ inverse.T
+        residuals, leverage = values - design @ effects, np.einsum("ij,ji->i", design, inverse)
+        spread = np.diag(covariance)[:k]
+        return cls(
+            means=[round(mean, DIGITS) for mean in (effects[:k] + effects[k:].mean()).tolist()],
+            variances=(spread[:, None] + spread - 2 * covariance[:k, :k]).tolist(),
+            squares=np.bincount(rows, residuals**2).tolist(),
+            freedom=np.bincount(rows, 1 - leverage).tolist(),
+            counts=np.bincount(rows).clip(max=max(UNEVEN)).tolist(),
+        )
+
+    def margins(self) -> list[list[float]]:
+        """Return the honest significant difference `(k, k)` of each two means.
+
+            margin = q(0.95; k, df) sqrt(s2 v / 2),   s2 = sum(squares) / df,   v = variances[one][other]
+
+        with the studentised range q; over the same n seeds v is 2 / n, and df (k - 1)(n - 1).
+        """
+        df = round(math.fsum(self.freedom))
+        unit = _studentised_range_quantile(len(self.means), df) * math.sqrt(math.fsum(self.squares) / df / 2)
+        return [[unit * math.sqrt(max(0.0, variance)) for variance in row] for row in self.variances]
+
+    def uneven(self) -> list[bool]:
+        """Return which methods have a residual variance beyond the bound; those of two seeds never have."""
+        variances = [
+            square / free if count in UNEVEN and free > LEAST else None
+            for square, free, count in zip(self.squares, self.freedom, self.counts, strict=True)
+        ]
+        known = [variance for variance in variances if variance is not None]
+        return [
+            variance is not None and variance > max(ROUNDING, UNEVEN[count] * median(known))
+            for variance, count in zip(variances, self.counts, strict=True)
+        ]
 
 
 @cache
