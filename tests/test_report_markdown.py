@@ -174,6 +174,12 @@ def test_remarks_on_the_choice_of_runs() -> None:
     assert "may have any rank." not in page.split("### ")[1]
     page = render([*records, run("new", 1, 0.99)])
     assert f"A method that shares fewer than two seeds with the others may have any rank. {adjusted}" in page
+    fewer = [
+        run("alpha", 0, 0.9),
+        run("alpha", 1, 0.9),
+        *(run(name, s, 0.8) for name in ("beta", "new") for s in range(3)),
+    ]
+    assert adjusted in render(fewer)
     assert adjusted not in render([record for record in records if record["seed"] in (1, 3)])
     for line in ("| 1-3 | new | 99.00 (1 seed) |", "| 1-2 | alpha | **90.00 ± ", "| 2-3 | beta | 80.00 ± "):
         assert line in page

@@ -118,6 +118,16 @@ def test_uneven_by_hand() -> None:
     noisy = {0: 4.0, 1: -3.0, 2: 2.0}  # 4, -4, 0 from the others: four fifths of it are its own, one fifth each other's
     assert compare({**steady, "noisy": noisy}).uneven == ("noisy",)
     assert compare({"steady": steady["a"], "noisy": noisy}).uneven == ()
+    for seeds, is_named in (
+        (2, False),
+        (3, False),
+        (4, True),
+        (5, True),
+        (7, True),
+    ):  # 9 times, beside 10, 7, 5.5 and 5
+        three = {name: {seed: float(seed) for seed in range(seeds)} for name in "abc"}
+        swinging = {seed: seed + (-1.0) ** seed for seed in range(seeds)}
+        assert (compare({**three, "noisy": swinging}).uneven == ("noisy",)) == is_named
     alike = {name: {seed: 0.01 * seed + place / 9 for seed in range(3)} for place, name in enumerate("abcdefg")}
     assert compare(alike).uneven == ()
 
@@ -230,6 +240,10 @@ def test_methods_that_cannot_be_compared_stand_apart() -> None:
     assert all(comparison.means[name] == pytest.approx(statistics.fmean(apart[name].values())) for name in apart)
     assert comparison.margins == compare(chain).margins
     assert comparison.is_above("a", "c")
+    cores = {f"{core}{place}": {core: 0.1 * place, core + 1: 0.3} for core in (0, 2, 4) for place in range(2)}
+    bridge = compare({**cores, "bridge": {0: 0.9, 2: 0.1, 4: 0.5}})
+    assert bridge.compared == {*cores, "bridge"}
+    assert bridge.uneven == (), "its residuals are none, whatever its scores"
     assert not comparison.is_above("z", "a")
 
 
