@@ -280,14 +280,14 @@ def test_the_first_sentence_says_who_leads() -> None:
     assert tied in render(Page(records))
     single = "alpha, 1.0 points above beta. Seeds cannot test the difference: the methods share fewer than two."
     assert single in render(Page([run("alpha", 0, 0.70), run("beta", 0, 0.69), run("gamma", 0, 0.3)]))
-    lone = "Its seeds cannot test the difference: it shares fewer than two with the others."
+    lone = "Seeds cannot test the difference: new has fewer than two in common with the others."
     newcomer = f"new, 1.0 points above alpha. {lone}"
     assert newcomer in render(Page([*records, run("new", 0, 0.72)]))
-    with_last = tied.replace("others", "others that share seeds")
+    with_last = tied.replace("others", "others that are compared")
     assert with_last in render(Page([*records, run("new", 0, 0.2), run("newer", 0, 0.2)]))
     more = run("alpha", 3, 0.99)
-    assert tied.replace("beta", "beta by means adjusted for their seeds") in render(Page([*records, more]))
-    apart = "alpha, 40.0 points above gamma. The range test distinguishes it from all others that share seeds."
+    assert tied.replace("beta", "beta by means adjusted for seeds") in render(Page([*records, more]))
+    apart = "alpha, 40.0 points above gamma. The range test distinguishes it from all others that are compared."
     assert apart in render(
         Page([*(record for record in records if record["method"]["name"] != "beta"), run("new", 0, 0.2)])
     )

@@ -58,12 +58,12 @@ def _weight(section: Section) -> tuple[float, int]:
     """Return the FLOPs of a table (its budget, if that is in FLOPs) and how many methods it compares."""
     spent = max(line.cost.flops for line in section.lines)
     flops = section.setting.amount if section.setting.budget == "flops" else spent
-    return flops, len(section.ranking.compared) if section.ranking else 0
+    return flops, len(section.ranking.seeds) if section.ranking else 0
 
 
 def _compares(section: Section) -> bool:
     """Return whether a table compares two methods or more over seeds."""
-    return section.ranking is not None and len(section.ranking.compared) > 1
+    return section.ranking is not None and len(section.ranking.seeds) > 1
 
 
 def title(section: Section) -> str:
@@ -142,31 +142,23 @@ def verdict(section: Section) -> str:
     ranked, ranking = [line for line in section.lines if line.rank is not None], section.ranking
     if len(ranked) < 2 or ranking is None:
         return ""
-    gap = ranking.means[ranked[0].cell.entry] - ranking.means[ranked[1].cell.entry]
-    tested = [line for line in ranked[1:] if line.cell.entry in ranking.compared]
-    tied = sum(line.rank[0] == 1 for line in tested if line.rank)
-    others = "others that share seeds" if len(tested) < len(ranked) - 1 else "others"
-    if not ranking.compared:
+    best, second = (line.cell.entry for line in ranked[:2])
+    tested = [line.cell.entry for line in ranked[1:] if line.cell.entry in ranking.seeds]
+    tied = sum(not ranking.is_above(best, entry) for entry in tested)
+    others = "others that are compared" if len(tested) < len(ranked) - 1 else "others"
+    if not ranking.seeds:
         test = "Seeds cannot test the difference: the methods share fewer than two."
-    elif ranked[0].cell.entry not in ranking.compared:
-        test = "Its seeds cannot test the difference: it shares fewer than two with the others."
+    elif best not in ranking.seeds:
+        test = f"Seeds cannot test the difference: {ranked[0].name} has fewer than two in common with the others."
     elif tied:
         test = f"The range test cannot distinguish it from {tied} of the {len(tested)} {others}."
     else:
         test = f"The range test distinguishes it from all {others}."
     heading = section.heading(section.columns[0])
-    adjusted = " by means adjusted for their seeds" if _is_adjusted(section) else ""
+    gap = ranking.means[best] - ranking.means[second]
+    first, other = ({run["seed"] for run in line.cell.runs} for line in ranked[:2])
+    adjusted = " by means adjusted for seeds" if first != other and {best, second} <= ranking.seeds.keys() else ""
     return f"Best in {heading}: {ranked[0].name}, {100 * gap:.1f} points above {ranked[1].name}{adjusted}. {test}"
-
-
-def _is_adjusted(section: Section) -> bool:
-    """Return whether methods that are compared have different seeds, so that their means are adjusted for it."""
-    ranking = section.ranking
-    return ranking is not None and any(
-        {run["seed"] for run in line.cell.runs} != set(ranking.seeds)
-        for line in section.lines
-        if line.cell.entry in ranking.compared
-    )
 
 
 def remarks(section: Section) -> str:
@@ -174,15 +166,19 @@ def remarks(section: Section) -> str:
     sentences = []
     ranking = section.ranking
     if ranking and len(ranking.ranks) > 1:
-        if not ranking.compared:
-            sentences.append("All ranks stay open: the range test needs two seeds that the methods share.")
-        elif len(ranking.compared) < len(ranking.ranks):
-            sentences.append("A method that shares fewer than two seeds with the others may have any rank.")
-        if _is_adjusted(section):
+        own = {line.cell.entry: {run["seed"] for run in line.cell.runs} for line in section.lines}
+        counted = {seed for seeds in ranking.seeds.values() for seed in seeds}
+        if not ranking.seeds:
+            sentences.append("All ranks stay open: the range test needs methods that share seeds, two each.")
+        elif len(ranking.seeds) < len(ranking.ranks):
+            sentences.append("A method that has fewer than two seeds in common with those compared may have any rank.")
+        if any(own[entry] != counted for entry in ranking.seeds):
             sentences.append(
-                "Methods have different seeds: ranks and the order of lines come from means that are adjusted for "
-                "that. Scores are the plain means."
+                "Methods have different seeds: ranks, the order of lines, and what is bold or underlined follow means "
+                "that are adjusted for that. Scores are the plain means."
             )
+        if any(len(seeds) == 2 for seeds in ranking.seeds.values()):
+            sentences.append("Spreads over two seeds cannot be checked: the test takes them to be like the others.")
     for place, column in enumerate(section.columns):
         if uneven := [line.name for line in section.lines if (value := line.values[place]) and value.is_uneven]:
             sentences.append(

@@ -135,10 +135,11 @@ def _value(cell: Cell, column: Column, comparison: Ranking | None) -> Value | No
     if not results:
         return None
     standing: Literal["best", "tied", ""] = ""
-    if comparison and cell.entry in comparison.compared:
-        if comparison.means[cell.entry] == max(comparison.means[entry] for entry in comparison.compared):
+    if comparison and cell.entry in comparison.seeds:
+        best = max(comparison.seeds, key=comparison.means.__getitem__)
+        if comparison.means[cell.entry] == comparison.means[best]:
             standing = "best"
-        elif comparison.ranks[cell.entry][0] == 1:
+        elif not comparison.is_above(best, cell.entry):
             standing = "tied"
     return Value(
         summary=summarise([ranking_score(metrics) for metrics in results]),

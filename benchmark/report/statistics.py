@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 CONFIDENCE = 0.95
 Z95 = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)  # standard errors in half the width of an interval
 # Bounds in units of the median residual variance, by the number of seeds. In simulations of up to 20 methods with equal
-# spread, at most one table in twenty has a method beyond it. Two seeds say too little; more than 5 count as 6.
+# spread and the same seeds, at most one table in twenty has one beyond it. Two seeds say too little; 6 stands for more.
 UNEVEN = {3: 10.0, 4: 7.0, 5: 5.5, 6: 5.0}
 ROUNDING = 1e-20  # of squared residuals of scores, which are fractions
 LEAST = 1e-6  # degrees of freedom that are more than rounding
@@ -40,19 +40,18 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison(Generic[K]):
-    """Methods of several seeds, compared over all seeds that two of them share; they need not have the same ones.
+    """Methods of several seeds, compared over the seeds that two of them have or more; they may have different ones.
 
-    `compared` are these methods, and `seeds` these seeds; `means` are adjusted for what seeds do to all methods, so
-    that a method gains nothing by the seeds that it has. Any other method has the plain mean of its seeds, and may have
-    any rank: it shares fewer than two seeds, or only with methods that have none in common with `compared`.
+    `seeds` are those that count of each method compared; its mean in `means` is adjusted for what seeds do to all
+    methods, so that no method gains by the seeds that it has. Any other method has fewer than two seeds in common with
+    them: it has the plain mean of its seeds, and may have any rank.
     `margins` are the largest differences of two means that still count as a tie; the keys have both orders. `ranks`
-    has the first and last rank that each method may have; methods tied with the best have the first rank 1.
-    `uneven` are the methods whose residual variance is more than `UNEVEN` times the median. The test pools variances,
-    so with such methods it distinguishes equal ones in more than 5 % of tables.
+    has the first and last rank that each method may have.
+    `uneven` are the methods whose residual variance is more than `UNEVEN` times the median; that of two seeds is not
+    judged. The test pools variances, so with unequal ones it distinguishes equal methods in more than 5 % of tables.
     """
 
-    seeds: tuple[int, ...]
-    compared: frozenset[K]
+    seeds: dict[K, tuple[int, ...]]
     means: dict[K, float]
     margins: dict[tuple[K, K], float]
     ranks: dict[K, tuple[int, int]]
@@ -92,8 +91,7 @@ def compare(scores: Mapping[K, Mapping[int, float]]) -> Comparison[K]:
     """
     tested = _connected(scores)
     comparison = Comparison(
-        seeds=tuple(sorted({seed for by_seed in tested.values() for seed in by_seed})),
-        compared=frozenset(tested),
+        seeds={method: tuple(by_seed) for method, by_seed in tested.items()},
         means={method: fmean(by_seed.values()) for method, by_seed in scores.items()},
         margins={},
         ranks=dict.fromkeys(scores, (1, len(scores))),
@@ -117,10 +115,11 @@ def compare(scores: Mapping[K, Mapping[int, float]]) -> Comparison[K]:
 
 
 def _connected(scores: Mapping[K, Mapping[int, float]]) -> dict[K, dict[int, float]]:
-    """Return the largest set of methods that can be compared, with the scores of the seeds that count.
+    """Return the methods that can be compared, with the scores of the seeds that count, in the order of the seeds.
 
-    A seed that one method alone has says nothing of differences, a method that shares a single seed does not show its
-    spread, and methods without a common seed are compared by way of others that share seeds with both.
+    A seed that one method alone has says nothing of differences, a method with a single seed that others have does not
+    show its spread, and methods without a common seed are compared by way of others that have seeds of both. Of several
+    groups that no seed links, the one of most methods counts, then of most scores, then of the first seeds.
     """
     least = min(2, len(scores))
     left = {method: dict(by_seed) for method, by_seed in scores.items()}
@@ -137,8 +136,13 @@ def _connected(scores: Mapping[K, Mapping[int, float]]) -> dict[K, dict[int, flo
         touching = [group for group in groups if any(by_seed.keys() & others.keys() for others in group.values())]
         groups = [group for group in groups if group not in touching]
         groups.append({name: row for group in touching for name, row in group.items()} | {method: by_seed})
-    largest = max(groups, key=lambda group: sum(map(len, group.values())), default={})
+    largest = max(groups, key=_weight, default={})
     return {method: by_seed for method, by_seed in left.items() if method in largest}
+
+
+def _weight(group: Mapping[K, Mapping[int, float]]) -> tuple[int, int, list[int]]:
+    seeds = sorted({seed for by_seed in group.values() for seed in by_seed})
+    return len(group), sum(map(len, group.values())), [-seed for seed in seeds]
 
 
 @dataclass(frozen=True)
@@ -164,17 +168,16 @@ class _Fit:
         seeds = sorted({seed for row in table for seed in row})
         cells = [(place, seeds.index(seed), score) for place, row in enumerate(table) for seed, score in row.items()]
         rows, columns = np.array([place for place, _, _ in cells]), np.array([column for _, column, _ in cells])
-        k, n = len(table), np.arange(len(cells))
-        design = np.zeros((len(cells), k + len(seeds)))
-        design[n, rows] = design[n, k + columns] = 1
+        blocks = np.vstack([np.eye(len(seeds) - 1), -np.ones(len(seeds) - 1)])  # effects of seeds add up to 0
+        design = np.hstack([np.eye(len(table))[rows], blocks[columns]])
         values = np.array([score for _, _, score in cells])
         inverse = np.linalg.pinv(design)
-        effects, covariance = inverse @ values, inverse @ inverse.T
+        effects, covariance = inverse @ values, (inverse @ inverse.T)[: len(table), : len(table)]
         residuals, leverage = values - design @ effects, np.einsum("ij,ji->i", design, inverse)
-        spread = np.diag(covariance)[:k]
+        spread = np.diag(covariance)
         return cls(
-            means=[round(mean, DIGITS) for mean in (effects[:k] + effects[k:].mean()).tolist()],
-            variances=(spread[:, None] + spread - 2 * covariance[:k, :k]).tolist(),
+            means=[round(mean, DIGITS) for mean in effects[: len(table)].tolist()],
+            variances=(spread[:, None] + spread - 2 * covariance).tolist(),
             squares=np.bincount(rows, residuals**2).tolist(),
             freedom=np.bincount(rows, 1 - leverage).tolist(),
             counts=np.bincount(rows).clip(max=max(UNEVEN)).tolist(),
