@@ -37,14 +37,14 @@ python -m benchmark.tables
 """
 READING = """\
 Scores are top-1 accuracy on the test set in %, as mean ± half width of the 95 % t interval over seeds; a single seed
-has no interval. Where an evaluation has several versions on this page, headings name them. The best of the
-methods that are compared over seeds is **bold**. Means that are <u>underlined</u> cannot be distinguished from it
-(Tukey's range test at 5 %, seeds as blocks); for the same reason ranks are ranges. Where methods have different seeds,
-means are adjusted for that by least squares, and the test is in Kramer's form. It takes spreads over seeds to be equal.
-A method that has fewer than two seeds in common with those compared may have any rank. Runs that diverged or collapsed
-count like all others. A method is not ranked if one of its runs lacks the ranking evaluation or missed the budget. In
-italics stand floors, which are encoders without pretraining, and references, which learnt from the labels of all
-training images.
+has no interval. Where an evaluation has several versions on this page, headings name them. The best of the methods that
+are compared over seeds is **bold**. Means that are <u>underlined</u> cannot be distinguished from it (Tukey's range
+test at 5 %, seeds as blocks); for the same reason ranks are ranges. Where methods have different seeds, means are
+adjusted for that by least squares, and the test is in Kramer's form. It takes spreads over seeds to be equal. A method
+that has fewer than two seeds in common with those compared may have any rank. Runs that diverged or collapsed count
+like all others. A method is not ranked if one of its runs lacks the ranking evaluation or missed the budget. In italics
+stand floors, which are encoders without pretraining, and references, which learnt from the labels of all training
+images.
 
 In the closed division the learning rates are those of the recipes. In the tuned division the learning rate of each
 method was chosen by short trials at multiples of its recipe's learning rate ("LR x" is the multiple), scored on a
