@@ -11,7 +11,7 @@ def test_configurations_of_one_method_are_told_apart() -> None:
     page = render([make(), make(config__key="fedcba9876543210", metrics={"linear": metrics(0.7)})])
     assert "| 1-2 | alpha (01234567) | 90.00 (1 seed) |" in page
     assert "| 1-2 | alpha (fedcba98) | 70.00 (1 seed) |" in page
-    assert "needs two seeds that the methods share" in page
+    assert "All ranks stay open: the range test needs methods that share seeds, two each." in page
 
 
 def test_what_was_set_names_the_lines_of_one_method() -> None:

@@ -11,12 +11,12 @@ from itertools import permutations, product
 from typing import NamedTuple
 
 import pytest
+from report_records import run
 from scipy import stats
 
 from benchmark.report.contents import verdict
 from benchmark.report.leaderboard import sections
 from benchmark.report.statistics import Summary, compare, summarise
-from tests import report_records
 
 SCORES = {
     "a": {0: 0.90, 1: 0.92, 2: 0.91},
@@ -310,7 +310,7 @@ def test_what_cannot_be_told_from_the_best() -> None:
     assert comparison.is_above("second", "c")
     assert not comparison.is_above("best", "c")
     assert comparison.ranks["c"] == (2, 4)
-    records = [report_records.run(name, seed, score) for name, row in table.items() for seed, score in enumerate(row)]
+    records = [run(name, seed, score) for name, row in table.items() for seed, score in enumerate(row)]
     (section,) = sections(records)
     assert "cannot distinguish it from 3 of the 3 others." in verdict(section)
     assert {line.name: line.values[0].standing for line in section.lines if line.values[0]} == {
