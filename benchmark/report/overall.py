@@ -17,9 +17,9 @@ from benchmark.report.text import Block, terms
 
 RESAMPLES = 2000
 CAPTION = """\
-Mean rank and mean gap to the best of each data set, over all tables above, with 95 % intervals from resampled seeds;
-data sets are fixed. The columns named after methods count the tables in which the line's method is better, tied and
-worse."""
+Mean rank and mean gap to the best of each data set, by plain means over all tables above. 95 % intervals are from
+resampled seeds; data sets are fixed. The columns named after methods count the tables in which the line's method is
+better, tied and worse."""
 Interval = tuple[float, float]
 
 
