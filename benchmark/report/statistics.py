@@ -19,8 +19,8 @@ Z95 = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)  # standard errors in half the 
 # spread and the same seeds, at most one table in twenty has one beyond it. Two seeds say too little; 6 stands for more.
 UNEVEN = {3: 10.0, 4: 7.0, 5: 5.5, 6: 5.0}
 ROUNDING = 1e-20  # of squared residuals of scores, which are fractions
-LEAST = 1e-6  # degrees of freedom that are more than rounding
-DIGITS = 12  # of fitted means, so that equal ones are equal
+LEAST_FREEDOM = 1e-6  # degrees of freedom that are more than rounding
+MEAN_DIGITS = 12  # of fitted means, so that equal ones are equal
 
 K = TypeVar("K", bound=Hashable)
 
@@ -141,6 +141,7 @@ def _connected(scores: Mapping[K, Mapping[int, float]]) -> dict[K, dict[int, flo
 
 
 def _weight(group: Mapping[K, Mapping[int, float]]) -> tuple[int, int, list[int]]:
+    """Return by what the group to compare is chosen: methods, scores, first seeds."""
     seeds = sorted({seed for by_seed in group.values() for seed in by_seed})
     return len(group), sum(map(len, group.values())), [-seed for seed in seeds]
 
@@ -152,7 +153,7 @@ class _Fit:
     Seeds are blocks: they remove what a seed does to all methods alike, such as data order and label subsets. `means`
     are those that the methods would have over all seeds. `variances` `(k, k)` are those of the differences of two
     means in units of the residual variance, `squares` and `freedom` the sum of squared residuals of each method and
-    the share of the degrees of freedom that falls to it, `counts` its seeds, where many count as the most in `UNEVEN`.
+    the share of the degrees of freedom that falls to it, `counts` its seeds, at most as many as `UNEVEN` has.
     """
 
     means: list[float]
@@ -176,7 +177,7 @@ class _Fit:
         residuals, leverage = values - design @ effects, np.einsum("ij,ji->i", design, inverse)
         spread = np.diag(covariance)
         return cls(
-            means=[round(mean, DIGITS) for mean in effects[: len(table)].tolist()],
+            means=[round(mean, MEAN_DIGITS) for mean in effects[: len(table)].tolist()],
             variances=(spread[:, None] + spread - 2 * covariance).tolist(),
             squares=np.bincount(rows, residuals**2).tolist(),
             freedom=np.bincount(rows, 1 - leverage).tolist(),
@@ -197,7 +198,7 @@ class _Fit:
     def uneven(self) -> list[bool]:
         """Return which methods have a residual variance beyond the bound; those of two seeds never have."""
         variances = [
-            square / free if count in UNEVEN and free > LEAST else None
+            square / free if count in UNEVEN and free > LEAST_FREEDOM else None
             for square, free, count in zip(self.squares, self.freedom, self.counts, strict=True)
         ]
         known = [variance for variance in variances if variance is not None]
