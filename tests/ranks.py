@@ -27,7 +27,7 @@ PLAIN = ("Pretraining.optimiser=@SGD", "SGD.base_rate=0.1", "SGD.weight_decay=0.
 """Steps in proportion to gradients: those of AdamW would make rounding of a gradient that is 0 as large as any."""
 SETTINGS = {
     "vit_micro": (*PLAIN, "ViT.width=32", "ViT.depth=1", "ViT.heads=2"),
-    "resnet_micro": (*PLAIN, "ResNet.base_width=8"),
+    "resnet_micro": (*PLAIN, "ResNet.base_width=4"),
     "swin_micro": (*PLAIN, "SGD.clip=0.5", "Swin.width=8", "Swin.depths=(1, 1, 1)"),
 }
 BATCH, STEPS = 16, 2

@@ -40,7 +40,7 @@ def run(request: pytest.FixtureRequest, out: Path) -> Path:
         if request.param == "resnet":
             settings = [part for setting in SMALL if "ViT" not in setting for part in ("--set", setting)]
             files = ["--gin", "gin/simclr.gin", "--gin", "gin/protocol/digits_resnet18.gin"]
-            small = ["--set", "ResNet.base_width=8", "--set", "HEAD_HIDDEN=32", "--set", "Budget.amount=32"]
+            small = ["--set", "ResNet.base_width=4", "--set", "HEAD_HIDDEN=32", "--set", "Budget.amount=32"]
             arguments = [*files, *settings, *small, "--out", str(folder)]
         assert pretrain(arguments) == 0
     return next(folder.glob("simclr-*"))

@@ -11,7 +11,6 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark.config.load import load
 from benchmark.errors import ConfigError
 from benchmark.nets.encoders import ViT, sincos_positions
 from benchmark.nets.resnet import ResNet
@@ -277,14 +276,6 @@ def test_only_basic_blocks_can_be_narrow(name: str) -> None:
     """Oracle: the message, for blocks of three layers, another family, and a stem of three convolutions."""
     with pytest.raises(ConfigError, match=rf"base_width = 32: {name} does not consist of basic blocks"):
         ResNet(32, name=name, base_width=32)
-
-
-def test_a_network_is_not_too_narrow() -> None:
-    """Oracle: the least width with which no kernel writes beyond its memory, and the message below it."""
-    files = ["gin/simclr.gin", "gin/protocol/digits_resnet_micro.gin"]
-    with pytest.raises(ConfigError, match=r"ResNet\.base_width.*of at least 8.*got 7"):
-        load(files, ["ResNet.base_width=7"])
-    assert "ResNet.base_width = 8" in load(files, ["ResNet.base_width=8"]).text
 
 
 def test_resnet_equals_timm() -> None:

@@ -23,6 +23,7 @@ from benchmark.evals.features import Bank, Network, best_classes, hits
 from benchmark.evals.saved import Saved
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
+from benchmark.nets.memory_format import choose_memory_format
 from benchmark.nets.schedules import half_cosine
 from benchmark.randomness import Draws, derive, seed_torch
 from benchmark.runtime import progress
@@ -174,7 +175,7 @@ class _Run:
         self.classifier = Classifier(self.network.copy(), width, self.bank.classes).to(self.network.device)
         choose_attention(self.classifier, self.network.device, "float32")
         if trainer.feature == "pooled":
-            self.classifier.to(memory_format=torch.channels_last)
+            choose_memory_format(self.classifier, self.network.device)
         drop_paths_(self.classifier.encoder, settings.drop_path)
         self.optimiser = settings.optimiser(self.classifier)
         self.step, self.seconds = 0, 0.0

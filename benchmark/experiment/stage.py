@@ -18,6 +18,7 @@ from benchmark.experiment.recipe import Recipe
 from benchmark.method import Method
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.encoders import Encoder
+from benchmark.nets.memory_format import choose_memory_format
 from benchmark.randomness import derive
 from benchmark.report.cells import PRETRAINING, major, tuning_key
 from benchmark.report.identity import digest
@@ -251,7 +252,7 @@ class Stage(Recipe):
         method.to(self.device)
         choose_attention(method, self.device, self.pretraining.precision)
         if method.encoder.n_tokens is None:
-            method.to(memory_format=torch.channels_last)
+            choose_memory_format(method, self.device)
         if self.pretraining.checkpoint_activations:
             recompute_blocks(method)
         optimiser = self.pretraining.optimiser().build(method.param_groups(), self.pretraining.batch_size)

@@ -1,7 +1,7 @@
 """Residual networks of timm as encoders, with a stem for small images."""
 
 from contextlib import suppress
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import gin
 from timm.models import create_model, is_model, list_models
@@ -9,7 +9,7 @@ from timm.models.resnet import BasicBlock
 from timm.models.resnet import ResNet as TimmResNet
 from torch import Tensor, nn
 
-from benchmark.annotations import Range
+from benchmark.annotations import Count
 from benchmark.errors import ConfigError, suggest
 from benchmark.nets.encoders import Encoder, Features, Fill, Statistics, TimmSpec
 
@@ -26,9 +26,8 @@ class ResNet(Encoder):
     A 3x3 convolution has He-normal initial weights as timm's layers have, or with `plain_stem` torch's default, as in
     code that exchanges it after torchvision's initialisation: these are twice as large, so that the layer, whose scale
     the norm after it takes out, learns at a quarter of the pace. `base_width` is that of the first stage, which the
-    others double, and at least 8: with fewer channels PyTorch 2.15 writes beyond the memory of its 1x1 convolutions of
-    stride 2, on processors with AVX2 alone. Another than 64 takes a network of basic blocks. `statistics` replace the
-    mean and deviation of the data set, by which images are normalised.
+    others double; another than 64 takes a network of basic blocks. `statistics` replace the mean and deviation of the
+    data set, by which images are normalised.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class ResNet(Encoder):
         name: str,
         zero_last: bool = True,
         plain_stem: bool = False,
-        base_width: Annotated[int, Range(8)] = 64,
+        base_width: Count = 64,
         statistics: Statistics | None = None,
     ) -> None:
         super().__init__()
