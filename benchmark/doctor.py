@@ -58,9 +58,9 @@ def _checks(out: Path, *, trains: bool) -> Iterator[tuple[str, Callable[[], Find
 
 
 def _data() -> Finding:
-    from benchmark.boards.inventory import data_sets
+    from benchmark.boards.inventory import data_sets, shipped
 
-    return machine.data_sets({data.name: data.source for data in data_sets()})
+    return machine.data_sets({data.name: data.source for data in data_sets(shipped("protocol/*.gin"))})
 
 
 def _training() -> Finding:

@@ -125,14 +125,20 @@ def take(out: Path, results: Path, others: Sequence[str] = ()) -> Inventory:
     record.
     """
     folders = sorted({path.parent for path in results.glob("*/*.json")})
+    protocols = shipped("protocol/*.gin")
     return Inventory(
-        methods=tuple(_methods(dict([*_files("*.gin"), *_others(others)]))),
-        data=tuple(data_sets()),
-        protocols=tuple(_protocols()),
+        methods=tuple(_methods(shipped("*.gin") | dict(_others(others)))),
+        data=tuple(data_sets(protocols)),
+        protocols=tuple(_protocols(protocols)),
         evaluations=tuple(_evaluations()),
         boards=tuple(boards([record for folder in folders for record in load(folder)])),
         runs=tuple(_runs(out)),
     )
+
+
+def shipped(pattern: str) -> dict[Path, list[Statement]]:
+    """Return the shipped files of a pattern, in their order, with their statements and those of their includes."""
+    return {path: read(path) for path in sorted(shipped_folder().glob(pattern))}
 
 
 def _methods(files: Mapping[Path, list[Statement]]) -> Iterator[Method]:
@@ -151,16 +157,16 @@ def _others(files: Sequence[str]) -> Iterator[tuple[Path, list[Statement]]]:
         yield path, statements
 
 
-def data_sets() -> Iterator[Data]:
-    """Yield the data sets of the shipped gin files."""
-    for path, statements in _files("protocol/*.gin"):
+def data_sets(files: Mapping[Path, list[Statement]]) -> Iterator[Data]:
+    """Yield the data sets among the files of protocols."""
+    for path, statements in files.items():
         if value_of(statements, "experiment.data") is not None and value_of(statements, "experiment.encoder") is None:
             name, source = _text(statements, "Images.name"), _text(statements, "Images.source")
             yield Data(label(path), name, source, value_of(statements, "Images.size"), _about(path))
 
 
-def _protocols() -> Iterator[Protocol]:
-    for path, statements in _files("protocol/*_*.gin"):
+def _protocols(files: Mapping[Path, list[Statement]]) -> Iterator[Protocol]:
+    for path, statements in files.items():
         if all(value_of(statements, f"experiment.{part}") is not None for part in ("data", "encoder")):
             kind, amount = _text(statements, "Budget.kind"), value_of(statements, "Budget.amount")
             data = _text(statements, "Images.name")
@@ -169,7 +175,7 @@ def _protocols() -> Iterator[Protocol]:
 
 def _evaluations() -> Iterator[Evaluations]:
     for pattern in ("protocol/shared.gin", "presets/*.gin"):
-        for path, statements in _files(pattern):
+        for path, statements in shipped(pattern).items():
             names = tuple(str(name).removeprefix("@") for name in value_of(statements, "experiment.evaluations"))
             yield Evaluations(label(path), names, _about(path))
 
@@ -180,7 +186,7 @@ def boards(records: Sequence[Record]) -> Iterator[Board]:
     for record in records:
         if record["board"]:
             published[record["board"]].append(record)
-    suites = {path.stem: (label(path), _planned(statements)) for path, statements in _files("suites/*.gin")}
+    suites = {path.stem: (label(path), _planned(statements)) for path, statements in shipped("suites/*.gin").items()}
     for name in sorted(suites.keys() | published):
         runs = [run for run in published.get(name, ()) if pretrained(run) and run["status"] not in UNDONE]
         closed = {run["config"]["text"] for run in runs if run["division"] in ("closed", "open")}
@@ -217,12 +223,6 @@ def _runs(out: Path) -> Iterator[Run]:
         column = next(iter(columns_of([run])), None)
         heading, top1 = (column.heading, ranking_score(run["metrics"][column.evaluation])) if column else (None, None)
         yield Run(folder, name, data, run["seed"], run["division"], run["status"], heading, top1)
-
-
-def _files(pattern: str) -> Iterator[tuple[Path, list[Statement]]]:
-    """Yield the shipped files of a pattern with their statements and those of their includes."""
-    for path in sorted(shipped_folder().glob(pattern)):
-        yield path, read(path)
 
 
 def _text(statements: Sequence[Statement], name: str) -> str:
