@@ -279,7 +279,7 @@ def bank_of(n: int, encoder: Encoder, folder: Path | None = None, flip: bool = T
     images, objects = scenes(n)
     limits = ViewLimits(crop_scale=None, flip=flip, blur=False)
     half = (0.5,) * 3
-    network = Network(lambda: copy.deepcopy(encoder), images, images[:6], half, half, limits, CPU, folder)
+    network = Network(lambda: copy.deepcopy(encoder), images, images[:6], "toy", half, half, limits, CPU, folder)
     ids = torch.arange(n)
     sizes = [each.size for each in objects[:6]]
     return BoxBank(network, objects, sizes, ids[ids % 5 > 0], ids[ids % 5 == 0], 2, "toy")
@@ -383,6 +383,28 @@ def test_the_rate_is_chosen_on_the_hold_out(monkeypatch: pytest.MonkeyPatch, tmp
     assert not list(tmp_path.iterdir())
     with pytest.raises(ConfigError, match=r"Detect.rates must have"):
         Detect(rates=())
+
+
+def test_a_state_of_other_images_is_not_continued(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Oracle: after a stop in the second trial, the first is made again where the data's fingerprint is another."""
+    bank, trained = bank_of(10, vit(SIZE), tmp_path), []
+
+    class Planted(Training):
+        def run(self, saved: Saved, part: str) -> None:
+            trained.append(part)
+            if len(trained) == 2:
+                raise StopError
+
+        def find(self, held: Tensor | None) -> list[Detections]:
+            return [Detections(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0))] * 6
+
+    monkeypatch.setattr(detect, "Training", Planted)
+    evaluation = Detect(**(SMALL | {"rates": (0.1,)}), trials=2)  # type: ignore[arg-type]
+    with pytest.raises(StopError):
+        evaluation(bank)
+    evaluation(replace(bank, network=replace(bank.network, fingerprint="of other images")))
+    evaluation(bank)
+    assert trained == ["trial 0", "trial 1", "trial 0", "trial 1", "trial 1"]
 
 
 def test_an_encoder_of_nan_finds_nothing() -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.data.mixup import Mixup
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from tuned import SHORT, TENTH, Toy, convnet, ranked, stop_at, vit
+from tuned import SHORT, TENTH, WHOLE, Toy, convnet, ranked, stop_at, vit
 
 from benchmark.config import load as configuration
 from benchmark.data import streaming
@@ -364,7 +364,7 @@ def test_interrupted_is_uninterrupted(
 
 
 def test_state_of_other_settings_is_not_continued(tmp_path: Path) -> None:
-    """Oracle: the key differs with the settings, the weights, the labels and the data set, and else does not."""
+    """Oracle: the key differs with settings, weights, labels, data set, fingerprint and inputs, and else does not."""
 
     def key(toy: Toy, settings: object = PLAIN, **changes: Any) -> str:
         bank = replace(toy.bank, **changes)
@@ -375,7 +375,11 @@ def test_state_of_other_settings_is_not_continued(tmp_path: Path) -> None:
     nn.init.ones_(other.encoder.net.norm.bias)
     assert key(toy) == key(Toy(vit(), tmp_path))
     keys = {key(toy), key(other), key(toy, replace(PLAIN, rate=0.1)), key(toy, dataset="another")}
-    assert len(keys | {key(toy, labels=toy.bank.labels.flip(0))}) == 5
+    keys |= {key(toy, labels=toy.bank.labels.flip(0)), key(Toy(vit(), tmp_path, fingerprint="of 32 px"))}
+    assert toy.bank.network is not None
+    for change in ({"std": (0.3, 0.2, 0.2)}, {"limits": replace(WHOLE, flip=True)}):
+        keys.add(key(toy, network=replace(toy.bank.network, **change)))
+    assert len(keys) == 8
 
 
 def test_no_seed_is_involved() -> None:

@@ -62,7 +62,13 @@ class Toy:
     """A bank around an encoder, and the copies of it."""
 
     def __init__(
-        self, encoder: Encoder, folder: Path | None = None, *, train: int = 120, limits: ViewLimits = WHOLE
+        self,
+        encoder: Encoder,
+        folder: Path | None = None,
+        *,
+        train: int = 120,
+        limits: ViewLimits = WHOLE,
+        fingerprint: str = "toy",
     ) -> None:
         self.encoder, self.copies = encoder, list[Encoder]()
         images, labels = split(train, 0)
@@ -74,6 +80,7 @@ class Toy:
             copy=self._copy,
             train=images,
             test=self.asked,
+            fingerprint=fingerprint,
             mean=(0.4, 0.4, 0.4),
             std=(0.2, 0.2, 0.2),
             limits=limits,

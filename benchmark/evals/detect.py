@@ -69,8 +69,7 @@ class Detect:
         network = bank.network
         objects = (torch.cat([each.boxes, each.labels[:, None], each.crowd[:, None]], dim=1) for each in bank.objects)
         start = digest(network.copy().state_dict() | {"objects": torch.cat(list(objects))})
-        images = (network.mean, network.std, network.limits, len(network.train), network.train.shape[-1])
-        saved = Saved(self.name, network.folder, (self, self.version, start, bank.dataset, images, str(network.device)))
+        saved = Saved(self.name, network.folder, (self, self.version, start, bank.dataset, *network.terms))
         rate, flags = self.rates[0], []
         if len(self.rates) > 1:
             held = {each: self._held(bank, saved, each) for each in self.rates}

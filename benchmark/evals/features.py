@@ -33,17 +33,24 @@ class Network:
 
     `copy()` returns a new encoder with the pretrained weights. `train` and `test` are uint8 images `(n, 3, size, size)`
     on the host, to be normalised by `mean` and `std`; `limits` hold for their random views. An evaluation saves its
-    state in `folder`, if there is one, to resume after an interruption.
+    state in `folder`, if there is one, to resume after an interruption. `fingerprint` is that of the data set: of its
+    pixels, their size, labels and splits.
     """
 
     copy: Callable[[], Encoder]
     train: Pixels
     test: Pixels
+    fingerprint: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     limits: ViewLimits
     device: torch.device
     folder: Path | None
+
+    @property
+    def terms(self) -> tuple[object, ...]:
+        """All that what is trained depends on besides weights and settings: a saved state of others is not taken up."""
+        return self.fingerprint, self.mean, self.std, self.limits, str(self.device)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ def evaluate_encoder(
         copy=lambda: copy.deepcopy(encoder),
         train=dataset.train.images,
         test=dataset.test.images,
+        fingerprint=dataset.fingerprint,
         mean=mean,
         std=std,
         limits=limits,

@@ -117,8 +117,7 @@ class Trainer:
         self.bank, self.network = bank, network
         self.feature = "mean" if "mean" in bank.train else "pooled"
         start = digest(network.copy().state_dict() | {"labels": bank.labels, "fit": bank.fit})
-        terms = (settings, start, bank.dataset, network.mean, network.std, network.limits, str(network.device))
-        self.saved = Saved(name, network.folder, terms)
+        self.saved = Saved(name, network.folder, (settings, start, bank.dataset, *network.terms))
 
     def train(
         self,
