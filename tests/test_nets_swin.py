@@ -55,6 +55,28 @@ def test_swin_equals_timm(size: int, tokens: int) -> None:
     torch.testing.assert_close(features.pooled, features.tokens.mean(1), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [32, 48])
+def test_a_resized_swin_keeps_its_windows(size: int) -> None:
+    """Oracle: a network that is built for the new size and takes the same weights strictly, also with masked tokens."""
+    small = swin(64)
+    built = Swin(size, **MICRO).eval()
+    built.load_state_dict(small.state_dict(), strict=True)
+    small.resize(size)
+    tokens = (size // 8) ** 2
+    assert (small.n_tokens, small.positions) == (built.n_tokens, None) == (tokens, None)
+    mask = torch.arange(3 * tokens).reshape(3, tokens) % 3 == 0
+    for fill in (None, (mask, torch.ones(MICRO["width"]))):
+        torch.testing.assert_close(small(images(size), fill=fill), built(images(size), fill=fill), rtol=0, atol=0)
+
+
+def test_windows_that_grow_are_recorded() -> None:
+    """Oracle: 2 x 2 places of the last map are one window at 16 px and four windows of 4 x 4 at 64 px."""
+    encoder = swin(16)
+    encoder.resize(64)
+    assert {block.window_size for stage in encoder.net.layers for block in stage.blocks} == {(4, 4)}
+    assert encoder.positions == "8 x 8 to 32 x 32"
+
+
 def test_fill_replaces_every_patch_of_a_masked_square() -> None:
     """Oracle: timm's layers after each masked square, in loops, had its embedded patches exchanged."""
     encoder = swin(32)

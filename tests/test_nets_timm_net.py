@@ -182,6 +182,22 @@ def test_a_network_is_taken_at_its_own_size() -> None:
             Timm(370, name="vit_so400m_patch14_siglip_384")
 
 
+def test_a_network_that_can_be_resized_is_and_says_so() -> None:
+    """Oracle: a network of that size with the same convolutions; biases of attention have the shapes of its own."""
+    network, built = Timm(224, name="efficientvit_m0").eval(), Timm(160, name="efficientvit_m0")
+    network.resize(160)
+    assert (network.positions, network.net.training) == ("224 px to 160 px", False)
+    assert [each.shape for each in network.net.parameters()] == [each.shape for each in built.net.parameters()]
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "mixer_s32_224"])
+def test_a_network_of_one_size_is_refused_at_another(name: str) -> None:
+    """Oracle: the size for which each was built; timm says why."""
+    network = Timm(224, name=name)
+    with pytest.raises(ConfigError, match=rf"{name} was built for images of 224 px and cannot take 160 px: .*=224"):
+        network.resize(160)
+
+
 def test_a_network_that_pads_takes_any_size() -> None:
     """Oracle: networks without patches, and one whose patches thin out the keys of attention alone."""
     for name, size in (("resnet18", 33), ("pvt_v2_b0", 50)):

@@ -162,7 +162,8 @@ class Encoder(nn.Module, ABC):
     def resize(self, size: int) -> None:
         """Take images of another size from now on: positions of a transformer are interpolated, bicubically as by timm.
 
-        A convolutional network stays as it is, its stem included.
+        Attention keeps the windows in which it was trained, as in a network that is built for the new size. A
+        convolutional network stays as it is, its stem included.
         """
         if size == self.image_size:
             return
@@ -172,13 +173,19 @@ class Encoder(nn.Module, ABC):
                 f"Choose a multiple of {self.patch}."
             )
         if hasattr(self.net, "set_input_size"):
-            before = self.net.patch_embed.grid_size
-            self.net.set_input_size(img_size=size)
-            rows, columns = self.net.patch_embed.grid_size
-            self.n_tokens = self.n_tokens and self.n_tokens * rows * columns // (before[0] * before[1])
-            if getattr(self.net, "pos_embed", None) is not None:
-                self.positions = f"{before[0]} x {before[1]} to {rows} x {columns}"
+            before, shapes = self._places(), [each.shape for each in self.net.parameters()]
+            windows = [each.window_size for each in self.net.modules() if hasattr(each, "shift_size")]
+            self.net.set_input_size(img_size=size, **({"window_size": max(windows)} if windows else {}))
+            if [each.shape for each in self.net.parameters()] != shapes:
+                self.positions = f"{before} to {self._places(size)}"
+        if self.n_tokens and self.patch:
+            self.n_tokens = (size // self.patch) ** 2
         self.image_size = size
+
+    def _places(self, size: int | None = None) -> str:
+        """Return the grid of positions in words, or the image size where the network does not state it."""
+        rows, columns = getattr(getattr(self.net, "patch_embed", None), "grid_size", (0, 0))
+        return f"{rows} x {columns}" if rows else f"{size or self.image_size} px"
 
     def patch_grid(self, *, dropped: bool = True) -> tuple[int, int]:
         """Return (number of patch tokens, side in pixels of each); raises ConfigError without them.

@@ -27,6 +27,7 @@ class Swin(Encoder):
     the first stage's width. Initial weights are those of `ViT`; biases of relative positions start as in timm.
     """
 
+    patch: int
     pools_tokens = True
 
     def __init__(
@@ -72,8 +73,7 @@ class Swin(Encoder):
         self.spec = TimmSpec("swin_tiny_patch4_window7_224", shape)
         self.name, self.image_size = f"{name}_patch{patch // split}", image_size
         self.width, self.fill_width, self.n_blocks = self.net.num_features, width, sum(depths)
-        self.patch, self.side = stride, image_size // stride
-        self.n_tokens = self.side**2
+        self.patch, self.n_tokens = stride, (image_size // stride) ** 2
         xavier_(self.net)
         nn.init.xavier_uniform_(self.net.patch_embed.proj.weight.view(width, -1))
 
@@ -89,7 +89,7 @@ class Swin(Encoder):
         embedded = net.patch_embed(view)
         if fill is not None:
             mask, token = fill
-            squares = mask.bool().reshape(-1, self.side, self.side)
+            squares = mask.bool().unflatten(1, (self.image_size // self.patch, -1))
             places = squares.repeat_interleave(self.merged, 1).repeat_interleave(self.merged, 2)
             embedded = torch.where(places[..., None], token.to(embedded.dtype), embedded)
         last = net.norm(net.layers(embedded) if paths is None else self._scaled(embedded, paths))

@@ -72,6 +72,18 @@ class Timm(Encoder):
         tokens = features[:, prefix:] if prefix is not None else None
         return Features(self.net.forward_head(features, pre_logits=True), tokens)
 
+    def resize(self, size: int) -> None:
+        before = self.image_size
+        super().resize(size)
+        try:
+            if size != before:
+                self._pooled_width(size)
+        except (AssertionError, RuntimeError, ValueError) as problem:
+            raise ConfigError(
+                f"{self.name} was built for images of {before} px and cannot take {size} px: {problem} Set "
+                f"Images.size={before}, or take another network."
+            ) from problem
+
     @torch.no_grad()
     def _pooled_width(self, image_size: int) -> int:
         """Encode one image: timm's `num_features` says nothing of the layers that some heads have before the logits.
@@ -85,9 +97,10 @@ class Timm(Encoder):
             sides.append((inputs[0].shape[-1], int(layer.kernel_size[0])))  # type: ignore[index]
 
         hooks = [layer.register_forward_hook(note) for name, layer in self.net.named_modules() if _cuts(name, layer)]
+        was_training = self.net.training
         self.net.eval()
         width = self(torch.zeros(1, 3, image_size, image_size)).pooled.shape[1]
-        self.net.train()
+        self.net.train(was_training)
         for hook in hooks:
             hook.remove()
         cut = [(side, patch) for side, patch in sides if side % patch]
