@@ -90,6 +90,8 @@ def test_the_fingerprint_covers_boxes(tmp_path: Path) -> None:
         ({"bbox": [[1.0, 2.0, 5.0, 9.5], [0, 0, 1, 1]]}, r"reaches 1.5 px beyond the image of 20 x 10 px"),
         ({"bbox": [[0, 0, 1, 1], [-3.0, 2.0, 5.0, 4.0]]}, r"box 1.*reaches 3 px beyond"),
         ({"bbox": [[1.0, 2.0, 0.0, 4.0], [0, 0, 1, 1]]}, r"box 0, of 0 x 4 px at \(1, 2\), has no area"),
+        ({"bbox": [[20.0, 2.0, 1.0, 4.0], [0, 0, 1, 1]]}, r"box 0.*has no area within the image of 20 x 10 px"),
+        ({"bbox": [[0, 0, 1, 1], [1.0, -0.6, 4.0, 0.5]]}, r"box 1.*has no area within the image of 20 x 10 px"),
         ({"bbox": [[1.0, 2.0, 4.0], [0, 0, 1, 1]]}, r"box 0 is \[1.0, 2.0, 4.0\]; expected four numbers"),
         ({"bbox": [[1.0, 2.0, float("nan"), 4.0], [0, 0, 1, 1]]}, r"box 0 is .* expected four numbers"),
         (
@@ -112,6 +114,14 @@ def test_a_number_that_is_no_class_is_refused(tmp_path: Path) -> None:
     write(tmp_path, [{**GOOD, "category": [2, 0]}], category=datasets.Value("int64"))
     with pytest.raises(MissingError, match=r"box 0 has the class 2; expected one of .* or its number, 0 to 1"):
         load(f"parquet:{tmp_path}")
+    declared = {**GOOD, "category": [0, 1]}
+    (tmp_path / "named").mkdir()
+    write(tmp_path / "named", [declared, declared | {"category": [1, -1]}], category=datasets.ClassLabel(names=CLASSES))
+    with pytest.raises(ConfigError, match=r"class number -1, but the type of its column has 2 names, .* 0 to 1"):
+        load(f"parquet:{tmp_path / 'named'}")
+    write(tmp_path / "named", [declared, declared | {"category": None}], category=datasets.ClassLabel(names=CLASSES))
+    with pytest.raises(MissingError, match=r"image 1 .*expected the lists bbox and category, got"):
+        load(f"parquet:{tmp_path / 'named'}")
 
 
 @pytest.mark.parametrize(
@@ -165,6 +175,15 @@ def test_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "instances_train2017.json: 1 of 3 boxes have no area and are left out" in "".join(capsys.readouterr())
     (tmp_path / "val2017" / "a.jpg").unlink()
     with pytest.raises(MissingError, match=r"1 of the 2 images of .*instances_val2017.json are not there, .*a.jpg"):
+        load(f"folder:{tmp_path}", **options)
+    Image.new("RGB", (20, 10)).save(tmp_path / "val2017" / "a.jpg")
+    content["annotations"][0]["bbox"] = [19.9999999, 2, 0.5, 4]  # from 20 to 20 in float32
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    with pytest.raises(MissingError, match=r"box 0.*has no area within the image of 20 x 10 px"):
+        load(f"folder:{tmp_path}", **options)
+    content["annotations"][0]["image_id"] = "7"
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"boxes of 1 images that it does not list, .*'7'; images have ids such as 3"):
         load(f"folder:{tmp_path}", **options)
     del content["categories"]
     (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content))

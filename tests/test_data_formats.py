@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from benchmark.data.dataset import Dataset
+from benchmark.data.decode import decode, opened, stored_size
 from benchmark.data.images import Images
+from benchmark.data.white import White
 from benchmark.errors import BenchmarkError, ConfigError, MissingError
 
 N = 6
@@ -314,6 +316,21 @@ def test_declared_transparency_of_a_tiff_is_read(tmp_path: Path) -> None:
         file = write(tmp_path / f"{kind}.parquet", stored([encode(image, kind) for image in four]), datasets.Image())
         prints.add(load(file).fingerprint)
     assert len(prints) == 1
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_stored_size_is_that_of_the_upright_image(kind: str, orientation: int) -> None:
+    """Oracle: the decoded image, whose mask or boxes are measured by it."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    item = {"bytes": encode(np.zeros((4, 6, 3), np.uint8), kind, exif=exif), "path": None}
+    height, width = stored_size(item)
+    assert (
+        (width, height)
+        == decode(item, White(None, 1, lambda ids: [item], opened, "toy")).size
+        == ((4, 6) if orientation > 4 else (6, 4))
+    )
 
 
 def test_more_pixels_than_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -93,6 +94,17 @@ def test_what_is_no_list_of_classes_is_refused(tmp_path: Path, rows: list[Any], 
     """Oracle: the row by hand, and what was expected; marks of 0 and 1 are not read as two classes."""
     write(tmp_path / "train.parquet", rows, kind)
     with pytest.raises(ConfigError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("label", [4, [0, 4]])
+def test_a_number_beyond_the_declared_names_is_refused(tmp_path: Path, label: Any) -> None:
+    """Oracle: four names, for the numbers 0 to 3; a file may hold any number, whatever its type declares."""
+    several, file = isinstance(label, list), tmp_path / "train.parquet"
+    write(file, [[0], label] if several else [0, label], INTEGERS if several else INTEGERS.feature)
+    features = datasets.Features({"image": datasets.Image(), "label": DECLARED if several else DECLARED.feature})
+    pq.write_table(pq.read_table(file).replace_schema_metadata(features.arrow_schema.metadata), file)
+    with pytest.raises(ConfigError, match=r"split 'train' .* is 4, but 4 names of classes are declared, .* 0 to 3"):
         load(tmp_path)
 
 

@@ -101,7 +101,16 @@ def with_names(rows: Sequence[Any], feature: object) -> Sequence[Any]:
     names = getattr(getattr(categories, "feature", None), "names", None)
     if names is None:
         return rows
-    return [row and {**row, "category": [names[number] for number in row["category"]]} for row in rows]
+    numbers = [number for row in rows if row for number in row["category"] or ()]
+    if unnamed := [number for number in numbers if number not in range(len(names))]:
+        raise ConfigError(
+            f"An object has the class number {unnamed[0]}, but the type of its column has {len(names)} names, for the "
+            f"numbers 0 to {len(names) - 1}. Correct the column, or give it numbers without names."
+        )
+    return [
+        {**row, "category": [names[number] for number in row["category"]]} if row and row["category"] else row
+        for row in rows
+    ]
 
 
 def _objects(row: Any, size: tuple[int, int], classes: tuple[str, ...]) -> Objects:
@@ -137,7 +146,14 @@ def _box(box: Any, place: int, size: tuple[int, int]) -> tuple[float, float, flo
             f"{said} reaches {beyond:g} px beyond the image of {size[1]} x {size[0]} px; expected left, top, width and "
             f"height in pixels of the stored image"
         )
-    return max(left, 0.0), max(top, 0.0), min(left + width, size[1]), min(top + height, size[0])
+    ends = max(left, 0.0), max(top, 0.0), min(left + width, size[1]), min(top + height, size[0])
+    kept = np.array(ends, dtype=np.float32)  # the precision of `Objects`
+    if not (kept[:2] < kept[2:]).all():
+        raise ValueError(
+            f"{said} has no area within the image of {size[1]} x {size[0]} px. Is it counted from 1? Pixels are "
+            f"counted from 0"
+        )
+    return ends
 
 
 def _label(value: Any, place: int, classes: tuple[str, ...]) -> int:
@@ -182,9 +198,16 @@ def _coco(root: Path, file: Path, column: str) -> Table:
                 of_image[each["image_id"]].append((each["bbox"], names[each["category_id"]], each.get("iscrowd", 0)))
             else:
                 flat += 1
-        images = [(each["file_name"], of_image[each["id"]]) for each in content["images"]]
+        images = [(each["file_name"], of_image.get(each["id"], [])) for each in content["images"]]
+        strays = of_image.keys() - (known := {each["id"]: None for each in content["images"]}.keys())
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{file} is not a file of COCO's instances: it lacks {error}.") from error
+    if strays:
+        raise ConfigError(
+            f"{file} has boxes of {len(strays):,} images that it does not list, such as that of image_id "
+            f"{min(strays, key=repr)!r}; images have ids such as {next(iter(known), None)!r}. Correct these "
+            f"annotations or remove them."
+        )
     if flat:
         progress.announce(f"{file.name}: {flat} of {len(content['annotations']):,} boxes have no area and are left out")
     return _table([(folder / name, objects) for name, objects in images], column, file)

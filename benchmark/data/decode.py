@@ -137,6 +137,8 @@ def stored_size(item: Any) -> tuple[int, int]:
         return height, width
     with opened(item) as image:
         width, height = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # its size is turned already, unlike that of other formats
+            width, height = (image.tag_v2[tag] for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength))
         return (width, height) if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else (height, width)
 
 

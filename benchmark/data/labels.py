@@ -29,6 +29,11 @@ def class_names(labels: Sequence[Any], declared: Sequence[str] | None, where: st
                 f"split without labels can only be Images.pretrain."
             )
     different = sorted({label for row in rows for label in row})
+    if declared is not None and (unnamed := [label for label in different if label not in range(len(declared))]):
+        raise ConfigError(
+            f"A label in {where} is {unnamed[0]!r}, but {len(declared)} names of classes are declared, for the numbers "
+            f"0 to {len(declared) - 1}. Add the missing names, or correct the labels."
+        )
     is_twice = declared is None and any(len(set(row)) < len(row) and isinstance(row[0], int) for row in rows)
     if is_twice or (several and declared is None and different == [0, 1] and all(len(row) == 2 for row in rows)):
         raise ConfigError(
