@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from report_records import run
-from scipy.stats import binomtest
 from tiny import TinyEncoder
 
 from benchmark.experiment import describe
@@ -41,13 +40,6 @@ def test_a_method_is_known_by_all_that_it_runs(folder: Path) -> None:
         (folder / f"{name}.py").write_text(text + "more = 1\n")
         assert (describe.method("own", method)["module_sha256"] == description["module_sha256"]) == (name == "stranger")
         (folder / f"{name}.py").write_text(text)
-
-
-@pytest.mark.parametrize("n", [2, 12, 60, 198])
-def test_half_width_is_wilsons(n: int) -> None:
-    """Oracle: scipy's interval of n / 2 of n."""
-    interval = binomtest(n // 2, n).proportion_ci(0.95, method="wilson")
-    assert describe.half_width(n) == pytest.approx((interval.high - interval.low) / 2)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from report_records import metrics, run, tuning
-from scipy.stats import ttest_rel
+from scipy.stats import binomtest, ttest_rel
 
 from benchmark.report import predictions
 from benchmark.report.bases import differences
@@ -135,8 +135,8 @@ def test_intervals_over_seeds_are_scipys() -> None:
 
 
 def test_one_seed_is_compared_by_the_test_images(tmp_path: Path) -> None:
-    """Oracle: of 500 images 60 are right in the run alone and 20 in the base alone: the standard error of the mean of
-    the differences 1, 0 and -1, by numpy; without a file the variances of two binomials add."""
+    """Oracle: of 500 images 60 are right in the run alone and 20 in the base alone: the interval of the mean of the
+    differences 1, 0 and -1 and of one more of either sign, by numpy; without a file Newcombe's of Wilson's by scipy."""
     labels = np.arange(500) % 10
     wrong = (labels + 1) % 10
     right = {"outer": np.arange(500) < 460, "middle": (np.arange(500) < 400) | (np.arange(500) >= 480)}
@@ -152,11 +152,14 @@ def test_one_seed_is_compared_by_the_test_images(tmp_path: Path) -> None:
     (section,) = sections(records)
     (paired,) = differences(section, partial(predictions.correct, tmp_path))
     gaps = right["outer"].astype(float) - right["middle"]
-    half_width = 1.959964 * gaps.std() / np.sqrt(500)
-    assert (paired.points, paired.high - paired.points) == pytest.approx((8.0, 100 * half_width))
+    more = np.append(gaps, [1, -1])
+    low = more.mean() - 1.959964 * more.std() / np.sqrt(502)
+    assert (paired.points, paired.low) == pytest.approx((8.0, 100 * low))
     (unpaired,) = differences(section)
-    half_width = 1.959964 * np.sqrt(0.92 * 0.08 / 500 + 0.84 * 0.16 / 500)
-    assert (unpaired.points, unpaired.high - unpaired.points) == pytest.approx((8.0, 100 * half_width))
+    first, second = (binomtest(k, 500).proportion_ci(method="wilson") for k in (460, 420))
+    half = max(np.hypot(0.92 - first.low, second.high - 0.84), np.hypot(first.high - 0.92, 0.84 - second.low))
+    low = 0.08 - half
+    assert (unpaired.points, unpaired.low) == pytest.approx((8.0, 100 * low))
     assert "1 seed, paired by test images" in str(paired)
     assert "1 seed, test images not paired" in str(unpaired)
     page = render(records, correct=partial(predictions.correct, tmp_path))

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import pytest
 from report_records import run
 from scipy import stats
+from scipy.stats import binomtest
 
 from benchmark.report.contents import verdict
 from benchmark.report.leaderboard import sections
-from benchmark.report.statistics import Summary, compare, summarise
+from benchmark.report.statistics import Summary, compare, half_width_by_images, interval_by_images, summarise
 
 SCORES = {
     "a": {0: 0.90, 1: 0.92, 2: 0.91},
@@ -40,6 +41,28 @@ def test_interval_is_students() -> None:
 def test_one_value_has_no_spread() -> None:
     """Oracle: a single value says nothing of its spread."""
     assert summarise([0.5]) == Summary(0.5, None, 1, None)
+
+
+@pytest.mark.parametrize(("right", "n"), [(350, 500), (15, 15), (0, 15), (1, 2), (9_999, 10_000)])
+def test_interval_of_an_accuracy_is_wilsons(right: int, n: int) -> None:
+    """Oracle: scipy's interval; the wider half is taken, so that 15 of 15 are not certain."""
+    ends = binomtest(right, n).proportion_ci(method="wilson")
+    assert interval_by_images(right / n, n) == pytest.approx((ends.low, ends.high))
+    assert half_width_by_images((right / n, n)) == pytest.approx(max(right / n - ends.low, ends.high - right / n))
+    assert half_width_by_images((right / n, n)) > 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "low", "high"),
+    [((56, 70), (48, 80), 0.0524, 0.3339), ((9, 10), (3, 10), 0.1705, 0.8090), ((10, 10), (0, 10), 0.6075, 1.0)],
+)
+def test_interval_of_a_difference_is_newcombes(
+    first: tuple[int, int], second: tuple[int, int], low: float, high: float
+) -> None:
+    """Oracle: the table of Newcombe 1998, method 10."""
+    (a, m), (b, n) = first, second
+    expected = max(a / m - b / n - low, high - (a / m - b / n))
+    assert half_width_by_images((a / m, m), (b / n, n)) == pytest.approx(expected, abs=6e-5)
 
 
 def test_margin_by_hand() -> None:

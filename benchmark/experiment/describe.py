@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import NormalDist
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +26,7 @@ from benchmark.report.identity import without_paths
 from benchmark.report.leaderboard import SMOKE
 from benchmark.report.markdown import row
 from benchmark.report.record import Record
+from benchmark.report.statistics import half_width_by_images
 from benchmark.storage.files import sha256_of
 from benchmark.training.budget import Ledger
 from benchmark.training.loop import Outcome
@@ -243,7 +243,7 @@ def finish(
     if record["metrics"] and n < FEW:
         print(
             f"There are {n} test images: the 95 % interval (Wilson) around an accuracy of 50 % is "
-            f"± {100 * half_width(n):.0f} points, so small differences say nothing."
+            f"± {100 * half_width_by_images((0.5, n)):.0f} points, so small differences say nothing."
         )
     print(f"record: {path}")
     return record
@@ -260,12 +260,3 @@ def public(record: Mapping[str, Any], board: Path) -> Record:
     """Return the record as it is published: with its board, and without absolute paths, which are private."""
     config = {**record["config"], "text": without_paths(record["config"]["text"])}
     return records.seal({**record, "board": board.name, "config": config})
-
-
-def half_width(n: int) -> float:
-    """Return the half width of Wilson's 95 % interval of an accuracy of 50 % on `n` images, where it is widest.
-
-    half width = z / (2 sqrt(n + z^2)), with z the normal quantile of 0.975 (Wilson 1927).
-    """
-    z = NormalDist().inv_cdf(0.975)
-    return z / (2 * math.sqrt(n + z**2))

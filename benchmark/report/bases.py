@@ -112,12 +112,13 @@ def _difference(line: Line, base: Line, column: Column, correct: Correct) -> Dif
 
 
 def _by_images(run: Record, base: Record, column: Column, correct: Correct) -> tuple[float, str]:
-    """Return the half width of the interval of a difference over the test images, and what it is made of.
+    """Return the wider half of the interval of a difference over the test images, and what it is made of.
 
-    Of n images, b are right in the run alone and c in the base alone. Where these are known, the standard error of
-    (b - c) / n is that of pairs:
+    Of n images, b are right in the run alone and c in the base alone. Where these are known, the interval is that of
+    pairs (Bonett and Price 2012, Journal of Educational and Behavioral Statistics 37: 479-488), which holds for few
+    images and where b or c is 0:
 
-        sqrt(b + c - (b - c)^2 / n) / n
+        p - q +- z sqrt((p + q - (p - q)^2) / (n + 2)), with p = (b + 1) / (n + 2) and q = (c + 1) / (n + 2)
     """
     metrics, of_base = result(run, column), result(base, column)
     assert metrics
@@ -127,6 +128,8 @@ def _by_images(run: Record, base: Record, column: Column, correct: Correct) -> t
     if rights[0] is not None and rights[1] is not None and len(rights[0]) == len(rights[1]) == n:
         pairs = Counter((bool(first), bool(second)) for first, second in zip(*rights, strict=True))
         b, c = pairs[True, False], pairs[False, True]
-        return Z95 * math.sqrt(b + c - (b - c) ** 2 / n) / n, "1 seed, paired by test images"
+        p, q = (b + 1) / (n + 2), (c + 1) / (n + 2)
+        half_width = Z95 * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+        return half_width + abs((b - c) / n - (p - q)), "1 seed, paired by test images"
     accuracies = ((each["top1"], each["n"]) for each in (metrics, of_base))
     return half_width_by_images(*accuracies), "1 seed, test images not paired"
