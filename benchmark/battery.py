@@ -3,24 +3,18 @@
 The modules that the gin files import are executed, also those outside this project.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError, CheckError, first_line, method_errors, reported
+from benchmark.errors import BenchmarkError, CheckError, command_parser, first_line, method_errors, reported
 from benchmark.runtime import sharing
 
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
     sharing.require_one_process("benchmark.battery")
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmark.battery",
-        description=__doc__,
-        allow_abbrev=False,
-        epilog="exit codes: 0 all checks pass, 2 configuration refused, 4 a check failed.",
-    )
+    parser = command_parser("battery", __doc__, "0 all checks pass, 2 configuration refused, 4 a check failed.")
     parser.add_argument("gin", nargs="+", metavar="FILE", help="the gin file of a method; a protocol may follow")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help="one binding")
     parser.add_argument("--paired", action="store_true", help="its draws pair the rows of the batch, so order matters")

@@ -3,7 +3,6 @@
 A line is `ok`, a `note`, or a `FAULT` with what to do. No line names a user, a host or a folder of yours.
 """
 
-import argparse
 import contextlib
 import io
 import os
@@ -15,20 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError, first_line, reported
+from benchmark.errors import BenchmarkError, command_parser, first_line, reported
 from benchmark.experiment import machine
 from benchmark.experiment.machine import Finding
 
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmark.doctor",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        epilog="exit codes: 0 sound, 1 a fault, 2 wrong arguments.",
-    )
+    parser = command_parser("doctor", __doc__, "0 sound, 1 a fault, 2 wrong arguments.", keeps_lines=True)
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
     parser.add_argument("--no-training", action="store_true", help="leave out the ten seconds of training")
     options = parser.parse_args(arguments)

@@ -7,6 +7,7 @@ An error in a user's code is reported by its file and line. An error in our code
 code that is neither in this package nor installed; the baselines count as user code.
 """
 
+import argparse
 import difflib
 import errno
 import os
@@ -99,6 +100,16 @@ def reported(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
             return Stopped.exit_code
 
     return command
+
+
+def command_parser(name: str, about: str | None, codes: str, *, keeps_lines: bool = False) -> argparse.ArgumentParser:
+    """Return the parser of `python -m benchmark.NAME`: options are written in full, and its help ends with exit codes.
+
+    The help has the text `about` as a paragraph, or with `keeps_lines` as it is written.
+    """
+    kind = argparse.RawDescriptionHelpFormatter if keeps_lines else argparse.HelpFormatter
+    prog, epilog = f"python -m benchmark.{name}", f"exit codes: {codes}"
+    return argparse.ArgumentParser(prog, description=about, epilog=epilog, formatter_class=kind, allow_abbrev=False)
 
 
 def leave(code: int) -> NoReturn:

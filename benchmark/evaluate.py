@@ -4,18 +4,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import Interrupted, by, leave, reported
+from benchmark.errors import Interrupted, by, command_parser, leave, reported
 from benchmark.runtime import progress, sharing
 
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
     sharing.require_one_process("benchmark.evaluate")
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmark.evaluate",
-        description=__doc__,
-        allow_abbrev=False,
-        epilog="exit codes: 0 done, 1 failed, 2 configuration or weights refused, 3 data or package missing, 75 "
+    parser = command_parser(
+        "evaluate",
+        __doc__,
+        "0 done, 1 failed, 2 configuration or weights refused, 3 data or package missing, 75 "
         "stopped by a signal; the same command goes on. The record is of the division 'open'.",
     )
     encoder = parser.add_mutually_exclusive_group()

@@ -1,23 +1,17 @@
 """Write the encoder of a finished run as a folder for timm, the hub and mteb: weights, configuration, model card."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import reported
+from benchmark.errors import command_parser, reported
 from benchmark.runtime import sharing
 
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
     sharing.require_one_process("benchmark.export")
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmark.export",
-        description=__doc__,
-        allow_abbrev=False,
-        epilog="exit codes: 0 done, 1 the copy differs, 2 refused, 3 data missing.",
-    )
+    parser = command_parser("export", __doc__, "0 done, 1 the copy differs, 2 refused, 3 data missing.")
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
     parser.add_argument("--allow-imports", action="store_true", help="let the run import modules of your own")

@@ -1,11 +1,10 @@
 """Draw what the encoder of a finished run has learned, and what its method makes of images: PNG files to look at."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import reported
+from benchmark.errors import command_parser, reported
 from benchmark.report.cells import FIGURES
 from benchmark.runtime import sharing
 
@@ -13,11 +12,10 @@ from benchmark.runtime import sharing
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
     sharing.require_one_process("benchmark.figures")
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmark.figures",
-        description=__doc__,
-        allow_abbrev=False,
-        epilog="exit codes: 0 done, 2 refused, 3 data or matplotlib missing. Figures illustrate and score nothing; in "
+    parser = command_parser(
+        "figures",
+        __doc__,
+        "0 done, 2 refused, 3 data or matplotlib missing. Figures illustrate and score nothing; in "
         "them, test labels choose the images, colour points and mark hits.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")

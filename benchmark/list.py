@@ -1,6 +1,5 @@
 """Show what can be run and what has been: methods, data, protocols, evaluations, boards and runs."""
 
-import argparse
 import json
 import sys
 import time
@@ -11,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmark.errors import reported
+from benchmark.errors import command_parser, reported
 from benchmark.report.text import percent
 
 COMMANDS = {  # what to do with an entry of each kind
@@ -30,11 +29,8 @@ CLEAR = "\033[H\033[2J"  # what empties a terminal
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmark.list",
-        description=__doc__,
-        allow_abbrev=False,
-        epilog="exit codes: 0 done, 1 a record is damaged, 2 a gin file is refused, 3 a package is missing.",
+    parser = command_parser(
+        "list", __doc__, "0 done, 1 a record is damaged, 2 a gin file is refused, 3 a package is missing."
     )
     parser.add_argument(
         "--watch", action="store_true", help=f"show boards and runs anew every {EVERY:g} seconds, until Ctrl-C"

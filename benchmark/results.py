@@ -8,26 +8,19 @@ not, and, against a commit, records that were changed or removed, which must nev
 checks one record, of anybody, beside those of the boards: what holds, and what it alone says of itself.
 """
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError, CheckError, ConfigError, reported
+from benchmark.errors import BenchmarkError, CheckError, ConfigError, command_parser, reported
 from benchmark.report.audit import audit
 from benchmark.report.audit_one import examine
 
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmark.results",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        epilog="exit codes: 0 sound, 2 wrong arguments, 4 problems found.",
-    )
+    parser = command_parser("results", __doc__, "0 sound, 2 wrong arguments, 4 problems found.", keeps_lines=True)
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="boards (results)")
     parser.add_argument("--base", metavar="REF", help="a commit since which no record may have changed")
     parser.add_argument("--record", type=Path, metavar="FILE", help="check this record alone, wherever it lies")

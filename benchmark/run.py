@@ -6,17 +6,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import Interrupted, Stopped, by, leave, reported
+from benchmark.errors import Interrupted, Stopped, by, command_parser, leave, reported
 from benchmark.runtime import progress, sharing
 from benchmark.trackers import TRACKERS, require
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmark.run",
-        description=__doc__,
-        allow_abbrev=False,
-        epilog="exit codes: 0 done, 1 failed, 2 configuration refused, 3 data or package missing, 75 stopped by a "
+    parser = command_parser(
+        "run",
+        __doc__,
+        "0 done, 1 failed, 2 configuration refused, 3 data or package missing, 75 stopped by a "
         "signal; the same command goes on. A gin file executes the modules it imports: run only files that you trust.",
     )
     parser.add_argument(

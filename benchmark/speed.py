@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.errors import reported
+from benchmark.errors import command_parser, reported
 from benchmark.runtime import sharing
 
 if TYPE_CHECKING:
@@ -14,11 +14,10 @@ if TYPE_CHECKING:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmark.speed",
-        description=__doc__,
-        allow_abbrev=False,
-        epilog="exit codes: 0 done, 1 a race is unequal or a GPU fails, 2 refused, 3 a library or the GPU is missing, "
+    parser = command_parser(
+        "speed",
+        __doc__,
+        "0 done, 1 a race is unequal or a GPU fails, 2 refused, 3 a library or the GPU is missing, "
         "4 a page is stale. Candidates take turns, and ratios are taken within a turn, so a busy machine widens the "
         "range and moves the median little.",
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.errors import BenchmarkError, ConfigError, Interrupted, leave, reported
+from benchmark.errors import BenchmarkError, ConfigError, Interrupted, command_parser, leave, reported
 from benchmark.runtime import sharing
 from benchmark.storage.claim import LOG
 from benchmark.trackers import TRACKERS, require
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmark.suite",
-        description=__doc__,
-        allow_abbrev=False,
-        epilog="exit codes: 0 the board is complete, 1 runs failed or missed their budget, 2 configuration refused, "
+    parser = command_parser(
+        "suite",
+        __doc__,
+        "0 the board is complete, 1 runs failed or missed their budget, 2 configuration refused, "
         "75 stopped and resumable by the same command.",
     )
     parser.add_argument("--gin", required=True, metavar="FILE", help="a suite, for instance gin/suites/digits.gin")

@@ -11,13 +11,12 @@ If they are beside the folder of records, as in a checkout, two more pages are r
 the leading board in `README.md`, and `docs/provenance.md`, which names the source of each number in the gin files.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmark.errors import CheckError, reported
+from benchmark.errors import CheckError, command_parser, reported
 from benchmark.page.page import Page, pictures
 from benchmark.page.page import render as html
 from benchmark.page.pgfplots import pgfplots
@@ -39,13 +38,11 @@ LEADERS = 3  # methods of the leading board at the top of the page
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write `README.md` into the folder of records, or check that it is what they give; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmark.tables",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        epilog="exit codes: 0 done, 1 a record is damaged, 2 wrong arguments, 3 no records there, 4 a page or table is "
-        "stale.",
+    parser = command_parser(
+        "tables",
+        __doc__,
+        "0 done, 1 a record is damaged, 2 wrong arguments, 3 no records there, 4 a page or table is stale.",
+        keeps_lines=True,
     )
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 4 if a page is stale")
