@@ -22,10 +22,10 @@ from benchmark.data.streaming import ahead, at_once
 from benchmark.data.subsets import holdout
 from benchmark.errors import BenchmarkError
 from benchmark.evals import pictures
-from benchmark.evals.evaluation import Evaluation, Results, asked, check, metrics_of
+from benchmark.evals.evaluation import Evaluation, Results, check, results_of
 from benchmark.evals.features import CPU_BATCH, Choices, encoders_at_once
+from benchmark.evals.scoring import Score, Sealed, middle, resamples
 from benchmark.randomness import derive
-from benchmark.report.fields import Metrics
 from benchmark.runtime import progress
 from benchmark.runtime.threads import side_by_side
 from benchmark.storage.files import make_folder
@@ -176,21 +176,14 @@ def mean_iou(tallies: Tensor) -> Tensor:
     return ious(tallies).nanmean(-1).nan_to_num()
 
 
-def interval(tallies: Tensor) -> tuple[float, float]:
+def interval(tallies: Tensor) -> list[float]:
     """Return the 95 % percentile interval of the mean IoU of tallies `(n, 3, classes)`, by a bootstrap over images."""
-    n = len(tallies)
-    generator = torch.Generator().manual_seed(derive("bootstrap", n))
-    drawn = torch.randint(n, (RESAMPLES, n), generator=generator)
-    counts = torch.zeros(RESAMPLES, n, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(1).double().expand_as(drawn)
-    )
-    resampled = mean_iou((counts @ tallies.flatten(1).double()).view(RESAMPLES, *tallies.shape[1:]))
-    low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
+    counts = resamples(RESAMPLES, len(tallies))
+    return middle(mean_iou((counts @ tallies.flatten(1).double()).view(RESAMPLES, *tallies.shape[1:])))
 
 
-@dataclass(frozen=True)
-class DenseScore:
+@dataclass(frozen=True, kw_only=True)
+class DenseScore(Score):
     """Fractions over the labelled pixels of `n` test images.
 
     `top1` is the share of pixels whose class is right, `balanced_accuracy` its mean over the classes that are there.
@@ -198,32 +191,20 @@ class DenseScore:
     over images. `details` has the IoU of each class, and the number of pixels.
     """
 
-    top1: float
-    top5: None
-    macro_f1: float
-    balanced_accuracy: float
-    n: int
-    draws: list[float]
-    details: dict[str, float]
     mean_iou: float
     interval: list[float]
 
 
-class SealedMasks:
-    """Test masks that an evaluation cannot see; it is scored on them once."""
+class SealedMasks(Sealed):
+    """Test masks."""
 
     def __init__(self, maps: Tensor, masks: Masks, classes: Sequence[str]) -> None:
+        super().__init__("masks")
         self._maps, self._masks, self._classes = maps, masks, classes
-        self.reads: dict[str, int] = {}
 
     def score(self, evaluation: str, result: Segmentation) -> tuple[DenseScore, Tensor]:
         """Score a result and return its tallies, int32; raises BenchmarkError for a second one of one evaluation."""
-        if evaluation in self.reads:
-            raise BenchmarkError(
-                f"The test masks were read for {evaluation!r} before. A second look would make the test set a "
-                f"validation set; make choices on the hold-out instead."
-            )
-        self.reads[evaluation] = 1
+        self._read_for(evaluation)
         ids = torch.arange(len(self._masks))
         tallies = tallied(result.scores, self._maps, self._masks, ids, len(self._classes))
         return scored(tallies, self._classes), tallies.int()
@@ -244,14 +225,12 @@ def scored(tallies: Tensor, classes: Sequence[str]) -> DenseScore:
     per_class = {f"iou {name}": float(iou) for name, iou in zip(classes, ious(total), strict=True) if not iou.isnan()}
     return DenseScore(
         top1=float(right.sum() / actual.sum().clamp(min=1)),
-        top5=None,
         macro_f1=float((2 * right / (actual + predicted)).nanmean().nan_to_num()),
         balanced_accuracy=float((right / actual).nanmean().nan_to_num()),
         n=len(tallies),
-        draws=[],
         details=per_class | {"pixels": float(actual.sum())},
         mean_iou=float(mean_iou(total)),
-        interval=list(interval(tallies)),
+        interval=interval(tallies),
     )
 
 
@@ -296,13 +275,4 @@ def evaluate_masks(
         shares = shares_of(masks, rows, columns, len(dataset.classes), folder)
     fit, held = holdout(torch.zeros(len(masks), dtype=torch.int64), dataset.name)
     bank = DenseBank(train, shares, fit, held, len(dataset.classes), dataset.name, device)
-    sealed = SealedMasks(test, test_masks, dataset.classes)
-    metrics: dict[str, Metrics] = {}
-    tallies, shown = {}, {}
-    for evaluation in evaluations:
-        with asked(evaluation):
-            result: Segmentation = evaluation(bank)
-            score, tallies[evaluation.name] = sealed.score(evaluation.name, result)
-        metrics[evaluation.name] = metrics_of(evaluation, score, result)
-        shown[evaluation.name] = sealed.picture(dataset.test.images, dataset.name, result)
-    return Results(metrics, tallies, shown)
+    return results_of(evaluations, bank, SealedMasks(test, test_masks, dataset.classes), dataset)

@@ -12,13 +12,11 @@ from benchmark.data.boxes import Objects
 from benchmark.data.dataset import Dataset
 from benchmark.data.pixels import Pixels
 from benchmark.data.subsets import holdout
-from benchmark.errors import BenchmarkError
 from benchmark.evals import pictures
 from benchmark.evals.average_precision import THRESHOLDS, Detections, Matches, average_precision, matches
-from benchmark.evals.evaluation import Evaluation, Results, asked, check, metrics_of
+from benchmark.evals.evaluation import Evaluation, Results, check, results_of
 from benchmark.evals.features import Choices, Network
-from benchmark.randomness import derive
-from benchmark.report.fields import Metrics
+from benchmark.evals.scoring import Score, Sealed, middle, resamples
 from benchmark.runtime import progress
 
 RESAMPLES = 1000  # of the bootstrap over images; our choice: a second for 50 images, minutes for COCO's 5,000
@@ -60,8 +58,8 @@ class Detected:
     flags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class BoxScore:
+@dataclass(frozen=True, kw_only=True)
+class BoxScore(Score):
     """Fractions of `n` test images, means over trials.
 
     `mean_average_precision` is COCO's AP: the mean over the classes that are there and over IoUs from 0.5 to 0.95.
@@ -70,33 +68,21 @@ class BoxScore:
     is the share of the objects that are found, `draws` that of each trial, `balanced_accuracy` its mean over classes.
     """
 
-    top1: float
-    top5: None
-    macro_f1: float
-    balanced_accuracy: float
-    n: int
-    draws: list[float]
-    details: dict[str, float]
     mean_average_precision: float
     interval: list[float]
 
 
-class SealedBoxes:
-    """Test boxes that an evaluation cannot see; it is scored on them once."""
+class SealedBoxes(Sealed):
+    """Test boxes."""
 
     def __init__(self, objects: Sequence[Objects], classes: Sequence[str]) -> None:
+        super().__init__("boxes")
         self._objects, self._classes = objects, classes
-        self.reads: dict[str, int] = {}
 
-    def score(self, evaluation: str, result: Detected) -> BoxScore:
-        """Score a result; raises BenchmarkError for a second one of one evaluation."""
-        if evaluation in self.reads:
-            raise BenchmarkError(
-                f"The test boxes were read for {evaluation!r} before. A second look would make the test set a "
-                f"validation set; make choices on the hold-out instead."
-            )
-        self.reads[evaluation] = 1
-        return scored(result.trials, self._objects, self._classes)
+    def score(self, evaluation: str, result: Detected) -> tuple[BoxScore, Tensor]:
+        """Score a result and return its `rows_of`; raises BenchmarkError for a second one of one evaluation."""
+        self._read_for(evaluation)
+        return scored(result.trials, self._objects, self._classes), rows_of(result.trials)
 
     def picture(self, images: Pixels, dataset: str, result: Detected) -> Image:
         """Return what the first trial of a scored result found in a few test images, beside what is there."""
@@ -131,7 +117,6 @@ def scored(trials: Sequence[Found], truth: Sequence[Objects], classes: Sequence[
     draws = (right.sum(1) / actual.sum(1).clamp(min=1)).tolist()
     return BoxScore(
         top1=math.fsum(draws) / len(draws),
-        top5=None,
         macro_f1=float((2 * right / (actual + predicted)).nanmean(1).nan_to_num().mean()),
         balanced_accuracy=float((right / actual).nanmean(1).nan_to_num().mean()),
         n=n,
@@ -157,17 +142,11 @@ def _counts(of_classes: Sequence[Matches]) -> Tensor:
 
 def interval(of_trials: Sequence[Sequence[Matches]], n: int) -> list[float]:
     """Return the 95 % percentile interval of the mean AP of trials, by a bootstrap over `n` images."""
-    generator = torch.Generator().manual_seed(derive("bootstrap", n))
-    drawn = torch.randint(n, (RESAMPLES, n), generator=generator)
-    weights = torch.zeros(RESAMPLES, n, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(1).double().expand_as(drawn)
-    )
     means = []
-    for part in progress.each(weights.split(AT_ONCE), "resamples"):
+    for part in progress.each(resamples(RESAMPLES, n).split(AT_ONCE), "resamples"):
         each = torch.stack([precisions(of_classes, part) for of_classes in of_trials])
         means.append(each.nanmean((0, 2, 3)).nan_to_num())
-    ends: list[float] = torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return ends
+    return middle(torch.cat(means))
 
 
 def rows_of(trials: Sequence[Found]) -> Tensor:
@@ -192,14 +171,4 @@ def evaluate_boxes(network: Network, dataset: Dataset, evaluations: Sequence[Eva
     fit, held = holdout(torch.zeros(len(train), dtype=torch.int64), dataset.name)
     sizes = [each.size for each in test]
     bank = BoxBank(network, train, sizes, fit, held, len(dataset.classes), dataset.name)
-    sealed = SealedBoxes(test, dataset.classes)
-    metrics: dict[str, Metrics] = {}
-    rankings, shown = {}, {}
-    for evaluation in evaluations:
-        with asked(evaluation):
-            result: Detected = evaluation(bank)
-            score = sealed.score(evaluation.name, result)
-        metrics[evaluation.name] = metrics_of(evaluation, score, result)
-        rankings[evaluation.name] = rows_of(result.trials)
-        shown[evaluation.name] = sealed.picture(dataset.test.images, dataset.name, result)
-    return Results(metrics, rankings, shown)
+    return results_of(evaluations, bank, SealedBoxes(test, dataset.classes), dataset)

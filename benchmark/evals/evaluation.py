@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from benchmark.data.dataset import Outline
+from benchmark.data.dataset import Dataset, Outline
 from benchmark.errors import ConfigError, method_errors
 from benchmark.evals.linear import Linear
 from benchmark.nets.encoders import Encoder
@@ -131,6 +131,19 @@ def asked(evaluation: Evaluation) -> Iterator[None]:
     claim.check()
     with progress.doing(evaluation.name), method_errors(f"The evaluation {evaluation.name} failed", type(evaluation)):
         yield
+
+
+def results_of(evaluations: Sequence[Evaluation], bank: Any, sealed: Any, dataset: Dataset) -> Results:
+    """Return what evaluations by masks or by boxes give: `sealed` are those of test, read after all choices."""
+    metrics: dict[str, Metrics] = {}
+    rankings, shown = {}, {}
+    for evaluation in evaluations:
+        with asked(evaluation):
+            result = evaluation(bank)
+            score, rankings[evaluation.name] = sealed.score(evaluation.name, result)
+        metrics[evaluation.name] = metrics_of(evaluation, score, result)
+        shown[evaluation.name] = sealed.picture(dataset.test.images, dataset.name, result)
+    return Results(metrics, rankings, shown)
 
 
 def metrics_of(evaluation: Evaluation, score: Any, result: Any) -> Metrics:

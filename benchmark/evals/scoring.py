@@ -1,6 +1,6 @@
 """Scores rankings; the only module that reads test labels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 import torch
@@ -9,12 +9,13 @@ from torch import Tensor
 
 from benchmark.errors import BenchmarkError
 from benchmark.evals.features import Neighbours, Ranking
+from benchmark.randomness import derive
 
 CELLS = 2**24  # numbers of neighbours that are scored at once
 COLUMNS = 64  # classes whose precisions are computed at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Score:
     """Fractions in [0, 1] over `n` test images; `top5` is None for fewer than 50 classes.
 
@@ -26,31 +27,42 @@ class Score:
     """
 
     top1: float
-    top5: float | None
+    top5: float | None = None
     macro_f1: float
     balanced_accuracy: float
     n: int
-    draws: list[float]
+    draws: list[float] = field(default_factory=list)
     details: dict[str, float]
     mean_average_precision: float | None = None
 
 
-class SealedLabels:
-    """Test labels, as `Split` has them, that an evaluation cannot see; it is scored once, and `reads` counts that."""
+class Sealed:
+    """Test labels, masks or boxes that an evaluation cannot see; it is scored once, and `reads` counts that."""
 
-    def __init__(self, labels: Tensor, classes: int) -> None:
-        self._labels = labels
-        self._classes = classes
+    def __init__(self, what: str) -> None:
+        self._what = what
         self.reads: dict[str, int] = {}
 
-    def score(self, evaluation: str, ranking: Ranking) -> Score:
-        """Score a ranking; raises BenchmarkError for a second one of the same evaluation."""
+    def _read_for(self, evaluation: str) -> None:
+        """Raise BenchmarkError for a second score of one evaluation."""
         if evaluation in self.reads:
             raise BenchmarkError(
-                f"The test labels were read for {evaluation!r} before. A second look would make the test set a "
+                f"The test {self._what} were read for {evaluation!r} before. A second look would make the test set a "
                 f"validation set; make choices on the hold-out instead."
             )
         self.reads[evaluation] = 1
+
+
+class SealedLabels(Sealed):
+    """Test labels, as `Split` has them."""
+
+    def __init__(self, labels: Tensor, classes: int) -> None:
+        super().__init__("labels")
+        self._labels, self._classes = labels, classes
+
+    def score(self, evaluation: str, ranking: Ranking) -> Score:
+        """Score a ranking; raises BenchmarkError for a second one of the same evaluation."""
+        self._read_for(evaluation)
         draws = ranking.classes if ranking.classes.ndim == 3 else ranking.classes[None]
         near = [ranking.neighbours.labels] if ranking.neighbours else []
         for classes in (*draws, *ranking.details.values(), *near):
@@ -68,16 +80,10 @@ class SealedLabels:
         if ranking.neighbours:
             details |= self._retrieval(ranking.neighbours)
         means = {name: fmean(score[name] for score in scores) for name in scores[0]}
-        return Score(
-            top1=means["top1"],
-            top5=means["top5"] if self._classes >= 50 else None,
-            macro_f1=means["macro_f1"],
-            balanced_accuracy=means["balanced_accuracy"],
-            n=len(self._labels),
-            draws=[score["top1"] for score in scores] if len(scores) > 1 else [],
-            details=details,
-            mean_average_precision=means.get("mean_average_precision"),
-        )
+        if self._classes < 50:
+            del means["top5"]
+        top1s = [score["top1"] for score in scores] if len(scores) > 1 else []
+        return Score(**means, n=len(self._labels), draws=top1s, details=details)
 
     def _measure_sets(self, ranked: Tensor, logits: Tensor) -> dict[str, float]:
         """Measure images with several labels, bool `(n, classes)`."""
@@ -128,6 +134,18 @@ class SealedLabels:
         first = torch.cat(firsts)
         recalls = {f"recall_at_{k}": float(first[:, :k].any(1).double().mean()) for k in (1, 5, 10)}
         return recalls | {"map_at_r": float(torch.cat(averages).mean())}
+
+
+def resamples(count: int, n: int) -> Tensor:
+    """Return how often each of `n` images is in each of `count` resamples of a bootstrap, float64 `(count, n)`."""
+    drawn = torch.randint(n, (count, n), generator=torch.Generator().manual_seed(derive("bootstrap", n)))
+    return torch.zeros(count, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(1).double().expand_as(drawn))
+
+
+def middle(values: Tensor) -> list[float]:
+    """Return the ends of the middle 95 % of the scores of resamples."""
+    ends: list[float] = values.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return ends
 
 
 def mean_average_precision(scores: Tensor, labels: Tensor) -> float:
