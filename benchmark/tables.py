@@ -20,12 +20,11 @@ from benchmark.errors import CheckError, command_parser, reported
 from benchmark.page.page import Page, pictures
 from benchmark.page.page import render as html
 from benchmark.page.pgfplots import pgfplots
-from benchmark.report import predictions, provenance, published
+from benchmark.report import predictions, published
 from benchmark.report.cells import FIGURES, load
 from benchmark.report.code import changed
 from benchmark.report.formats import FORMATS
 from benchmark.report.markdown import render, summary
-from benchmark.report.provenance import Bound, GinFile
 from benchmark.report.rates import studies
 from benchmark.report.text import inserted, marks
 from benchmark.storage.files import write_text
@@ -95,7 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _update(front, text, source, command, check=check)
     sources = folder.resolve().parent / "docs" / "provenance.md"
     if sources.is_file():
-        _update(sources, provenance_page(sources.parents[1]), "the comments of the gin files", command, check=check)
+        from benchmark.config import provenance  # needs gin
+
+        _update(sources, provenance.render(sources.parents[1]), "the comments of the gin files", command, check=check)
     return 0
 
 
@@ -107,24 +108,6 @@ def _figures(folder: Path, places: Mapping[str, str]) -> dict[str, list[str]]:
         for name, run in runs.items()
         if (run / "config.gin").is_file()
     }
-
-
-def provenance_page(checkout: Path) -> str:
-    """Return the page of the gin files and methods of a checkout. Raises CheckError where a number has no source."""
-    from benchmark.config.parse import Binding, Include, Source, parse  # needs gin
-
-    files = []
-    for path in sorted((checkout / "gin").rglob("*.gin")):
-        name, text = path.relative_to(checkout / "gin").as_posix(), path.read_text(encoding="utf-8")
-        if path.parent.name not in (
-            "suites",
-            "cluster",
-        ):  # which select runs or machines, and have no numbers of a method
-            statements = list(parse(text, Source(f"gin/{name}", path)))
-            includes = [statement.file for statement in statements if isinstance(statement, Include)]
-            bound = [Bound(str(line), line.value, line.line.number) for line in statements if isinstance(line, Binding)]
-            files.append(GinFile(name, text, includes, bound))
-    return provenance.render(files, provenance.read_deviations(checkout / "baselines"))
 
 
 def _lead(folder: str, plots: Sequence[str], table: str) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.config.provenance import render
 from benchmark.errors import CheckError
-from benchmark.tables import main, provenance_page
+from benchmark.tables import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -115,7 +116,7 @@ def small(tmp_path: Path) -> Path:
 def test_the_page_is_current_and_no_line_with_a_number_escapes() -> None:
     """Oracle: the committed page, and a regular expression on the gin files, which shares nothing with their parser."""
     page = (ROOT / "docs" / "provenance.md").read_text(encoding="utf-8")
-    assert provenance_page(ROOT) == page, "run `python -m benchmark.tables`"
+    assert render(ROOT) == page, "run `python -m benchmark.tables`"
     sections = dict(re.findall(r"^### (\S+)\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL))
     of_no_run = {*ROOT.glob("gin/suites/*.gin"), *ROOT.glob("gin/cluster/*.gin")}
     for path in sorted({*ROOT.glob("gin/**/*.gin")} - of_no_run):
@@ -128,7 +129,7 @@ def test_the_page_is_current_and_no_line_with_a_number_escapes() -> None:
 
 def test_golden_page(small: Path) -> None:
     """Oracle: the page above, by hand, after the introduction; references, names and pairs of files have no row."""
-    page = provenance_page(small)
+    page = render(small)
     assert page[page.index("| file") :] == PAGE
 
 
@@ -149,11 +150,11 @@ def test_planted_mistakes_are_found(small: Path, old: str, new: str, message: st
     assert SMALL["gin/toy.gin"].count(old) == 1
     file.write_text(SMALL["gin/toy.gin"].replace(old, new), encoding="utf-8")
     if message is None:
-        assert "| inferred | another |" in provenance_page(small)
+        assert "| inferred | another |" in render(small)
         return
     (small / "gin" / "protocol" / "data.gin").write_text("RATE = 1\n", encoding="utf-8")
     with pytest.raises(CheckError) as caught:
-        provenance_page(small)
+        render(small)
     assert message in str(caught.value)
     assert "gin/protocol/data.gin:1: RATE = 1 does not say" in str(caught.value)
 
@@ -164,7 +165,7 @@ def test_command_writes_and_checks_the_page(small: Path, capsys: pytest.CaptureF
     options = ["--results", str(results)]
     assert main([*options, "--check"]) == 4
     assert main(options) == 0
-    assert page.read_text(encoding="utf-8") == provenance_page(small)
+    assert page.read_text(encoding="utf-8") == render(small)
     assert main([*options, "--check"]) == 0
     file.write_text(SMALL["gin/toy.gin"].replace("section 2", "section 3"), encoding="utf-8")
     capsys.readouterr()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import chain, groupby, takewhile
 from pathlib import Path
 
+from benchmark.config.parse import Binding, Include, Source, Statement, parse
 from benchmark.errors import CheckError
 from benchmark.report.text import markdown
 
@@ -36,40 +37,31 @@ the file's title. The methods are in `gin/`; files in folders below it are combi
 Row = tuple[str, ...]  # what, how, status and source
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A binding or macro: its name, its value as gin reads it, and the number of its line, from 1."""
-
-    name: str
-    value: object
-    line: int
-
-    @property
-    def needs_origin(self) -> bool:
-        """Whether the value is a number, a switch, a tuple of them, or the recipe of a method's views."""
-        return _holds_number(self.value) or (self.name.endswith(".views") and "@" in str(self.value))
-
-
 @dataclass(frozen=True, eq=False)
 class GinFile:
-    """A gin file: its path below `gin/`, its text, the files that it includes, and what it binds."""
+    """A gin file: its path below `gin/`, its text, and what that states."""
 
     name: str
     text: str
-    includes: Sequence[str]
-    bindings: Sequence[Bound]
+    statements: Sequence[Statement]
+
+    @property
+    def bindings(self) -> list[Binding]:
+        """What it binds."""
+        return [statement for statement in self.statements if isinstance(statement, Binding)]
 
 
-def render(files: Sequence[GinFile], deviations: Mapping[str, str]) -> str:
-    """Return the page: counts by status, then for each file its deviations, its numbers and its decisions.
+def render(checkout: Path) -> str:
+    """Return the page of the gin files and methods of a checkout.
 
-    `deviations` are those of the classes that a file may name, as `read_deviations` returns them.
+    It has counts by status, then for each file its deviations, its numbers and its decisions.
 
     Raises:
         CheckError: with all lines that lack a status or a source, and what to write there.
     """
     problems: list[str] = []
-    files = sorted(files, key=lambda file: (_folder(file), file.name))
+    deviations = _read_deviations(checkout / "baselines")
+    files = sorted(_read_files(checkout / "gin"), key=lambda file: (_folder(file), file.name))
     rows = {file: (list(_numbers(file, problems)), list(_decisions(file, problems))) for file in files}
     if problems:
         raise CheckError("\n".join(problems))
@@ -89,7 +81,15 @@ def render(files: Sequence[GinFile], deviations: Mapping[str, str]) -> str:
     return "\n".join(parts)
 
 
-def read_deviations(folder: Path) -> dict[str, str]:
+def _read_files(folder: Path) -> Iterator[GinFile]:
+    """Yield the gin files below a folder but those that select runs or machines, and have no numbers of a method."""
+    for path in sorted(folder.rglob("*.gin")):
+        if path.parent.name not in ("suites", "cluster"):
+            name, text = path.relative_to(folder).as_posix(), path.read_text(encoding="utf-8")
+            yield GinFile(name, text, list(parse(text, Source(f"gin/{name}", path))))
+
+
+def _read_deviations(folder: Path) -> dict[str, str]:
     """Return how the classes of the Python files in `folder` say that they differ from their papers; imports none."""
     deviations = {}
     for path in sorted(folder.glob("*.py")):
@@ -102,14 +102,14 @@ def read_deviations(folder: Path) -> dict[str, str]:
 
 
 def _numbers(file: GinFile, problems: list[str]) -> Iterator[Row]:
-    for bound in (bound for bound in file.bindings if bound.needs_origin):
-        comment = _comment(file, bound.line, r"\s+#")
+    for bound in filter(_needs_origin, file.bindings):
+        comment = _comment(file, bound.line.number, r"\s+#")
         if match := ORIGIN.fullmatch(comment):
-            yield (f"`{bound.name}`", f"`{bound.value}`", *match.groups())
+            yield (f"`{bound}`", f"`{bound.value}`", *match.groups())
         else:
             problems.append(
-                f"gin/{file.name}:{bound.line}: {bound.name} = {bound.value} does not say where it comes from. End the "
-                f"line with '# stated: where', '# inferred: from what' or '# our choice: why'; got {comment!r}."
+                f"{bound.line.where}: {bound} = {bound.value} does not say where it comes from. End the line with "
+                f"'# stated: where', '# inferred: from what' or '# our choice: why'; got {comment!r}."
             )
 
 
@@ -134,6 +134,11 @@ def _comment(file: GinFile, number: int, continuation: str) -> str:
     return " ".join(line.partition("#")[2].strip() for line in (lines[number - 1], *below))
 
 
+def _needs_origin(bound: Binding) -> bool:
+    """Return whether the value is a number, a switch, a tuple of them, or the recipe of a method's views."""
+    return _holds_number(bound.value) or (str(bound).endswith(".views") and "@" in str(bound.value))
+
+
 def _holds_number(value: object) -> bool:
     if isinstance(value, tuple | list):
         return any(map(_holds_number, value))
@@ -147,8 +152,8 @@ def _folder(file: GinFile) -> str:
 def _introduction(file: GinFile, deviations: Mapping[str, str]) -> Iterator[str]:
     yield f"### {file.name}\n"
     yield f"{_prose(file.text)}\n"
-    if file.includes:
-        yield f"Includes {', '.join(f'`{other}`' for other in file.includes)}.\n"
+    if includes := [f"`{statement.file}`" for statement in file.statements if isinstance(statement, Include)]:
+        yield f"Includes {', '.join(includes)}.\n"
     for name in dict.fromkeys(name for bound in file.bindings for name in REFERENCE.findall(str(bound.value))):
         if name in deviations:
             yield f"`{name}` differs from the paper: {deviations[name]}\n"
