@@ -23,7 +23,7 @@ from benchmark.report.cells import (
     tuning_key,
     versions_of,
 )
-from benchmark.report.code import HERE, VersionedClass, classes, versions
+from benchmark.report.code import HERE, VersionedClass, classes, versions, with_bases
 from benchmark.report.identity import ABSOLUTE, canonical
 from benchmark.report.record import Record, pretrained
 
@@ -125,7 +125,7 @@ def _wrong_method(record: Record, lines: Mapping[str, str]) -> Iterator[str]:
     ):
         yield "method.module_sha256: expected the hash of the files outside this project (method.files), if any."
     names = [_class(lines, name) for name in ("experiment.pretraining", "experiment.teacher")]
-    kinds = [_bases(name) for name in names if name]
+    kinds = [with_bases(name) for name in names if name]
     if record["schema"] > 1 and kinds and kinds[0] and names[0] not in versions_of(record):
         yield f"code.versions: {names[0]} is missing, which trained."
     if (
@@ -213,18 +213,6 @@ def _named(lines: Mapping[str, str], parameter: str) -> str:
 def _class(lines: Mapping[str, str], stage: str) -> str:
     """Return the name of the class of a stage's method; empty where there is no such stage."""
     return _named(lines, f"{_named(lines, stage)}.method").rpartition("/")[2].rpartition(".")[2]
-
-
-@cache
-def _bases(name: str) -> Mapping[str, VersionedClass]:
-    """Return a class of this project and those that it extends, by name, itself first; none where it is not known."""
-    known, kinds, pending = classes(HERE.parent), {}, [name]
-    while pending:
-        each = pending.pop()
-        if each in known and each not in kinds:
-            kinds[each] = known[each]
-            pending += known[each].bases
-    return kinds
 
 
 def _value(lines: Mapping[str, str], parameter: str) -> Any:

@@ -8,7 +8,7 @@ differences of rounding: lines stay valid. `tests/behaviour.py` checks that vers
 import ast
 import hashlib
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -69,21 +69,22 @@ def changed(record: Record) -> list[str]:
 
     Classes outside this package, such as those of a method outside the tree, are not compared.
     """
-    old, new = versions_of(record), versions()
-    used = {PRETRAINING, *old, *_used(record)} & new.keys()
+    old, new, lines = versions_of(record), versions(), canonical(record["config"]["text"]).lines
+    named = (name.rpartition("/")[2].rpartition(".")[2] for name in references(lines, lines))
+    used = {PRETRAINING, *old, *with_bases(*named)} & new.keys()
     pairs = ((name, old.get(name, FIRST_VERSION), new[name]) for name in sorted(used))
     return [f"{name} {then}, now {now}" for name, then, now in pairs if major(then) != major(now)]
 
 
-def _used(record: Record) -> Iterator[str]:
-    """Yield the classes of this package that a configuration names, and those that they extend."""
-    lines, kinds = canonical(record["config"]["text"]).lines, classes(HERE.parent)
-    pending = [name.rpartition("/")[2].rpartition(".")[2] for name in references(lines, lines)]
+def with_bases(*names: str) -> Mapping[str, VersionedClass]:
+    """Return the classes of this project among some, and those that they extend, by name; of one name, itself first."""
+    known, kinds, pending = classes(HERE.parent), {}, list(names)
     while pending:
         name = pending.pop()
-        if name in kinds:
-            yield name
-            pending += kinds[name].bases
+        if name in known and name not in kinds:
+            kinds[name] = known[name]
+            pending += known[name].bases
+    return kinds
 
 
 @cache
