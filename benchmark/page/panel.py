@@ -149,10 +149,7 @@ def _facts(line: Line) -> list[tuple[str, str]]:
         ("commit", each(_commit(run) for run in runs)),
         ("versions", each(_versions(run) for run in runs)),
         ("hardware", each(hardware(run) for run in runs)),
-        (
-            "libraries",
-            each(f"Python {run['environment']['python']}, torch {run['environment']['torch']}" for run in runs),
-        ),
+        ("libraries", each("Python {python}, torch {torch}".format(**run["environment"]) for run in runs)),
         ("made", each(run["created_utc"][:10] for run in runs)),
         ("energy", f"{energy / 1000:,.1f} kJ" if energy else ""),
         ("learning rate", "" if line.rate_factor is None else f"{line.rate_factor:g} times the recipe's"),
@@ -163,11 +160,8 @@ def _facts(line: Line) -> list[tuple[str, str]]:
 
 def _commit(run: Record) -> str:
     code = run["code"]
-    return (
-        f"{code['commit']}{' with changes' if code['dirty'] else ''}"
-        if code["commit"]
-        else f"version {code['version']}"
-    )
+    changes = " with changes" if code["dirty"] else ""
+    return f"{code['commit']}{changes}" if code["commit"] else f"version {code['version']}"
 
 
 def _versions(run: Record) -> str:

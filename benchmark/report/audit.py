@@ -99,11 +99,8 @@ def _wrong_floors(records: Mapping[Path, Record]) -> Iterator[str]:
                     f"again."
                 )
         is_compared = record["metrics"] and record["division"] not in ("trial", "floor")
-        if (
-            is_compared
-            and len(known) == len(record["floors"])
-            and RANDOM_INIT not in (f["method"]["name"] for f in known)
-        ):
+        names = [floor["method"]["name"] for floor in known]
+        if is_compared and len(known) == len(record["floors"]) and RANDOM_INIT not in names:
             yield f"{path}: floors: expected one of {RANDOM_INIT}, which each run that is evaluated has."
         for floor in known:
             yield from (f"{path}: {problem}" for problem in _differing_from_floor(record, floor))

@@ -168,10 +168,8 @@ def _wrong_spending(record: Record) -> Iterator[str]:
         if record["division"] == "floor" and (cost["flops"] or images):
             yield "cost.images, cost.flops: a floor costs nothing, but its cost has images or FLOPs."
         return
-    flops, step_images = (
-        cost["teacher_flops"] + budget["steps"] * cost["flops_per_step"],
-        budget["steps"] * budget["batch_size"],
-    )
+    flops = cost["teacher_flops"] + budget["steps"] * cost["flops_per_step"]
+    step_images = budget["steps"] * budget["batch_size"]
     if record["status"] in ("diverged", "overtime", "failed"):
         if cost["flops"] > flops:
             yield "cost.flops: a run that ended early cannot have spent more than its steps."
@@ -205,12 +203,10 @@ def _implausible(record: Record) -> Iterator[str]:
     parameters, seconds = record["encoder"]["parameters"], cost["train_seconds"]
     if record["metrics"] and not cost["evaluation_seconds"] > 0:
         yield "cost.evaluation_seconds: 0, but there are scores."
-    if (
-        checkpoint
-        and pretrained(record)
-        and not 0 <= checkpoint["bytes"] / FLOAT - parameters <= parameters / 20 + HEADER
-    ):
-        yield f"checkpoint.bytes: {checkpoint['bytes']:,} do not hold {parameters:,} numbers (encoder.parameters)."
+    if checkpoint and pretrained(record):
+        beside = checkpoint["bytes"] / FLOAT - parameters
+        if not 0 <= beside <= parameters / 20 + HEADER:
+            yield f"checkpoint.bytes: {checkpoint['bytes']:,} do not hold {parameters:,} numbers (encoder.parameters)."
     if budget is None or not cost["flops"]:
         return
     if cost["flops"] > FASTEST * seconds * cost["devices"]:

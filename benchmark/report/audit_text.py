@@ -120,28 +120,24 @@ def _wrong_method(record: Record, lines: Mapping[str, str]) -> Iterator[str]:
     files = {f"{module.replace('.', '/')}.py" for module in imports}
     if imports and all(module.startswith("baselines.") for module in imports) and files.isdisjoint(method["files"]):
         yield f"method.files: {', '.join(method['files'])}, but config.text imports {', '.join(imports)}."
-    if record["schema"] > 1 and (method["module_sha256"] is None) != all(
-        re.search(r"[/\\]", f) for f in method["files"]
-    ):
+    are_ours = all(re.search(r"[/\\]", file) for file in method["files"])
+    if record["schema"] > 1 and (method["module_sha256"] is None) != are_ours:
         yield "method.module_sha256: expected the hash of the files outside this project (method.files), if any."
     names = [_class(lines, name) for name in ("experiment.pretraining", "experiment.teacher")]
     kinds = [with_bases(name) for name in names if name]
     if record["schema"] > 1 and kinds and kinds[0] and names[0] not in versions_of(record):
         yield f"code.versions: {names[0]} is missing, which trained."
-    if (
-        all(kinds)
-        and kinds
-        and method.get("supervised", False) != any("Labelled" in each.bases for kind in kinds for each in kind.values())
-    ):
-        yield f"method.supervised: {method.get('supervised', False)}, but that is not what {names[0]} is."
+    supervised = method.get("supervised", False)
+    takes_labels = any("Labelled" in each.bases for kind in kinds for each in kind.values())
+    if all(kinds) and kinds and supervised != takes_labels:
+        yield f"method.supervised: {supervised}, but that is not what {names[0]} is."
     if budget is None or not cost["images"]:
         return
     of_teacher = cost["images"] - budget["steps"] * budget["batch_size"] if cost["teacher_flops"] else 0
     views = [_views(record, kind) for kind in kinds]
     if len(views) == 1 + bool(of_teacher) and None not in views:
-        expected = sum(
-            n * each for n, each in zip((cost["images"] - of_teacher, of_teacher), views, strict=False) if each
-        )
+        images = cost["images"] - of_teacher, of_teacher
+        expected = sum(n * each for n, each in zip(images, views, strict=False) if each)
         if cost["views"] != expected:
             yield f"cost.views: expected {expected:,} from images and {names[0]}, got {cost['views']:,}."
     elif cost["views"] < cost["images"] or (not of_teacher and cost["views"] % cost["images"]):
@@ -162,12 +158,8 @@ def _wrong_evaluations(record: Record, lines: Mapping[str, str]) -> Iterator[str
         evaluated.update(dict.fromkeys(names, (reference, kind)))
         if record["schema"] > 1 and kind not in recorded:
             yield f"code.versions: {kind} is missing, which evaluated."
-        if (
-            not names
-            and record["status"] != "failed"
-            and record["method"]["name"] != RAW_PIXELS
-            and kind not in OPTIONAL
-        ):
+        may_lack = record["status"] == "failed" or record["method"]["name"] == RAW_PIXELS or kind in OPTIONAL
+        if not names and not may_lack:
             yield f"metrics: {reference} is missing, which config.text says."
     for name, (reference, kind) in evaluated.items():
         result = record["metrics"][name]

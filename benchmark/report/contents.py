@@ -225,18 +225,15 @@ def _by_images(section: Section) -> Iterator[str]:
 
 def _gain(section: Section, line: Line) -> str:
     """Return by how many points a line that went on from trained weights is above these; empty for any other line."""
-    floors = {floor["id"]: floor for each in section.lines if each.is_floor for floor in each.cell.runs}
+    floors = [floor for each in section.lines if each.is_floor for floor in each.cell.runs]
+    starts = {floor["id"]: floor for floor in floors if floor["method"]["name"].startswith(START)}
     gains = []
     for run in line.cell.runs if "start" in line.cell.runs[0] else ():
-        start = next((floors[key] for key in run["floors"] if _is_start(floors.get(key))), None)
+        start = next((starts[key] for key in run["floors"] if key in starts), None)
         after, before = (result(record, section.columns[0]) if record else None for record in (run, start))
         if after and before:
             gains.append(ranking_score(after) - ranking_score(before))
     return spread(summarise(gains)) if gains else ""
-
-
-def _is_start(floor: Record | None) -> bool:
-    return floor is not None and floor["method"]["name"].startswith(START)
 
 
 def _notes(line: Line) -> str:
