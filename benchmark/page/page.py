@@ -47,18 +47,9 @@ class Table:
     rows: tuple[tuple[Line, tuple[str, ...]], ...]
     shared: Mapping[str, str]
     differences: tuple[Difference, ...]
-
-    @cached_property
-    def caption(self) -> str:
-        return caption(self.section)
-
-    @cached_property
-    def remarks(self) -> str:
-        return remarks(self.section)
-
-    @cached_property
-    def verdict(self) -> str:
-        return verdict(self.section)
+    caption: str
+    remarks: str
+    verdict: str
 
     @property
     def stale(self) -> list[str]:
@@ -231,9 +222,10 @@ class Page:
                     self.panels[key] = panel(section, line, shared, by_id, self.confused)
             headings, rows = table(section, lambda line: line.name, _score, shown)
             with_notes = len(headings) if any(row[-1] for row in rows) else -1
-            lines = [(line, tuple(row[:with_notes])) for line, row in zip(shown, rows, strict=True)]
+            lines = tuple((line, tuple(row[:with_notes])) for line, row in zip(shown, rows, strict=True))
             beside = tuple(differences(section, self.correct))
-            tables.append(Table(section, tuple(headings[:with_notes]), tuple(lines), shared, beside))
+            texts = caption(section), remarks(section), verdict(section)
+            tables.append(Table(section, tuple(headings[:with_notes]), lines, shared, beside, *texts))
         return View(tuple(tables), Plot(alike, self.styles, targets))
 
 
