@@ -111,7 +111,9 @@ class Launcher:
                 elsewhere: list[Planned] = []
                 queue = selection.missing()
                 count = len(queue)
-                while queue and not (queue[0].division != "trial" and _has_trial(ended)):
+                while queue:
+                    if queue[0].division != "trial" and any(job.run.division == "trial" for job in ended):
+                        break
                     if not jobs.free:
                         ended += jobs.wait(deadline)
                         continue
@@ -182,10 +184,6 @@ def _state(run: Planned, records: Sequence[Record]) -> State:
     if not statuses:
         return "stale"
     return "failed" if statuses == {"failed"} else "missed"
-
-
-def _has_trial(jobs: Sequence[Job]) -> bool:
-    return any(job.run.division == "trial" for job in jobs)
 
 
 def _first(queue: Sequence[Planned], jobs: Sequence[Job]) -> Planned:

@@ -34,13 +34,10 @@ def items(rows: "datasets.Dataset", column: str) -> Items:
     tables = rows.select_columns([column]).with_format("arrow")
 
     def read(ids: list[int] | range) -> list[Any]:
-        return [_row(row) for chunk in tables[ids][column].chunks for row in _plain(chunk)]
+        rows = (row.values for chunk in tables[ids][column].chunks for row in _plain(chunk))
+        return [None if values is None else _array(values) for values in rows]
 
     return read
-
-
-def _row(row: pa.Scalar) -> Array | None:
-    return None if row.values is None else _array(row.values)
 
 
 def _array(values: pa.Array) -> Array:

@@ -84,7 +84,7 @@ def inputs(dataset: Dataset, limits: ViewLimits, split: Part, number: int | None
     Crops and flips are of train images, and the same for every encoder and seed.
     """
     if number is None:
-        return (dataset.train if split == "train" else dataset.test).images, _whole
+        return (dataset.train if split == "train" else dataset.test).images, lambda images, ids: images.float() / 255
     view = limits.apply(View(crop_scale=(0.08, 1.0)))
     draws = Draws(0, number, len(dataset.train.images))
     numbers = {name: draws.rows(("evaluation", name), *shape) for name, shape in DRAWS.items()}
@@ -92,7 +92,3 @@ def inputs(dataset: Dataset, limits: ViewLimits, split: Part, number: int | None
         crops = dataset.train.images.cut([view.cut(lambda name, *shape: numbers[name])])
         return crops, lambda images, ids: view.finish(images[:, 0], lambda name, *shape: numbers[name][ids])
     return dataset.train.images, lambda images, ids: view(images, dataset.size, lambda name, *shape: numbers[name][ids])
-
-
-def _whole(images: Tensor, ids: Tensor) -> Tensor:
-    return images.float() / 255

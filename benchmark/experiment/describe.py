@@ -224,7 +224,7 @@ def finish(
         record = public({**record, "published": files} if files else record, board)
         for each in (*floors, record):
             path = records.write(each, board)
-    health = _health(record)
+    health = "diverged" if record["status"] == "diverged" else "collapsed" if record["training"]["collapsed"] else ""
     shown = record.copy()
     if health:
         shown["method"] = {**record["method"], "name": f"{record['method']['name']} ({health})"}
@@ -247,13 +247,6 @@ def finish(
         )
     print(f"record: {path}")
     return record
-
-
-def _health(record: Record) -> str:
-    """Return "diverged" or "collapsed" where pretraining ended so, else ""."""
-    if record["status"] == "diverged":
-        return "diverged"
-    return "collapsed" if record["training"]["collapsed"] else ""
 
 
 def public(record: Mapping[str, Any], board: Path) -> Record:

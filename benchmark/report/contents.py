@@ -46,7 +46,7 @@ def leading(tables: Sequence[Section]) -> Section | None:
     among the first of each board. A smoke set leads only where there is no other data set.
     """
     tables = [section for section in tables if section.setting.dataset not in SMOKE] or tables
-    comparing = [section for section in tables if _compares(section)]
+    comparing = [section for section in tables if section.ranking is not None and len(section.ranking.seeds) > 1]
     candidates: dict[object, Section] = {}
     for section in comparing or tables:
         setting = section.setting
@@ -59,11 +59,6 @@ def _weight(section: Section) -> tuple[float, int]:
     spent = max(line.cost.flops for line in section.lines)
     flops = section.setting.amount if section.setting.budget == "flops" else spent
     return flops, len(section.ranking.seeds) if section.ranking else 0
-
-
-def _compares(section: Section) -> bool:
-    """Return whether a table compares two methods or more over seeds."""
-    return section.ranking is not None and len(section.ranking.seeds) > 1
 
 
 def title(section: Section) -> str:
