@@ -48,8 +48,9 @@ def test_the_accuracy_is_that_of_scikit_learn(digits: Dataset, name: str) -> Non
         inputs = normalise(digits.train.images.float() / 255, digits.mean, digits.std)
         pooled = encoder.eval()(inputs).pooled.numpy()
     classifier = KNeighborsClassifier(20, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
-    classifier.fit(pooled[measure.bank_ids], digits.train.labels[measure.bank_ids])
-    expected = classifier.score(pooled[measure.query_ids], digits.train.labels[measure.query_ids])
+    bank, queries = measure.ids.split([measure.bank, measure.queries])
+    classifier.fit(pooled[bank], digits.train.labels[bank])
+    expected = classifier.score(pooled[queries], digits.train.labels[queries])
     assert measure(encoder) == pytest.approx(expected, abs=1.5 / measure.queries)
     assert expected > 0.5
 
@@ -59,11 +60,11 @@ def test_bank_and_queries_are_drawn_once_from_train(digits: Dataset) -> None:
     for n, bank, queries in ((60_000, 4000, 1000), (5000, 4000, 1000), (1442, 1153, 289), (9, 7, 2), (2, 1, 1)):
         measure = probe(of_size(n, digits))
         assert (measure.bank, measure.queries) == (bank, queries)
-        ids = torch.cat([measure.bank_ids, measure.query_ids])
+        ids = measure.ids
         assert len(ids.unique()) == bank + queries
         assert 0 <= int(ids.min()) <= int(ids.max()) < n
-    assert torch.equal(probe(digits).query_ids, probe(digits).query_ids)
-    assert not torch.equal(probe(digits).query_ids, probe(digits, seed=1).query_ids)
+    assert torch.equal(probe(digits).ids, probe(digits).ids)
+    assert not torch.equal(probe(digits).ids, probe(digits, seed=1).ids)
     unlabelled = replace(digits, train=Split(digits.train.images, None))
     for data in (unlabelled, replace(digits, classes=("0",)), of_size(1, digits)):
         assert online_knn(data, 0, CPU, "float32") is None

@@ -19,7 +19,9 @@ IMAGES = 5000  # of train, at most: four of five are the bank, the others the qu
 
 @dataclass(frozen=True)
 class OnlineKNN:
-    """The accuracy of `KNN` with its defaults, on the pooled feature, by ids of train images: a bank and queries.
+    """The accuracy of `KNN` with its defaults, on the pooled feature of some train images.
+
+    `ids` are those of the images that vote, `bank` in number, and then of the `queries`, which are classified.
 
     The accuracy of 1,000 queries has a standard error of about 1.5 points. The encoder may have been pretrained on
     these images, without their labels. Nothing is chosen by this accuracy.
@@ -28,18 +30,9 @@ class OnlineKNN:
     dataset: Dataset
     device: torch.device
     precision: str
-    bank_ids: Tensor
-    query_ids: Tensor
-
-    @property
-    def bank(self) -> int:
-        """The number of images that vote."""
-        return len(self.bank_ids)
-
-    @property
-    def queries(self) -> int:
-        """The number of images that are classified."""
-        return len(self.query_ids)
+    ids: Tensor
+    bank: int
+    queries: int
 
     @progress.doing("kNN on train images")
     def __call__(self, encoder: Encoder) -> float:
@@ -51,13 +44,13 @@ class OnlineKNN:
         def prepare(batch: Tensor, ids: Tensor) -> Tensor:
             return normalise(batch.float() / 255, mean, std)
 
-        images = subset(data.train.images, torch.cat([self.bank_ids, self.query_ids]))
+        images = subset(data.train.images, self.ids)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             pooled = next(iter(extract(encoder, images, prepare, self.device).values()))  # the others pool tokens
         pooled = pooled.where(pooled.isfinite().all(1, keepdim=True), 0.0)  # as a run that diverges is evaluated
         keys, queries = pooled.split([self.bank, self.queries])
-        scores = KNN().scores(keys, labels[self.bank_ids], queries, len(data.classes))
-        return hits(best_classes(scores), labels[self.query_ids]) / self.queries
+        known, right = labels[self.ids].split([self.bank, self.queries])
+        return hits(best_classes(KNN().scores(keys, known, queries, len(data.classes))), right) / self.queries
 
 
 def online_knn(dataset: Dataset, seed: int, device: torch.device, precision: str) -> OnlineKNN | None:
@@ -70,4 +63,5 @@ def online_knn(dataset: Dataset, seed: int, device: torch.device, precision: str
         return None
     drawn = torch.randperm(n, generator=torch.Generator().manual_seed(derive(seed, "online kNN")))[:IMAGES]
     bank, queries = drawn.tensor_split([len(drawn) * 4 // 5])
-    return OnlineKNN(dataset, device, precision, bank.sort().values, queries.sort().values)
+    ids = torch.cat([bank.sort().values, queries.sort().values])
+    return OnlineKNN(dataset, device, precision, ids, len(bank), len(queries))
