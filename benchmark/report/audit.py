@@ -11,27 +11,10 @@ from functools import cache
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError
+from benchmark.report import cells
 from benchmark.report.audit_files import wrong_files
 from benchmark.report.audit_numbers import wrong_numbers
 from benchmark.report.audit_text import wrong_text
-from benchmark.report.cells import (
-    FIRST_VERSION,
-    PRETRAINING,
-    RANDOM_INIT,
-    RAW_PIXELS,
-    START,
-    Setting,
-    by_age,
-    files_outside,
-    group,
-    hardware,
-    key_of,
-    key_of_floor,
-    majors,
-    platform,
-    tuning_of,
-    versions_of,
-)
 from benchmark.report.identity import canonical, references, within
 from benchmark.report.record import Record, file_name, pretrained, pretrained_on, read, timeless
 from benchmark.report.tuning import FIRST_SHARE, Contest, contests, fingerprint_without_test
@@ -100,8 +83,8 @@ def _wrong_floors(records: Mapping[Path, Record]) -> Iterator[str]:
                 )
         is_compared = record["metrics"] and record["division"] not in ("trial", "floor")
         names = [floor["method"]["name"] for floor in known]
-        if is_compared and len(known) == len(record["floors"]) and RANDOM_INIT not in names:
-            yield f"{path}: floors: expected one of {RANDOM_INIT}, which each run that is evaluated has."
+        if is_compared and len(known) == len(record["floors"]) and cells.RANDOM_INIT not in names:
+            yield f"{path}: floors: expected one of {cells.RANDOM_INIT}, which each run that is evaluated has."
         for floor in known:
             yield from (f"{path}: {problem}" for problem in _differing_from_floor(record, floor))
 
@@ -113,18 +96,18 @@ def _differing_from_floor(run: Record, floor: Record) -> Iterator[str]:
     if run["dataset"]["fingerprint"] != floor["dataset"]["fingerprint"]:
         yield f"{place} is of other images than dataset.fingerprint says."
         return
-    if name == RANDOM_INIT and floor["seed"] != run["seed"]:
+    if name == cells.RANDOM_INIT and floor["seed"] != run["seed"]:
         yield f"{place} has the seed {floor['seed']}, but seed is {run['seed']}."
-    if not name.startswith(START) and key_of(floor) != key_of_floor(floor, run["config"]["text"]):
+    if not name.startswith(cells.START) and cells.key_of(floor) != cells.key_of_floor(floor, run["config"]["text"]):
         yield f"{place} has another encoder, other evaluations or other limits of views than config.text says."
         return
-    if name == RAW_PIXELS:  # measured once for the images, by the first run on them, whatever its encoder
+    if name == cells.RAW_PIXELS:  # measured once for the images, by the first run on them, whatever its encoder
         return
     for field, value in floor["encoder"].items():
         if field not in ("inputs", "positions") and dict(run["encoder"])[field] != value:
             yield f"encoder.{field}: {dict(run['encoder'])[field]!r}, but its floor {floor['id']} has {value!r}."
     seconds, usual = run["cost"]["evaluation_seconds"], floor["cost"]["evaluation_seconds"]
-    if name == RANDOM_INIT and hardware(run) == hardware(floor) and seconds > SLOWER * usual + SLOWER:
+    if name == cells.RANDOM_INIT and cells.hardware(run) == cells.hardware(floor) and seconds > SLOWER * usual + SLOWER:
         yield f"cost.evaluation_seconds: {seconds:g}, over {SLOWER} times the {usual:g} of its floor {floor['id']}."
 
 
@@ -167,7 +150,7 @@ def _unfounded_rates(records: Mapping[Path, Record]) -> Iterator[str]:
     """Yield the runs of the tuned division whose learning rate does not follow from the trials that they name."""
     trials = {record["id"]: record for record in records.values() if record["division"] == "trial"}
     for path, record in records.items():
-        tuning = tuning_of(record)
+        tuning = cells.tuning_of(record)
         if tuning is None or record["division"] != "tuned":
             continue
         if missing := [identity for identity in tuning["trials"] if identity not in trials]:
@@ -191,7 +174,7 @@ def _differing_from_trial(run: Record, trial: Record, share: float) -> list[str]
         "encoder": run["encoder"] == trial["encoder"],
         "data set": fingerprint_without_test(run["dataset"]["fingerprint"]) == trial["dataset"]["fingerprint"],
         f"budget than {share:g} of the run's": run_budget["kind"] == trial_budget["kind"] and amounts[0] == amounts[1],
-        "code": majors(run) == majors(trial),
+        "code": cells.majors(run) == cells.majors(trial),
     }
     return [name for name, is_equal in equal.items() if not is_equal]
 
@@ -202,11 +185,11 @@ def _unequal_terms(records: Mapping[Path, Record]) -> Iterator[str]:
     Of the runs of the newest Major version of pretraining, each is compared with one that has the most common terms.
     """
     paths = {record["id"]: path for path, record in records.items()}
-    tables: dict[Setting, list[Record]] = defaultdict(list)
-    for cell in group(record for record in records.values() if record["division"] in ONE_CONFIGURATION):
+    tables: dict[cells.Setting, list[Record]] = defaultdict(list)
+    for cell in cells.group(record for record in records.values() if record["division"] in ONE_CONFIGURATION):
         tables[cell.setting] += cell.runs
     for runs in tables.values():
-        version = _pretraining(by_age(runs)[-1])
+        version = _pretraining(cells.by_age(runs)[-1])
         alike = [run for run in runs if _pretraining(run) == version]
         terms = {run["id"]: _terms(run) for run in sorted(alike, key=lambda run: paths[run["id"]])}
         most_common = Counter(terms.values()).most_common(1)[0][0]
@@ -222,7 +205,7 @@ def _unequal_terms(records: Mapping[Path, Record]) -> Iterator[str]:
 
 def _pretraining(record: Record) -> int:
     """Return the Major version of the code of pretraining."""
-    return dict(majors(record)).get(PRETRAINING, 1)
+    return dict(cells.majors(record)).get(cells.PRETRAINING, 1)
 
 
 def _terms(run: Record) -> frozenset[tuple[str, str]]:
@@ -270,9 +253,9 @@ def _contradictions(records: Collection[Record]) -> Iterator[str]:
     """Yield repeated runs that should be equal and are not, and different data sets of one name."""
     repeated, named = defaultdict(list), defaultdict(set)
     for record in records:
-        machine = (*map(str, platform(record).values()), str(record["cost"]["devices"]))
-        code = frozenset(item for item in versions_of(record).items() if item[1] != FIRST_VERSION)
-        run = (key_of(record), record["seed"], record["division"], machine, files_outside(record), code)
+        machine = (*map(str, cells.platform(record).values()), str(record["cost"]["devices"]))
+        code = frozenset(item for item in cells.versions_of(record).items() if item[1] != cells.FIRST_VERSION)
+        run = (cells.key_of(record), record["seed"], record["division"], machine, cells.files_outside(record), code)
         repeated[run].append(record)
         if record["division"] not in ("trial", "floor"):  # trials have another test split, floors have no board
             for data in (record["dataset"], pretrained_on(record)):
