@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.errors import ConfigError
-from benchmark.nets.encoders import ViT, sincos_positions
+from benchmark.nets.encoders import ViT
+from benchmark.nets.initial import sincos_positions
 from benchmark.nets.resnet import ResNet
 from benchmark.nets.timm_net import Timm
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from benchmark.annotations import Count
 from benchmark.errors import ConfigError
-from benchmark.nets.encoders import Encoder, Features, sincos_positions, xavier_
+from benchmark.nets.encoders import Encoder, Features
+from benchmark.nets.initial import sincos_positions, xavier_
 from benchmark.nets.masking import place
 
 

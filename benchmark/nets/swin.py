@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from benchmark.annotations import Count
 from benchmark.errors import ConfigError
 from benchmark.nets.drop_path import scaled_block
-from benchmark.nets.encoders import Encoder, Features, Fill, TimmSpec, xavier_
+from benchmark.nets.encoders import Encoder, Features, Fill, TimmSpec
+from benchmark.nets.initial import xavier_
 
 
 @gin.register
