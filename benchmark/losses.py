@@ -39,14 +39,15 @@ def _widen(value: object) -> object:
     return value.float() if half else value  # type: ignore[attr-defined]
 
 
-def _positive(temperature: float) -> float:
-    if temperature <= 0:
+def _positive(temperature: float | Tensor) -> float | Tensor:
+    """Return a temperature; that of a schedule is a tensor, whose value cannot be read while a step is priced."""
+    if not isinstance(temperature, Tensor) and temperature <= 0:
         raise ConfigError(f"temperature = {temperature}: a contrastive loss needs one above 0.")
     return temperature
 
 
 @full_precision
-def nt_xent(a: Tensor, b: Tensor, *, temperature: float) -> Tensor:
+def nt_xent(a: Tensor, b: Tensor, *, temperature: float | Tensor) -> Tensor:
     """Normalised-temperature cross entropy over both views (Chen et al. 2020, arXiv:2002.05709, Eq. 1).
 
     `a`, `b`: `(batch, dim)`. Each of the 2 * batch rows has one positive and 2 * batch - 2 negatives; the result is
@@ -60,7 +61,7 @@ def nt_xent(a: Tensor, b: Tensor, *, temperature: float) -> Tensor:
 
 
 @full_precision
-def info_nce(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
+def info_nce(queries: Tensor, keys: Tensor, *, temperature: float | Tensor) -> Tensor:
     """Cross entropy of each query against all keys of the batch (van den Oord et al. 2018, arXiv:1807.03748, Eq. 4).
 
     `queries`, `keys`: `(batch, dim)`; the key of the same row is the positive. Mean over rows, one direction.
@@ -70,7 +71,7 @@ def info_nce(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
 
 
 @full_precision
-def info_nce_queue(queries: Tensor, keys: Tensor, queue: Tensor, *, temperature: float) -> Tensor:
+def info_nce_queue(queries: Tensor, keys: Tensor, queue: Tensor, *, temperature: float | Tensor) -> Tensor:
     """Cross entropy of each query's key against a queue of other keys (He et al. 2020, arXiv:1911.05722, Eq. 1).
 
     `queries`, `keys`: `(batch, dim)`; `queue`: `(size, dim)` unit vectors. Constant embeddings in a queue of the same
@@ -83,7 +84,7 @@ def info_nce_queue(queries: Tensor, keys: Tensor, queue: Tensor, *, temperature:
 
 
 @full_precision
-def info_nce_patches(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
+def info_nce_patches(queries: Tensor, keys: Tensor, *, temperature: float | Tensor) -> Tensor:
     """Cross entropy of each patch against the patches of its own image (van den Oord et al. 2018, Eq. 4).
 
     `queries`, `keys`: `(batch, patches, dim)`; key j of an image is the positive of its query j and a negative of its

@@ -12,6 +12,7 @@ from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss
 from lightly.models.utils import normalize_mean_var
 from torch import Tensor
 
+from benchmark.errors import ConfigError
 from benchmark.losses import (
     cross_correlation,
     info_nce,
@@ -71,6 +72,18 @@ def naive_info_nce(queries: Tensor, keys: Tensor, temperature: float) -> float:
 def test_info_nce_equals_its_equation() -> None:
     """Oracle: the paper's equation row by row, float64."""
     assert float(info_nce(*pair(), temperature=0.1)) == pytest.approx(naive_info_nce(*pair(), 0.1), rel=1e-12)
+
+
+def test_a_temperature_may_be_a_tensor() -> None:
+    """Oracle: the number that it holds; on the meta device, where a step is priced, it holds none."""
+    of_pair = nt_xent, info_nce, queued, lambda a, b, **named: info_nce_patches(a[None], b[None], **named)
+    for loss in of_pair:
+        tensor = loss(*pair(), temperature=torch.tensor(0.1, dtype=torch.float64))
+        torch.testing.assert_close(tensor, loss(*pair(), temperature=0.1), rtol=1e-12, atol=0)
+        if loss is not queued:
+            assert loss(*(z.to("meta") for z in pair()), temperature=torch.tensor(0.1, device="meta")).is_meta
+        with pytest.raises(ConfigError, match=r"temperature = 0.0: a contrastive loss needs one above 0"):
+            loss(*pair(), temperature=0.0)
 
 
 def test_pair_losses_equal_lightly() -> None:
