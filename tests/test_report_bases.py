@@ -106,6 +106,20 @@ def test_a_base_is_on_the_board() -> None:
     assert pairs(records[:1]) == pairs([run("alpha", 0, 0.5), run("beta", 0, 0.4)]) == set()
 
 
+def test_a_method_that_extends_another_is_beside_it() -> None:
+    """Oracle: iBOT's class extends DINO's. Of methods outside this project, which name their files by a hash, one has
+    the files of the other and one of its own."""
+    assert pairs([configured("IBOT", 0, 0.9), configured("DINO", 0, 0.8)]) == {("ibot", "dino")}
+    ours = {"method__files": ["baselines/simclr.py"]}
+    mine = {"method__files": ["baselines/simclr.py", "mine.py"], "method__module_sha256": "0" * 64}
+    more = {"method__files": ["baselines/simclr.py", "mine.py", "more.py"], "method__module_sha256": "1" * 64}
+    records = [configured("SimCLR", 0, 0.7, **ours), configured("Mine", 0, 0.8, **mine)]
+    records.append(configured("More", 0, 0.9, **more))
+    assert pairs(records) == {("mine", "simclr"), ("more", "simclr"), ("more", "mine")}
+    inside = {"method__files": [*mine["method__files"]]}
+    assert pairs([configured("Mine", 0, 0.7, **inside), configured("SimCLR", 0, 0.7, **ours)]) == set()
+
+
 def test_the_line_of_a_sweep_meets_its_own_point() -> None:
     """Oracle: by hand: the base at the same value, the only base of another sweep, and none where two could be."""
     outer, middle = partial(configured, "Outer", 0, 0.9), partial(configured, "Middle", 0, 0.8)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmark.report.code import with_bases
 from benchmark.report.identity import canonical, references
 from benchmark.report.record import Record
 from benchmark.report.section import Column, Line, Section, ranking_score, result
@@ -72,14 +73,21 @@ def introduction(section: Section, lines: Sequence[Difference]) -> str:
 
 
 def _builds_on(section: Section, line: Line, base: Line) -> bool:
-    """Return whether a method has another one as its teacher, contains its class, or all of its parts and more."""
+    """Return whether a method has another one as its teacher, contains or extends its class, or has all its parts.
+
+    The parts are then fewer than its own. Of a method outside this project, which is not imported here, the files of
+    its class and of those that it extends tell.
+    """
     lines, lines_of_base = (canonical(section.text_of(each)).lines for each in (line, base))
     (kind, parts), (kind_of_base, parts_of_base) = _parts(lines), _parts(lines_of_base)
     if not (kind and kind_of_base) or line.cell.method == base.cell.method:
         return False
     teachers = [lines.get(f"{name}.name") for name in references(lines, ["experiment.teacher"])]
     has_its_parts = bool(parts_of_base) and parts_of_base < parts
-    return kind_of_base in parts or has_its_parts or repr(base.cell.method) in teachers
+    extends = kind != kind_of_base and kind_of_base in with_bases(kind)
+    method, of_base = (each.cell.runs[0]["method"] for each in (line, base))
+    extends |= method["module_sha256"] is not None and set(of_base["files"]) < set(method["files"])
+    return kind_of_base in parts or has_its_parts or extends or repr(base.cell.method) in teachers
 
 
 def _parts(lines: Mapping[str, str]) -> tuple[str, set[str]]:
