@@ -76,6 +76,18 @@ def test_a_run_scores_as_it_did(run: Path, out: Path) -> None:
     assert "AdamW" not in record["config"]["text"]
 
 
+def test_what_needs_a_projector_is_named(run: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the name in a note beside what is scored; alone it is refused, and there is no record without a score."""
+    choice = "experiment.evaluations=(@KNN, @KNNProjection)"
+    assert list(evaluated(out, "--run", str(run), "--set", choice)["metrics"]) == ["knn"]
+    assert "note: knn_projection left out: it needs more than an encoder" in capsys.readouterr().err
+    before = set(out.glob("evaluations/*.json"))
+    alone = ["--set", "experiment.evaluations=(@KNNProjection,)"]
+    assert main(["--run", str(run), *alone, "--out", str(out)]) == 2
+    assert "Nothing is left to score" in capsys.readouterr().err
+    assert set(out.glob("evaluations/*.json")) == before
+
+
 def test_what_is_published_is_evaluated_like_the_run(run: Path, out: Path, tmp_path: Path) -> None:
     """Oracle: the predictions of the run: its published encoder, in float16, gives the same for all images but 2 %;
     an evaluation publishes its predictions and no encoder; the audit, which knows what must be in them."""

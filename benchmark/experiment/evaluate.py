@@ -1,5 +1,6 @@
 """Evaluate an encoder that exists: that of a run, or weights from elsewhere."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,11 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
             diverged=diverged,
         )
     seconds = time.perf_counter() - begin
+    if lacking := [each.name for each in session.evaluations if each.name not in results.metrics]:
+        lack = f"{', '.join(lacking)} left out: it needs more than an encoder, such as the projector of a run at work"
+        if not results.metrics:
+            raise ConfigError(f"{lack}. Nothing is left to score. Name other evaluations.")
+        print(f"note: {lack}.", file=sys.stderr)
     weights = describe.weights(trained.weights) if trained.weights else None
     outside = files_outside(run) if run else None
     origin = key_of(run) if run else weights["sha256"] if weights else ""  # the same for all seeds of a run
