@@ -75,28 +75,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         confused,
         _figures(folder, places),
     )
+    pages: dict[Path, tuple[str, str]] = {}  # text and source of each
     if not options.html:
-        text = render(records, results_of_others, changed, correct, missing)
-        _update(folder / "README.md", text, source, command, check=check)
-        for board, text in studies(records).items():
-            _update(folder / board / "README.md", text, source, command, check=check)
+        pages[folder / "README.md"] = render(records, results_of_others, changed, correct, missing), source
+        pages |= {folder / board / "README.md": (text, source) for board, text in studies(records).items()}
     plots = pictures(page)
-    for name, text in {"index.html": html(page), **plots}.items():
-        _update(folder / name, text, source, command, check=check)
-    if options.html:
-        return 0
+    pages |= {folder / name: (text, source) for name, text in {"index.html": html(page), **plots}.items()}
     front = folder.resolve().parent / "README.md"
-    if front.is_file() and marks(*PLACE)[0] in (text := front.read_text(encoding="utf-8")):
+    if not options.html and front.is_file() and marks(*PLACE)[0] in (text := front.read_text(encoding="utf-8")):
         text = inserted(text, *PLACE, summary(records, changed, correct, missing))
         if marks(*LEAD)[0] in text:
             leaders = summary(records, changed, most=LEADERS)
             text = inserted(text, *LEAD, _lead(page.folder, list(plots)[:1], leaders))
-        _update(front, text, source, command, check=check)
+        pages[front] = text, source
     sources = folder.resolve().parent / "docs" / "provenance.md"
-    if sources.is_file():
+    if not options.html and sources.is_file():
         from benchmark.config import provenance  # needs gin
 
-        _update(sources, provenance.render(sources.parents[1]), "the comments of the gin files", command, check=check)
+        pages[sources] = provenance.render(sources.parents[1]), "the comments of the gin files"
+    stale = [path for path, (text, source) in pages.items() if not _is_current(path, text, source, check=check)]
+    if stale:
+        are = "are" if len(stale) > 1 else "is"
+        raise CheckError(f"{', '.join(map(str, stale))} {are} stale. Run `{command}` and commit what it writes.")
     return 0
 
 
@@ -116,15 +116,16 @@ def _lead(folder: str, plots: Sequence[str], table: str) -> str:
     return "\n\n".join([*links, table])
 
 
-def _update(page: Path, text: str, source: str, command: str, *, check: bool) -> None:
-    content = text.encode()
+def _is_current(page: Path, text: str, source: str, *, check: bool) -> bool:
+    """Return whether a page has this text, which is written to it unless it is only to be checked."""
     if not check:
         write_text(page, text)
         print(f"Wrote {page} from {source}.")
-    elif not page.is_file() or page.read_bytes() != content:
-        raise CheckError(f"{page} is stale. Run `{command}` and commit the page.")
-    else:
+    elif page.is_file() and page.read_bytes() == text.encode():
         print(f"{page} is up to date with {source}.")
+    else:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -414,7 +414,9 @@ def test_command_writes_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture
     write(run("omega", 0, 0.4), results / "small")
     capsys.readouterr()
     assert main([*options, "--check"]) == 4
-    assert f"{results / 'README.md'} is stale. Run `python -m benchmark.tables" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "are stale. Run `python -m benchmark.tables" in said
+    assert all(str(path) in said for path in (results / "README.md", results / "index.html", page))
 
 
 def test_command_refuses_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -422,6 +424,8 @@ def test_command_refuses_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["--results", str(tmp_path / "nowhere")]) == 3
     (tmp_path / "bad.json").write_text("{}")
     assert main(["--results", str(tmp_path)]) == 1
-    assert "bad.json is not a valid record" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "bad.json is not a valid record" in said
+    assert "remove it and give the command of the run" in said
     with pytest.raises(SystemExit, match="2"):
         main(["--res", str(tmp_path)])

@@ -23,6 +23,10 @@ FIELD = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False, ch
 CANONICAL = json.JSONEncoder(sort_keys=True, allow_nan=False, separators=(",", ":"), check_circular=False)
 SHOWN = 20  # problems of a record in a message
 LONGEST = 2000  # characters of each
+RESTORE = (
+    "If it was one, restore it from version control; one of your own runs, with no copy there, is made again from what "
+    "was trained: remove it and give the command of the run"
+)
 SLUG_LENGTH = 24  # three slugs, a 63-bit seed and two short hashes stay within 120 characters
 
 
@@ -71,19 +75,18 @@ def read(path: Path) -> Record:
     Raises:
         BenchmarkError: the file cannot be read, is not a valid record, or was changed.
     """
-    restore = "If it was one, restore it from version control"
     try:
         content = path.read_bytes()
         record: object = json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
-        raise BenchmarkError(f"{path} cannot be read as a record: {error}. {restore}.") from error
+        raise BenchmarkError(f"{path} cannot be read as a record: {error}. {RESTORE}.") from error
     problems, expected = _inspect(record)
     if problems:
-        raise BenchmarkError(_listed(f"{path} is not a valid record. {restore}:", problems))
+        raise BenchmarkError(_listed(f"{path} is not a valid record. {RESTORE}:", problems))
     if content != expected:
         raise BenchmarkError(
             f"{path} was changed after it was written (expected JSON with a line for each field, sorted, and one "
-            f"newline at the end). Restore it from version control."
+            f"newline at the end). {RESTORE}."
         )
     return cast(Record, record)
 
