@@ -475,6 +475,8 @@ def test_files_that_cannot_be_meant(shipped: Path) -> None:
     write(BASE + "toy_root.flag = True\n", "second.gin")
     write("toy_root.flag = True\n", "flag.gin")
     write("# nothing\n", "empty.gin")
+    write(BASE + "Pretraining.method = @ToyMethod\n", "method.gin")
+    write("Pretraining.method = @Other\n", "other.gin")
     write("suite.seeds = (0,)\n", "plan.gin")
     Path("bad.gin").write_bytes(b"ToyData.name = '\xff'\n")
     for files, *words in (
@@ -483,6 +485,11 @@ def test_files_that_cannot_be_meant(shipped: Path) -> None:
         ("first.gin ./first.gin", "--gin ./first.gin is given twice"),
         ("first.gin empty.gin", "--gin empty.gin binds nothing"),
         ("first.gin plan.gin", "plan.gin is a suite", "python -m benchmark.suite --gin plan.gin"),
+        (
+            "method.gin other.gin",
+            "--gin method.gin (@ToyMethod) and --gin other.gin (@Other)",
+            "python -m benchmark.suite",
+        ),
         ("gin/protocol/dota.gin", "'gin/protocol/dota.gin'", "mean gin/protocol/data.gin?"),
         ("gin/methd.gin", "mean gin/method.gin?"),
         ("gin/presets/methd.gin", "mean gin/presets/method.gin?"),

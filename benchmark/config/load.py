@@ -33,6 +33,7 @@ from benchmark.config.parse import (
     read,
     read_files,
     shipped_folder,
+    value_of,
 )
 from benchmark.config.resolve import Key, Resolver, as_json
 from benchmark.errors import BenchmarkError, ConfigError, located, suggest, unwrapped
@@ -103,6 +104,7 @@ def load(
     parsed = read_files(files)
     for file, statements in zip(files, parsed, strict=True):
         _require_root(root, file, statements)
+    _require_one_method(files, parsed)
     changes = [parse_setting(setting) for setting in settings]
     everything = [*parse(stored, Source("stored configuration", lenient=True)), *chain(*parsed)]
     shipped: list[Statement] = []
@@ -151,6 +153,18 @@ def _require_root(root: str, file: str, statements: Sequence[Statement]) -> None
         raise ConfigError(f"{file} is a {others[0]}. Give it to another command: {COMMANDS[others[0]]} {file}")
     if root in COMMANDS and root not in bound:
         raise ConfigError(f"{file} is no {root}: it binds nothing of {root}.")
+
+
+def _require_one_method(files: Sequence[str], parsed: Sequence[Sequence[Statement]]) -> None:
+    """Raise ConfigError where two files bind different methods, of which the first would have no effect."""
+    named = {file: value_of(statements, "Pretraining.method") for file, statements in zip(files, parsed, strict=True)}
+    methods = {str(method): file for file, method in named.items() if method is not None}
+    if len(methods) > 1:
+        given = " and ".join(f"--gin {file} ({method})" for method, file in methods.items())
+        raise ConfigError(
+            f"{given} are different methods, and a run has one. To compare methods, name them in a suite, such as "
+            f"suite.methods = ('simclr', 'mae'): python -m benchmark.suite --gin FILE"
+        )
 
 
 def execute_imports(root: str, statements: Iterable[Statement], allow_imports: bool) -> list[Import]:
