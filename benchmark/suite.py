@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.errors import BenchmarkError, ConfigError, Interrupted, command_parser, leave, reported
-from benchmark.runtime import sharing
+from benchmark.runtime import progress, sharing
 from benchmark.storage.claim import LOG
 from benchmark.trackers import TRACKERS, require
 
@@ -76,13 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     require(options.track)
     from benchmark.config import load as configuration
 
-    config = configuration.load([options.gin], root="suite", defaults={}, allow_imports=options.allow_imports)
-    from benchmark.boards import launcher  # imports torch, which a refusal of the file need not wait for
-    from benchmark.boards.jobs import described, slots
-    from benchmark.boards.plan import Suite
-    from benchmark.config.parse import locate
-    from benchmark.report.code import changed
-    from benchmark.report.markdown import render
+    with progress.doing("reading the suite"):
+        config = configuration.load([options.gin], root="suite", defaults={}, allow_imports=options.allow_imports)
+        from benchmark.boards import launcher  # imports torch, which a refusal of the file need not wait for
+        from benchmark.boards.jobs import described, slots
+        from benchmark.boards.plan import Suite
+        from benchmark.config.parse import locate
+        from benchmark.report.code import changed
+        from benchmark.report.markdown import render
 
     planner: Suite = configuration.build(config)
     suite = planner.located(locate(options.gin, Path()).parent, allow_imports=options.allow_imports)
@@ -94,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def planned() -> launcher.Launcher:
         return board.planned(suite, tuned=options.tune).selected(options.only or "*")
 
-    selection = planned()
+    with progress.doing(f"planning {board.name}"):
+        selection = planned()
     board.slots = selection.slots = slots(options.jobs, is_timed=any(run.is_timed for run in selection.runs))
     missing = selection.missing()
     estimate = selection.estimate()
