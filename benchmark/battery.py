@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"-       {words}: {reason}", flush=True)
         except (AssertionError, BenchmarkError) as problem:
             failed += 1
-            print(f"FAILED  {words}: {_explained(problem)}", flush=True)
+            print(f"FAILED  {words}: {_explained(problem).removeprefix(f'{words}: ')}", flush=True)
     if failed:
         raise CheckError(f"{failed} of {len(CHECKS)} checks of {name} failed.")
     return 0

@@ -197,6 +197,7 @@ def test_the_command_checks_a_method_outside_the_tree(
         "files import what they may": "faulty_method.py imports benchmark.data",
     }.items():
         assert words in lines[name]
+    assert not [name for name, words in lines.items() if words.startswith(f"{name}: ")]
     assert "checks of faulty failed" in printed.err
     assert main(["gin/vicreg.gin", "--set", "VICReg.covariance=2.0"]) == 0
     assert "FAILED" not in capsys.readouterr().out
