@@ -434,6 +434,17 @@ def test_unreadable_image(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             load(toy)
 
 
+def test_unreadable_images_are_named_together(toy: Path) -> None:
+    """Oracle: the first with what is wrong, then the places of the others, at most twenty, and how many more."""
+    cut = encode(picture(0))[:-40]
+    write_parquet(toy / "test.parquet", [cut, encode(picture(1)), *[cut] * 2], [0, 1, 2, 0])
+    with pytest.raises(MissingError, match=r"Image 0 of .* Of the 4 images that were read together, .* these: 2, 3\.$"):
+        load(toy)
+    write_parquet(toy / "test.parquet", [cut] * 23, [0] * 23)
+    with pytest.raises(MissingError, match=r"these: 1, 2, .*, 20 and 2 more\.$"):
+        load(toy)
+
+
 def test_labels_of_any_type(tmp_path: Path) -> None:
     """Oracle: values are sorted as what they are (4 before 30); declared classes keep their order."""
     for values, kind, classes in (

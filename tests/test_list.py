@@ -30,7 +30,7 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [line.split() for line in printed.splitlines()]
     assert [str(folder), "alpha", "digits", "0", "closed", "ok", "linear", "v1", "80.10"] in lines
     assert ["gin/protocol/digits_vit_micro.gin", "digits", "vit_micro", "8e+12", "flops"] in lines
-    assert ["gin/suites/mrcl_mask_ratio.gin", "10", "0", "0"] in [line[1:] for line in lines]
+    assert ["gin/suites/mrcl_mask_ratio.gin", "10", "0", "0", "0"] in [line[1:] for line in lines]
     assert "FineTune, one_percent/SemiFineTune, ten_percent/SemiFineTune  " in printed
 
 
@@ -73,7 +73,7 @@ def test_watch_shows_who_is_at_work(
     assert [*at_work[3:5], at_work[6]] == ["running", socket.gethostname(), "/x/the.log"]
     assert 0 <= int(at_work[5]) < 60
     assert [*run, "unfinished"] in second
-    assert ["mine", "0", "0", "1"] in second
+    assert ["mine", "0", "0", "0", "1"] in second
     assert "methods: " not in shown[0]
 
 

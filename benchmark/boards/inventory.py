@@ -62,7 +62,8 @@ class Evaluations:
 class Board:
     """A board: its suite, the runs that this asks for in a division, and those that have a record, by division.
 
-    A board of runs that were published one by one has no suite. `failed` counts runs that have failures alone.
+    A board of runs that were published one by one has no suite. `trials` are those by which rates were chosen, or of
+    which a study consists. `failed` counts runs that have failures alone.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Board:
     runs: int | None
     closed: int
     tuned: int
+    trials: int = 0
     failed: int | None = None
 
     @property
@@ -191,10 +193,11 @@ def boards(records: Sequence[Record]) -> Iterator[Board]:
         runs = [run for run in published.get(name, ()) if pretrained(run) and run["status"] not in UNDONE]
         closed = {run["config"]["text"] for run in runs if run["division"] in ("closed", "open")}
         tuned = {RATE.sub("", run["config"]["text"]) for run in runs if run["division"] == "tuned"}
+        trials = {run["config"]["text"] for run in runs if run["division"] == "trial"}
         gin, planned = suites.get(name, (None, None))
         failures = [run for run in published.get(name, ()) if run["status"] == "failed"]
         failed = {run["config"]["text"] for run in failures} - {run["config"]["text"] for run in runs}
-        yield Board(name, gin, planned, len(closed), len(tuned), len(failed) or None)
+        yield Board(name, gin, planned, len(closed), len(tuned), len(trials), len(failed) or None)
 
 
 def _planned(statements: Sequence[Statement]) -> int:

@@ -39,6 +39,8 @@ PAGED = frozenset({"TIFF", "DCX", "IM", "SPIDER"})  # formats whose further imag
 CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # by a TIFF's PhotometricInterpretation
 ALPHA = ((1,), (2,))  # a TIFF's ExtraSamples that declare transparency
 
+MOST_NAMED = 20  # broken images in a message, beside the first
+
 
 class Stored(Streamed):
     """The images of a split as its source stores them, decoded when they are indexed.
@@ -91,7 +93,8 @@ class Stored(Streamed):
         rows: list[int],
         put: Callable[[npt.NDArray[np.uint8], Image.Image, int], None],
     ) -> None:
-        """Decode each image and `put` it, with its row, into its place."""
+        """Decode each image and `put` it, with its row, into its place; name those that cannot be read together."""
+        broken: list[tuple[str, Exception]] = []
         for index, item, place, row in zip(ids, each(self._items, ids), places, rows, strict=True):
             try:
                 put(place, decode(item, self.white), row)
@@ -99,12 +102,23 @@ class Stored(Streamed):
                 raise
             except Exception as error:  # a decoder fed broken bytes raises whatever it likes
                 file = f" ({item['path']})" if isinstance(item, dict) and item["path"] else ""
-                whole = isinstance(error, NotReadError)
-                advice = "" if whole else " Restore it from the original or remove it from the source;"
-                raise MissingError(
-                    f"Image {index}{file} of {self._where} cannot be read: {str(error).rstrip('.')}.{advice}"
-                    f"{' N' if whole else ' n'}o image is skipped or replaced."
-                ) from error
+                broken.append((f"{index}{file}", error))
+        if not broken:
+            return
+        (first, problem), *others = broken
+        whole = isinstance(problem, NotReadError)
+        advice = "" if whole else " Restore it from the original or remove it from the source;"
+        also = ", ".join(name for name, _ in others[:MOST_NAMED])
+        more = f" and {len(others) - MOST_NAMED:,} more" if len(others) > MOST_NAMED else ""
+        raise MissingError(
+            f"Image {first} of {self._where} cannot be read: {str(problem).rstrip('.')}.{advice}"
+            f"{' N' if whole else ' n'}o image is skipped or replaced."
+            + (
+                f" Of the {len(ids):,} images that were read together, neither can these: {also}{more}."
+                if others
+                else ""
+            )
+        ) from problem
 
     def digest(self) -> str:
         """Return the SHA-256 of every stored byte. Raises OSError, TypeError or ValueError where an image is absent."""
