@@ -46,6 +46,16 @@ def hidden(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
 
 
+def require_same(
+    method: Method, loss: Tensor, expected: Tensor, *, rtol: float, of_gradient: tuple[float, float]
+) -> None:
+    """Hold a loss to the one expected, and its gradient in all that is trained, by a relative and an absolute bound."""
+    torch.testing.assert_close(loss, expected, rtol=rtol, atol=0)
+    trained = [p for p in method.parameters() if p.requires_grad]
+    ours, theirs = (torch.autograd.grad(each, trained, retain_graph=True) for each in (loss, expected))
+    torch.testing.assert_close(ours, theirs, rtol=of_gradient[0], atol=of_gradient[1])
+
+
 def train(method: Method, steps: int = 3) -> list[float]:
     """Take steps as the training loop does, and return their losses."""
     optimiser = torch.optim.AdamW([{"params": group.params} for group in method.param_groups()], lr=1e-2)
