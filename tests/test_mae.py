@@ -1,13 +1,12 @@
-"""MAE against lightly, against a mask by hand, and against a naive autoencoder."""
+"""MAE against lightly, and against a mask by hand."""
 
 from functools import partial
 
 import pytest
 import torch
 from lightly.models.utils import normalize_mean_var, patchify
-from nets16 import BATCH, resnet, views, vit
+from nets16 import BATCH, resnet, views
 from test_nets_decoder import LightlyAutoencoder
-from torch import Tensor
 
 from baselines.mae import MAE
 from benchmark.errors import ConfigError
@@ -51,48 +50,6 @@ def test_effective_ratio_is_recorded(ratio: float, effective: float) -> None:
     """Oracle: ceil(16 ratio) masked patches, by hand."""
     drawn = views(dtype=torch.float32)[:1], Draws(0, 0, BATCH)
     assert float(mae(ratio=ratio)(*drawn).logs["mask_ratio"]) == effective
-
-
-def naive_masked_autoencoder(method: MAE, view: Tensor, ratio: float) -> Tensor:
-    """The masked autoencoder's loss (He et al. 2022) in the order of its description: shuffle, drop, restore."""
-    net, decoder = method.encoder.net, method.restore.decoder
-    order = Draws(0, 0, len(view)).rows(("mask", 0), 16).argsort(dim=1)
-    count = int(16 * (1 - ratio))
-    errors = []
-    for image, shuffled in zip(view, order.tolist(), strict=True):
-        patches = [image[:, r : r + 4, c : c + 4] for r in range(0, 16, 4) for c in range(0, 16, 4)]
-        embedded = [
-            (net.patch_embed.proj.weight * p).sum((1, 2, 3)) + net.patch_embed.proj.bias + net.pos_embed[0, 1 + i]
-            for i, p in enumerate(patches)
-        ]
-        latent = net.norm(
-            net.blocks(torch.stack([net.cls_token[0, 0], *(embedded[i] for i in shuffled[:count])])[None])
-        )
-        start, *seen = decoder.embed(latent[0])
-        rows = [decoder.mask_token[0, 0]] * 16
-        for i, token in zip(shuffled, seen, strict=False):
-            rows[i] = token
-        decoded = torch.stack([start, *rows]) + decoder.positions[0]
-        predicted = decoder.predict(decoder.norm(decoder.blocks(decoded[None])))[0, 1:]
-        for i in shuffled[count:]:
-            target = patches[i].permute(1, 2, 0).flatten()
-            target = (target - target.mean()) / (target.var() + 1e-6).sqrt()
-            errors.append((predicted[i] - target).square().mean())
-    return torch.stack(errors).mean()
-
-
-@pytest.mark.parametrize("ratio", [0.75, 0.5])
-def test_loss_and_gradients_equal_a_naive_autoencoder(ratio: float) -> None:
-    """Oracle: the autoencoder patch by patch in float64, loss and gradients."""
-    method = mae(ratio, vit()).double()
-    view = views(dtype=torch.float64)[0]
-    loss = method([view], Draws(0, 0, BATCH)).loss
-    expected = naive_masked_autoencoder(method, view, ratio)
-    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
-    trainable = [p for p in method.parameters() if p.requires_grad]
-    ours, theirs = (torch.autograd.grad(each, trainable) for each in (loss, expected))
-    for gradient, naive in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(gradient, naive, rtol=1e-9, atol=1e-12)
 
 
 def test_convolutional_encoders_are_refused() -> None:
