@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from nets16 import BATCH, hidden, views, vit
+from nets16 import BATCH, hidden, require_same, views, vit
 from torch import nn
 
 from baselines.barlow_twins import BarlowTwins
@@ -28,11 +28,7 @@ def test_loss_and_gradient_are_the_equation(weight: float) -> None:
             correlation = a[:, i] @ b[:, j] / BATCH
             expected = expected + ((1 - correlation).square() if i == j else weight * correlation.square())
     loss = method(views(), Draws(0, 0, BATCH)).loss
-    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
-    trained = [p for p in method.parameters() if p.requires_grad]
-    torch.testing.assert_close(
-        torch.autograd.grad(loss, trained), torch.autograd.grad(expected, trained), rtol=1e-7, atol=1e-10
-    )
+    require_same(method, loss, expected, rtol=1e-10, of_gradient=(1e-7, 1e-10))
 
 
 def test_projector_has_three_layers_of_one_width() -> None:

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from nets16 import BATCH, unlike, untrained, views, vit
+from nets16 import BATCH, require_same, unlike, untrained, views, vit
 from scipy.stats import binomtest, kstest
 from torch import Tensor
 from torch.nn import functional as F
@@ -98,10 +98,7 @@ def test_mixture_is_scored_against_both_images(name: str, permutation: str) -> N
     rows = [share * losses[i, i] + (1 - share) * losses[i, j] for i, j in enumerate(partner)]
     expected = method.base.objective(online, targets) + torch.stack(rows).mean()
     step = method(views(), drawn())
-    torch.testing.assert_close(step.loss, expected, rtol=1e-6, atol=0)
-    trained = [p for p in method.parameters() if p.requires_grad]
-    ours, theirs = (torch.autograd.grad(loss, trained) for loss in (step.loss, expected))
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+    require_same(method, step.loss, expected, rtol=1e-6, of_gradient=(1e-5, 1e-7))
     assert not 0.49 < share < 0.51
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from nets16 import BATCH, branch, hidden, views, vit
+from nets16 import BATCH, branch, hidden, require_same, views, vit
 from torch import nn
 
 from baselines.simsiam import SimSiam
@@ -25,11 +25,7 @@ def test_loss_and_gradient_are_the_equations() -> None:
         z = [method.projector(method.encoder(view).pooled) for view in views()]
     expected = -(torch.cosine_similarity(p[0], z[1]).mean() + torch.cosine_similarity(p[1], z[0]).mean()) / 2
     loss = method(views(), Draws(0, 0, BATCH)).loss
-    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
-    trained = [p for p in method.parameters() if p.requires_grad]
-    torch.testing.assert_close(
-        torch.autograd.grad(loss, trained), torch.autograd.grad(expected, trained), rtol=1e-8, atol=1e-12
-    )
+    require_same(method, loss, expected, rtol=1e-10, of_gradient=(1e-8, 1e-12))
 
 
 def test_one_direction_is_not_halved() -> None:
