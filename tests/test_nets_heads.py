@@ -11,24 +11,6 @@ def spelled(head: nn.Sequential) -> list[str]:
     return [repr(part) for part in head]
 
 
-def test_default_head() -> None:
-    """Oracle: the layers by hand: no bias before a batch norm nor on the output, batch norm and ReLU between."""
-    expected = nn.Sequential(
-        nn.Linear(4, 8, bias=False),
-        nn.BatchNorm1d(8),
-        nn.ReLU(inplace=True),
-        nn.Linear(8, 8, bias=False),
-        nn.BatchNorm1d(8),
-        nn.ReLU(inplace=True),
-        nn.Linear(8, 2, bias=False),
-    )
-    head = mlp(4, 8, 2, layers=3)
-    assert spelled(head) == spelled(expected)
-    expected.load_state_dict(head.state_dict())
-    x = torch.randn(5, 4)
-    assert torch.equal(head(x), expected(x))
-
-
 @pytest.mark.parametrize("bias", [True, False])
 def test_head_without_batch_norm(bias: bool) -> None:
     """Oracle: the layers by hand: hidden layers keep their bias, whatever the last one has."""
