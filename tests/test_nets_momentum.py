@@ -1,11 +1,10 @@
-"""Momentum copies against their closed form, lightly, and batch norm by hand."""
+"""Momentum copies against their closed form, and batch norm by hand."""
 
 import math
 from collections.abc import Callable
 
 import pytest
 import torch
-from lightly.models.utils import update_momentum
 from nets16 import unlike, views, vit
 from torch import Tensor, nn
 
@@ -42,17 +41,6 @@ def test_copy_is_a_weighted_sum_of_the_past(online: Pair, momentum: Callable[[fl
     for ours, *originals in zip(parameters(copy), *past, strict=True):
         expected = sum(w * p for w, p in zip(weights, originals, strict=True))
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
-
-
-def test_copy_follows_as_in_lightly(online: Pair) -> None:
-    """Oracle: lightly's update_momentum, written by others."""
-    copy, theirs = MomentumCopy(*online), MomentumCopy(*online)
-    unlike(online[0])
-    unlike(online[1])
-    copy.follow(*online, 0.99)
-    update_momentum(online[0], theirs.encoder, 0.99)
-    update_momentum(online[1], theirs.projector, 0.99)
-    torch.testing.assert_close(parameters(copy), parameters(theirs), rtol=1e-12, atol=1e-15)
 
 
 def test_float32_weights_move_at_a_high_momentum() -> None:
