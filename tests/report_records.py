@@ -1,6 +1,7 @@
 """Records for the tests of the report: one complete example and ways to vary it."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from benchmark.report.record import Record, seal
@@ -130,6 +131,30 @@ def trial(factor: float, linear: float, recipe: str = RECIPE, share: float | Non
     """A trial by the method alpha, of the first rule without a share."""
     seed, terms = changes.pop("seed", 1000), tuning(factor, recipe=recipe, share=share)
     return run("alpha", seed, linear, **{"division": "trial", "tuning": terms} | changes)
+
+
+def reworded(old: str, new: str) -> Callable[[str], str]:
+    """Return what exchanges one text, which must be there, for another."""
+
+    def exchange(text: str) -> str:
+        assert old in text
+        return text.replace(old, new)
+
+    return exchange
+
+
+def altered(record: Record, field: str, value: Any) -> Record:
+    """Return the record with one field changed or added, and sealed anew, as by a careful forger."""
+    changed: Any = copy.deepcopy(record)
+    place: Any = changed
+    *parents, name = field.split(".")
+    for parent in parents:
+        place = place[int(parent) if isinstance(place, list) else parent]
+    key: Any = int(name) if isinstance(place, list) else name
+    new = value(place[key]) if callable(value) else value
+    assert key not in (place if isinstance(place, dict) else {}) or place[key] != new
+    place[key] = new
+    return seal(changed)
 
 
 def heads(page: str, prefix: str = "### ") -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_records import make, metrics
+from report_records import altered, make, metrics, reworded
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from benchmark.evals import online
@@ -175,27 +175,6 @@ def test_a_record_is_held_to_what_made_it() -> None:
         assert equal_shares(steps, points) == points_of(steps, points)
 
 
-def altered(record: Record, path: str, value: Any) -> Record:
-    """Return the record with one field changed and sealed anew, as by a careful forger."""
-    changed: Any = copy.deepcopy(record)
-    *parents, name = path.split(".")
-    place = changed
-    for parent in parents:
-        place = place[parent]
-    place[name] = value(place[name]) if callable(value) else value
-    return seal(changed)
-
-
-def reworded(old: str, new: str) -> Callable[[str], str]:
-    """Return what exchanges one text, which must be there, for another."""
-
-    def exchange(text: str) -> str:
-        assert old in text
-        return text.replace(old, new)
-
-    return exchange
-
-
 def curve(step: int, knn: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Return what adds a curve of one point, measured on 1,000 queries."""
     return lambda training: (
@@ -352,11 +331,12 @@ def test_data_of_pretraining(name: str, problem: str, results: Path) -> None:
     where a trial, which has another test split, has that digest."""
     origin = {"name": name, "fingerprint": "beef", "size": 16, "images": 9}
     text = TEXT.replace("pretraining = @Pretraining", "pretraining = None")
-    again = make(division="open", teacher=None, floors=[FLOOR["id"]], config__text=text, pretrained_on=origin)
+    common = {"division": "open", "teacher": None, "floors": [FLOOR["id"]], "config__text": text}
+    again = make(**common, pretrained_on=origin)
     write(again, results / "small")
     assert any(problem in each for each in audit(results))
     (results / "small" / file_name(again)).unlink()
-    write(altered(altered(again, "training.digest", "1" * 64), "pretrained_on.name", "a"), results / "small")
+    write(make(**common, pretrained_on=origin | {"name": "a"}, training__digest="1" * 64), results / "small")
     write(altered(TRIALS[0], "training.digest", "1" * 64), results / "small")
     assert not any("pretrained_on" in each or "are called" in each for each in audit(results))
 
