@@ -29,15 +29,7 @@ COLOUR = np.random.default_rng(1).integers(0, 256, (N, 4, 4, 3), dtype=np.uint8)
 LABELS = [0, 1, 0, 1, 0, 1]
 NAMES = ["ant", "bee"]
 
-pytestmark = pytest.mark.usefixtures("_isolated")
-
-
-@pytest.fixture
-def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.delenv("SSL_BENCHMARK_DATA", raising=False)
-    cache = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+pytestmark = pytest.mark.usefixtures("no_other_data")
 
 
 def load(source: str | Path, **arguments: Any) -> Dataset:
@@ -363,9 +355,3 @@ def test_labels_that_name_no_class(label: Any, kind: str, tmp_path: Path) -> Non
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "x.parquet")
     with pytest.raises(ConfigError, match=rf"Label {label!r} of image 0"):
         load(tmp_path / "x.parquet")
-
-
-def test_a_data_set_needs_a_name() -> None:
-    """Oracle: the message names the parameter."""
-    with pytest.raises(ConfigError, match=r"Images\.name is empty"):
-        Images(name=" ", source="sklearn:digits", size=8)

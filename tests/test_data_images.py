@@ -30,14 +30,7 @@ NAMES = ["ant", "bee", "cow"]
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS_8 = "63c5ead8a44d06e5cefc50f21b82e98f79b8ad1ff8ec1593f3b9dc5520dc2b38"
 
-
-@pytest.fixture(autouse=True)
-def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Read no other data and leave nothing in the user's cache."""
-    monkeypatch.delenv("SSL_BENCHMARK_DATA", raising=False)
-    cache = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+pytestmark = pytest.mark.usefixtures("no_other_data")
 
 
 def picture(seed: int, width: int = 4, height: int = 4) -> Image.Image:
@@ -127,13 +120,6 @@ def test_digits_need_no_other_library(monkeypatch: pytest.MonkeyPatch) -> None:
         assert load("sklearn:digits", size=8).fingerprint == DIGITS_8
     monkeypatch.setattr("benchmark.data.sources.DIGITS", "elsewhere.csv.gz")
     assert load("sklearn:digits", size=8).fingerprint == DIGITS_8
-
-
-def test_digits_are_enlarged() -> None:
-    """Oracle: Pillow's bicubic resize of the stored 8 x 8 image."""
-    small, large = load("sklearn:digits", size=8), load("sklearn:digits", size=32)
-    image = Image.fromarray(small.test.images[5].permute(1, 2, 0).numpy())
-    assert torch.equal(large.test.images[5], pixels(image.resize((32, 32), Image.Resampling.BICUBIC)))
 
 
 def test_parquet(toy: Path) -> None:

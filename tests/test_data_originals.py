@@ -43,12 +43,7 @@ RATIO = (3 / 4, 4 / 3)
 VIEW = View(crop_scale=(0.08, 1.0), flip=0.0)
 LIMITS = ViewLimits()
 
-
-@pytest.fixture(autouse=True)
-def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Read no other data and leave nothing in the user's cache."""
-    monkeypatch.delenv("SSL_BENCHMARK_DATA", raising=False)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+pytestmark = pytest.mark.usefixtures("no_other_data")
 
 
 def photo(seed: int, height: int, width: int, brightness: int = 255) -> Image.Image:

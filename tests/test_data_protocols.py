@@ -6,7 +6,6 @@ import shlex
 import subprocess
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -22,13 +21,7 @@ from benchmark.experiment.setup import Experiment
 PROTOCOLS = Path(__file__).parents[1] / "gin" / "protocol"
 CLASSES = PROTOCOLS / "imagenet100.txt"
 
-
-@pytest.fixture(autouse=True)
-def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Read no other data and leave nothing in the user's cache."""
-    monkeypatch.delenv("SSL_BENCHMARK_DATA", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("pixels")))
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+pytestmark = pytest.mark.usefixtures("no_other_data")
 
 
 def save(path: Path, value: int, size: tuple[int, int] = (40, 30)) -> None:

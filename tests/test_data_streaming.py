@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -41,12 +40,7 @@ CPU = torch.device("cpu")
 LIMITS = ViewLimits(crop_scale=(0.5, 1.0), flip=False)
 N = 203
 
-
-@pytest.fixture(autouse=True)
-def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Read no other data and leave nothing in the user's cache."""
-    monkeypatch.delenv("SSL_BENCHMARK_DATA", raising=False)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+pytestmark = pytest.mark.usefixtures("no_other_data")
 
 
 def noise(n: int = N, seed: int = 0) -> Tensor:
