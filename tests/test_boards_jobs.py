@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny import SMALL
+from test_boards_launcher import SETTINGS, Capture, Patch, suite
 
 from benchmark.boards import jobs
 from benchmark.boards.jobs import described, slots
@@ -22,10 +22,7 @@ from benchmark.runtime import progress
 from benchmark.runtime.progress import Relay
 from benchmark.suite import main
 
-SETTINGS = (*SMALL, "Budget.amount=96", "KNN.k=3")
 GIB = 2**30
-Patch = pytest.MonkeyPatch
-Capture = pytest.CaptureFixture[str]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -103,11 +100,6 @@ def test_numbers_of_jobs_that_make_no_sense_are_refused(monkeypatch: Patch, caps
     machine(monkeypatch, gpus=1)
     assert main(["--gin", "gin/suites/cifar10_gpu_seconds.gin", "--jobs", "2", "--dry-run"]) == 2
     assert "each run takes a GPU of its own, and this machine has 1. Runs with a budget in" in capsys.readouterr().err
-
-
-def suite(**changes: object) -> Suite:
-    plan = {"methods": ("simclr", "byol"), "protocols": ("digits_vit_micro",), "seeds": (0, 1), "settings": SETTINGS}
-    return Suite(**(plan | changes))  # type: ignore[arg-type]
 
 
 class Process:
