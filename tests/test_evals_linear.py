@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from banks import bank_of, mixture, normal
-from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -81,17 +80,6 @@ def test_probe_equals_sklearn(n: int, dim: int, classes: int, spread: float, cha
     assert clear.mean() > 0.9
 
 
-def test_random_labels_give_chance() -> None:
-    """Oracle: the central 99.9 % of the binomial distribution of 1000 guesses among 4 classes."""
-    features, _ = mixture(400, 10, 4)
-    asked, _ = mixture(1000, 10, 4, seed=1)
-    labels, truth = (torch.randint(4, (n,), generator=torch.Generator().manual_seed(n)) for n in (400, 1000))
-    ranking = Linear()(bank_of({"x": features}, labels, {"x": asked}, 4))
-    hits = int((ranking.classes[:, 0] == truth).sum())
-    low, high = binom.interval(0.999, 1000, 0.25)
-    assert low <= hits <= high
-
-
 def test_feature_is_chosen_on_the_holdout() -> None:
     """Oracle: many noise columns fit the training part perfectly and know nothing of held-out images."""
     features, labels = mixture(400, 4, 4)
@@ -134,25 +122,6 @@ def test_the_number_of_layers_is_chosen_on_the_hold_out() -> None:
     assert Linear(layers=(2, 3))(bank).choices["layers"] == 1
     with pytest.raises(ConfigError, match=r"Linear.layers must have at least one number"):
         Linear(layers=())
-
-
-def test_the_final_probe_is_fitted_on_all_of_train() -> None:
-    """Oracle: `fit` by hand with the strength that was chosen, on train with its hold-out."""
-    features, labels = mixture(100, 6, 4, spread=2.0)
-    asked, _ = mixture(50, 6, 4, spread=2.0, seed=1)
-    ranking = Linear()(bank_of({"x": features}, labels, {"x": asked}, 4))
-    strength = float(ranking.choices["strength"])
-    probe = fit(features, labels, 4, strength)
-    assert torch.equal(ranking.classes, probe.scores(asked).argsort(dim=1, descending=True, stable=True))
-
-
-def test_an_inner_best_raises_no_flag() -> None:
-    """Oracle: correlated features, on which strong values underfit, and more noise than the weak ones bear."""
-    features, labels = mixture(400, 40, 4, 2.5)
-    features = correlated(features)
-    ranking = Linear()(bank_of({"x": features}, labels, {"x": features[:5]}, 4))
-    assert ranking.flags == ()
-    assert ranking.choices["strength"] in GRID[1:-1]
 
 
 def test_edge_of_the_grid_is_flagged() -> None:
