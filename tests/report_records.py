@@ -95,16 +95,21 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
-def make(**changes: Any) -> Record:
-    """The example with dotted fields changed, `make(method__name="beta")`, and sealed."""
-    record = copy.deepcopy(EXAMPLE)
+def remade(record: Record, **changes: Any) -> Record:
+    """A record with dotted fields changed, `remade(record, method__name="beta")`, and sealed."""
+    changed = copy.deepcopy(record)
     for path, value in changes.items():
         *parents, name = path.split("__")
-        place = record
+        place: Any = changed
         for parent in parents:
             place = place[parent]
         place[name] = value
-    return seal(record)
+    return seal(changed)
+
+
+def make(**changes: Any) -> Record:
+    """The example, changed in the same way."""
+    return remade(EXAMPLE, **changes)
 
 
 def run(method: str, seed: int, linear: float, knn: float = 0.5, **changes: Any) -> Record:

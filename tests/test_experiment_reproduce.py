@@ -1,17 +1,17 @@
 """Making a recorded run again: the same bits here, the interval elsewhere, a clear word where the code is another."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
+from report_records import remade
 from tiny import command
 
 from benchmark import PRETRAINING_VERSION
 from benchmark.errors import CheckError
 from benchmark.experiment.reproduce import _compare_scores
 from benchmark.report import record as records
-from benchmark.report.record import Record, seal, write
+from benchmark.report.record import write
 from benchmark.run import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,17 +30,6 @@ def recorded(out: Path) -> Path:
     return next(out.glob("simclr-*/*.json"))
 
 
-def altered(record: Record, **changes: Any) -> Record:
-    changed: Any = copy.deepcopy(record)
-    for path, value in changes.items():
-        *parents, name = path.split("__")
-        place = changed
-        for parent in parents:
-            place = place[parent]
-        place[name] = value
-    return seal(changed)
-
-
 def again(path: Path, out: Path) -> int:
     return main(["--reproduce", str(path), "--out", str(out)])
 
@@ -52,7 +41,7 @@ def test_a_clock_may_differ(recorded: Path, tmp_path: Path, capsys: pytest.Captu
         ("seconds_to_95", 0, "The same bits"),
         ("epochs_to_95", 4, "knn gave other scores"),
     ):
-        other = altered(old, metrics__knn__details=old["metrics"]["knn"]["details"] | {name: 1.0})
+        other = remade(old, metrics__knn__details=old["metrics"]["knn"]["details"] | {name: 1.0})
         assert again(write(other, tmp_path), tmp_path) == code
         assert answer in "".join(capsys.readouterr())
 
@@ -72,7 +61,7 @@ def test_what_cannot_agree_says_why(recorded: Path, tmp_path: Path, capsys: pyte
         ({"config__text": "\nexperiment.pretraining = None\n", "division": "open"}, "nothing was pretrained"),
         ({"status": "failed", "training__digest": None}, "ended as 'failed'"),
     ):
-        path = write(altered(records.read(recorded), **change), tmp_path / "board")
+        path = write(remade(records.read(recorded), **change), tmp_path / "board")
         assert again(path, tmp_path) in (2, 4)
         assert answer in capsys.readouterr().err
 
@@ -89,9 +78,9 @@ def test_elsewhere_the_interval_decides(
     centre = record["metrics"]["knn"]["top1"] + 0.02
     for seed, step in enumerate((-1, 0, 1)):
         top1 = centre + step * spread
-        other = altered(record, seed=seed, environment__processor="Another", metrics__knn__top1=top1)
+        other = remade(record, seed=seed, environment__processor="Another", metrics__knn__top1=top1)
         path = write(other, tmp_path / "board")
-    write(altered(other, division="open", metrics__knn__top1=0.0), tmp_path / "board")
+    write(remade(other, division="open", metrics__knn__top1=0.0), tmp_path / "board")
     assert again(path, tmp_path) == code
     text = "".join(capsys.readouterr())
     half = 4.302652729911275 * spread * (4 / 3) ** 0.5
@@ -121,9 +110,9 @@ def test_one_seed_with_scores_has_the_interval_over_test_images(
             for p in (q + step * 1e-5 for step in range(99_999))
             if p - q >= factor * 1.959963984540054 * ((p * (1 - p) + q * (1 - q)) / n) ** 0.5
         )
-        elsewhere = altered(record, environment__processor="Another", metrics__knn__top1=p)
+        elsewhere = remade(record, environment__processor="Another", metrics__knn__top1=p)
         folder = tmp_path / str(code)
-        write(altered(elsewhere, **beside), folder)
+        write(remade(elsewhere, **beside), folder)
         assert again(write(elsewhere, folder), tmp_path) == code
         text = "".join(capsys.readouterr())
         assert ("Inside the 95 % interval over test images of the only seed" in text) == (code == 0)
@@ -133,6 +122,6 @@ def test_one_seed_with_scores_has_the_interval_over_test_images(
 def test_one_seed_has_no_interval_of_other_measures(recorded: Path) -> None:
     """Oracle: a mean IoU, which is no share of the test images."""
     record = records.read(recorded)
-    dense = altered(record, metrics__knn__mean_iou=0.25)
+    dense = remade(record, metrics__knn__mean_iou=0.25)
     with pytest.raises(CheckError, match="One seed gives no interval"):
         _compare_scores(recorded, dense, dense)
