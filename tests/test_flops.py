@@ -52,14 +52,6 @@ class Bare(Method):
         return Step(self.encoder(views[0]).pooled.sum())
 
 
-class Wasteful(SimCLR):
-    """One encoder forward more than the loss needs."""
-
-    def forward(self, views: Views, draws: Draws) -> Step:
-        self.encoder(views[0])
-        return super().forward(views, draws)
-
-
 class Growing(Bare):
     """Passes its view twice from the middle of a run on."""
 
@@ -224,13 +216,6 @@ def test_resnet18_costs_its_closed_form() -> None:
         inputs = width
     assert stem + rest == 3_627_122_688
     assert count_step(lambda: Bare(ResNet(224, name="resnet18")), 1, 224) == training(stem, rest)
-
-
-def test_one_forward_more_is_counted() -> None:
-    """Oracle: the closed form of the forward that a method adds to its step."""
-    settings = {"temperature": 0.2, "projector_layers": 3, "projector_hidden": 32, "projector_width": 8}
-    extra = patches(BATCH, TOKENS, PATCH, WIDTH) + blocks(BATCH, 1 + TOKENS, WIDTH, DEPTH)
-    assert count_step(lambda: Wasteful(vit(), **settings), BATCH, SIZE) == simclr_step() + extra
 
 
 def test_macrl_pays_one_decoder_pass_to_restore_its_key() -> None:
