@@ -43,70 +43,18 @@ LONGEST = 20_000  # characters of a message
 CHECKED = 0.25  # share of the configurations that load whose stage is checked, which prices a step
 TOKEN = re.compile(r"[\w.]+|\s+|.", re.DOTALL)
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d.]*(?:e[+-]?\d+)?(?![\w.])")
-NUMBERS = [
-    "0",
-    "-0.0",
-    "-1",
-    "1e-320",
-    "1e308",
-    "-1e309",
-    "9" * 400,
-    "9" * 5000,
-    "2.5",
-    "0x10",
-    "1_0",
-    "٣",
-    "007",
-    "1j",
-]
+NUMBERS = ["0", "-0.0", "-1", "1e-320", "1e308", "-1e309", "9" * 400, "9" * 5000]
+NUMBERS += ["2.5", "0x10", "1_0", "٣", "007", "1j"]
 LITERALS = ["None", "True", "''", "'x'", "b'x'", "()", "[]", "{}", "(1,)", "[[[]]]", "{'a': 1}", "{1: {2: 3}}", "..."]
 LITERALS += ["'\\x00'", "'\\ud800'", "'a' 'b'", "nan", "(" * 30 + ")" * 30, "[" * 300, "'" + "x" * 5000 + "'", "f'{1}'"]
 LITERALS += ["'../../etc/passwd'", "'timm:x'", "1 if 1 else 2", "%PATCH", "%x", "%", "@", "@@KNN", "@ViT()", "@x/ViT"]
-REFERENCES = [
-    "KNN",
-    "ViT",
-    "ResNet",
-    "Images",
-    "Budget",
-    "AdamW",
-    "ViewLimits",
-    "crop_flip",
-    "Pretraining",
-    "experiment",
-]
+REFERENCES = ["KNN", "ViT", "ResNet", "Images", "Budget", "AdamW", "ViewLimits", "crop_flip"]
+REFERENCES += ["Pretraining", "experiment"]
 ODD = ["\x00", "\ufeff", "\u2028", "\r", "\x0c", "\\\n", "\t", "ß", "#", "'''", '"', "(", ")", "=", "@", "%", "/", "."]
-JSON: list[Any] = [
-    None,
-    True,
-    False,
-    0,
-    -1,
-    1,
-    1.5,
-    -0.0,
-    1e308,
-    2**63,
-    10**400,
-    "",
-    "x",
-    "\x00",
-    "\ud800",
-    "1e5",
-    "1.0",
-]
-JSON += [
-    [],
-    {},
-    [None],
-    [[]],
-    {"": None},
-    {"x": {"y": []}},
-    [1] * 1000,
-    "../x",
-    "é" * 300,
-    "2026-13-45T99:99:99Z",
-    "٣.٣",
-]
+JSON: list[Any] = [None, True, False, 0, -1, 1, 1.5, -0.0, 1e308, 2**63, 10**400]
+JSON += ["", "x", "\x00", "\ud800", "1e5", "1.0"]
+JSON += [[], {}, [None], [[]], {"": None}, {"x": {"y": []}}, [1] * 1000]
+JSON += ["../x", "é" * 300, "2026-13-45T99:99:99Z", "٣.٣"]
 
 
 class TooSlowError(BaseException):
