@@ -1,6 +1,5 @@
 """Several runs at once: how many, with what of the machine, in which order, and what stops or slows them."""
 
-import io
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from test_boards_launcher import SETTINGS, Capture, Patch, suite
+from test_runtime_progress import Terminal
 
 from benchmark.boards import jobs
 from benchmark.boards.jobs import described, slots
@@ -290,13 +290,6 @@ def test_a_budget_in_seconds_is_spent_under_the_same_load(tmp_path: Path, monkey
         machine = Machine(monkeypatch, {"byol_0": 4})
         board(tmp_path, plan, count, shared=shared).carry_out(lambda plan=plan: board(tmp_path, plan), None)
         assert len(machine.commands) == 2
-
-
-class Terminal(io.StringIO):
-    """Takes what is printed as a terminal does."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 PRINTED = r"""
