@@ -39,6 +39,12 @@ def no_other_data(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Temp
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 
 
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the runs of a file of tests, which share the floors in it."""
+    return tmp_path_factory.mktemp("runs")
+
+
 @pytest.fixture
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run from the root on one thread, as by a command; leave torch as it was."""

@@ -29,11 +29,6 @@ SMALLER = [part for setting in SMALL if setting.startswith("ViT") for part in ("
 KNN_ONLY = ["--set", "experiment.evaluations=(@KNN,)"]
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
 @pytest.fixture
 def run(out: Path) -> Path:
     """The folder of a finished run of 4 steps."""

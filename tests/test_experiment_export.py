@@ -26,11 +26,6 @@ from benchmark.run import main as pretrain
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
 @pytest.fixture(params=["vit", "resnet"])
 def run(request: pytest.FixtureRequest, out: Path) -> Path:
     """The folder of a finished run of one step on either kind of encoder."""

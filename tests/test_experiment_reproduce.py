@@ -17,11 +17,6 @@ from benchmark.run import main
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
 @pytest.fixture
 def recorded(out: Path) -> Path:
     """The record of a run of 4 steps."""

@@ -33,11 +33,6 @@ def run(folder: Path, *more: str, steps: int = 8, seed: int = 0) -> Record:
     return records.read(runs_of(folder, "mimco")[-1])
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
 @pytest.fixture
 def whole(out: Path) -> Record:
     """The record of an undisturbed run of 8 steps, 4 of them the teacher's."""

@@ -20,11 +20,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 BROKEN = "not finite (2): blocks.0.norm1.weight, norm.bias"
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
 @pytest.fixture
 def run(out: Path) -> Path:
     """The folder of a finished run of one step."""

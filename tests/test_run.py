@@ -41,12 +41,6 @@ ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of this module share a folder and with it the floors."""
-    return tmp_path_factory.mktemp("runs")
-
-
 def run(
     folder: Path, steps: int, *more: str, gin: str = "gin/simclr.gin", seed: int = 0
 ) -> tuple[Record, list[dict[str, Any]]]:
