@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # by a TIFF's Photometric
 ALPHA = ((1,), (2,))  # a TIFF's ExtraSamples that declare transparency
 
 MOST_NAMED = 20  # broken images in a message, beside the first
+LOOKED = 20.0  # seconds in which others are looked for
 
 
 class Stored(Streamed):
@@ -93,32 +95,35 @@ class Stored(Streamed):
         rows: list[int],
         put: Callable[[npt.NDArray[np.uint8], Image.Image, int], None],
     ) -> None:
-        """Decode each image and `put` it, with its row, into its place; name those that cannot be read together."""
-        broken: list[tuple[str, Exception]] = []
+        """Decode each image and `put` it, with its row, into its place."""
         for index, item, place, row in zip(ids, each(self._items, ids), places, rows, strict=True):
             try:
                 put(place, decode(item, self.white), row)
             except BenchmarkError:
                 raise
             except Exception as error:  # a decoder fed broken bytes raises whatever it likes
-                file = f" ({item['path']})" if isinstance(item, dict) and item["path"] else ""
-                broken.append((f"{index}{file}", error))
+                whole = isinstance(error, NotReadError)
+                advice = "" if whole else " Restore it from the original or remove it from the source;"
+                raise MissingError(
+                    f"Image {_named(index, item)} of {self._where} cannot be read: {str(error).rstrip('.')}.{advice}"
+                    f"{' N' if whole else ' n'}o image is skipped or replaced.{self._others(index + 1)}"
+                ) from error
+
+    def _others(self, start: int) -> str:
+        """Say which images from `start` on cannot be read either, as far as it shows in `LOOKED` seconds."""
+        end, broken, stop = start, list[str](), time.monotonic() + LOOKED
+        while end < len(self) and len(broken) < MOST_NAMED and time.monotonic() < stop:
+            ids = range(end, min(end + SLICE, len(self)))
+            for index, item in zip(ids, each(self._items, list(ids)), strict=True):
+                try:
+                    decode(item, self.white)
+                except Exception:  # as above
+                    broken.append(_named(index, item))
+            end = ids.stop
         if not broken:
-            return
-        (first, problem), *others = broken
-        whole = isinstance(problem, NotReadError)
-        advice = "" if whole else " Restore it from the original or remove it from the source;"
-        also = ", ".join(name for name, _ in others[:MOST_NAMED])
-        more = f" and {len(others) - MOST_NAMED:,} more" if len(others) > MOST_NAMED else ""
-        raise MissingError(
-            f"Image {first} of {self._where} cannot be read: {str(problem).rstrip('.')}.{advice}"
-            f"{' N' if whole else ' n'}o image is skipped or replaced."
-            + (
-                f" Of the {len(ids):,} images that were read together, neither can these: {also}{more}."
-                if others
-                else ""
-            )
-        ) from problem
+            return ""
+        more = f" and {len(broken) - MOST_NAMED:,} more" if len(broken) > MOST_NAMED else ""
+        return f" Nor can, of the {end - start:,} images after it: {', '.join(broken[:MOST_NAMED])}{more}."
 
     def digest(self) -> str:
         """Return the SHA-256 of every stored byte. Raises OSError, TypeError or ValueError where an image is absent."""
@@ -132,6 +137,10 @@ class Stored(Streamed):
                 total.update(b"%d " % len(content))
                 total.update(content)
         return total.hexdigest()
+
+
+def _named(index: int, item: Any) -> str:
+    return f"{index} ({item['path']})" if isinstance(item, dict) and item["path"] else str(index)
 
 
 def decode(item: Any, white: White) -> Image.Image:
