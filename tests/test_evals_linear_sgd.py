@@ -248,6 +248,15 @@ def test_edge_of_the_grid_is_flagged(
     assert ranking.flags == (("the best learning rate lies at the edge of the grid",) if flagged else ())
 
 
+def test_nothing_held_out_is_flagged() -> None:
+    """Oracle: of equal scores the smaller rate, which nothing chose; one rate alone is no choice."""
+    bank = replace(small(), held=torch.zeros(0, dtype=torch.int64))
+    rates = (0.1, 1.0, 10.0)
+    said = ("nothing could be held out, so the learning rate is 0.1 by rule",)
+    assert replace(SHORT, rates=rates, epochs=1)(bank).flags == said
+    assert replace(SHORT, rates=(1.0,), epochs=1)(bank).flags == ()
+
+
 def test_impossible_settings_are_refused() -> None:
     """Oracle: the documented ranges; the milestones are checked only if they are used."""
     for setting, message in (

@@ -16,7 +16,7 @@ from benchmark.errors import ConfigError
 from benchmark.evals.average_precision import Detections
 from benchmark.evals.detection import BoxBank, Detected, Found, rows_of
 from benchmark.evals.detector import faster_rcnn, scaled
-from benchmark.evals.features import at_edge
+from benchmark.evals.features import flags_of
 from benchmark.evals.saved import Saved
 from benchmark.nets.attention import choose_attention
 from benchmark.nets.schedules import half_cosine
@@ -70,11 +70,10 @@ class Detect:
         objects = (torch.cat([each.boxes, each.labels[:, None], each.crowd[:, None]], dim=1) for each in bank.objects)
         start = digest(network.copy().state_dict() | {"objects": torch.cat(list(objects))})
         saved = Saved(self.name, network.folder, (self, self.version, start, bank.dataset, *network.terms))
-        rate, flags = self.rates[0], []
+        rate = self.rates[0]
         if len(self.rates) > 1:
             held = {each: self._held(bank, saved, each) for each in self.rates}
             rate = max(held, key=lambda each: (held[each], -each))  # of equals the smaller rate
-            flags = [at_edge("learning rate")] if rate in (min(self.rates), max(self.rates)) else []
         trials = []
         for trial in range(self.trials):
             part = f"trial {trial}"
@@ -84,9 +83,10 @@ class Detect:
                 saved.finish(part, {"rows": rows_of([training.find(None)])})
             trials.append(_of_rows(saved.results[part]["rows"], len(bank.test_sizes)))
         saved.discard()
+        flags = flags_of(rate, self.rates, bank.held)
         if not all(any(len(each.labels) for each in found) for found in trials):
-            flags.append("a trial found nothing in any test image")
-        return Detected(tuple(trials), {"rate": rate}, tuple(flags))
+            flags += ("a trial found nothing in any test image",)
+        return Detected(tuple(trials), {"rate": rate}, flags)
 
     def _held(self, bank: BoxBank, saved: Saved, rate: float) -> float:
         """Return the average precision on the hold-out of a detector that is trained on the fitting part."""

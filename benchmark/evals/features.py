@@ -1,6 +1,6 @@
 """Frozen features, extracted once per encoder and shared by every frozen evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -113,6 +113,15 @@ class Ranking:
 def at_edge(setting: str) -> str:
     """Return the flag of a ranking whose chosen setting is the first or last of its grid."""
     return f"the best {setting} lies at the edge of the grid"
+
+
+def flags_of(rate: float, rates: Sequence[float], held: Tensor) -> tuple[str, ...]:
+    """Return what is said of a learning rate that was chosen among others on the images `held`."""
+    if len(rates) < 2:
+        return ()
+    if not len(held):
+        return (f"nothing could be held out, so the learning rate is {rate:g} by rule",)
+    return (at_edge("learning rate"),) if rate in (min(rates), max(rates)) else ()
 
 
 def best_classes(scores: Tensor) -> Tensor:

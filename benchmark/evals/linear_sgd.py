@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmark.annotations import Count, NonNegative, Positive, Range
 from benchmark.errors import ConfigError
-from benchmark.evals.features import Bank, Fraction, Ranking, at_edge, best_classes, hits
+from benchmark.evals.features import Bank, Fraction, Ranking, best_classes, flags_of, hits
 from benchmark.evals.linear import Standard
 from benchmark.nets.schedules import half_cosine
 from benchmark.randomness import derive
@@ -87,8 +87,7 @@ class LinearSGD:
         if name not in finals:
             finals[name] = Heads(self, bank, name, whole, (rate,))
             self._train([finals[name]], views)
-        is_edge = len(self.rates) > 1 and rate in (min(self.rates), max(self.rates))
-        flags = (at_edge("learning rate"),) if is_edge else ()
+        flags = flags_of(rate, self.rates, bank.held)
         return Ranking(finals[name].rank(bank.test[name], rate), {"feature": name, "rate": rate}, flags)
 
     def share(self, epoch: float) -> float:

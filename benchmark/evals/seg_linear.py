@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmark.annotations import Count, Positive
 from benchmark.errors import ConfigError
 from benchmark.evals.dense import DenseBank, Scores, Segmentation, as_maps, batches, rows_of
-from benchmark.evals.features import at_edge
+from benchmark.evals.features import flags_of
 from benchmark.nets.schedules import half_cosine
 from benchmark.runtime import progress
 
@@ -43,16 +43,15 @@ class SegLinear:
 
     def __call__(self, bank: DenseBank) -> Segmentation:
         """Choose the rate on the hold-out, then train on all of train."""
-        rate, flags = self.rates[0], []
+        rate = self.rates[0]
         if len(self.rates) > 1:
             heads = Heads(bank, bank.fit, self.rates)
             self._train(heads)
             held = dict(zip(self.rates, heads.losses(bank.held).tolist(), strict=True))
             rate = min(held, key=lambda each: (held[each], each))  # of equals the smaller rate
-            flags = [at_edge("learning rate")] if rate in (min(self.rates), max(self.rates)) else []
         final = Heads(bank, torch.arange(len(bank.maps)), (rate,))
         self._train(final)
-        return Segmentation(final.scores(0), {"rate": rate}, tuple(flags))
+        return Segmentation(final.scores(0), {"rate": rate}, flags_of(rate, self.rates, bank.held))
 
     def _train(self, heads: "Heads") -> None:
         for epoch in progress.each(range(self.epochs), "epoch"):
