@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     from benchmark.boards.inventory import boards  # needs gin, for which --help need not wait
 
-    folder, check = options.results, options.check
+    folder = options.results
     command = f"python -m benchmark.tables --results {folder}"
     records = load(folder)
     results_of_others = published.load(folder / published.FILE)
@@ -60,7 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(text + plots_of_paper, end="")
         return 0
     correct = partial(predictions.correct, folder)
-    source = f"{len(records)} records"
     places = {path.name: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.json"), reverse=True)}
     missing = {board.name: missing for board in boards(records) if (missing := board.missing)}
     confused = partial(predictions.confusion, folder)
@@ -75,28 +74,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         confused,
         _figures(folder, places),
     )
-    pages: dict[Path, tuple[str, str]] = {}  # text and source of each
+    stale: list[str] = []
+
+    def update(path: Path, text: str, source: str = f"{len(records)} records") -> None:
+        if not options.check:
+            write_text(path, text)
+            print(f"Wrote {path} from {source}.")
+        elif path.is_file() and path.read_bytes() == text.encode():
+            print(f"{path} is up to date with {source}.")
+        else:
+            stale.append(str(path))
+
     if not options.html:
-        pages[folder / "README.md"] = render(records, results_of_others, changed, correct, missing), source
-        pages |= {folder / board / "README.md": (text, source) for board, text in studies(records).items()}
+        update(folder / "README.md", render(records, results_of_others, changed, correct, missing))
+        for board, text in studies(records).items():
+            update(folder / board / "README.md", text)
     plots = pictures(page)
-    pages |= {folder / name: (text, source) for name, text in {"index.html": html(page), **plots}.items()}
-    front = folder.resolve().parent / "README.md"
+    for name, text in {"index.html": html(page), **plots}.items():
+        update(folder / name, text)
+    front, sources = (folder.resolve().parent / name for name in ("README.md", "docs/provenance.md"))
     if not options.html and front.is_file() and marks(*PLACE)[0] in (text := front.read_text(encoding="utf-8")):
         text = inserted(text, *PLACE, summary(records, changed, correct, missing))
         if marks(*LEAD)[0] in text:
             leaders = summary(records, changed, most=LEADERS)
             text = inserted(text, *LEAD, _lead(page.folder, list(plots)[:1], leaders))
-        pages[front] = text, source
-    sources = folder.resolve().parent / "docs" / "provenance.md"
+        update(front, text)
     if not options.html and sources.is_file():
         from benchmark.config import provenance  # needs gin
 
-        pages[sources] = provenance.render(sources.parents[1]), "the comments of the gin files"
-    stale = [path for path, (text, source) in pages.items() if not _is_current(path, text, source, check=check)]
+        update(sources, provenance.render(sources.parents[1]), "the comments of the gin files")
     if stale:
         are = "are" if len(stale) > 1 else "is"
-        raise CheckError(f"{', '.join(map(str, stale))} {are} stale. Run `{command}` and commit what it writes.")
+        raise CheckError(f"{', '.join(stale)} {are} stale. Run `{command}` and commit what it writes.")
     return 0
 
 
@@ -114,18 +123,6 @@ def _lead(folder: str, plots: Sequence[str], table: str) -> str:
     """Return plots by the names of their files, and a short table."""
     links = [f"[![Accuracy against compute]({folder}/{plot})]({folder}/index.html)" for plot in plots]
     return "\n\n".join([*links, table])
-
-
-def _is_current(page: Path, text: str, source: str, *, check: bool) -> bool:
-    """Return whether a page has this text, which is written to it unless it is only to be checked."""
-    if not check:
-        write_text(page, text)
-        print(f"Wrote {page} from {source}.")
-    elif page.is_file() and page.read_bytes() == text.encode():
-        print(f"{page} is up to date with {source}.")
-    else:
-        return False
-    return True
 
 
 if __name__ == "__main__":

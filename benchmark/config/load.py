@@ -163,7 +163,7 @@ def _require_one_method(files: Sequence[str], parsed: Sequence[Sequence[Statemen
         given = " and ".join(f"--gin {file} ({method})" for method, file in methods.items())
         raise ConfigError(
             f"{given} are different methods, and a run has one. To compare methods, name them in a suite, such as "
-            f"suite.methods = ('simclr', 'mae'): python -m benchmark.suite --gin FILE"
+            f"suite.methods = ('one', 'other'): python -m benchmark.suite --gin FILE"
         )
 
 
