@@ -190,6 +190,17 @@ def test_a_network_that_can_be_resized_is_and_says_so() -> None:
     assert [each.shape for each in network.net.parameters()] == [each.shape for each in built.net.parameters()]
 
 
+@pytest.mark.parametrize("size", [256, 448])
+def test_each_stage_keeps_its_windows(size: int) -> None:
+    """Oracle: a network that is built for the new size; this one has 7, 7, 14 and 7 places."""
+    with torch.device("meta"):
+        network, built = Timm(224, name="swin_s3_tiny_224"), Timm(size, name="swin_s3_tiny_224")
+        network.resize(size)
+    windows = [[block.window_size for stage in each.net.layers for block in stage.blocks] for each in (network, built)]
+    assert windows[0] == windows[1]
+    assert network.positions is None
+
+
 @pytest.mark.parametrize("name", ["levit_128s", "mixer_s32_224"])
 def test_a_network_of_one_size_is_refused_at_another(name: str) -> None:
     """Oracle: the size for which each was built; timm says why."""
