@@ -72,15 +72,15 @@ def test_a_run_scores_as_it_did(run: Path, out: Path) -> None:
 
 
 def test_what_needs_a_projector_is_named(run: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: the name in a note beside what is scored; alone it is refused, and there is no record without a score."""
+    """Oracle: the name in a note beside what is scored; alone it is refused before anything is written."""
     choice = "experiment.evaluations=(@KNN, @KNNProjection)"
     assert list(evaluated(out, "--run", str(run), "--set", choice)["metrics"]) == ["knn"]
-    assert "note: knn_projection left out: it needs more than an encoder" in capsys.readouterr().err
-    before = set(out.glob("evaluations/*.json"))
+    assert "note: knn_projection is left out: it needs a projector" in capsys.readouterr().err
+    before = set(out.rglob("*"))
     alone = ["--set", "experiment.evaluations=(@KNNProjection,)"]
     assert main(["--run", str(run), *alone, "--out", str(out)]) == 2
     assert "Nothing is left to score" in capsys.readouterr().err
-    assert set(out.glob("evaluations/*.json")) == before
+    assert set(out.rglob("*")) == before
 
 
 def test_what_is_published_is_evaluated_like_the_run(run: Path, out: Path, tmp_path: Path) -> None:

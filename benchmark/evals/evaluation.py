@@ -33,7 +33,8 @@ class Evaluation(Protocol):
 
     `version` is Major.Minor: raise Major when numbers change, Minor when only their rounding does. One that scores
     images with several labels says so by `multilabel = True`, one that scores masks by `dense = True`, one that scores
-    boxes by `boxes = True`; any other needs one label an image.
+    boxes by `boxes = True`; any other needs one label an image. One that scores outputs of a projector has
+    `needs_projector = True`.
     """
 
     name: str

@@ -68,6 +68,7 @@ class KNNProjection:
 
     name = "knn_projection"
     version = "1.0"
+    needs_projector = True
 
     def __call__(self, bank: Bank) -> Ranking | None:
         """Rank the classes of the test images; there is nothing to choose."""

@@ -31,6 +31,11 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
     session = Session.open(config, out)
     if not session.evaluations:
         raise ConfigError("experiment.evaluations is empty: name what to evaluate, for instance (@KNN, @Linear).")
+    if lacking := [each.name for each in session.evaluations if getattr(each, "needs_projector", False)]:
+        lack = f"{', '.join(lacking)} is left out: it needs a projector, which only benchmark.run has"
+        if len(lacking) == len(session.evaluations):
+            raise ConfigError(f"{lack}. Nothing is left to score: name other evaluations.")
+        print(f"note: {lack}.", file=sys.stderr)
     with progress.doing("building the encoder"):  # timm may fetch its weights
         encoder = session.encoder()
     diverged = trained.run is not None and trained.run["status"] == "diverged"
@@ -68,11 +73,6 @@ def evaluate(config: Config, trained: TrainedEncoder, *, out: Path, publish: Pat
             diverged=diverged,
         )
     seconds = time.perf_counter() - begin
-    if lacking := [each.name for each in session.evaluations if each.name not in results.metrics]:
-        lack = f"{', '.join(lacking)} left out: it needs more than an encoder, such as the projector of a run at work"
-        if not results.metrics:
-            raise ConfigError(f"{lack}. Nothing is left to score. Name other evaluations.")
-        print(f"note: {lack}.", file=sys.stderr)
     weights = describe.weights(trained.weights) if trained.weights else None
     outside = files_outside(run) if run else None
     origin = key_of(run) if run else weights["sha256"] if weights else ""  # the same for all seeds of a run
