@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as F
 from benchmark.data.dataset import Dataset
 from benchmark.data.decode import decode, opened, square
 from benchmark.data.images import Images
-from benchmark.data.white import White
+from benchmark.data.white import White, each
 from benchmark.errors import ConfigError, MissingError
 
 DATA = os.environ.get("SSL_BENCHMARK_DATA")
@@ -421,16 +421,28 @@ def test_unreadable_image(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unreadable_images_are_named_together(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: the first with what is wrong, then the others, at most twenty; none where there is no time to look."""
+    """Oracle: the first with what is wrong, then the others, at most twenty; none where there is no time to look,
+    or where the source cannot be read any further."""
     good, cut = encode(picture(1)), encode(picture(0))[:-40]
     write_parquet(toy / "test.parquet", [cut, good, cut, cut, *[good] * 40, cut], [0] * 45)
     with pytest.raises(MissingError, match=r"^Image 0 of .* Nor can, of the 44 images after it: 2, 3, 44\.$"):
         load(toy)
     write_parquet(toy / "test.parquet", [cut] * 23, [0] * 23)
-    with pytest.raises(MissingError, match=r"^Image 0 of .* after it: 1, 2, .*, 20 and 2 more\.$"):
+    with pytest.raises(MissingError, match=r"^Image 0 of .* after it: 1, 2, .*, 19, 20\.$"):
         load(toy)
+    monkeypatch.setattr("benchmark.data.decode.AT_ONCE", 4)
+
+    def lost(items: Any, ids: list[int]) -> Any:
+        if ids == [1, 2, 3, 4]:
+            raise OSError
+        return each(items, ids)
+
+    monkeypatch.setattr("benchmark.data.decode.each", lost)
+    with pytest.raises(MissingError, match=r"^Image 0 of .*replaced\.$"):
+        load(toy)
+    monkeypatch.undo()
     monkeypatch.setattr("benchmark.data.decode.LOOKED", 0.0)
-    with pytest.raises(MissingError, match=r"replaced\.$"):
+    with pytest.raises(MissingError, match=r"^Image 0 of .*replaced\.$"):
         load(toy)
 
 

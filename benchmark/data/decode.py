@@ -4,6 +4,7 @@ import hashlib
 import io
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ ALPHA = ((1,), (2,))  # a TIFF's ExtraSamples that declare transparency
 
 MOST_NAMED = 20  # broken images in a message, beside the first
 LOOKED = 20.0  # seconds in which others are looked for
+AT_ONCE = 16  # stored images that are read for that at a time
 
 
 class Stored(Streamed):
@@ -111,19 +113,20 @@ class Stored(Streamed):
 
     def _others(self, start: int) -> str:
         """Say which images from `start` on cannot be read either, as far as it shows in `LOOKED` seconds."""
-        end, broken, stop = start, list[str](), time.monotonic() + LOOKED
-        while end < len(self) and len(broken) < MOST_NAMED and time.monotonic() < stop:
-            ids = range(end, min(end + SLICE, len(self)))
-            for index, item in zip(ids, each(self._items, list(ids)), strict=True):
-                try:
-                    decode(item, self.white)
-                except Exception:  # as above
-                    broken.append(_named(index, item))
-            end = ids.stop
-        if not broken:
-            return ""
-        more = f" and {len(broken) - MOST_NAMED:,} more" if len(broken) > MOST_NAMED else ""
-        return f" Nor can, of the {end - start:,} images after it: {', '.join(broken[:MOST_NAMED])}{more}."
+        seen, broken, stop = start, list[str](), time.monotonic() + LOOKED
+        with suppress(Exception):  # the image that was found is said, whatever stands in the way of others
+            for first in range(start, len(self), AT_ONCE):
+                ids = list(range(first, min(first + AT_ONCE, len(self))))
+                for seen, item in zip(ids, each(self._items, ids), strict=True):
+                    if len(broken) == MOST_NAMED or time.monotonic() > stop:
+                        raise TimeoutError
+                    try:
+                        decode(item, self.white)
+                    except BenchmarkError:
+                        raise
+                    except Exception:  # as above
+                        broken.append(_named(seen, item))
+        return f" Nor can, of the {seen - start + 1:,} images after it: {', '.join(broken)}." if broken else ""
 
     def digest(self) -> str:
         """Return the SHA-256 of every stored byte. Raises OSError, TypeError or ValueError where an image is absent."""
