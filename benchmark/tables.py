@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _figures(folder, places),
     )
     stale: list[str] = []
+    problems: list[str] = []
 
     def update(path: Path, text: str, source: str = f"{len(records)} records") -> None:
         if not options.check:
@@ -102,10 +103,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.html and sources.is_file():
         from benchmark.config import provenance  # needs gin
 
-        update(sources, provenance.render(sources.parents[1]), "the comments of the gin files")
+        try:
+            update(sources, provenance.render(sources.parents[1]), "the comments of the gin files")
+        except CheckError as problem:
+            problems.append(str(problem))
     if stale:
         are = "are" if len(stale) > 1 else "is"
-        raise CheckError(f"{', '.join(stale)} {are} stale. Run `{command}` and commit what it writes.")
+        problems.append(f"{', '.join(stale)} {are} stale. Run `{command}` and commit what it writes.")
+    if problems:
+        raise CheckError("\n".join(problems))
     return 0
 
 

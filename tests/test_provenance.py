@@ -173,6 +173,9 @@ def test_command_writes_and_checks_the_page(small: Path, capsys: pytest.CaptureF
     assert f"{page} is stale. Run `python -m benchmark.tables --results {results}`" in capsys.readouterr().err
     file.write_text(SMALL["gin/toy.gin"].replace("# stated: section 2", ""), encoding="utf-8")
     (results / "README.md").unlink()
+    assert main([*options, "--check"]) == 4
+    said = capsys.readouterr().err
+    assert all(words in said for words in ("gin/toy.gin:8", f"{results / 'README.md'} is stale"))
     assert main(options) == 4
     assert "gin/toy.gin:8" in capsys.readouterr().err
     assert (results / "README.md").exists()
