@@ -179,6 +179,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "losses as text": lambda state: state.update(losses="low"),
     "no optimiser": lambda state: state.pop("optimiser"),
     "no moments": lambda state: state["optimiser"].update(state={}),
+    "no moments of one tensor": lambda state: moments(state).clear(),
     "a moment too few": lambda state: moments(state).popitem(),
     "a moment of another shape": lambda state: moments(state).update(exp_avg=torch.ones(2)),
     "a moment as a number": lambda state: moments(state).update(exp_avg=0.5),

@@ -20,6 +20,7 @@ from typing import Any
 
 import gin
 
+from benchmark.annotations import Reference
 from benchmark.config import registry
 from benchmark.config.parse import (
     Binding,
@@ -158,12 +159,13 @@ def _require_root(root: str, file: str, statements: Sequence[Statement]) -> None
 def _require_one_method(files: Sequence[str], parsed: Sequence[Sequence[Statement]]) -> None:
     """Raise ConfigError where two files bind different methods, of which the first would have no effect."""
     named = {file: value_of(statements, "Pretraining.method") for file, statements in zip(files, parsed, strict=True)}
-    methods = {str(method): file for file, method in named.items() if method is not None}
+    methods = {method.name.rpartition(".")[2]: file for file, method in named.items() if isinstance(method, Reference)}
     if len(methods) > 1:
-        given = " and ".join(f"--gin {file} ({method})" for method, file in methods.items())
+        given = " and ".join(f"--gin {file} (@{method})" for method, file in methods.items())
         raise ConfigError(
             f"{given} are different methods, and a run has one. To compare methods, name them in a suite, such as "
-            f"suite.methods = ('one', 'other'): python -m benchmark.suite --gin FILE"
+            f"suite.methods = ('one', 'other'): python -m benchmark.suite --gin FILE. To change a method, include its "
+            f"file in yours, and give yours alone."
         )
 
 

@@ -75,8 +75,8 @@ def introduction(section: Section, lines: Sequence[Difference]) -> str:
 def _builds_on(section: Section, line: Line, base: Line) -> bool:
     """Return whether a method has another one as its teacher, contains or extends its class, or has all its parts.
 
-    The parts are then fewer than its own. Of a method outside this project, which is not imported here, the files of
-    its class and of those that it extends tell.
+    The parts are then fewer than its own. A method outside this project, which is not imported here, extends those of
+    this project whose files are among its own.
     """
     lines, lines_of_base = (canonical(section.text_of(each)).lines for each in (line, base))
     (kind, parts), (kind_of_base, parts_of_base) = _parts(lines), _parts(lines_of_base)
@@ -86,7 +86,8 @@ def _builds_on(section: Section, line: Line, base: Line) -> bool:
     has_its_parts = bool(parts_of_base) and parts_of_base < parts
     extends = kind != kind_of_base and kind_of_base in with_bases(kind)
     method, of_base = (each.cell.runs[0]["method"] for each in (line, base))
-    extends |= method["module_sha256"] is not None and set(of_base["files"]) < set(method["files"])
+    if of_base["files"] and of_base["module_sha256"] is None and method["module_sha256"] is not None:
+        extends |= set(of_base["files"]) < set(method["files"])
     return kind_of_base in parts or has_its_parts or extends or repr(base.cell.method) in teachers
 
 

@@ -196,7 +196,7 @@ class Optimiser:
         moments = self.inner.state
         tensors = ((p, value) for p, of_tensor in moments.items() for value in of_tensor.values() if value.ndim)
         has_none = isinstance(self.inner, torch.optim.SGD) and self.inner.defaults["momentum"] == 0
-        if len({frozenset(of_tensor) for of_tensor in moments.values() if of_tensor}) != (0 if has_none else 1):
+        if len({frozenset(of_tensor) for of_tensor in moments.values()}) != (0 if has_none else 1):
             raise ValueError("its optimiser lacks moments")
         if any(value.shape != p.shape for p, value in tensors):
             raise ValueError("its moments have other shapes than the weights")
