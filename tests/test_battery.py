@@ -197,7 +197,23 @@ def test_the_command_checks_a_method_outside_the_tree(
         "files import what they may": "faulty_method.py imports benchmark.data",
     }.items():
         assert words in lines[name]
-    assert not [name for name, words in lines.items() if words.startswith(f"{name}: ")]
     assert "checks of faulty failed" in printed.err
     assert main(["gin/vicreg.gin", "--set", "VICReg.covariance=2.0"]) == 0
     assert "FAILED" not in capsys.readouterr().out
+
+
+def test_a_check_in_which_a_method_fails_is_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the line of the misspelt attribute follows the name of the check."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr("benchmark.checks.checks.CHECKS", {"every_view_matters": CHECKS["every_view_matters"]})
+    (tmp_path / "misspelt_method.py").write_text(MODULE.replace("Faulty", "Misspelt").replace("views[0])", "view[0])"))
+    file = tmp_path / "misspelt.gin"
+    file.write_text(
+        "import misspelt_method\nPretraining.name = 'misspelt'\nPretraining.method = @Misspelt\n"
+        "Pretraining.views = @always_jitter\n"
+    )
+    assert main([str(file)]) == 4
+    (line,) = re.findall(r"^FAILED.*", capsys.readouterr().out, re.MULTILINE)
+    assert line.startswith(f"FAILED  every view matters: {tmp_path / 'misspelt_method.py'}, line ")
