@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     require(options.track)
     from benchmark.config import load as configuration
 
-    with progress.doing("reading the suite"):
+    with progress.shown(), progress.doing("planning the runs"):
         config = configuration.load([options.gin], root="suite", defaults={}, allow_imports=options.allow_imports)
         from benchmark.boards import launcher  # imports torch, which a refusal of the file need not wait for
         from benchmark.boards.jobs import described, slots
@@ -85,17 +85,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from benchmark.report.code import changed
         from benchmark.report.markdown import render
 
-    planner: Suite = configuration.build(config)
-    suite = planner.located(locate(options.gin, Path()).parent, allow_imports=options.allow_imports)
-    if options.seeds:
-        suite = suite.of_seeds(options.seeds)
-    board = launcher.Launcher(Path(options.gin).stem, [], options.out, options.results, tracker=options.track)
-    board.known = frozenset(record["id"] for record in board.records())
+        planner: Suite = configuration.build(config)
+        suite = planner.located(locate(options.gin, Path()).parent, allow_imports=options.allow_imports)
+        if options.seeds:
+            suite = suite.of_seeds(options.seeds)
+        board = launcher.Launcher(Path(options.gin).stem, [], options.out, options.results, tracker=options.track)
+        board.known = frozenset(record["id"] for record in board.records())
 
-    def planned() -> launcher.Launcher:
-        return board.planned(suite, tuned=options.tune).selected(options.only or "*")
+        def planned() -> launcher.Launcher:
+            return board.planned(suite, tuned=options.tune).selected(options.only or "*")
 
-    with progress.doing(f"planning {board.name}"):
         selection = planned()
     board.slots = selection.slots = slots(options.jobs, is_timed=any(run.is_timed for run in selection.runs))
     missing = selection.missing()

@@ -140,6 +140,15 @@ def test_a_plan_that_cannot_run_is_refused(written: Written, tmp_path: Path, cap
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_long_plan_is_not_silent(written: Written, monkeypatch: Patch, capsys: Capture) -> None:
+    """Oracle: a line of progress, where these follow each other at once; standard output has the plan alone."""
+    monkeypatch.setattr("benchmark.runtime.progress.INTERVAL", 0.001)
+    assert main([*written(), "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert "planning the runs (" in err
+    assert "planning" not in out
+
+
 def test_weights_are_not_fetched_for_a_plan(written: Written, monkeypatch: Patch, capsys: Capture) -> None:
     """Oracle: a plan of an encoder with weights from elsewhere, where anything that builds one fails."""
     monkeypatch.setattr("benchmark.nets.timm_net.create_model", None)
