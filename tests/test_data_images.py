@@ -428,7 +428,7 @@ def test_unreadable_images_are_named_together(toy: Path, monkeypatch: pytest.Mon
     with pytest.raises(MissingError, match=r"^Image 0 of .* Nor can, of the 44 images after it: 2, 3, 44\.$"):
         load(toy)
     write_parquet(toy / "test.parquet", [cut] * 23, [0] * 23)
-    with pytest.raises(MissingError, match=r"^Image 0 of .* after it: 1, 2, .*, 19, 20\.$"):
+    with pytest.raises(MissingError, match=r"^Image 0 of .* of the 20 images after it: 1, 2, .*, 19, 20\.$"):
         load(toy)
     monkeypatch.setattr("benchmark.data.decode.AT_ONCE", 4)
 

@@ -204,8 +204,8 @@ def _coco(root: Path, file: Path, column: str) -> Table:
         raise ConfigError(f"{file} is not a file of COCO's instances: it lacks {error}.") from error
     if strays:
         raise ConfigError(
-            f"{file} has boxes of {len(strays):,} images that it does not list, such as that of image_id "
-            f"{min(strays, key=repr)!r}; images have ids such as {next(iter(known), None)!r}. Correct these "
+            f"{file} has boxes of images that it does not list: {len(strays):,} values of image_id, such as "
+            f"{min(strays, key=repr)!r}, where images have ids such as {next(iter(known), None)!r}. Correct these "
             f"annotations or remove them."
         )
     if flat:

@@ -113,20 +113,21 @@ class Stored(Streamed):
 
     def _others(self, start: int) -> str:
         """Say which images from `start` on cannot be read either, as far as it shows in `LOOKED` seconds."""
-        seen, broken, stop = start, list[str](), time.monotonic() + LOOKED
+        seen, broken, stop = 0, list[str](), time.monotonic() + LOOKED
         with suppress(Exception):  # the image that was found is said, whatever stands in the way of others
             for first in range(start, len(self), AT_ONCE):
                 ids = list(range(first, min(first + AT_ONCE, len(self))))
-                for seen, item in zip(ids, each(self._items, ids), strict=True):
+                for index, item in zip(ids, each(self._items, ids), strict=True):
                     if len(broken) == MOST_NAMED or time.monotonic() > stop:
                         raise TimeoutError
+                    seen += 1
                     try:
                         decode(item, self.white)
                     except BenchmarkError:
                         raise
                     except Exception:  # as above
-                        broken.append(_named(seen, item))
-        return f" Nor can, of the {seen - start + 1:,} images after it: {', '.join(broken)}." if broken else ""
+                        broken.append(_named(index, item))
+        return f" Nor can, of the {seen:,} images after it: {', '.join(broken)}." if broken else ""
 
     def digest(self) -> str:
         """Return the SHA-256 of every stored byte. Raises OSError, TypeError or ValueError where an image is absent."""

@@ -176,9 +176,9 @@ class Encoder(nn.Module, ABC):
         if hasattr(self.net, "set_input_size"):
             before, shapes = self._places(), [each.shape for each in self.net.parameters()]
             windows = [each.window_size for each in self.net.modules() if hasattr(each, "shift_size")]
-            if windows:  # of each stage as it was built; older versions of timm have one for all
-                kept = {"window_size": getattr(self.net, "_ref_window_sizes", max(windows))}
-            self.net.set_input_size(img_size=size, **(kept if windows else {}))
+            # Of each stage as it was built; older versions of timm have one for all.
+            kept = {"window_size": getattr(self.net, "_ref_window_sizes", max(windows))} if windows else {}
+            self.net.set_input_size(img_size=size, **kept)
             if [each.shape for each in self.net.parameters()] != shapes:
                 self.positions = f"{before} to {self._places(size)}"
         if self.n_tokens and self.patch:
