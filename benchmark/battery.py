@@ -3,11 +3,10 @@
 The modules that the gin files import are executed, also those outside this project.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError, CheckError, command_parser, first_line, method_errors, reported
+from benchmark.errors import BenchmarkError, CheckError, command_parser, first_line, leave, method_errors, reported
 from benchmark.runtime import sharing
 
 
@@ -58,4 +57,4 @@ def _explained(problem: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

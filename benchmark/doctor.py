@@ -8,13 +8,12 @@ import io
 import os
 import platform
 import re
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError, command_parser, first_line, reported
+from benchmark.errors import BenchmarkError, command_parser, first_line, leave, reported
 from benchmark.experiment import machine
 from benchmark.experiment.machine import Finding
 
@@ -94,4 +93,4 @@ def _public(text: str, out: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

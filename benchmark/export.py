@@ -1,10 +1,9 @@
 """Write the encoder of a finished run as a folder for timm, the hub and mteb: weights, configuration, model card."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import command_parser, reported
+from benchmark.errors import command_parser, leave, reported
 from benchmark.runtime import sharing
 
 
@@ -27,4 +26,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,10 +1,9 @@
 """Draw what the encoder of a finished run has learned, and what its method makes of images: PNG files to look at."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import command_parser, reported
+from benchmark.errors import command_parser, leave, reported
 from benchmark.report.cells import FIGURES
 from benchmark.runtime import sharing
 
@@ -32,4 +31,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmark.errors import command_parser, reported
+from benchmark.errors import command_parser, leave, reported
 from benchmark.report.text import percent
 
 COMMANDS = {  # what to do with an entry of each kind
@@ -78,4 +78,4 @@ def _cell(name: str, value: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

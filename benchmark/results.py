@@ -9,11 +9,10 @@ checks one record, of anybody, beside those of the boards: what holds, and what 
 """
 
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError, CheckError, ConfigError, command_parser, reported
+from benchmark.errors import BenchmarkError, CheckError, ConfigError, command_parser, leave, reported
 from benchmark.report.audit import audit
 from benchmark.report.audit_one import examine
 
@@ -72,4 +71,4 @@ def _rewritten(folder: Path, base: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,12 +1,11 @@
 """Measure how fast the benchmark is, beside the plain way of doing the same and beside other libraries."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.errors import command_parser, reported
+from benchmark.errors import command_parser, leave, reported
 from benchmark.runtime import sharing
 
 if TYPE_CHECKING:
@@ -93,4 +92,4 @@ def _show(measurement: "Measurement", out: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

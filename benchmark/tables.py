@@ -11,12 +11,11 @@ If they are beside the folder of records, as in a checkout, two more pages are r
 the leading board in `README.md`, and `docs/provenance.md`, which names the source of each number in the gin files.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmark.errors import CheckError, command_parser, reported
+from benchmark.errors import CheckError, command_parser, leave, reported
 from benchmark.page.page import Page, pictures
 from benchmark.page.page import render as html
 from benchmark.page.pgfplots import pgfplots
@@ -132,4 +131,4 @@ def _lead(folder: str, plots: Sequence[str], table: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -39,6 +39,7 @@ from benchmark.config.parse import (
 from benchmark.config.resolve import Key, Resolver, as_json
 from benchmark.errors import BenchmarkError, ConfigError, located, suggest, unwrapped
 from benchmark.report.identity import Canonical, canonical, digest
+from benchmark.runtime.collector import uncollected
 
 DEFAULTS = {"experiment.data": "protocol/digits.gin", "experiment.encoder": "protocol/vit_micro.gin"}
 """The shipped file that is read first if nothing binds a name."""
@@ -188,8 +189,9 @@ def execute_imports(root: str, statements: Iterable[Statement], allow_imports: b
         foreign.append(statement)
         if path and str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
-    if root in ROOTS:
-        importlib.import_module(ROOTS[root])
+    if root in ROOTS and ROOTS[root] not in sys.modules:
+        with uncollected():
+            importlib.import_module(ROOTS[root])
     for statement in imports:
         path = statement.line.source.path
         try:
