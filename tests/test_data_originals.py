@@ -192,7 +192,7 @@ def test_an_image_is_decoded_once_for_all_views(folder: Path, tmp_path: Path, mo
 @pytest.fixture
 def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     with ThreadPoolExecutor(request.param) as pool:
-        monkeypatch.setattr(streaming, "WORKERS", pool)
+        monkeypatch.setattr(streaming, "WORKER", pool)  # of images that are stored small, as these are
         monkeypatch.setattr(streaming, "SHARE", 3)
         yield request.param
 

@@ -1,7 +1,9 @@
 """Streamed images: the bits of resident ones, in bounded memory, for training and every evaluation."""
 
+import io
 import itertools
 import shutil
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -18,11 +20,13 @@ from tiny import TinyEncoder, command, training
 from torch import Tensor
 
 from benchmark.config.load import load
-from benchmark.data import streaming
+from benchmark.data import decode, streaming
 from benchmark.data.dataset import Dataset, Split
+from benchmark.data.decode import Stored
 from benchmark.data.images import Images
 from benchmark.data.resident import Resident
 from benchmark.data.streaming import DEPTH, SHARE, WORKERS, Prefetched, Streamed, ahead, batches, subset
+from benchmark.data.white import White
 from benchmark.errors import MissingError
 from benchmark.evals import features
 from benchmark.evals.cache import FeatureCache
@@ -175,6 +179,25 @@ def test_first_error_is_raised_and_ends_the_work() -> None:
         Streamed(n, 8, fail)[:]
     WORKERS.submit(int).result()
     assert len(read) < n
+
+
+@pytest.mark.parametrize(("height", "width", "threads"), [(64, 64, 1), (65, 64, 2), (4, 1024, 1), (4, 1025, 2)])
+def test_one_thread_decodes_small_images(height: int, width: int, threads: int) -> None:
+    """Oracle: a barrier for two threads, which one alone never passes; images are small as they are stored."""
+    barrier, names = threading.Barrier(threads), set[str]()
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(file, "PNG")
+
+    def items(ids: list[int] | range) -> list[Any]:
+        if len(ids) > 1:  # one alone is looked at before
+            barrier.wait(30)
+            names.add(threading.current_thread().name)
+        return [{"bytes": file.getvalue(), "path": None}] * len(ids)
+
+    stored = Stored(4 * SHARE, items, 8, "x", White(None, 4 * SHARE, items, decode.opened, "x"))
+    assert (stored[:] == torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1)).all()
+    assert stored.subset(torch.arange(SHARE, 4 * SHARE))[: 2 * SHARE].shape == (2 * SHARE, 3, 8, 8)
+    assert (len(names) > 1) == (threads > 1)
 
 
 class Alive:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from benchmark.data.splits import LFS
-from benchmark.data.streaming import Cut, Streamed
+from benchmark.data.streaming import SMALL, Cut, Streamed
 from benchmark.data.white import SLICE, Array, Items, NotReadError, White, each, has_high_bytes, is_number
 from benchmark.errors import BenchmarkError, MissingError
 
@@ -65,7 +65,8 @@ class Stored(Streamed):
         shorter: int | None = None,
         is_whole: bool = False,
     ) -> None:
-        super().__init__(n, size, self._decode, read_crops=None if shorter is None else self._decode_crops)
+        read_crops = None if shorter is None else self._decode_crops
+        super().__init__(n, size, self._decode, read_crops=read_crops, small=_is_small(items))
         self._items = items
         self._where = where
         self.white = white
@@ -167,6 +168,14 @@ def stored_size(item: Any) -> tuple[int, int]:
         if isinstance(image, TiffImagePlugin.TiffImageFile):  # its size is turned already, unlike that of other formats
             width, height = (image.tag_v2[tag] for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength))
         return (width, height) if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else (height, width)
+
+
+def _is_small(items: Items) -> bool:
+    """Return whether the first image is stored small; False where it cannot be read, which decoding reports."""
+    with suppress(Exception):
+        height, width = stored_size(items([0])[0])
+        return height * width <= SMALL
+    return False
 
 
 def _channels_last(values: Array) -> Array:

@@ -23,7 +23,9 @@ DEPTH = 2  # batches that are decoded ahead while one is used
 SHARE = 16  # images that a thread decodes at a time: rows are read together, and a batch makes work for many threads
 BATCH = 512  # images in a batch that is not trained on
 PIXELS = BATCH * 96**2  # at most in such a batch: larger images come in smaller batches, to bound a network's memory
+SMALL = 64**2  # pixels of a stored image up to which one thread decodes faster than several, which wait for each other
 WORKERS = ThreadPoolExecutor(thread_name_prefix="decode")
+WORKER = ThreadPoolExecutor(1, thread_name_prefix="decode-small")
 
 Read = Callable[[list[int], npt.NDArray[np.uint8]], None]
 """Decodes the images of some ids into `(batch, 3, size, size)`."""
@@ -48,15 +50,24 @@ class Streamed:
     """The uint8 images `(n, 3, size, size)` that `read` decodes, as tensors on `device`, the host by default.
 
     Indexing by ids or a slice decodes these images anew. If `read` fails for several, the error of the first is raised.
-    With `read_crops`, random crops are taken from the stored images, see `cut`.
+    With `read_crops`, random crops are taken from the stored images, see `cut`. One thread decodes images that are
+    stored `small`, of at most `SMALL` pixels, and several decode others.
     """
 
     def __init__(
-        self, n: int, size: int, read: Read, device: torch.device | str = "cpu", read_crops: ReadCrops | None = None
+        self,
+        n: int,
+        size: int,
+        read: Read,
+        device: torch.device | str = "cpu",
+        read_crops: ReadCrops | None = None,
+        *,
+        small: bool = False,
     ) -> None:
         self.shape = torch.Size((n, 3, size, size))
         self._read = read
         self.read_crops = read_crops
+        self._small = small
         self._device = torch.device(device)
         self._ids = torch.arange(n)
 
@@ -75,7 +86,7 @@ class Streamed:
         return self._variant(self._ids[ids], self._device)
 
     def _variant(self, ids: Tensor, device: torch.device) -> "Streamed":
-        images = Streamed(len(ids), self.shape[-1], self._read, device, self.read_crops)
+        images = Streamed(len(ids), self.shape[-1], self._read, device, self.read_crops, small=self._small)
         images.shape = torch.Size((len(ids), *self.shape[1:]))
         images._ids = ids
         return images
@@ -91,7 +102,7 @@ class Streamed:
         def read(rows: list[int], places: npt.NDArray[np.uint8]) -> None:
             read_crops(ids[rows].tolist(), places, cuts, rows)
 
-        crops = Streamed(len(ids), self.shape[-1], read, self._device)
+        crops = Streamed(len(ids), self.shape[-1], read, self._device, small=self._small)
         crops.shape = torch.Size((len(ids), len(cuts), *self.shape[1:]))
         return crops
 
@@ -101,7 +112,8 @@ class Streamed:
         pinned = self._device.type == "cuda"  # pinned memory is copied while the host goes on
         images = torch.empty(len(rows), *self.shape[1:], dtype=torch.uint8, pin_memory=pinned)
         shares = zip(rows.split(SHARE), images.split(SHARE), strict=True)
-        tasks = [WORKERS.submit(self._read, share.tolist(), place.numpy()) for share, place in shares]
+        workers = WORKER if self._small else WORKERS
+        tasks = [workers.submit(self._read, share.tolist(), place.numpy()) for share, place in shares]
 
         def finish() -> Tensor:
             try:
