@@ -239,9 +239,10 @@ def _check_object(fields: Mapping[str, Check], required: frozenset[str], value: 
     is_complete = value.keys() >= required
     problems = [] if is_complete else [(f".{name}", "missing") for name in fields if name in required - value.keys()]
     for name, item in value.items():
-        if name not in fields:
+        check = fields.get(name)
+        if check is None:
             problems.append((f".{name}", "unknown field"))
-        elif inside := fields[name](item)[1]:
+        elif inside := check(item)[1]:
             problems += [(f".{name}{place}", text) for place, text in inside]
     return value, problems
 

@@ -1,5 +1,6 @@
 """Values against annotations; the oracle is Python's own reading of each annotation."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -92,6 +93,8 @@ class Outer(TypedDict):
         (Part, [0.5], [0.0, 1.0]),
         (Digits, ["12"], ["12x", "\u0661"]),
         (Readings, [0, 8], [-1, 1.0]),
+        (Annotated[float, Range(0), Range(-1, 1)], [0.5, 1.0, 0], [2.0, -1.0, 2, True, math.inf]),
+        (Annotated[int, Range(0)], [0, 10**400], [-1, 1.0]),
         (Optional, [{"a": 1}, {"a": 1, "b": 2}], [{"b": 2}, {"a": 1, "b": None}, {"a": 1, "c": 2}]),
     ],
 )
