@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError, CheckError, command_parser, first_line, leave, method_errors, reported
 from benchmark.runtime import sharing
+from benchmark.runtime.collector import uncollected
 
 
 @reported
@@ -18,11 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help="one binding")
     parser.add_argument("--paired", action="store_true", help="its draws pair the rows of the batch, so order matters")
     options = parser.parse_args(arguments)
-    from benchmark.checks.checks import CHECKS, order_of_the_batch_is_irrelevant
-    from benchmark.checks.subject import TINY, NotApplicable, Subject
-    from benchmark.config import load as configuration
-    from benchmark.config.parse import is_bound, read_files
-    from benchmark.experiment.stage import Stage
+    with uncollected():
+        from benchmark.checks.checks import CHECKS, order_of_the_batch_is_irrelevant
+        from benchmark.checks.subject import TINY, NotApplicable, Subject
+        from benchmark.config import load as configuration
+        from benchmark.config.parse import is_bound, read_files
+        from benchmark.experiment.stage import Stage
 
     bound = [statement for statements in read_files(options.gin) for statement in statements]
     tiny = () if is_bound(bound, "experiment.encoder") else TINY

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from benchmark.errors import command_parser, leave, reported
 from benchmark.runtime import sharing
+from benchmark.runtime.collector import uncollected
 
 
 @reported
@@ -16,7 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--allow-imports", action="store_true", help="let the run import modules of your own")
     parser.add_argument("--license", default="other", help="of the weights, as the model card names it (other)")
     options = parser.parse_args(arguments)
-    from benchmark.experiment import export
+    with uncollected():
+        from benchmark.experiment import export
 
     folder = export.export(options.run, options.to, options.license, allow_imports=options.allow_imports)
     print(f"{folder}: the same outputs as the run's encoder to the last bit. README.md there says how to load it.")

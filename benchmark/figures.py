@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmark.errors import command_parser, leave, reported
 from benchmark.report.cells import FIGURES
 from benchmark.runtime import sharing
+from benchmark.runtime.collector import uncollected
 
 
 @reported
@@ -23,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--allow-imports", action="store_true", help="let the run import modules of your own")
     options = parser.parse_args(arguments)
-    from benchmark.plots import figures
+    with uncollected():
+        from benchmark.plots import figures
 
     for line in figures.draw(options.run, options.to or options.run / FIGURES, allow_imports=options.allow_imports):
         print(line, flush=True)

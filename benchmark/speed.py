@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.errors import command_parser, leave, reported
 from benchmark.runtime import sharing
+from benchmark.runtime.collector import uncollected
 
 if TYPE_CHECKING:
     from benchmark.timing.measurement import Measurement
@@ -60,9 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--check: {options.part} writes no table into a page; give it with costs")
     if options.out and options.part in ("evaluation", "costs"):
         parser.error(f"--out: {options.part} writes no page of its own; give it with another part")
-    from benchmark.experiment.environment import use_device
-    from benchmark.timing import costs, evaluation, gpu, inputs, masking, races, training
-    from benchmark.timing.measurement import Measurement
+    with uncollected():
+        from benchmark.experiment.environment import use_device
+        from benchmark.timing import costs, evaluation, gpu, inputs, masking, races, training
+        from benchmark.timing.measurement import Measurement
 
     use_device()
     if options.part == "costs":

@@ -189,7 +189,7 @@ def execute_imports(root: str, statements: Iterable[Statement], allow_imports: b
         foreign.append(statement)
         if path and str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
-    if root in ROOTS and ROOTS[root] not in sys.modules:
+    if root in ROOTS:
         with uncollected():
             importlib.import_module(ROOTS[root])
     for statement in imports:

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,9 +12,9 @@ def uncollected() -> Iterator[None]:
     """Import without the garbage collector, which takes a fifth of the seconds of torch, torchvision and timm.
 
     It would go through their hundreds of thousands of objects again and again, all of which stay. Later collections
-    leave them out too.
+    leave them out too. Does nothing where torch is imported already, as garbage of a long session would stay too.
     """
-    if not gc.isenabled():
+    if "torch" in sys.modules or not gc.isenabled():
         yield
         return
     gc.disable()
