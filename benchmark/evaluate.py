@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where results are kept (runs)")
     parser.add_argument("--publish", type=Path, metavar="DIR", help="also write the record here, e.g. results/<board>")
+    parser.add_argument("--fresh", action="store_true", help="repeat an evaluation that is finished")
     parser.add_argument("--allow-imports", action="store_true", help="let gin files import modules of your own")
     options = parser.parse_args(arguments)
     if not options.run and not options.gin:
@@ -58,7 +59,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         from benchmark.experiment import evaluate  # imports torch, which a refusal of the files need not wait for
     for note in config.notes:
         print(f"note: {note}")
-    evaluate.evaluate(config, trained, out=options.out, publish=options.publish)
+    evaluate.evaluate(config, trained, out=options.out, publish=options.publish, fresh=options.fresh)
     return 0
 
 

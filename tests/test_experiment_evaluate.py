@@ -1,5 +1,6 @@
 """Evaluating an encoder that exists: our runs score as they did, and everyone's weights by the same rules."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from report_records import trial
 from safetensors.torch import load_file, save_file
 from tiny import SMALL, command
 
+from benchmark.evals.knn import KNN
 from benchmark.evaluate import main
+from benchmark.experiment import describe
 from benchmark.export import main as export
 from benchmark.nets import timm_net
 from benchmark.report import record as records
@@ -39,7 +42,7 @@ def run(out: Path) -> Path:
 
 def evaluated(out: Path, *arguments: str) -> Record:
     before = set(out.glob("evaluations/*.json"))
-    assert main([*arguments, "--out", str(out)]) == 0
+    assert main([*arguments, "--fresh", "--out", str(out)]) == 0
     (path,) = set(out.glob("evaluations/*.json")) - before
     return records.read(path)
 
@@ -69,6 +72,54 @@ def test_a_run_scores_as_it_did(run: Path, out: Path) -> None:
     assert record["config"]["key"] != original["config"]["key"]
     assert "experiment.pretraining = None" in record["config"]["text"]
     assert "AdamW" not in record["config"]["text"]
+
+
+def test_a_finished_evaluation_is_not_repeated(
+    run: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: whether kNN was asked, and the new records: one for all that changes numbers or the line, else none."""
+    asked = list[str]()
+    scores = KNN.scores
+
+    def counted(self: KNN, *arguments: object) -> object:
+        asked.append(self.name)
+        return scores(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(KNN, "scores", counted)
+
+    def repeated(*arguments: str) -> tuple[bool, int]:
+        """Give the command, and return whether anything was scored, and how many records are new."""
+        before = set(out.glob("evaluations/*.json"))
+        asked.clear()
+        assert main([*arguments, "--out", str(out)]) == 0
+        return bool(asked), len(set(out.glob("evaluations/*.json")) - before)
+
+    knn = [*KNN_ONLY, "--set", "KNN.k=7"]
+    ours = ["--run", str(run), *knn]
+    assert repeated(*ours) == (True, 1)
+    assert repeated(*ours, "--name", "mine") == (True, 1)
+    capsys.readouterr()
+    assert repeated(*ours, "--name", "mine", "--publish", str(tmp_path / "board")) == (False, 0)
+    assert re.search(r"finished, in \S+evaluations\S+mine\S+\.json; it is not repeated", capsys.readouterr().out)
+    assert {"mine", "random init"} <= {record["method"]["name"] for record in load(tmp_path / "board")}
+    assert repeated(*ours, "--name", "mine", "--fresh") == (True, 1)
+    assert repeated(*ours, "--name", "mine", "--set", "KNN.k=8") == (True, 1)
+
+    again = Path(shutil.copytree(run, tmp_path / "again"))  # another machine may train other weights
+    weights = load_file(run / "encoder.safetensors")
+    save_file(weights | {"norm.weight": weights["norm.weight"] + 1}, again / "encoder.safetensors")
+    next(again.glob("*-s*-*-*.json")).unlink()
+    write(seal({**of(run), "checkpoint": describe.weights(again / "encoder.safetensors")}), again)
+    assert repeated("--run", str(again), *knn, "--name", "mine") == (True, 1)
+
+    theirs = ["--gin", "gin/protocol/digits_vit_micro.gin", *SMALLER, *knn, "--name", "theirs", "--weights"]
+    assert repeated(*theirs, str(run / "encoder.safetensors")) == (True, 1)
+    assert repeated(*theirs, str(run / "encoder.safetensors")) == (False, 0)
+    assert repeated(*theirs, str(again / "encoder.safetensors")) == (True, 1)
+    assert repeated(*theirs, str(run / "encoder.safetensors"), "--layout", "dino") == (True, 1)
+    monkeypatch.setattr(KNN, "version", "9.0")
+    assert repeated(*theirs, str(run / "encoder.safetensors")) == (True, 1)
+    assert "9.0" in {record["code"]["versions"].get("KNN") for record in load(out / "evaluations")}
 
 
 def test_what_needs_a_projector_is_named(run: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -246,7 +297,7 @@ def test_misuse_is_answered(
         (["--run", "tests"], "is not the folder of a finished run"),
         (["--weights", "none.pth", *protocol], "none.pth"),
         (["--weights", "README.md", "--layout", "mea", *protocol], "mea"),
-        (["--weights", "README.md", "--layout", "mae", *protocol], "torch.save"),
+        (["--weights", "README.md", "--layout", "dino", *protocol], "torch.save"),
         (["--gin", "gin/simclr.gin"], "does not use SimCLR"),
         ([*protocol, "--set", "experiment.evaluations=()"], "name what to evaluate"),
     ):
@@ -255,7 +306,7 @@ def test_misuse_is_answered(
         assert printed.startswith("error: ")
         assert answer in printed
         assert not (tmp_path / "runs").exists()
-    for arguments, answer in (([], "say what to evaluate"), (["--gin", "a.gin", "--layout", "mae"], "by --weights")):
+    for arguments, answer in (([], "say what to evaluate"), (["--gin", "a.gin", "--layout", "dino"], "by --weights")):
         with pytest.raises(SystemExit, match="2"):
             main(arguments)
         assert answer in capsys.readouterr().err
