@@ -43,7 +43,7 @@ class Range:
         """The least and the greatest float of the range."""
         low = math.nextafter(self.least, math.inf) if self.above else self.least
         high = math.nextafter(self.most, -math.inf) if self.below else self.most
-        return low, min(high, sys.float_info.max)
+        return max(low, -sys.float_info.max), min(high, sys.float_info.max)
 
     def __str__(self) -> str:
         low = f"above {self.least:g}" if self.above else f"of at least {self.least:g}"
@@ -268,7 +268,7 @@ def _check_items(
     if type(value) is not kind or length not in (None, len(value)):
         return value, _mismatch(expected, value)
     if not value:
-        return value, ()
+        return kind(), ()
     checks = repeat(inner[0]) if length is None else inner
     items = [check(item) for check, item in zip(checks, value, strict=False)]
     if any(inside for _, inside in items):

@@ -6,9 +6,10 @@ The modules that the gin files import are executed, also those outside this proj
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError, CheckError, command_parser, first_line, leave, method_errors, reported
+from benchmark.errors import BenchmarkError, CheckError, command_parser, first_line, method_errors, reported
 from benchmark.runtime import sharing
 from benchmark.runtime.collector import uncollected
+from benchmark.runtime.ending import leave
 
 
 @reported

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError, command_parser, first_line, leave, reported
+from benchmark.errors import BenchmarkError, command_parser, first_line, reported
 from benchmark.experiment import machine
 from benchmark.experiment.machine import Finding
+from benchmark.runtime.ending import leave
 
 
 @reported

@@ -8,7 +8,6 @@ code that is neither in this package nor installed; the baselines count as user 
 """
 
 import argparse
-import atexit
 import difflib
 import errno
 import os
@@ -19,11 +18,11 @@ import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 STOPS = tuple(  # Ctrl-C, what schedulers send, and a terminal that closes; Windows does not have all of them
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
@@ -111,34 +110,6 @@ def command_parser(name: str, about: str | None, codes: str, *, keeps_lines: boo
     kind = argparse.RawDescriptionHelpFormatter if keeps_lines else argparse.HelpFormatter
     prog, epilog = f"python -m benchmark.{name}", f"exit codes: {codes}"
     return argparse.ArgumentParser(prog, description=about, epilog=epilog, formatter_class=kind, allow_abbrev=False)
-
-
-def leave(code: int) -> NoReturn:
-    """End the process with a code that no later signal changes.
-
-    Python would also take everything apart that was imported, which takes a second after torch; it does where a
-    profiler or a debugger waits for that. Besides, Python itself ends by SIGINT where a stop interrupted code that was
-    executed from text, as in many imports. Threads are waited for unless the command was interrupted.
-    """
-    for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)
-    if code != Interrupted.exit_code:
-        if _is_watched():
-            sys.exit(code)
-        threading._shutdown()  # type: ignore[attr-defined]  # what Python does at its end, as the next line
-    atexit._run_exitfuncs()
-    with suppress(OSError, ValueError):  # of a pipe that is closed, which Python reports
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
-def _is_watched() -> bool:
-    """Return whether a profiler, a debugger or a measure of coverage is at work, or an interactive session follows."""
-    monitoring = getattr(sys, "monitoring", None)  # since Python 3.12
-    tools = map(monitoring.get_tool, range(6)) if monitoring else ()
-    return bool(sys.getprofile() or sys.gettrace() or any(tools) or sys.flags.inspect)
 
 
 def no_room(problem: BaseException) -> str | None:

@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import Interrupted, by, command_parser, leave, reported
+from benchmark.errors import Interrupted, by, command_parser, reported
 from benchmark.runtime import progress, sharing
+from benchmark.runtime.ending import leave
 
 
 @reported

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import command_parser, leave, reported
+from benchmark.errors import command_parser, reported
 from benchmark.runtime import sharing
 from benchmark.runtime.collector import uncollected
+from benchmark.runtime.ending import leave
 
 
 @reported

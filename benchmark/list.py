@@ -10,8 +10,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmark.errors import command_parser, leave, reported
+from benchmark.errors import command_parser, reported
 from benchmark.report.text import percent
+from benchmark.runtime.ending import leave
 
 COMMANDS = {  # what to do with an entry of each kind
     "methods": "python -m benchmark.run --gin gin/<method>.gin",

@@ -12,9 +12,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError, CheckError, ConfigError, command_parser, leave, reported
+from benchmark.errors import BenchmarkError, CheckError, ConfigError, command_parser, reported
 from benchmark.report.audit import audit
 from benchmark.report.audit_one import examine
+from benchmark.runtime.ending import leave
 
 
 @reported

@@ -6,8 +6,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import Interrupted, Stopped, by, command_parser, leave, reported
+from benchmark.errors import Interrupted, Stopped, by, command_parser, reported
 from benchmark.runtime import progress, sharing
+from benchmark.runtime.ending import leave
 from benchmark.trackers import TRACKERS, require
 
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.errors import command_parser, leave, reported
+from benchmark.errors import command_parser, reported
 from benchmark.runtime import sharing
 from benchmark.runtime.collector import uncollected
+from benchmark.runtime.ending import leave
 
 if TYPE_CHECKING:
     from benchmark.timing.measurement import Measurement

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.errors import BenchmarkError, ConfigError, Interrupted, command_parser, leave, reported
+from benchmark.errors import BenchmarkError, ConfigError, Interrupted, command_parser, reported
 from benchmark.runtime import progress, sharing
+from benchmark.runtime.ending import leave
 from benchmark.storage.claim import LOG
 from benchmark.trackers import TRACKERS, require
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmark.errors import CheckError, command_parser, leave, reported
+from benchmark.errors import CheckError, command_parser, reported
 from benchmark.page.page import Page, pictures
 from benchmark.page.page import render as html
 from benchmark.page.pgfplots import pgfplots
@@ -26,6 +26,7 @@ from benchmark.report.formats import FORMATS
 from benchmark.report.markdown import render, summary
 from benchmark.report.rates import studies
 from benchmark.report.text import inserted, marks
+from benchmark.runtime.ending import leave
 from benchmark.storage.files import write_text
 
 PLACE = ("board", "python -m benchmark.tables")

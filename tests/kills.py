@@ -36,9 +36,10 @@ from PIL import Image  # noqa: E402
 from tiny import SMALL, command  # noqa: E402
 
 from benchmark.boards import jobs  # noqa: E402
-from benchmark.errors import STOPS, leave  # noqa: E402
+from benchmark.errors import STOPS  # noqa: E402
 from benchmark.report import record as records  # noqa: E402
 from benchmark.report.audit import audit  # noqa: E402
+from benchmark.runtime.ending import leave  # noqa: E402
 
 RUN, EVALUATE, SUITE = (f"benchmark.{name}" for name in ("run", "evaluate", "suite"))
 STEPS = 12

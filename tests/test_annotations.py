@@ -94,6 +94,7 @@ class Outer(TypedDict):
         (Digits, ["12"], ["12x", "\u0661"]),
         (Readings, [0, 8], [-1, 1.0]),
         (Annotated[float, Range(0), Range(-1, 1)], [0.5, 1.0, 0], [2.0, -1.0, 2, True, math.inf]),
+        (Annotated[float, Range(-math.inf, 0)], [-1e308, 0.0], [-math.inf, math.nan, 1.0]),
         (Annotated[int, Range(0)], [0, 10**400], [-1, 1.0]),
         (Optional, [{"a": 1}, {"a": 1, "b": 2}], [{"b": 2}, {"a": 1, "b": None}, {"a": 1, "c": 2}]),
     ],

@@ -181,23 +181,61 @@ def test_first_error_is_raised_and_ends_the_work() -> None:
     assert len(read) < n
 
 
-@pytest.mark.parametrize(("height", "width", "threads"), [(64, 64, 1), (65, 64, 2), (4, 1024, 1), (4, 1025, 2)])
-def test_one_thread_decodes_small_images(height: int, width: int, threads: int) -> None:
-    """Oracle: a barrier for two threads, which one alone never passes; images are small as they are stored."""
+@pytest.mark.parametrize(
+    ("height", "width", "size", "is_file", "threads"),
+    [
+        (64, 64, 64, False, 1),
+        (65, 64, 8, False, 2),
+        (4, 1024, 8, False, 1),
+        (4, 1025, 8, False, 2),
+        (4, 4, 65, False, 2),
+        (4, 4, 4, True, 2),
+    ],
+)
+def test_one_thread_decodes_small_images(
+    tmp_path: Path, height: int, width: int, size: int, is_file: bool, threads: int
+) -> None:
+    """Oracle: a barrier for two threads, which one alone never passes."""
     barrier, names = threading.Barrier(threads), set[str]()
-    file = io.BytesIO()
+    path, file = tmp_path / "image.png", io.BytesIO()
     Image.new("RGB", (width, height), "red").save(file, "PNG")
+    path.write_bytes(file.getvalue())
+    item = {"bytes": None if is_file else file.getvalue(), "path": str(path)}
 
     def items(ids: list[int] | range) -> list[Any]:
         if len(ids) > 1:  # one alone is looked at before
             barrier.wait(30)
             names.add(threading.current_thread().name)
-        return [{"bytes": file.getvalue(), "path": None}] * len(ids)
+        return [item] * len(ids)
 
-    stored = Stored(4 * SHARE, items, 8, "x", White(None, 4 * SHARE, items, decode.opened, "x"))
+    stored = Stored(4 * SHARE, items, size, "x", White(None, 4 * SHARE, items, decode.opened, "x"))
     assert (stored[:] == torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1)).all()
-    assert stored.subset(torch.arange(SHARE, 4 * SHARE))[: 2 * SHARE].shape == (2 * SHARE, 3, 8, 8)
+    assert stored.subset(torch.arange(SHARE, 4 * SHARE))[: 2 * SHARE].shape == (2 * SHARE, 3, size, size)
     assert (len(names) > 1) == (threads > 1)
+
+
+def test_broken_images_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the images that are decoded, counted: all after the first broken one, then the next broken one alone."""
+    file, decoded, plain = io.BytesIO(), list[int](), decode.decode
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+
+    def items(ids: list[int] | range) -> list[Any]:
+        return [{"bytes": file.getvalue() if index % SHARE else b"", "path": None} for index in ids]
+
+    def counted(*arguments: Any) -> Image.Image:
+        decoded.append(1)
+        return plain(*arguments)
+
+    monkeypatch.setattr(decode, "decode", counted)
+    n = 3 * SHARE
+    stored = Stored(n, items, 4, "x", White(None, n, items, decode.opened, "x"))
+    for start, others, count in ((SHARE, f": {2 * SHARE}", 2 * SHARE), (2 * SHARE, "", 1), (0, f": {SHARE}, ", n)):
+        decoded.clear()
+        with pytest.raises(MissingError, match=f"Image {start} ") as caught:
+            stored[start : start + SHARE]
+        assert others in str(caught.value)
+        assert ("Nor can" in str(caught.value)) == bool(others)
+        assert len(decoded) == count
 
 
 class Alive:

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -130,64 +129,3 @@ def test_an_evaluation_that_is_stopped_says_what_it_keeps(
     assert evaluate.main(["--run", str(folder), "--out", str(tmp_path)]) == 75
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("Stopped by SIGTERM before there was a record. Give the same command again; it goes on from")
-
-
-LEAVING = """
-import atexit, sys, tempfile, threading, time
-from benchmark.errors import leave
-
-class Remains:
-    def __del__(self):
-        print("taken apart")
-
-remains = Remains()
-place = tempfile.TemporaryDirectory(dir=sys.argv[1])
-atexit.register(print, "registered")
-threading.Thread(target=lambda: time.sleep(0.2) or print("thread")).start()
-print("line without end", end=" ")
-leave(int(sys.argv[2]))
-"""
-
-
-@pytest.mark.parametrize(
-    ("options", "code", "words"),
-    [
-        ((), 3, "line without end thread registered"),
-        ((), 75, "line without end registered"),
-        (("-m", "cProfile", "-o", os.devnull), 0, "line without end thread registered taken apart"),
-    ],
-)
-def test_python_is_not_taken_apart(tmp_path: Path, options: Sequence[str], code: int, words: str) -> None:
-    """Oracle: what a thread, what was registered and an object print; the folder of a `TemporaryDirectory` is gone."""
-    program, folder = tmp_path / "program.py", tmp_path / "folder"
-    program.write_text(LEAVING)
-    folder.mkdir()
-    paths = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
-    command = [sys.executable, *options, str(program), str(folder), str(code)]
-    ended = subprocess.run(command, env=paths, capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stdout.split()) == (code, words.split())
-    assert not list(folder.iterdir())
-
-
-def test_a_stop_within_executed_text_keeps_its_code(tmp_path: Path) -> None:
-    """Oracle: 75 of a module, where Python alone ends by SIGINT although the stop was handled; a signal that comes as
-    the process ends changes no code."""
-    stopped = """
-try:
-    exec("raise KeyboardInterrupt")
-except KeyboardInterrupt:
-    pass
-"""
-    late = "import atexit, os, signal; atexit.register(os.kill, os.getpid(), signal.SIGTERM)"
-    for number, (code, expected) in enumerate(
-        (
-            (f"{stopped}raise SystemExit(75)", -signal.SIGINT),
-            (f"{stopped}leave(75)", 75),
-            (f"{late}; raise SystemExit(0)", -signal.SIGTERM),
-            (f"{late}; leave(0)", 0),
-        )
-    ):
-        (tmp_path / f"module{number}.py").write_text(f"from benchmark.errors import leave\n{code}\n")
-        command = [sys.executable, "-m", f"module{number}"]
-        paths = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-        assert subprocess.run(command, env=paths, cwd=tmp_path, check=False).returncode == expected

@@ -66,12 +66,13 @@ class Stored(Streamed):
         is_whole: bool = False,
     ) -> None:
         read_crops = None if shorter is None else self._decode_crops
-        super().__init__(n, size, self._decode, read_crops=read_crops, small=_is_small(items))
+        super().__init__(n, size, self._decode, read_crops=read_crops, small=_is_small(items, size))
         self._items = items
         self._where = where
         self.white = white
         self._shorter = shorter
         self.is_whole = is_whole
+        self._looked_from = n  # the image after which broken ones were looked for
 
     def _decode(self, ids: list[int], places: npt.NDArray[np.uint8]) -> None:
         def put(place: npt.NDArray[np.uint8], rgb: Image.Image, row: int) -> None:
@@ -113,7 +114,12 @@ class Stored(Streamed):
                 ) from error
 
     def _others(self, start: int) -> str:
-        """Say which images from `start` on cannot be read either, as far as it shows in `LOOKED` seconds."""
+        """Say which images from `start` on cannot be read either, as far as it shows in `LOOKED` seconds.
+
+        Says nothing where they were looked for before: of several errors the first is shown, and an end waits for all.
+        """
+        if start > self._looked_from:
+            return ""
         seen, broken, stop = 0, list[str](), time.monotonic() + LOOKED
         with suppress(Exception):  # the image that was found is said, whatever stands in the way of others
             for first in range(start, len(self), AT_ONCE):
@@ -128,6 +134,7 @@ class Stored(Streamed):
                         raise
                     except Exception:  # as above
                         broken.append(_named(index, item))
+        self._looked_from = min(start, self._looked_from)
         return f" Nor can, of the {seen:,} images after it: {', '.join(broken)}." if broken else ""
 
     def digest(self) -> str:
@@ -159,7 +166,7 @@ def decode(item: Any, white: White) -> Image.Image:
 
 
 def stored_size(item: Any) -> tuple[int, int]:
-    """Return height and width of one stored image, upright; its pixels are not decoded."""
+    """Return height and width of one stored image, upright; pixels are decoded of a PNG alone, whose tag may follow."""
     if isinstance(item, np.ndarray):
         height, width = _channels_last(item).shape[:2]
         return height, width
@@ -170,11 +177,21 @@ def stored_size(item: Any) -> tuple[int, int]:
         return (width, height) if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else (height, width)
 
 
-def _is_small(items: Items) -> bool:
-    """Return whether the first image is stored small; False where it cannot be read, which decoding reports."""
-    with suppress(Exception):
-        height, width = stored_size(items([0])[0])
-        return height * width <= SMALL
+def _is_small(items: Items, size: int) -> bool:
+    """Return whether the first image has few pixels and its bytes are at hand; False where it cannot be read.
+
+    A folder of files may be far away: several threads wait for it at once.
+    """
+    if size**2 > SMALL:
+        return False
+    with suppress(Exception):  # which decoding reports
+        item = items([0])[0]
+        if isinstance(item, np.ndarray):
+            height, width = _channels_last(item).shape[:2]
+            return bool(height * width <= SMALL)
+        if item["bytes"] is not None:
+            with opened(item) as image:
+                return image.width * image.height <= SMALL
     return False
 
 

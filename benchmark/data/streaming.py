@@ -23,7 +23,7 @@ DEPTH = 2  # batches that are decoded ahead while one is used
 SHARE = 16  # images that a thread decodes at a time: rows are read together, and a batch makes work for many threads
 BATCH = 512  # images in a batch that is not trained on
 PIXELS = BATCH * 96**2  # at most in such a batch: larger images come in smaller batches, to bound a network's memory
-SMALL = 64**2  # pixels of a stored image up to which one thread decodes faster than several, which wait for each other
+SMALL = 64**2  # pixels of an image, stored and decoded, up to which one thread is as fast as several or faster
 WORKERS = ThreadPoolExecutor(thread_name_prefix="decode")
 WORKER = ThreadPoolExecutor(1, thread_name_prefix="decode-small")
 
@@ -50,8 +50,8 @@ class Streamed:
     """The uint8 images `(n, 3, size, size)` that `read` decodes, as tensors on `device`, the host by default.
 
     Indexing by ids or a slice decodes these images anew. If `read` fails for several, the error of the first is raised.
-    With `read_crops`, random crops are taken from the stored images, see `cut`. One thread decodes images that are
-    stored `small`, of at most `SMALL` pixels, and several decode others.
+    With `read_crops`, random crops are taken from the stored images, see `cut`. One thread decodes `small` images,
+    for which several would wait for each other, and several decode others.
     """
 
     def __init__(

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Import without the garbage collector, which takes a fifth of the seconds of torch, torchvision and timm.
+    """Import without the garbage collector, which takes up to a fifth of the seconds of torch, torchvision and timm.
 
-    It would go through their hundreds of thousands of objects again and again, all of which stay. Later collections
-    leave them out too. Does nothing where torch is imported already, as garbage of a long session would stay too.
+    It would go through their hundreds of thousands of objects again and again, nearly all of which stay. Later
+    collections leave them out too. Does nothing where torch is imported already, as garbage of a long session would
+    stay too.
     """
     if "torch" in sys.modules or not gc.isenabled():
         yield
@@ -20,7 +21,7 @@ def uncollected() -> Iterator[None]:
     gc.disable()
     try:
         yield
-    finally:
         gc.freeze()
         atexit.register(gc.unfreeze)
+    finally:
         gc.enable()
