@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmark.report.cells import files_outside, versions_of
 from benchmark.report.code import with_bases
 from benchmark.report.identity import canonical, references
 from benchmark.report.record import Record
@@ -75,8 +76,8 @@ def introduction(section: Section, lines: Sequence[Difference]) -> str:
 def _builds_on(section: Section, line: Line, base: Line) -> bool:
     """Return whether a method has another one as its teacher, contains or extends its class, or has all its parts.
 
-    The parts are then fewer than its own. A method outside this project, which is not imported here, extends those of
-    this project whose files are among its own.
+    The parts are then fewer than its own. A method outside this project is not imported here: its record names the
+    classes that it extends or contains.
     """
     lines, lines_of_base = (canonical(section.text_of(each)).lines for each in (line, base))
     (kind, parts), (kind_of_base, parts_of_base) = _parts(lines), _parts(lines_of_base)
@@ -84,10 +85,9 @@ def _builds_on(section: Section, line: Line, base: Line) -> bool:
         return False
     teachers = [lines.get(f"{name}.name") for name in references(lines, ["experiment.teacher"])]
     has_its_parts = bool(parts_of_base) and parts_of_base < parts
-    extends = kind != kind_of_base and kind_of_base in with_bases(kind)
-    method, of_base = (each.cell.runs[0]["method"] for each in (line, base))
-    if of_base["files"] and of_base["module_sha256"] is None and method["module_sha256"] is not None:
-        extends |= set(of_base["files"]) < set(method["files"])
+    run = line.cell.runs[0]
+    of_outside = versions_of(run).keys() if files_outside(run) else ()
+    extends = kind != kind_of_base and kind_of_base in (*with_bases(kind), *of_outside)
     return kind_of_base in parts or has_its_parts or extends or repr(base.cell.method) in teachers
 
 
