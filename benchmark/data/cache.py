@@ -23,7 +23,7 @@ from benchmark.data import decode, white
 from benchmark.errors import BenchmarkError
 from benchmark.runtime.progress import announce
 from benchmark.storage.claim import Lost
-from benchmark.storage.files import atomic_write, exclusive
+from benchmark.storage.files import atomic_write, cache_folder, exclusive
 
 MOST_BYTES = 8 * 2**30  # our choice: ten times what the protocols' data sets take that are not streamed
 LIBRARIES = ("jpg", "libjpeg_turbo", "webp", "libtiff", "jpg_2000", "avif")  # of Pillow, whose pixels could differ
@@ -51,7 +51,7 @@ def decoded(images: decode.Stored) -> Tensor:
 
 def folder() -> Path:
     """Return the folder of all files, which need not exist yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ssl-benchmark", "pixels")
+    return cache_folder("pixels")
 
 
 def _key(images: decode.Stored) -> str | None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from benchmark.errors import BenchmarkError, MissingError
 from benchmark.report.fields import Tuning
 from benchmark.report.identity import canonical, digest
+from benchmark.report.proofs import Proofs
 from benchmark.report.record import Record, file_name, pretrained, read
 
 UNRANKED = ("overtime", "budget_miss")  # status of runs that spent another budget than the rest of their table
@@ -86,16 +87,17 @@ def load(folder: Path) -> list[Record]:
     """
     if not folder.is_dir():
         raise MissingError(f"There is no folder {folder}. Give the folder that holds the records.")
-    records: dict[str, Record] = {}
+    records, proofs = dict[str, Record](), Proofs()
     for path in sorted(folder.rglob("*.json")):
         if path.parent == folder / "calibrations":
             continue
         if not path.is_file():
             raise BenchmarkError(f"{path} is named like a record and is no file, or a link to none. Remove it.")
-        record = read(path)
+        record = read(path, proofs)
         if path.name != file_name(record):
             raise BenchmarkError(f"{path} was renamed: expected the name {file_name(record)}.")
         records[record["id"]] = record
+    proofs.save()
     return [records[identity] for identity in sorted(records)]
 
 

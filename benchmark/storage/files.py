@@ -38,6 +38,11 @@ def check_folders(out: Path, publish: Path | None = None) -> None:
             raise _error(folder, f"{place} may not be written to")
 
 
+def cache_folder(kind: str) -> Path:
+    """Return the user's folder for files of a kind that can be made again; it need not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ssl-benchmark", kind)
+
+
 def existing(folder: Path) -> Path:
     """Return the folder or, where it does not exist yet, the innermost path above it that does."""
     absolute = folder.absolute()
