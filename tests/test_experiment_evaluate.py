@@ -13,7 +13,7 @@ from tiny import SMALL, command
 
 from benchmark.evals.knn import KNN
 from benchmark.evaluate import main
-from benchmark.experiment import describe
+from benchmark.experiment import describe, evaluate
 from benchmark.export import main as export
 from benchmark.nets import timm_net
 from benchmark.report import record as records
@@ -104,6 +104,24 @@ def test_a_finished_evaluation_is_not_repeated(
     assert {"mine", "random init"} <= {record["method"]["name"] for record in load(tmp_path / "board")}
     assert repeated(*ours, "--name", "mine", "--fresh") == (True, 1)
     assert repeated(*ours, "--name", "mine", "--set", "KNN.k=8") == (True, 1)
+
+    monkeypatch.setattr(evaluate, "OTHERS", {"mine"})
+    assert repeated(*ours) == (True, 1)
+    monkeypatch.setattr(evaluate, "OTHERS", set())
+    for path in out.glob("evaluations/*-simclr-*.json"):
+        path.unlink()
+    assert [repeated(*ours), repeated(*ours)] == [(True, 1), (False, 0)]
+    (path,) = out.glob("evaluations/*-simclr-*.json")
+    record = records.read(path)
+    path.unlink()
+    elsewhere = write(seal({**record, "environment": {**record["environment"], "torch": "0.1"}}), path.parent)
+    assert repeated(*ours) == (True, 1)
+    elsewhere.write_text("damaged")
+    assert repeated(*ours, "--fresh") == (True, 1)
+    elsewhere.unlink()
+    for predictions in out.glob("evaluations/*.safetensors"):
+        predictions.write_bytes(b"")
+    assert repeated(*ours) == (True, 1)
 
     again = Path(shutil.copytree(run, tmp_path / "again"))  # another machine may train other weights
     weights = load_file(run / "encoder.safetensors")

@@ -116,6 +116,13 @@ def test_a_method_that_extends_another_is_beside_it() -> None:
     more = configured("More", 0, 0.9, code__versions=versions | {"More": "1.0"}, method__module_sha256="1" * 64)
     assert pairs([simclr, mine, more]) == {("mine", "simclr"), ("more", "simclr"), ("more", "mine")}
     assert pairs([simclr, configured("Mine", 0, 0.8, code__versions=versions)]) == set()
+    alike = configured("mine.SimCLR", 0, 0.9, code__versions={"SimCLR": "1.0"}, method__module_sha256="2" * 64)
+    assert pairs([simclr, alike]) == set()
+    with_teacher = {"code__versions": versions, "method__module_sha256": "0" * 64}
+    taught = configured(
+        "Mine", 0, 0.8, "experiment.teacher = @t/Pretraining", "t/Pretraining.name = 'x'", **with_teacher
+    )
+    assert pairs([simclr, taught]) == set()
 
 
 def test_the_line_of_a_sweep_meets_its_own_point() -> None:

@@ -84,6 +84,15 @@ def test_a_lost_or_damaged_file_costs_time_alone(tmp_path: Path, examined: Count
     assert [examined(), examined()] == [3, 3]
 
 
+def test_a_user_without_a_home_has_no_file(examined: Count, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert [examined(), examined()] == [3, 3]
+
+
 def test_the_file_does_not_grow_without_end(tmp_path: Path, examined: Count, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: its lines: those of the last load alone, once it is full."""
     kept = tmp_path / "cache/ssl-benchmark/records/valid.txt"

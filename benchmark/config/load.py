@@ -40,6 +40,7 @@ from benchmark.config.resolve import Key, Resolver, as_json
 from benchmark.errors import BenchmarkError, ConfigError, located, suggest, unwrapped
 from benchmark.report.identity import Canonical, canonical, digest
 from benchmark.runtime.collector import uncollected
+from benchmark.runtime.ending import OTHERS
 
 DEFAULTS = {"experiment.data": "protocol/digits.gin", "experiment.encoder": "protocol/vit_micro.gin"}
 """The shipped file that is read first if nothing binds a name."""
@@ -189,6 +190,7 @@ def execute_imports(root: str, statements: Iterable[Statement], allow_imports: b
         foreign.append(statement)
         if path and str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
+    OTHERS.update(statement.module for statement in foreign)
     if root in ROOTS:
         with uncollected():
             importlib.import_module(ROOTS[root])

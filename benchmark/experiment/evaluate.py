@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,17 @@ from benchmark.experiment.session import Session
 from benchmark.experiment.start import statistics_of
 from benchmark.experiment.trained import TrainedEncoder
 from benchmark.nets import pretrained
-from benchmark.report.cells import FIRST_VERSION, PRETRAINING, by_age, files_outside, key_of, versions_of
+from benchmark.report.cells import FIRST_VERSION, PRETRAINING, by_age, files_outside, key_of, platform, versions_of
+from benchmark.report.fields import Predictions
 from benchmark.report.identity import canonical, digest, references
 from benchmark.report.record import Record, file_name, pretrained_on, read, seal
 from benchmark.runtime import progress
+from benchmark.runtime.ending import OTHERS
 from benchmark.storage.digest import digest as digest_of
-from benchmark.storage.files import check_folders, make_folder
+from benchmark.storage.files import check_folders, make_folder, sha256_of
 from benchmark.training.budget import Ledger
 
+OF_EVALUATION = ("id", "created_utc", "metrics", "predictions", "floors")  # fields that come with its end
 OF_TRAINING = ("status", "budget", "training", "teacher", "start")  # fields that are copied from the record of the run
 
 
@@ -61,29 +63,43 @@ def evaluate(
         if place:
             make_folder(place)
     run, name = trained.run, trained.title(encoder.name)
+    of_training: dict[str, Any] = {field: value for field, value in run.items() if field in OF_TRAINING} if run else {}
+    if run and pretrained_on(run)["fingerprint"] != session.dataset.fingerprint:
+        of_training["pretrained_on"] = pretrained_on(run)
+        encoder.statistics = statistics_of(run, run["dataset"])  # it expects the inputs that it was trained on
     weights = describe.weights(trained.weights) if trained.weights else None
     outside = files_outside(run) if run else None
-    given: dict[str, Any] = {field: value for field, value in run.items() if field in OF_TRAINING} if run else {}
-    given["method"] = {**(run["method"] if run else describe.method(name)), "name": name, "module_sha256": outside}
-    given["cost"] = {**(run["cost"] if run else describe.cost(Ledger(), 0, 0.0)), "evaluation_seconds": 0.0}
-    given["checkpoint"] = weights
-    if run and pretrained_on(run)["fingerprint"] != session.dataset.fingerprint:
-        given["pretrained_on"] = pretrained_on(run)
-        encoder.statistics = statistics_of(run, run["dataset"])  # it expects the inputs that it was trained on
     origin = key_of(run) if run else weights["sha256"] if weights else ""  # the same for all seeds of a run
     key = config.key(session.dataset.fingerprint, origin)
-    versions = session.versions | (_trained_by(run) if run else {})
     network = sha256(repr((key, digest_of(encoder.state_dict()), encoder, encoder.statistics)).encode()).hexdigest()
     predictions = folder / f"{network[:16]}-s{session.experiment.seed}.safetensors"
     encoder.to(session.device)
     floor_records = floors.measure(session)  # first, since they tell how long the encoder will take
-    ids = [floor["id"] for floor in floor_records]
-    of_key = map(read, folder.glob(f"*-s{session.experiment.seed}-{key[:8]}-*.json"))
-    former = [record for record in by_age(of_key) if _same(record, predictions.name, versions, given)]
-    if former and not fresh:
-        print(f"This evaluation is finished, in {folder / file_name(former[-1])}; it is not repeated. --fresh does.")
-        shown = seal({**former[-1], "floors": ids})
-        return describe.finish(shown, floor_records, folder, publish, session.dataset.test.labels)
+
+    def described(seconds: float, **found: Any) -> Record:
+        return describe.record(
+            session,
+            encoder,
+            session.versions | (_trained_by(run) if run else {}),
+            division="open",
+            method={**(run["method"] if run else describe.method(name)), "name": name, "module_sha256": outside},
+            key=key,
+            varied=run["config"]["varied"] if run else (),
+            cost={**(run["cost"] if run else describe.cost(Ledger(), 0, 0.0)), "evaluation_seconds": seconds},
+            floors=[floor["id"] for floor in floor_records],
+            checkpoint=weights,
+            **of_training,
+            **found,
+        )
+
+    if not (fresh or OTHERS):  # of modules of others nothing tells whether they have changed
+        of_key = by_age(map(read, folder.glob(f"*-s{session.experiment.seed}-{key[:8]}-*.json")))
+        planned = described(0.0)
+        if former := [record for record in of_key if _same(record, planned) and _has(record, predictions)]:
+            place = folder / file_name(former[-1])
+            print(f"This evaluation is finished, in {place}; it is not repeated. --fresh repeats it.")
+            shown = seal({**former[-1], "floors": planned["floors"]})
+            return describe.finish(shown, floor_records, folder, publish, session.dataset.test.labels)
     if floor_records:
         print(f"about {progress.duration(floor_records[0]['cost']['evaluation_seconds'])} of evaluation")
     begin = time.perf_counter()
@@ -94,28 +110,27 @@ def evaluate(
             folder=folder / architecture,
             diverged=diverged,
         )
-    given["cost"]["evaluation_seconds"] = time.perf_counter() - begin
-    record = describe.record(
-        session,
-        encoder,
-        versions,
-        division="open",
-        key=key,
-        varied=run["config"]["varied"] if run else (),
-        metrics=results.metrics,
-        predictions=results.save(predictions),
-        floors=ids,
-        **given,
-    )
+    seconds = time.perf_counter() - begin
+    record = described(seconds, metrics=results.metrics, predictions=results.save(predictions))
     return describe.finish(record, floor_records, folder, publish, session.dataset.test.labels)
 
 
-def _same(record: Record, predictions: str, versions: Mapping[str, str], given: Mapping[str, Any]) -> bool:
-    """Return whether a record is of the network that a file of predictions names, by this code, with what is given."""
-    fields = {**record, "cost": {**record["cost"], "evaluation_seconds": 0.0}}
-    is_given = all(fields.get(name) == value for name, value in given.items())
-    file = record["predictions"] and record["predictions"]["file"]
-    return is_given and (file, versions_of(record)) == (predictions, versions)
+def _same(record: Record, planned: Record) -> bool:
+    """Return whether a record is of an evaluation that is planned, by the same code on the same machine."""
+
+    def of_plan(each: Record) -> dict[str, object]:
+        fields = {name: value for name, value in each.items() if name not in OF_EVALUATION}
+        cost = {**each["cost"], "evaluation_seconds": 0.0}
+        return {**fields, "cost": cost, "environment": platform(each), "code": versions_of(each)}
+
+    return of_plan(record) == of_plan(planned)
+
+
+def _has(record: Record, predictions: Path) -> bool:
+    """Return whether the predictions of a record are this file, as it was written."""
+    return predictions.is_file() and record["predictions"] == Predictions(
+        file=predictions.name, sha256=sha256_of(predictions)
+    )
 
 
 def _trained_by(run: Record) -> dict[str, str]:

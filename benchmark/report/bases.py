@@ -77,7 +77,7 @@ def _builds_on(section: Section, line: Line, base: Line) -> bool:
     """Return whether a method has another one as its teacher, contains or extends its class, or has all its parts.
 
     The parts are then fewer than its own. A method outside this project is not imported here: its record names the
-    classes that it extends or contains.
+    classes that it extends or contains, and those of a teacher, so that with one nothing is known.
     """
     lines, lines_of_base = (canonical(section.text_of(each)).lines for each in (line, base))
     (kind, parts), (kind_of_base, parts_of_base) = _parts(lines), _parts(lines_of_base)
@@ -86,8 +86,8 @@ def _builds_on(section: Section, line: Line, base: Line) -> bool:
     teachers = [lines.get(f"{name}.name") for name in references(lines, ["experiment.teacher"])]
     has_its_parts = bool(parts_of_base) and parts_of_base < parts
     run = line.cell.runs[0]
-    of_outside = versions_of(run).keys() if files_outside(run) else ()
-    extends = kind != kind_of_base and kind_of_base in (*with_bases(kind), *of_outside)
+    of_outside = versions_of(run).keys() if files_outside(run) and not teachers else ()
+    extends = kind.rpartition(".")[2] != kind_of_base and kind_of_base in (*with_bases(kind), *of_outside)
     return kind_of_base in parts or has_its_parts or extends or repr(base.cell.method) in teachers
 
 

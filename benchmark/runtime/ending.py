@@ -9,9 +9,11 @@ import traceback
 from contextlib import suppress
 from typing import NoReturn
 
-from benchmark.errors import BASELINES, HERE, STANDARD, STOPS, Interrupted, is_user_code
+from benchmark.errors import STOPS, Interrupted
 
 STARTED = (["<module>"], ["<module>", "_run_code", "_run_module_as_main"])  # what called `leave`: a script, a module
+OTHERS: set[str] = set()
+"""The modules of others that gin files imported in this process."""
 
 
 def leave(code: int) -> NoReturn:
@@ -26,14 +28,16 @@ def leave(code: int) -> NoReturn:
     """
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
-    if code != Interrupted.exit_code:
-        if not _is_alone():
-            sys.exit(code)
-        threading._shutdown()  # type: ignore[attr-defined]  # what Python does at its end, as the next line
-        atexit._run_exitfuncs()
+    if code == Interrupted.exit_code:
+        with suppress(OSError, ValueError):
+            _flush()
+        os._exit(code)
+    if not _is_alone():
+        sys.exit(code)
+    threading._shutdown()  # type: ignore[attr-defined]  # what Python does at its end, as the next line
+    atexit._run_exitfuncs()
     with suppress(OSError, ValueError):  # of a pipe that is closed, which Python reports
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            stream.flush()
+        _flush()
         if ctypes := sys.modules.get("ctypes"):  # with torch: lines of C, such as those of ONEDNN_VERBOSE
             with suppress(OSError, TypeError, AttributeError):  # Windows has no such library
                 ctypes.CDLL(None).fflush(None)
@@ -41,11 +45,12 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _flush() -> None:
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
+
+
 def _is_alone() -> bool:
     """Return whether Python itself started the code that leaves, nothing follows, and all modules are known."""
     callers = [frame.f_code.co_name for frame, _ in traceback.walk_stack(sys._getframe(2))]
-    known = tuple(f"{folder}{os.sep}" for folder in (HERE, BASELINES, *STANDARD))
-    modules = [module for name, module in list(sys.modules.items()) if name != "__main__"]
-    files = [getattr(module, "__file__", None) or "" for module in modules]
-    is_foreign = any(not file.startswith(known) and is_user_code(file) for file in files)
-    return callers in STARTED and not sys.flags.inspect and not is_foreign
+    return callers in STARTED and not sys.flags.inspect and not OTHERS

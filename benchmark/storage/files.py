@@ -39,8 +39,15 @@ def check_folders(out: Path, publish: Path | None = None) -> None:
 
 
 def cache_folder(kind: str) -> Path:
-    """Return the user's folder for files of a kind that can be made again; it need not exist yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ssl-benchmark", kind)
+    """Return the user's folder for files of a kind that can be made again; it need not exist yet.
+
+    Where the user has no home, nothing can be written to it.
+    """
+    try:
+        place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # in a container, for a user without a name
+        place = Path(os.devnull)
+    return place / "ssl-benchmark" / kind
 
 
 def existing(folder: Path) -> Path:
