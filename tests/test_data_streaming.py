@@ -25,7 +25,7 @@ from benchmark.data.dataset import Dataset, Split
 from benchmark.data.decode import Stored
 from benchmark.data.images import Images
 from benchmark.data.resident import Resident
-from benchmark.data.streaming import DEPTH, SHARE, WORKERS, Prefetched, Streamed, ahead, batches, subset
+from benchmark.data.streaming import BATCH, DEPTH, SHARE, WORKERS, Prefetched, Streamed, ahead, batches, subset
 from benchmark.data.white import White
 from benchmark.errors import MissingError
 from benchmark.evals import features
@@ -212,6 +212,29 @@ def test_one_thread_decodes_small_images(
     assert (stored[:] == torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1)).all()
     assert stored.subset(torch.arange(SHARE, 4 * SHARE))[: 2 * SHARE].shape == (2 * SHARE, 3, size, size)
     assert (len(names) > 1) == (threads > 1)
+
+
+def test_small_images_are_read_in_long_ranges() -> None:
+    """A range of rows takes a fifth of the time of the same single rows, and one thread needs no short shares."""
+    file, asked = io.BytesIO(), list[list[int] | range]()
+    Image.new("RGB", (4, 4), "red").save(file, "PNG")
+
+    def items(ids: list[int] | range) -> list[Any]:
+        asked.append(ids)
+        return [{"bytes": file.getvalue(), "path": None}] * len(ids)
+
+    n = BATCH + 100
+    stored = Stored(n, items, 4, "x", White(None, n, items, decode.opened, "x"))
+    for ids, reads in (
+        (slice(None), [range(BATCH), range(BATCH, n)]),
+        (torch.tensor([7, 5, 6]), [[7, 5, 6]]),
+        (torch.tensor([5, 7, 6, 8]), [[5, 7, 6, 8]]),
+        (torch.tensor([3]), [range(3, 4)]),
+        (slice(0), [range(0)]),
+    ):
+        asked.clear()
+        stored[ids]
+        assert asked == reads
 
 
 def test_broken_images_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:

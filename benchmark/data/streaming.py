@@ -111,9 +111,9 @@ class Streamed:
         rows = self._ids[ids]
         pinned = self._device.type == "cuda"  # pinned memory is copied while the host goes on
         images = torch.empty(len(rows), *self.shape[1:], dtype=torch.uint8, pin_memory=pinned)
-        shares = zip(rows.split(SHARE), images.split(SHARE), strict=True)
-        workers = WORKER if self._small else WORKERS
-        tasks = [workers.submit(self._read, share.tolist(), place.numpy()) for share, place in shares]
+        workers, share = (WORKER, BATCH) if self._small else (WORKERS, SHARE)
+        shares = zip(rows.split(share), images.split(share), strict=True)
+        tasks = [workers.submit(self._read, part.tolist(), place.numpy()) for part, place in shares]
 
         def finish() -> Tensor:
             try:
