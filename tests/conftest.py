@@ -5,9 +5,12 @@ They keep decoded images apart from the user's.
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from benchmark.runtime.collector import uncollected
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for the commands that tests start
 LONGEST = (
@@ -21,6 +24,15 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {stem: place for place, stem in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
+
+IMPORTS = ExitStack()
+IMPORTS.enter_context(uncollected())
+
+
+def pytest_collection_finish() -> None:
+    """Leave what all files of tests have imported out of all later collections."""
+    IMPORTS.close()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, compress, product
 from statistics import NormalDist, fmean, median, stdev
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 CONFIDENCE = 0.95
 Z95 = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)  # standard errors in half the width of an interval
@@ -120,10 +120,10 @@ def compare(scores: Mapping[K, Mapping[int, float]]) -> Comparison[K]:
         margins={(one, other): margin for (one, other), margin in margins if one != other},
         uneven=tuple(compress(tested, fit.uneven())),
     )
+    told_apart = [pair for pair in comparison.margins if comparison.is_above(*pair)]
+    better, worse = (Counter(pair[end] for pair in told_apart) for end in (0, 1))
     for method in tested:
-        above = sum(comparison.is_above(other, method) for other in tested)
-        below = sum(comparison.is_above(method, other) for other in tested)
-        comparison.ranks[method] = (1 + above, len(scores) - below)
+        comparison.ranks[method] = (1 + worse[method], len(scores) - better[method])
     return comparison
 
 
@@ -160,64 +160,90 @@ def _weight(group: Mapping[K, Mapping[int, float]]) -> tuple[int, int, list[int]
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """The additive model, score = method + seed + residual, fitted by least squares to methods of any seeds.
+class _Design:
+    """The additive model, score = method + seed + residual, of the scores that there are, whatever their values.
 
-    Seeds are blocks: they remove what a seed does to all methods alike, such as data order and label subsets. `means`
-    are those that the methods would have over all seeds. `variances` `(k, k)` are those of the differences of two
-    means in units of the residual variance, `squares` and `freedom` the sum of squared residuals of each method and
-    the share of the degrees of freedom that falls to it, `counts` its seeds, at most as many as `UNEVEN` has.
+    Seeds are blocks: they remove what a seed does to all methods alike, such as data order and label subsets. `owners`
+    are the places of the methods to which the scores belong, `matrix` `(scores, effects)` is that of the least squares
+    and `inverse` its pseudoinverse. `deviations` `(k, k)` are the standard deviations of the differences of two means
+    in units of that of a residual, `freedom` the share of the degrees of freedom that falls to each method, `counts`
+    its seeds, at most as many as `UNEVEN` has.
     """
 
-    means: list[float]
-    variances: list[list[float]]
-    squares: list[float]
+    owners: Any
+    matrix: Any
+    inverse: Any
+    deviations: list[list[float]]
     freedom: list[float]
     counts: list[int]
+
+    @classmethod
+    @cache
+    def of(cls, seeds_of: tuple[tuple[int, ...], ...]) -> "_Design":
+        """Return the design of methods that have these seeds."""
+        import numpy as np
+
+        seeds, k = sorted(set(chain(*seeds_of))), len(seeds_of)
+        cells = [(place, seeds.index(seed)) for place, own in enumerate(seeds_of) for seed in own]
+        owners, columns = np.array(cells).T
+        blocks = np.vstack([np.eye(len(seeds) - 1), -np.ones(len(seeds) - 1)])  # effects of seeds add up to 0
+        matrix = np.hstack([np.eye(k)[owners], blocks[columns]])
+        inverse = np.linalg.pinv(matrix)
+        covariance, leverage = (inverse @ inverse.T)[:k, :k], np.einsum("ij,ji->i", matrix, inverse)
+        spread = np.diag(covariance)
+        return cls(
+            owners,
+            matrix,
+            inverse,
+            deviations=np.sqrt(np.maximum(spread[:, None] + spread - 2 * covariance, 0)).tolist(),
+            freedom=np.bincount(owners, 1 - leverage).tolist(),
+            counts=np.bincount(owners).clip(max=max(UNEVEN)).tolist(),
+        )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The model fitted to scores: the `means` of methods over all seeds, and the sum of squared residuals of each."""
+
+    design: _Design
+    means: list[float]
+    squares: list[float]
 
     @classmethod
     def of(cls, table: Sequence[Mapping[int, float]]) -> "_Fit":
         import numpy as np
 
-        seeds = sorted({seed for row in table for seed in row})
-        cells = [(place, seeds.index(seed), score) for place, row in enumerate(table) for seed, score in row.items()]
-        rows, columns = np.array([place for place, _, _ in cells]), np.array([column for _, column, _ in cells])
-        blocks = np.vstack([np.eye(len(seeds) - 1), -np.ones(len(seeds) - 1)])  # effects of seeds add up to 0
-        design = np.hstack([np.eye(len(table))[rows], blocks[columns]])
-        values = np.array([score for _, _, score in cells])
-        inverse = np.linalg.pinv(design)
-        effects, covariance = inverse @ values, (inverse @ inverse.T)[: len(table), : len(table)]
-        residuals, leverage = values - design @ effects, np.einsum("ij,ji->i", design, inverse)
-        spread = np.diag(covariance)
+        design = _Design.of(tuple(map(tuple, table)))
+        values = np.array(list(chain(*(row.values() for row in table))))
+        effects = design.inverse @ values
+        residuals = values - design.matrix @ effects
         return cls(
+            design,
             means=[round(mean, MEAN_DIGITS) for mean in effects[: len(table)].tolist()],
-            variances=(spread[:, None] + spread - 2 * covariance).tolist(),
-            squares=np.bincount(rows, residuals**2).tolist(),
-            freedom=np.bincount(rows, 1 - leverage).tolist(),
-            counts=np.bincount(rows).clip(max=max(UNEVEN)).tolist(),
+            squares=np.bincount(design.owners, residuals**2).tolist(),
         )
 
     def margins(self) -> list[list[float]]:
         """Return the honest significant difference `(k, k)` of each two means.
 
-            margin = q(0.95; k, df) sqrt(s2 v / 2),   s2 = sum(squares) / df,   v = variances[one][other]
+            margin = q(0.95; k, df) d sqrt(s2 / 2),   s2 = sum(squares) / df,   d = design.deviations[one][other]
 
-        with the studentised range q; over the same n seeds v is 2 / n, and df (k - 1)(n - 1).
+        with the studentised range q; over the same n seeds d is sqrt(2 / n), and df (k - 1)(n - 1).
         """
-        df = round(math.fsum(self.freedom))
+        df = round(math.fsum(self.design.freedom))
         unit = _studentised_range_quantile(len(self.means), df) * math.sqrt(math.fsum(self.squares) / df / 2)
-        return [[unit * math.sqrt(max(0.0, variance)) for variance in row] for row in self.variances]
+        return [[unit * deviation for deviation in row] for row in self.design.deviations]
 
     def uneven(self) -> list[bool]:
         """Return which methods have a residual variance beyond the bound; those of two seeds never have."""
         variances = [
             square / free if count in UNEVEN and free > LEAST_FREEDOM else None
-            for square, free, count in zip(self.squares, self.freedom, self.counts, strict=True)
+            for square, free, count in zip(self.squares, self.design.freedom, self.design.counts, strict=True)
         ]
         known = [variance for variance in variances if variance is not None]
         return [
             variance is not None and variance > max(ROUNDING, UNEVEN[count] * median(known))
-            for variance, count in zip(variances, self.counts, strict=True)
+            for variance, count in zip(variances, self.design.counts, strict=True)
         ]
 
 
