@@ -26,7 +26,7 @@ def encoder(request: pytest.FixtureRequest) -> Iterator[Encoder]:
     if request.param == "vit":
         yield ViT(16, name="tiny", width=16, depth=2, heads=2, patch=4).train()
     elif request.param == "resnet":
-        yield ResNet(16, name="resnet18").train()
+        yield ResNet(16, name="resnet18", base_width=8).train()
     else:
         yield TinyEncoder().train()
 
@@ -65,8 +65,8 @@ def test_layers_are_joined_feature_by_feature() -> None:
     torch.testing.assert_close(features["cls"], torch.cat([first.pooled, last.pooled], dim=1))
     torch.testing.assert_close(features["mean"], torch.cat(means, dim=1))
     torch.testing.assert_close(features["both"], torch.cat([first.pooled, means[0], last.pooled, means[1]], dim=1))
-    resnet = ResNet(16, name="resnet18").eval()
-    assert extract(resnet, IMAGES, prepare, CPU, layers=2)["pooled"].shape == (21, 256 + 512)
+    resnet = ResNet(16, name="resnet18", base_width=8).eval()
+    assert extract(resnet, IMAGES, prepare, CPU, layers=2)["pooled"].shape == (21, 32 + 64)
 
 
 def test_vit_features_are_token_and_mean() -> None:

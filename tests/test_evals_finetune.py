@@ -173,12 +173,12 @@ def test_an_easy_set_is_learnt() -> None:
 
 
 def test_residual_networks_are_trained() -> None:
-    """Oracle: the settings for convolutional networks move every weight of a ResNet-18 by finite amounts.
+    """Oracle: the settings for convolutional networks move every weight of a narrow ResNet-18 by finite amounts.
 
     Four steps: a head of zeros lets no gradient through, nor do last norms of zeros after that.
     """
     torch.manual_seed(0)
-    toy = Toy(ResNet(8, name="resnet18"), train=40)
+    toy = Toy(ResNet(8, name="resnet18", base_width=8), train=40)
     evaluation = FineTune(epochs=2, select_epochs=1, batch_size=16, convnet=lambda: ConvNetTuning(rate=1.0))
     assert ranked(toy, evaluation).choices["feature"] == "pooled"
     start = dict(toy.encoder.named_parameters())

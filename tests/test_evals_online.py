@@ -37,7 +37,7 @@ def of_size(n: int, data: Dataset) -> Dataset:
 def encoders() -> dict[str, Encoder]:
     torch.manual_seed(0)
     vit = ViT(8, name="vit", width=32, depth=1, heads=2, patch=4)
-    return {"tiny": TinyEncoder(), "vit": vit, "resnet": ResNet(8, name="resnet18")}
+    return {"tiny": TinyEncoder(), "vit": vit, "resnet": ResNet(8, name="resnet18", base_width=8)}
 
 
 @pytest.mark.parametrize("name", ["tiny", "vit"])

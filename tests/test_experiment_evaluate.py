@@ -293,9 +293,9 @@ def test_the_floor_of_published_weights_is_random(out: Path, monkeypatch: pytest
         return model
 
     monkeypatch.setattr(timm_net, "create_model", fetched)
-    settings = ["--set", "experiment.encoder=@Timm", "--set", "Timm.name='resnet10t'", *KNN_ONLY]
+    settings = ["--set", "experiment.encoder=@Timm", "--set", "Timm.name='test_resnet'", *KNN_ONLY]
     plain = evaluated(out, "--gin", "gin/protocol/digits.gin", *settings)
-    assert plain["method"]["name"] == plain["encoder"]["name"] == "resnet10t"
+    assert plain["method"]["name"] == plain["encoder"]["name"] == "test_resnet"
     assert plain["checkpoint"] is None
     record = evaluated(out, "--gin", "gin/protocol/digits.gin", *settings, "--set", "Timm.pretrained=True")
     floors = [floor for floor in map(records.read, out.glob("floors/*.json")) if floor["id"] in record["floors"]]

@@ -173,7 +173,7 @@ def test_statistics_that_an_encoder_states_are_used_everywhere(tmp_path: Path) -
     files = ["gin/simclr.gin", "gin/protocol/digits_resnet18.gin"]
     pixels = []
     for settings in ((), ("ResNet.statistics=((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))",)):
-        opened = Stage.open(configuration.load(files, settings), tmp_path)
+        opened = Stage.open(configuration.load(files, ("ResNet.base_width=8", *settings)), tmp_path)
         stated = ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3)) if settings else (opened.dataset.mean, opened.dataset.std)
         assert opened.statistics == stated
         mean, std = (torch.tensor(values)[:, None, None] for values in stated)
