@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from benchmark.data import cache, decode, white
+from benchmark.data import cache, decode, formats, white
 from benchmark.data.dataset import Dataset
 from benchmark.data.decode import Stored
 from benchmark.data.images import Images
@@ -143,7 +143,7 @@ def test_the_name_has_all_that_pixels_depend_on(source: Path, monkeypatch: pytes
         def items(ids: list[int] | range) -> list[Any]:
             return [stored[i] for i in ids]
 
-        shown = white.White(stated, len(stored), items, decode.opened, "x")
+        shown = white.White(stated, len(stored), items, formats.opened, "x")
         return cache._key(Stored(len(stored), items, size, "x", shown))
 
     names = [name(b"ab", b"c"), name(b"a", b"bc"), name(b"c", b"ab"), name(b"ab"), name(b"ab", b"c", size=5)]
@@ -152,6 +152,7 @@ def test_the_name_has_all_that_pixels_depend_on(source: Path, monkeypatch: pytes
     code.write_text("another decoder")
     for owner, attribute, value in (
         (decode, "__file__", str(code)),
+        (formats, "__file__", str(code)),
         (white, "__file__", str(code)),
         (cache.PIL, "__version__", "0.1"),
         (cache.features, "version", lambda name: "0.1"),

@@ -17,7 +17,8 @@ import torch
 from PIL import ExifTags, Image
 
 from benchmark.data.dataset import Dataset
-from benchmark.data.decode import decode, opened, stored_size
+from benchmark.data.decode import decode, stored_size
+from benchmark.data.formats import opened
 from benchmark.data.images import Images
 from benchmark.data.white import White
 from benchmark.errors import BenchmarkError, ConfigError, MissingError

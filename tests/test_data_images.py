@@ -19,7 +19,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from benchmark.data.dataset import Dataset
-from benchmark.data.decode import decode, opened, square
+from benchmark.data.decode import decode, square
+from benchmark.data.formats import opened
 from benchmark.data.images import Images
 from benchmark.data.white import White, each
 from benchmark.errors import ConfigError, MissingError

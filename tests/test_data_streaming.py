@@ -20,7 +20,7 @@ from tiny import TinyEncoder, command, training
 from torch import Tensor
 
 from benchmark.config.load import load
-from benchmark.data import decode, streaming
+from benchmark.data import decode, formats, streaming
 from benchmark.data.dataset import Dataset, Split
 from benchmark.data.decode import Stored
 from benchmark.data.images import Images
@@ -208,7 +208,7 @@ def test_one_thread_decodes_small_images(
             names.add(threading.current_thread().name)
         return [item] * len(ids)
 
-    stored = Stored(4 * SHARE, items, size, "x", White(None, 4 * SHARE, items, decode.opened, "x"))
+    stored = Stored(4 * SHARE, items, size, "x", White(None, 4 * SHARE, items, formats.opened, "x"))
     assert (stored[:] == torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1)).all()
     assert stored.subset(torch.arange(SHARE, 4 * SHARE))[: 2 * SHARE].shape == (2 * SHARE, 3, size, size)
     assert (len(names) > 1) == (threads > 1)
@@ -224,7 +224,7 @@ def test_small_images_are_read_in_long_ranges() -> None:
         return [{"bytes": file.getvalue(), "path": None}] * len(ids)
 
     n = BATCH + 100
-    stored = Stored(n, items, 4, "x", White(None, n, items, decode.opened, "x"))
+    stored = Stored(n, items, 4, "x", White(None, n, items, formats.opened, "x"))
     for ids, reads in (
         (slice(None), [range(BATCH), range(BATCH, n)]),
         (torch.tensor([7, 5, 6]), [[7, 5, 6]]),
@@ -251,7 +251,7 @@ def test_broken_images_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(decode, "decode", counted)
     n = 3 * SHARE
-    stored = Stored(n, items, 4, "x", White(None, n, items, decode.opened, "x"))
+    stored = Stored(n, items, 4, "x", White(None, n, items, formats.opened, "x"))
     for start, others, count in ((SHARE, f": {2 * SHARE}", 2 * SHARE), (2 * SHARE, "", 1), (0, f": {SHARE}, ", n)):
         decoded.clear()
         with pytest.raises(MissingError, match=f"Image {start} ") as caught:

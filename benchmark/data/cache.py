@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageFile, features
 from torch import Tensor
 
-from benchmark.data import decode, white
+from benchmark.data import decode, formats, white
 from benchmark.errors import BenchmarkError
 from benchmark.runtime.progress import announce
 from benchmark.storage.claim import Lost
@@ -33,7 +33,7 @@ def decoded(images: decode.Stored) -> Tensor:
     """Return all images of a split, from its file if there is a sound one. Raises MissingError as decoding does."""
     key = _key(images) if images.shape.numel() <= MOST_BYTES else None
     if key is None:
-        return images[:]
+        return images.whole()
     path = folder() / key
     pixels = _read(path, images.shape)
     with ExitStack() as stack:
@@ -42,7 +42,7 @@ def decoded(images: decode.Stored) -> Tensor:
                 stack.enter_context(exclusive(path))
                 pixels = _read(path, images.shape)
         if pixels is None:
-            pixels = images[:]
+            pixels = images.whole()
             # else files changed meanwhile, or what is white was decided by images of another split
             if _key(images) == key and not images.white.is_surveyed:
                 _write(path, pixels)
@@ -61,7 +61,7 @@ def _key(images: decode.Stored) -> str | None:
     except (OSError, TypeError, ValueError):
         return None
     decoder = (
-        [Path(str(module.__file__)).read_bytes() for module in (decode, white)],
+        [Path(str(module.__file__)).read_bytes() for module in (decode, formats, white)],
         images.white.stated,
         images.is_whole,
         (PIL.__version__, *map(features.version, LIBRARIES), platform.machine()),

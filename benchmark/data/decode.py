@@ -1,7 +1,7 @@
 """Stored images become square uint8 RGB pixels."""
 
 import hashlib
-import io
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,32 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
+from torch import Tensor
 
-from benchmark.data.splits import LFS
+from benchmark.data import forked
+from benchmark.data.formats import opened
 from benchmark.data.streaming import SMALL, Cut, Streamed
 from benchmark.data.white import SLICE, Array, Items, NotReadError, White, each, has_high_bytes, is_number
 from benchmark.errors import BenchmarkError, MissingError
-
-# Told apart by their first bytes alone. Pillow tries WebP last of all formats, which takes a third of the whole time.
-COMMON = ("PNG", "JPEG", "PPM", "WEBP")
-PROGRAMS = frozenset({"EPS"})  # formats that are programs, which Pillow would let Ghostscript run
-HEAD = 160  # bytes at the beginning of a file by which a format is known
-TIFF = "a TIFF whose bands, bits or compression Pillow does not read; save three of its bands as an RGB PNG"
-NOT_READ = "which Pillow does not read; save it as PNG, of 16 bits where it has more than 8"
-FOREIGN = (
-    (0, LFS, "a pointer of Git LFS, whose content git lfs pull fetches"),
-    (0, b"%!PS", "PostScript, a program, which is not run; save it as PNG"),
-    (0, b"\xc5\xd0\xd3\xc6", "PostScript, a program, which is not run; save it as PNG"),
-    *((0, start, TIFF) for start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-    *((4, b"ftyp" + brand, f"HEIC, {NOT_READ}") for brand in (b"hei", b"hev", b"mif1", b"msf1")),
-    (128, b"DICM", f"DICOM, {NOT_READ}"),
-    (0, b"\x93NUMPY", f"an array of NumPy, {NOT_READ}, or as a column of lists"),
-    (0, b"%PDF", f"PDF, {NOT_READ}"),
-    (0, b"<svg", f"SVG, {NOT_READ}"),
-    (0, b"<?xml", f"XML, such as SVG, {NOT_READ}"),
-)
-"""Files that Pillow does not read although they may be whole: offset and bytes, and what is said of them."""
 
 PAGED = frozenset({"TIFF", "DCX", "IM", "SPIDER"})  # formats whose further images are no animation
 CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # by a TIFF's PhotometricInterpretation
@@ -73,6 +55,17 @@ class Stored(Streamed):
         self._shorter = shorter
         self.is_whole = is_whole
         self._looked_from = n  # the image after which broken ones were looked for
+
+    def whole(self) -> Tensor:
+        """Return all images, of which several processes decode small ones."""
+        processes, this = forked.processes_for(len(self)) if self._small else 1, os.getpid()
+
+        def read(ids: list[int], places: npt.NDArray[np.uint8]) -> None:
+            if os.getpid() != this:
+                self._looked_from = -1  # it is this process that says which are broken
+            self._decode(ids, places)
+
+        return self[:] if processes == 1 else forked.read_all(read, self.shape, processes)
 
     def _decode(self, ids: list[int], places: npt.NDArray[np.uint8]) -> None:
         def put(place: npt.NDArray[np.uint8], rgb: Image.Image, row: int) -> None:
@@ -231,43 +224,6 @@ def square(rgb: Image.Image, size: int, shorter: int | None, is_whole: bool = Fa
     elif rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(rgb)
-
-
-def opened(item: Any) -> Image.Image:
-    """Open a stored file, whose pixels are not read yet."""
-    if item is None or (item["bytes"] is None and item["path"] is None):
-        raise NotReadError("its row has no image; give it one, or remove the row from the source")
-    file = item["path"] if item["bytes"] is None else io.BytesIO(item["bytes"])
-    try:
-        return _open(file)
-    except Image.DecompressionBombError as error:
-        raise NotReadError(
-            f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, the limit of Pillow ({error}); it may be "
-            f"whole: save a smaller copy, since its shorter side becomes Images.size anyway"
-        ) from error
-
-
-def _open(file: str | io.BytesIO) -> Image.Image:
-    try:
-        return Image.open(file, formats=COMMON)
-    except UnidentifiedImageError:
-        pass
-    Image.init()
-    try:
-        return Image.open(file, formats=[name for name in Image.ID if name not in PROGRAMS])
-    except UnidentifiedImageError as error:
-        start = _start(file)
-        for offset, signature, what in FOREIGN:
-            if start[offset:].startswith(signature):
-                raise NotReadError(f"it is {what}") from error
-        raise ValueError("its first bytes are those of no format that Pillow reads") from error
-
-
-def _start(file: str | io.BytesIO) -> bytes:
-    if isinstance(file, io.BytesIO):
-        return file.getvalue()[:HEAD]
-    with Path(file).open("rb") as stream:
-        return stream.read(HEAD)
 
 
 def _rgb(image: Image.Image, white: White) -> Image.Image:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmark.data.decode import PROGRAMS
+from benchmark.data.formats import PROGRAMS
 from benchmark.errors import MissingError
 from benchmark.runtime.progress import announce
 

@@ -18,7 +18,8 @@ from benchmark.annotations import Count, Location, Positive, Range, Residence
 from benchmark.data import cache
 from benchmark.data.boxes import Boxes, annotations_below, check_settings, with_names
 from benchmark.data.dataset import Dataset, Outline, Split, fingerprint_of, mean_and_std
-from benchmark.data.decode import Stored, opened
+from benchmark.data.decode import Stored
+from benchmark.data.formats import opened
 from benchmark.data.labels import Names, class_names, marked
 from benchmark.data.masks import Coding, Masks
 from benchmark.data.pixels import Pixels

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.data.decode import opened, stored_size
+from benchmark.data.decode import stored_size
+from benchmark.data.formats import opened
 from benchmark.data.white import Array, Items, NotReadError
 from benchmark.errors import BenchmarkError, ConfigError, MissingError
 from benchmark.runtime import progress
