@@ -35,6 +35,11 @@ def pytest_collection_finish() -> None:
     IMPORTS.close()
 
 
+def pytest_unconfigure() -> None:
+    """Do so also where no test was collected, as in the process that hands them out."""
+    IMPORTS.close()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))

@@ -3,7 +3,10 @@
 import io
 import os
 import signal
+import subprocess
+import sys
 import time
+import warnings
 from collections.abc import Iterator
 from multiprocessing import active_children
 from pathlib import Path
@@ -17,12 +20,14 @@ from PIL import Image
 
 from benchmark.data import cache, forked, formats
 from benchmark.data.decode import Stored
+from benchmark.data.streaming import Read
 from benchmark.data.white import White
 from benchmark.errors import MissingError
 
 N = 1300  # of 3 processes, the first of which has 434
 SHAPE = torch.Size((N, 3, 2, 2))
 OWN = os.getpid()
+ROOT = Path(__file__).parents[1]
 THREE = [range(434), range(434, 867), range(867, N)]
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system begins no process so")
@@ -46,9 +51,15 @@ def numbers(pixels: torch.Tensor) -> list[int]:
     return (first * 256 + second).tolist()
 
 
+def made(read: Read) -> torch.Tensor:
+    pixels = forked.shared(SHAPE)
+    forked.read_all(read, pixels, 3)
+    return torch.from_numpy(pixels)
+
+
 def test_each_process_takes_a_share() -> None:
     """Oracle: the ids, and three processes, each for the rows of its share."""
-    pixels = forked.read_all(numbered, SHAPE, 3)
+    pixels = made(numbered)
     assert (pixels.shape, pixels.dtype, numbers(pixels)) == (SHAPE, torch.uint8, list(range(N)))
     readers = [set(pixels.flatten(1)[list(share), 2].tolist()) for share in THREE]
     assert readers[0] == {OWN % 251}
@@ -56,21 +67,33 @@ def test_each_process_takes_a_share() -> None:
     assert len(set.union(*readers)) == 3
 
 
-@pytest.mark.parametrize("end", ["error", "killed", "left"])
-def test_what_fails_elsewhere_is_done_here(end: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Oracle: all images; the process whose share failed in another one has made them; nothing is printed."""
+@pytest.mark.parametrize("end", ["error", "warning", "killed", "left", "stuck"])
+def test_what_fails_elsewhere_is_done_here(
+    end: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: all images; the process whose share failed in another one has made them; nothing is printed, and nothing
+    waits for one that is stuck for 20 seconds."""
+    monkeypatch.setattr(forked, "SLOWER", 1)
+    begun = time.monotonic()
 
     def read(ids: list[int], places: npt.NDArray[np.uint8]) -> None:
         if 500 in ids and os.getpid() != OWN:
             if end == "error":
                 raise ValueError("broken")
-            os.kill(os.getpid(), signal.SIGKILL) if end == "killed" else os._exit(3)
+            if end == "warning":
+                warnings.warn("odd", stacklevel=1)
+            if end == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if end == "stuck":
+                time.sleep(20)
+            os._exit(0 if end == "warning" else 3)
         numbered(ids, places)
 
-    pixels = forked.read_all(read, SHAPE, 3)
+    pixels = made(read)
     assert numbers(pixels) == list(range(N))
     readers = [set(pixels.flatten(1)[list(share), 2].tolist()) for share in THREE]
     assert readers[0] == readers[1] == {OWN % 251} != readers[2]
+    assert time.monotonic() - begun < 20
     assert capfd.readouterr() == ("", "")
 
 
@@ -81,7 +104,7 @@ def test_where_no_process_can_be_begun_one_does_all(monkeypatch: pytest.MonkeyPa
         raise BlockingIOError("too many processes")
 
     monkeypatch.setattr(os, "fork", refused)
-    pixels = forked.read_all(numbered, SHAPE, 3)
+    pixels = made(numbered)
     assert numbers(pixels) == list(range(N))
     assert set(pixels.flatten(1)[:, 2].tolist()) == {OWN % 251}
 
@@ -95,7 +118,48 @@ def test_a_stop_ends_all() -> None:
         time.sleep(20)
 
     with pytest.raises(KeyboardInterrupt):
-        forked.read_all(read, SHAPE, 3)
+        made(read)
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_stop_while_processes_are_begun_is_not_lost(
+    place: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the stop, by the handler that was there; Python would only print what is raised within a fork."""
+
+    def stop(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    def signalled() -> None:
+        if os.getpid() == OWN and asked:
+            asked.clear()
+            os.kill(OWN, signal.SIGTERM)
+
+    asked = [1]
+    os.register_at_fork(**{"before" if place == "before" else "after_in_parent": signalled})
+    former = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            made(numbered)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_none_outlives_the_process_that_began_it() -> None:
+    """Oracle: the end of a pipe that all of them hold, after the one that began them was killed: its reader waits for
+    all, for 20 seconds where they went on."""
+    program = (
+        "import os, signal, sys, time, torch; from benchmark.data import forked; own = os.getpid()\n"
+        "def read(ids, places):\n"
+        "    time.sleep(0.2)\n"
+        "    if os.getpid() == own: os.kill(own, signal.SIGKILL)\n"
+        "forked.read_all(read, forked.shared(torch.Size((102_400, 3, 1, 1))), 2)"
+    )
+    begun = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGKILL, "", "")
+    assert time.monotonic() - begun < 20
 
 
 def test_as_many_as_torch_has_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,12 +201,14 @@ def three(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return asked
 
 
-def test_images_are_those_of_one_process(three: list[int]) -> None:
-    """Oracle: what indexing decodes; images that are not small are decoded by threads."""
+def test_images_are_those_of_one_process(three: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: what indexing decodes; those that are not small, or find no common memory, are decoded by threads."""
     files = [encoded(array) for array in np.random.default_rng(0).integers(0, 256, (20, 2, 2, 3), dtype=np.uint8)]
     assert torch.equal(stored(files).whole(), stored(files)[:])
     assert three == [3]
     assert torch.equal(stored(files, size=65).whole(), stored(files, size=65)[:])
+    monkeypatch.setattr(forked.mmap, "mmap", lambda *_: (_ for _ in ()).throw(OSError("no memory")))
+    assert torch.equal(stored(files).whole(), stored(files)[:])
     assert three == [3]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 from torch import Tensor
 
@@ -59,13 +60,20 @@ class Stored(Streamed):
     def whole(self) -> Tensor:
         """Return all images, of which several processes decode small ones."""
         processes, this = forked.processes_for(len(self)) if self._small else 1, os.getpid()
+        try:
+            pixels = forked.shared(self.shape) if processes > 1 else None
+        except OSError:
+            pixels = None
+        if pixels is None:
+            return self[:]
 
         def read(ids: list[int], places: npt.NDArray[np.uint8]) -> None:
-            if os.getpid() != this:
-                self._looked_from = -1  # it is this process that says which are broken
+            if os.getpid() != this:  # it is this process that says which are broken, and decides what is white
+                self._looked_from, self.white.may_decide = -1, False
             self._decode(ids, places)
 
-        return self[:] if processes == 1 else forked.read_all(read, self.shape, processes)
+        forked.read_all(read, pixels, processes)
+        return torch.from_numpy(pixels)
 
     def _decode(self, ids: list[int], places: npt.NDArray[np.uint8]) -> None:
         def put(place: npt.NDArray[np.uint8], rgb: Image.Image, row: int) -> None:

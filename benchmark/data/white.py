@@ -6,7 +6,6 @@ integers hold values of 8, 10, 12, 14 or 16 bits alike, so the largest value of 
 bit of 8 or of 16. All else has to be stated.
 """
 
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -40,11 +39,11 @@ class White:
     ) -> None:
         self.stated = stated
         self.is_surveyed = False
+        self.may_decide = True  # and say so, in the process that loads the data
         self._n, self._items, self._opened, self._name = n, items, opened, name
         self._top: int | None = None
         self._has_numbers: bool | None = None
         self._lock = threading.Lock()
-        self._process = os.getpid()
 
     def scaled(self, values: Array) -> npt.NDArray[np.uint8]:
         """Return numbers as 0 .. 255. Raises NotReadError for numbers outside of the range of their data set."""
@@ -102,7 +101,7 @@ class White:
         """Return white by the largest value of train, and say so once. Raises ConfigError where that shows nothing."""
         with self._lock:
             if not self.is_surveyed:
-                if os.getpid() != self._process:
+                if not self.may_decide:
                     raise RuntimeError("what is white is decided and said by the process that loads the data")
                 self._top = max((int(values.max()) for values in self._numbers()), default=None)
                 self.is_surveyed = True
